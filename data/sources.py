@@ -1,0 +1,271 @@
+"""Names of text to documents: corpora of ours, TensorFlow datasets, files. Only reading records imports TensorFlow."""
+
+import contextlib
+import dataclasses
+import difflib
+import glob
+import importlib.metadata
+import importlib.util
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from data.corpora import corpus as ours
+
+WHOLE = 4_000_000  # bytes up to which a .txt file is one document
+PIECE = 1_000_000  # bytes of a document cut out of a larger one, or a little more
+SUFFIXES = (".txt", ".jsonl")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceCard:
+    """The terms under which a source may be read, for reports and for whoever passes the text on."""
+
+    name: str
+    licence: str  # SPDX name, "yours" for files, "unknown" where a dataset states none
+    attribution: str | None  # text that must accompany what is made of the source; None = none is demanded
+    citation: str | None
+    language: str | None
+    domain: str | None
+
+
+def check(name: str) -> None:
+    """Raises ValueError for a source that cannot exist: within milliseconds, without TensorFlow."""
+    kind, _, rest = name.partition(":")
+    if kind == "files" and rest:
+        _files(name)
+    elif kind == "tfds" and rest:
+        if importlib.util.find_spec("tensorflow_datasets") is None:
+            raise ValueError(
+                f"data.sources: {name!r} needs TensorFlow Datasets, which is not installed; run `./launch.sh setup`"
+            )
+    else:
+        known = ours.corpora()
+        if name not in known:
+            raise ValueError(
+                f"data.sources: no corpus {name!r}{did_you_mean(name, known)}; corpora: {', '.join(known)}; "
+                f"or write 'tfds:lm1b' for a TensorFlow dataset, 'files:~/novels' for your own text"
+            )
+        corpus, config = known[name]
+        ours.corpus(corpus).paths(config)
+
+
+def identity(name: str) -> list[Any]:
+    """What the documents of a source depend on: versions of packages, or size and time of files. Reads no text."""
+    kind, _, rest = name.partition(":")
+    if kind == "files":
+        stats = [(str(path), path.stat()) for path in _files(name)]
+        return [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats]
+    if kind == "tfds":
+        return [rest, importlib.metadata.version("tensorflow-datasets")]
+    corpus, _ = ours.corpora()[name]
+    card = ours.corpus(corpus)
+    return [card.package, card.distribution().version, card.builder_version]
+
+
+def describe(name: str, store: Path) -> SourceCard:
+    """The card of a source; `store` as in `documents`."""
+    kind, _, _ = name.partition(":")
+    if kind == "files":
+        return SourceCard(name=name, licence="yours", attribution=None, citation=None, language=None, domain=None)
+    if kind == "tfds":
+        info = _builder(name, store).info
+        return SourceCard(
+            name=name,
+            licence=" ".join((info.redistribution_info.license or "unknown").split()),
+            attribution=None,
+            citation=info.citation or None,
+            language=None,
+            domain=None,
+        )
+    corpus, config = ours.corpora()[name]
+    card = ours.corpus(corpus)
+    return SourceCard(
+        name=name,
+        licence=card.licence,
+        attribution=card.attribution if card.attribution_required else None,
+        citation=ours.citation(corpus),
+        language=card.languages[config],
+        domain=card.domain,
+    )
+
+
+def documents(name: str, text_field: str, store: Path) -> Iterator[str]:
+    """The documents of a source, always in the same order; empty ones are left out.
+
+    `text_field` names the field of a .jsonl line or TFDS example (a corpus of ours has its own). `store` keeps the
+    records of our corpora; those of a `tfds:` source lie where TFDS keeps them. A .txt file is one document up to
+    `WHOLE` bytes; the pieces of a larger one, joined, are the file.
+
+    Raises ValueError that names the file and line of text that cannot be read.
+    """
+    kind, _, _ = name.partition(":")
+    if kind == "files":
+        for path in _files(name):
+            yield from _jsonl(path, text_field) if path.suffix.lower() == ".jsonl" else _txt(path)
+    else:
+        yield from _records(name, text_field if kind == "tfds" else "text", store)
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """`; did you mean 'chitchat'?`, or nothing."""
+    close = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _files(name: str) -> list[Path]:
+    """The files of a `files:` source, sorted. Raises ValueError if there are none."""
+    pattern = Path(name.removeprefix("files:")).expanduser()
+    if pattern.exists():
+        found = [pattern]
+    elif glob.has_magic(str(pattern)):
+        found = [Path(path) for path in glob.glob(str(pattern), recursive=True)]
+    else:
+        beside = [path.name for path in pattern.parent.iterdir()] if pattern.parent.is_dir() else []
+        hint = did_you_mean(pattern.name, beside)
+        raise ValueError(f"data.sources: {name!r}: no file or folder {pattern}{hint}")
+    inside = (file for path in found for file in (path.rglob("*") if path.is_dir() else [path]))
+    files = sorted({file for file in inside if file.suffix.lower() in SUFFIXES and file.is_file()}, key=str)
+    if not files:
+        raise ValueError(f"data.sources: {name!r}: no {' or '.join(SUFFIXES)} file there")
+    return files
+
+
+def _txt(path: Path) -> Iterator[str]:
+    """A file as one document, or as pieces that end at an empty line, else at a line's end, else anywhere."""
+    if path.stat().st_size <= WHOLE:
+        if text := _decoded(path.read_bytes(), path, 1):
+            yield text
+        return
+    piece, line_number = bytearray(), 1
+    with path.open("rb") as file:
+        while line := file.readline(PIECE):
+            piece += line
+            if len(piece) >= PIECE and (not line.strip() or len(piece) >= 2 * PIECE):
+                end = _whole_characters(piece)
+                yield _decoded(bytes(piece[:end]), path, line_number)
+                line_number += piece.count(b"\n", 0, end)
+                del piece[:end]
+    if piece:
+        yield _decoded(bytes(piece), path, line_number)
+
+
+def _whole_characters(text: bytearray) -> int:
+    """Length of the text without a last character that is cut in two."""
+    for back in range(1, min(4, len(text) + 1)):
+        lead = text[-back]
+        if lead >= 0xC0:
+            length = 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
+            return len(text) - back if back < length else len(text)
+    return len(text)
+
+
+def _decoded(text: bytes, path: Path, line_number: int) -> str:
+    """UTF-8 text whose first line is line `line_number` of the file."""
+    try:
+        return text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line_number += text.count(b"\n", 0, error.start)
+        column = error.start - (text.rfind(b"\n", 0, error.start) + 1)
+        raise ValueError(
+            f"{path}:{line_number}: byte {column + 1} of the line (0x{text[error.start]:02x}) is not UTF-8; "
+            f"convert the file, for example with `iconv -f latin1 -t utf-8`"
+        ) from None
+
+
+def _jsonl(path: Path, text_field: str) -> Iterator[str]:
+    """The documents of a file with one JSON object a line; empty lines are skipped."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                example = json.loads(_decoded(line, path, number))
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}:{number}: not JSON: {error.msg} at character {error.pos + 1}") from None
+            if not isinstance(example, dict):
+                kind = type(example).__name__
+                raise ValueError(f'{path}:{number}: a {kind}; a line is an object such as {{"{text_field}": "..."}}')
+            text = _field(example, text_field, f"{path}:{number}")
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise ValueError(
+                    f"{path}:{number}: character {error.start + 1} of {text_field!r} is half of a surrogate pair"
+                ) from None
+            if text:
+                yield text
+
+
+def _field(example: dict[str, Any], text_field: str, where: str) -> Any:
+    """The text of an example; raises ValueError if it has no such field, or no text in it."""
+    if text_field not in example:
+        hint = did_you_mean(text_field, example)
+        raise ValueError(f"{where}: no field {text_field!r}{hint}; set data.text_field to one of {sorted(example)}")
+    value = example[text_field]
+    if not isinstance(value, str | bytes):
+        raise ValueError(f"{where}: field {text_field!r} holds a {type(value).__name__}, not text")
+    return value
+
+
+def _records(name: str, text_field: str, store: Path) -> Iterator[str]:
+    """The documents of a TFDS builder's train split, in the order in which it wrote them."""
+    tfds = _tfds()
+    builder = _builder(name, store)
+    theirs = name.startswith("tfds:")  # may download for hours, and says so
+    tfds.display_progress_bar(theirs)
+    with contextlib.nullcontext() if theirs else contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare()
+    if "train" not in builder.info.splits:
+        raise ValueError(f"data.sources: {name!r} has no train split, only {sorted(builder.info.splits)}")
+    _field(dict.fromkeys(builder.info.features, ""), text_field, name)
+    examples = builder.as_dataset(
+        split="train",
+        read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+        decoders=tfds.decode.PartialDecoding({text_field: True}),
+    )
+    for number, example in enumerate(tfds.as_numpy(examples), start=1):
+        text = _field(example, text_field, f"{name}: example {number}")
+        try:
+            if text:
+                yield text.decode("utf-8")
+        except UnicodeDecodeError as error:
+            where = f"{name}: example {number}: byte {error.start + 1} of {text_field!r}"
+            raise ValueError(f"{where} is not UTF-8") from None
+
+
+def _builder(name: str, store: Path) -> Any:
+    """The TFDS builder of a source that is no files."""
+    tfds = _tfds()
+    if name.startswith("tfds:"):
+        wanted = name.removeprefix("tfds:")
+        try:
+            return tfds.builder(wanted, data_dir=os.environ.get("TFDS_DATA_DIR"))
+        except tfds.core.DatasetNotFoundError:
+            hint = did_you_mean(wanted.partition("/")[0], tfds.list_builders())
+            raise ValueError(f"data.sources: TFDS has no dataset {wanted!r}{hint}") from None
+        except ValueError as error:  # a dataset without that configuration: TFDS lists those it has
+            raise ValueError(f"data.sources: {name!r}: {error}") from error
+    corpus, config = ours.corpora()[name]
+    package = ours.corpus(corpus).distribution()
+    module = importlib.import_module(f"data.corpora.{corpus}.{corpus}_dataset_builder")
+    # records of another version of the package must not be taken for these
+    return module.Builder(config=config, data_dir=store / f"{package.metadata['Name']}-{package.version}")
+
+
+def _tfds() -> Any:
+    """TensorFlow Datasets, silent; TensorFlow sees no accelerator."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # else TensorFlow announces oneDNN, whatever the level
+    import absl.logging
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")
+    tf.config.set_visible_devices([], "TPU")
+    import tensorflow_datasets as tfds
+
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    return tfds

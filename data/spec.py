@@ -1,0 +1,79 @@
+"""What to read: the sources, their rates, the split and the tokenizer. Parsing only: imports neither TensorFlow nor JAX."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Literal
+
+RATE_UNIT = 1024  # rates are laid out as multiples of 1/1024
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """Which text becomes training rows.
+
+    A source is `NAME` or `NAME=RATE`. NAME is a corpus of `data/corpora` (`chitchat`, `wiki_leads/en`), any
+    TensorFlow dataset (`tfds:lm1b`, `tfds:wikipedia/20230601.en`), or a file, folder or glob of .txt and
+    .jsonl (`files:~/novels`). RATE is the source's share of the rows; shares are normalised, and equal when left out.
+    """
+
+    sources: tuple[str, ...]
+    text_field: str = "text"  # which field of a .jsonl line or a TFDS example holds the text
+    validation: str = "hash 0.05"  # `hash F`: a share F of the documents, by hash of the text; `tail F`: the end of the text
+    tokenizer: Literal["bpe", "characters"] = "bpe"
+    vocabulary: int = 4096  # rows of the token table, special tokens included (for `characters`: the most allowed)
+    prepared: Path = Path("prepared")  # folder that keeps prepared corpora, one sub-folder a data hash
+
+    def __post_init__(self):
+        if not self.sources:
+            raise ValueError("data.sources: empty; name at least one source, such as 'chitchat' or 'files:~/novels'")
+        names = [name for name, _ in self.shares]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"data.sources: {repeated} listed twice; list each source once and give it a rate")
+        self.split  # noqa: B018  (checked when built)
+        self.rates  # noqa: B018
+        if self.vocabulary < 300:
+            raise ValueError(f"data.vocabulary={self.vocabulary} is below 300: 256 bytes and the special tokens must fit")
+
+    @property
+    def shares(self) -> tuple[tuple[str, float], ...]:
+        """(name, share as written) of every source, in order."""
+        return tuple(_share(source) for source in self.sources)
+
+    @property
+    def rates(self) -> dict[str, int]:
+        """Source name -> rows out of every 1024. Sums to 1024; each source has at least one."""
+        total = sum(share for _, share in self.shares)
+        exact = {name: share / total * RATE_UNIT for name, share in self.shares}
+        rates = {name: max(1, int(rate)) for name, rate in exact.items()}
+        by_remainder = sorted(exact, key=lambda name: (rates[name] - exact[name], name))
+        for name in by_remainder[: RATE_UNIT - sum(rates.values())]:
+            rates[name] += 1
+        if sum(rates.values()) != RATE_UNIT:
+            raise ValueError(f"data.sources: a rate below 1/{RATE_UNIT} of the whole cannot be laid out: {dict(self.shares)}")
+        return rates
+
+    @property
+    def split(self) -> tuple[Literal["hash", "tail"], float]:
+        """How validation text is held out, and what share of it."""
+        match self.validation.split():
+            case [("hash" | "tail") as how, share] if _is_number(share) and 0 < float(share) < 1:
+                return how, float(share)
+        raise ValueError(f"data.validation={self.validation!r}: write 'hash 0.05' or 'tail 0.1', with a share between 0 and 1")
+
+
+def _share(source: str) -> tuple[str, float]:
+    name, separator, rate = source.rpartition("=")
+    if not separator or not _is_number(rate):  # a path may hold an equals sign
+        return source, 1.0
+    if not 0 < float(rate) < math.inf or not name:
+        raise ValueError(f"data.sources: {source!r} has rate {rate}; write NAME=RATE with a positive number")
+    return name, float(rate)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,50 @@
+"""What a training step receives: fixed-shape arrays, already shifted, corrupted and weighted.
+
+A shift or a mask is made where the batch is built and nowhere else. Axes: B batch, T position, C sequence-level targets.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+TASKS = ("padding", "causal_lm")  # a position's task id is its place here
+
+
+class Batch(NamedTuple):
+    """One batch, or with a leading axis A one optimizer step of A micro-batches. Arrays of NumPy or JAX."""
+
+    tokens_BT: Any  # i32: input ids
+    targets_BT: Any  # i32: the id that this position must predict
+    weights_BT: Any  # f32: 0 = no loss here; the only thing that decides where loss is taken
+    task_BT: Any  # i32: index into TASKS
+    segment_BT: Any  # i32: packed document, counted from 1 in each row; 0 = padding
+    position_BT: Any  # i32: restarts at 0 in every segment
+    visible_BT: Any  # bool: may be seen by every query of its own segment, not only by later ones
+    label_BC: Any  # i32: class of a sequence-level target
+    value_BC: Any  # f32: value of a sequence-level target
+    at_BC: Any  # i32: the position that it is read from
+    head_BC: Any  # i32: the output head that it belongs to
+    label_weight_BC: Any  # f32: 0 = no target here
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """([A,] B, T)."""
+        return self.tokens_BT.shape
+
+
+def text_batch(
+    tokens_BT: np.ndarray,
+    targets_BT: np.ndarray,
+    weights_BT: np.ndarray,
+    task_BT: np.ndarray,
+    segment_BT: np.ndarray,
+    position_BT: np.ndarray,
+    visible_BT: np.ndarray,
+) -> Batch:
+    """A batch without sequence-level targets (C = 0)."""
+    none_i32 = np.zeros((*tokens_BT.shape[:-1], 0), np.int32)
+    none_f32 = none_i32.astype(np.float32)
+    return Batch(
+        tokens_BT, targets_BT, weights_BT, task_BT, segment_BT, position_BT, visible_BT,
+        none_i32, none_f32, none_i32, none_i32, none_f32,
+    )  # fmt: skip

@@ -1,0 +1,162 @@
+"""The shape of a model: its fields, the named sizes, and the `model.json` of a run. Imports neither JAX nor TensorFlow.
+
+Axis letters, used in field names, array names and einsums of the whole package:
+B batch  T query position  S key position  D residual  N query heads  K kv heads  G = N/K  H head width  F mlp width
+V vocabulary (padded rows)  L layers  C classes
+"""
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+FORMAT = 1  # of model.json
+Family = Literal["llama", "gpt2"]
+Activation = Literal["swiglu", "relu2", "gelu"]
+VOCABULARY_MULTIPLE = 128  # token tables are padded to this, so that a tensor axis divides them
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """All of a model but its vocabulary, which the tokenizer decides.
+
+    `gpt2`: learned positions, LayerNorm, GELU, biases (Radford et al. 2019). `llama`: rotary positions, RMSNorm, no
+    biases, grouped-query attention (Touvron et al. 2023, arXiv:2302.13971); with `swiglu` and `qk_norm`, the defaults,
+    it is Hugging Face's Qwen3ForCausalLM.
+    """
+
+    family: Family = "llama"
+    T: int = 256  # longest context, tokens
+    D: int = 256  # residual width
+    L: int = 4  # layers
+    N: int = 4  # query heads
+    K: int = 4  # key/value heads; fewer than N shares each among N/K query heads
+    H: int = 64  # width of a head
+    F: int = 688  # width inside the feed-forward block
+    activation: Activation = "swiglu"  # gelu for gpt2; the others for llama
+    qk_norm: bool = True  # RMSNorm with a learned scale on each query and key head (llama only)
+    tied: bool = True  # one table embeds tokens and scores them
+    dropout: float = 0.0  # share of activations dropped in training
+    rope_theta: float = 10_000.0  # slowest rotary period over 2 pi, tokens (llama only)
+    norm_epsilon: float = 1e-6
+
+    def __post_init__(self):
+        for name in ("T", "D", "L", "N", "K", "H", "F"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ValueError(f"model.{name}={getattr(self, name)!r}: must be a whole number, at least 1")
+        for name, kind in (("family", Family), ("activation", Activation)):
+            if getattr(self, name) not in get_args(kind):  # a model would silently leave the unknown part out
+                raise ValueError(f"model.{name}={getattr(self, name)!r}{did_you_mean(str(getattr(self, name)), get_args(kind))}")
+        if self.N % self.K:
+            legal = [k for k in range(1, self.N + 1) if self.N % k == 0]
+            raise ValueError(f"model.K={self.K} does not divide model.N={self.N} query heads; K may be one of {legal}")
+        if self.H % 2 and self.family == "llama":
+            raise ValueError(f"model.H={self.H} is odd; rotary positions turn pairs, so use {self.H + 1}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.dropout={self.dropout}: must be at least 0 and below 1")
+        if (self.family == "gpt2") != (self.activation == "gelu"):
+            legal = "gelu" if self.family == "gpt2" else "swiglu or relu2"
+            raise ValueError(f"model.activation={self.activation!r} with model.family={self.family!r}; use {legal}")
+        if self.family == "gpt2" and (self.qk_norm or self.K != self.N):
+            raise ValueError(f"model.family='gpt2' has no qk_norm (found {self.qk_norm}) and K = N (found K={self.K}, N={self.N})")
+        if self.N * self.H != self.D and self.family == "gpt2":
+            raise ValueError(f"model.D={self.D} is not heads x width = N x H = {self.N} x {self.H} = {self.N * self.H}; make them equal")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig(Architecture):
+    """A whole model, as `model.json` keeps it."""
+
+    vocabulary: int  # token ids in use; the table has V rows
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.vocabulary < 1:
+            raise ValueError(f"model.vocabulary={self.vocabulary}: must be at least 1")
+
+    @property
+    def V(self) -> int:
+        """Rows of the token table: `vocabulary`, padded. Padding rows never score: their logits are -inf."""
+        return -(-self.vocabulary // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable values, table padding included."""
+        attention = self.D * self.H * (2 * self.N + 2 * self.K) + (2 * self.H if self.qk_norm else 0)
+        feed_forward = self.D * self.F * (3 if self.activation == "swiglu" else 2)
+        norms = 2 * self.D
+        outside = self.V * self.D * (1 if self.tied else 2) + self.D
+        if self.family == "gpt2":
+            attention += self.H * (self.N + 2 * self.K) + self.D
+            feed_forward += self.F + self.D
+            norms *= 2
+            outside += self.T * self.D + self.D
+        return self.L * (attention + feed_forward + norms) + outside
+
+    @property
+    def flops_per_token(self) -> int:
+        """Floating-point operations of one training token, forward and backward: 6 for every weight in a product, and
+        12 L N H T for attention's two products over a full row of T keys (Chowdhery et al. 2022, arXiv:2204.02311, appendix B)."""
+        in_no_product = (self.T * self.D if self.family == "gpt2" else 0) + (0 if self.tied else self.V * self.D)
+        return 6 * (self.parameters - in_no_product) + 12 * self.L * self.N * self.H * self.T
+
+
+def llama(*, D: int, L: int, N: int, K: int | None = None, **fields: Any) -> Architecture:
+    """A llama shape with heads of width D/N and a feed-forward block of 8/3 D, rounded up to a multiple of 16."""
+    F = -(-8 * D // 3 // 16) * 16
+    return Architecture(**{"D": D, "L": L, "N": N, "K": K or N, "H": _head_width(D, N), "F": F, **fields})
+
+
+def gpt2(*, D: int, L: int, N: int, T: int = 1024) -> Architecture:
+    """A GPT-2 shape: feed-forward width 4 D, epsilon 1e-5."""
+    return Architecture(
+        family="gpt2", T=T, D=D, L=L, N=N, K=N, H=_head_width(D, N), F=4 * D, activation="gelu", qk_norm=False, norm_epsilon=1e-5
+    )  # fmt: skip
+
+
+def _head_width(D: int, N: int) -> int:
+    if D % N:
+        raise ValueError(f"model.D={D} is not a multiple of model.N={N} heads; nearest is D={round(D / N) * N}")
+    return D // N
+
+
+SIZES: dict[str, Callable[[], Architecture]] = {
+    "nano": lambda: llama(D=192, L=4, N=3, T=256),
+    "mini": lambda: llama(D=384, L=6, N=6, T=256),
+    "small": lambda: llama(D=768, L=12, N=12, T=1024),
+    "gpt2-124m": lambda: gpt2(D=768, L=12, N=12),
+    "gpt2-355m": lambda: gpt2(D=1024, L=24, N=16),
+    "llama-1b": lambda: llama(D=2048, L=16, N=32, K=8, F=8192, T=2048, rope_theta=500_000.0),
+    "llama-7b": lambda: llama(
+        D=4096, L=32, N=32, F=11_008, T=2048, qk_norm=False, tied=False, norm_epsilon=1e-5
+    ),
+}  # fmt: skip
+
+
+def save_model_config(config: ModelConfig, path: Path) -> None:
+    path.write_text(json.dumps({"format": FORMAT, **dataclasses.asdict(config)}, indent=1) + "\n", encoding="utf-8")
+
+
+def load_model_config(path: Path) -> ModelConfig:
+    """Reads `model.json`. Raises ValueError naming the file and the field that is unknown, missing or of another format."""
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        found = fields.pop("format")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path}: not a model.json of gptjax ({error!r})") from error
+    if found != FORMAT:
+        raise ValueError(f"{path}: written in format {found}, this gptjax reads {FORMAT}; use the gptjax that wrote it")
+    known = {field.name for field in dataclasses.fields(ModelConfig)}
+    for name in fields.keys() - known:
+        raise ValueError(f"{path}: unknown field {name!r}{did_you_mean(name, known)}")
+    for name in known - fields.keys():
+        raise ValueError(f"{path}: field {name!r} is missing")
+    return ModelConfig(**fields)
+
+
+def did_you_mean(word: str, known: Collection[str]) -> str:
+    """`; did you mean 'x'?` for the nearest known word, else the list of them."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"

@@ -1,0 +1,228 @@
+"""Text from a model: a run loaded, prompts continued, stop strings obeyed, whole characters streamed.
+
+Axes: B batch  T position  V vocabulary (padded rows).
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import math
+import zlib
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from gptjax import checkpoint
+from gptjax.config import ModelConfig
+from gptjax.decode import Choice, decode, prefill, repeat_rows
+from gptjax.model import Transformer, init_params
+from gptjax.rundir import Run
+from gptjax.sampling import Sampling
+from gptjax.sharding import RULES, check_divides, shardings
+from gptjax.tokenizer import Tokenizer, stream_text
+
+SHORTEST_BUCKET = 16  # prompts are padded to a power of two from here to the context
+Prompt = str | Sequence[int]  # text, or token ids that are taken as they are, without a BOS in front
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One continuation of one prompt."""
+
+    text: str  # up to the stop string, which is not part of it
+    ids: tuple[int, ...]  # every token that was drawn, the one that ended it included
+    ended: Literal["stop", "eos", "length", "context full"]
+
+
+class LanguageModel:
+    """A model with its tokenizer. `gptjax.load` makes one of a run; a training loop makes one of its parameters."""
+
+    def __init__(
+        self, config: ModelConfig, tokenizer: Tokenizer, params: Any, *, dtype: Any = "float32", mesh: Any = None
+    ):
+        self.config, self.tokenizer, self.params = config, tokenizer, params
+        self.step: int | None = None  # of the checkpoint it was loaded from
+        self._mesh = mesh
+        self._model = Transformer(config, dtype=jnp.dtype(dtype))
+
+    def generate(
+        self, prompts: Prompt | Sequence[Prompt], *, samples: int = 1, prefix: bool = False, **settings: Any
+    ) -> list[list[Sample]]:
+        """`samples` continuations of every prompt: result[prompt][sample].
+
+        `settings` are the fields of gptjax.sampling.Sampling: tokens, temperature, top_k, top_p, stop, seed.
+        `prefix`: the model was trained as a prefix-LM, and each prompt's tokens see each other both ways.
+        A text depends on its prompt, the settings and its number among the samples, not on the other prompts; equal
+        prompts get equal texts. A prompt of text begins with BOS, and EOS ends every text.
+        Raises ValueError if a prompt does not fit the context or has a token id beyond the vocabulary.
+        """
+        alone = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
+        texts = [prompts] if alone else list(prompts)
+        rows = self._texts(texts, samples, prefix, Sampling(**settings))  # pyright: ignore[reportArgumentType]
+        return [[_whole(text) for text in texts_of_prompt] for texts_of_prompt in itertools.batched(rows, samples)]
+
+    def stream(self, prompt: Prompt, *, prefix: bool = False, **settings: Any) -> Generator[str, None, Sample]:
+        """The first sample of `generate`, piece by piece: whole characters, never a part of a stop string.
+
+        The generator's return value is the Sample. Raises as `generate` does, at once.
+        """
+        return self._texts([prompt], 1, prefix, Sampling(**settings))[0]
+
+    def encode_prompt(self, prompt: Prompt) -> list[int]:
+        """BOS and the tokens of a text; ids as they are. Raises ValueError beyond the context or the vocabulary."""
+        ids = [self.tokenizer.bos, *self.tokenizer.encode(prompt)] if isinstance(prompt, str) else list(prompt)
+        if not 1 <= len(ids) <= self.config.T:
+            raise ValueError(f"a prompt has {len(ids)} tokens; this model's context holds from 1 to {self.config.T}")
+        for id in ids:
+            if not 0 <= id < self.config.vocabulary:
+                raise ValueError(f"a prompt has token id {id}, beyond the vocabulary of {self.config.vocabulary}")
+        return ids
+
+    def _texts(
+        self, prompts: Sequence[Prompt], samples: int, prefix: bool, sampling: Sampling
+    ) -> list[Generator[str, None, Sample]]:
+        """A generator for each sample of each prompt. They share one batch, which advances as far as any of them asks."""
+        if samples < 1:
+            raise ValueError(f"samples={samples}: must be at least 1")
+        if not prompts:
+            return []
+        encoded = [self.encode_prompt(prompt) for prompt in prompts]
+        columns = itertools.tee(self._columns(encoded, samples, prefix, sampling), len(prompts) * samples)
+        texts = []
+        for row, column_B in enumerate(columns):
+            room = self.config.T - len(encoded[row // samples]) + 1  # the last token is drawn, but needs no slot
+            limit = min(sampling.tokens, room)
+            ended = "length" if sampling.tokens <= room else "context full"
+            ids = (int(token_B[row]) for token_B in itertools.islice(column_B, limit))
+            texts.append(self._text(ids, sampling.stop, ended))
+        return texts
+
+    def _text(
+        self, ids: Iterator[int], stop: Sequence[str], otherwise: Literal["length", "context full"]
+    ) -> Generator[str, None, Sample]:
+        drawn: list[int] = []
+
+        def until_eos() -> Iterator[int]:
+            for id in ids:
+                drawn.append(id)
+                if id == self.tokenizer.eos:
+                    return
+                yield id
+
+        text, said = "", 0
+        for piece in stream_text(self.tokenizer, until_eos()):
+            text += piece
+            sure, stopped = certain(text, said, stop)
+            if sure > said:
+                yield text[said:sure]
+            said = sure
+            if stopped:
+                return Sample(text[:sure], tuple(drawn), "stop")
+        if said < len(text):
+            yield text[said:]
+        return Sample(text, tuple(drawn), "eos" if drawn[-1] == self.tokenizer.eos else otherwise)
+
+    def _columns(
+        self, encoded: Sequence[Sequence[int]], samples: int, prefix: bool, sampling: Sampling
+    ) -> Iterator[np.ndarray]:
+        """Token ids [rows], step after step. The next step is already under way while the caller looks at this one."""
+        with self._on_mesh():
+            padded, rows = self._divisible(encoded), len(encoded) * samples
+            length_B = np.array([len(ids) for ids in padded], np.int32)
+            tokens_BT = np.full((len(padded), self._bucket(max(length_B))), self.tokenizer.pad, np.int32)
+            for row, ids in enumerate(padded):
+                tokens_BT[row, : len(ids)] = ids
+            choice = self._choice(padded, samples, sampling)
+            state = prefill(self._model, self.params, *jax.device_put((tokens_BT, length_B, np.bool_(prefix))))
+            if samples > 1:
+                state = repeat_rows(state, samples)
+        room = self.config.T - min(len(ids) for ids in encoded) + 1
+        under_way = None
+        for _ in range(min(sampling.tokens, room)):
+            with self._on_mesh():
+                state, token_B = decode(self._model, self.params, state, choice)
+            if under_way is not None:
+                yield jax.device_get(under_way)[:rows]
+            under_way = token_B
+        yield jax.device_get(under_way)[:rows]
+
+    def _choice(self, encoded: Sequence[Sequence[int]], samples: int, sampling: Sampling) -> Choice:
+        """A row's key comes of the seed, its prompt's tokens and its number among the samples, not of its neighbours."""
+        sums = [zlib.crc32(np.array(ids, np.int32).tobytes()) for ids in encoded for _ in range(samples)]
+        sum_B = np.array(sums, np.uint32)
+        number_B = np.array([*range(samples)] * len(encoded), np.uint32)
+        key_B = _row_keys(*jax.device_put((np.uint32(sampling.seed), sum_B, number_B)))
+        top_k = np.int32(sampling.top_k or self.config.V)
+        return Choice(
+            key_B, *jax.device_put((np.float32(sampling.temperature), top_k, np.float32(sampling.top_p or 1.0)))
+        )
+
+    def _bucket(self, length: int) -> int:
+        """The power of two that a prompt is padded to, within the context."""
+        return min(self.config.T, max(SHORTEST_BUCKET, 1 << (int(length) - 1).bit_length()))
+
+    def _divisible(self, encoded: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+        """The prompts, with copies of the first until the mesh divides their number."""
+        ways = math.prod(self._mesh.shape[axis] for axis in RULES["batch"] or ()) if self._mesh is not None else 1
+        return [*encoded, *[encoded[0]] * (-len(encoded) % ways)]
+
+    def _on_mesh(self) -> Any:
+        return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
+
+
+def restore_model(run: Run, step: int | None, *, dtype: Any, mesh: Any) -> LanguageModel:
+    """The model of a run at a step, None = the newest usable one, after verifying the step's files."""
+    usable = checkpoint.steps(run.path)
+    if not usable:
+        raise ValueError(f"{run.path}: no usable checkpoint yet (a step counts once its manifest.json is written)")
+    if step is not None and step not in usable:
+        raise ValueError(f"{run.path}: no usable checkpoint of step {step}; there are {usable}")
+    step = usable[-1] if step is None else step
+    checkpoint.verify(run.path, step)
+    config = run.config
+    boxed = jax.eval_shape(lambda: init_params(Transformer(config), jax.random.key(0)))
+    if mesh is None:
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        places = jax.tree.map(lambda _: device, nn.unbox(boxed))
+    else:
+        check_divides(mesh, rows=math.prod(mesh.devices.shape), N=config.N, K=config.K, F=config.F, V=config.V)
+        places = shardings(mesh, boxed)
+    abstract = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), nn.unbox(boxed), places
+    )
+    model = LanguageModel(
+        config, run.tokenizer, checkpoint.restore(run.path, step, "params", abstract), dtype=dtype, mesh=mesh
+    )
+    model.step = step
+    return model
+
+
+def certain(text: str, said: int, stop: Sequence[str]) -> tuple[int, bool]:
+    """How many characters of a text are sure to be before any stop string, and whether one was found behind them.
+
+    The first `said` are known to be. An end of the text that may be the start of a stop string is not sure.
+    """
+    found = [place for ending in stop if (place := text.find(ending, said)) >= 0]
+    if found:
+        return min(found), True
+    begun = [size for ending in stop for size in range(1, len(ending)) if text.endswith(ending[:size], said)]
+    return len(text) - max(begun, default=0), False
+
+
+@jax.jit
+def _row_keys(seed, sum_B, number_B):
+    of_text_B = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), sum_B)
+    return jax.vmap(jax.random.fold_in)(of_text_B, number_B)
+
+
+def _whole(text: Generator[str, None, Sample]) -> Sample:
+    """Runs a text to its end."""
+    while True:
+        try:
+            next(text)
+        except StopIteration as end:
+            return end.value

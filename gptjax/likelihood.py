@@ -1,0 +1,94 @@
+"""How probable the targets are, without ever holding all logits: the one token likelihood of training and evaluation.
+
+Axes: B batch  T position  D residual  V vocabulary (padded rows).
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from gptjax.attention import product_precision
+from gptjax.sharding import constrain
+
+CHUNK_BYTES = 64 * 2**20  # float32 logits that may exist at once on one device
+
+
+def chunks_for(rows: int, T: int, V: int) -> int:
+    """Number of pieces that T is cut into, a divisor of T, so that a piece's logits over `rows` rows fit CHUNK_BYTES."""
+    wanted = rows * T * V * 4 / CHUNK_BYTES
+    return next(count for count in range(1, T + 1) if T % count == 0 and (count >= wanted or count == T))
+
+
+def logits_from(hidden_BTD: Float[Array, "B T D"], table_VD: Float[Array, "V D"], vocabulary: int) -> Float[Array, "B T V"]:
+    """Scores in float32. Rows of the table beyond `vocabulary` are padding and score -inf."""
+    dtype = hidden_BTD.dtype
+    logits_BTV = jnp.einsum(
+        "BTD,VD->BTV", hidden_BTD, table_VD.astype(dtype),
+        preferred_element_type=jnp.float32, precision=product_precision(dtype),
+    )  # fmt: skip
+    logits_BTV = constrain(logits_BTV, "batch", "length", "vocabulary")
+    return jnp.where(_ids_like(logits_BTV) < vocabulary, logits_BTV, -jnp.inf)
+
+
+def _ids_like(logits_BTV):
+    """The token id of every place of the last axis."""
+    return jax.lax.broadcasted_iota(jnp.int32, logits_BTV.shape, 2)
+
+
+def token_nats(
+    hidden_BTD: Float[Array, "B T D"],
+    table_VD: Float[Array, "V D"],
+    targets_BT: Int[Array, "B T"],
+    *,
+    vocabulary: int,
+    chunks: int,
+) -> Float[Array, "B T"]:
+    """-log p(target) of every position, nats in float32.
+
+    T is worked through in `chunks` pieces; the backward pass computes each piece's logits anew, so only one piece exists at a time.
+    """
+    T = hidden_BTD.shape[1]
+    if T % chunks:
+        raise ValueError(f"chunks={chunks} does not divide T={T}")
+    if chunks == 1:
+        return _nats(hidden_BTD, table_VD, targets_BT, vocabulary)
+
+    @jax.checkpoint
+    def piece(_, start):
+        hidden = jax.lax.dynamic_slice_in_dim(hidden_BTD, start, T // chunks, axis=1)
+        targets = jax.lax.dynamic_slice_in_dim(targets_BT, start, T // chunks, axis=1)
+        return None, _nats(hidden, table_VD, targets, vocabulary)
+
+    _, nats_CBt = jax.lax.scan(piece, None, jnp.arange(chunks) * (T // chunks))
+    return jnp.moveaxis(nats_CBt, 0, 1).reshape(targets_BT.shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _nats(hidden_BTD, table_VD, targets_BT, vocabulary):
+    """-log p of each target, by products whose backward pass stays in hidden's dtype; the table's gradient has the table's."""
+    return _forward(hidden_BTD, table_VD, targets_BT, vocabulary)[0]
+
+
+def _forward(hidden_BTD, table_VD, targets_BT, vocabulary):
+    logits_BTV = logits_from(hidden_BTD, table_VD, vocabulary)
+    total_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
+    is_target_BTV = _ids_like(logits_BTV) == targets_BT[..., None]
+    # a masked sum, not a gather: the vocabulary may be split over devices
+    target_BT = jnp.sum(jnp.where(is_target_BTV, logits_BTV, 0.0), axis=-1)
+    return total_BT - target_BT, (hidden_BTD, table_VD, targets_BT, logits_BTV, total_BT)
+
+
+def _backward(vocabulary, saved, g_BT):
+    hidden_BTD, table_VD, targets_BT, logits_BTV, total_BT = saved
+    is_target_BTV = _ids_like(logits_BTV) == targets_BT[..., None]
+    probs_BTV = jnp.exp(logits_BTV - total_BT[..., None])
+    g_BTV = ((probs_BTV - is_target_BTV) * g_BT[..., None]).astype(hidden_BTD.dtype)
+    product = {"preferred_element_type": jnp.float32, "precision": product_precision(hidden_BTD.dtype)}
+    dhidden_BTD = jnp.einsum("BTV,VD->BTD", g_BTV, table_VD.astype(hidden_BTD.dtype), **product)
+    dtable_VD = jnp.einsum("BTV,BTD->VD", g_BTV, hidden_BTD, **product)
+    return dhidden_BTD.astype(hidden_BTD.dtype), dtable_VD.astype(table_VD.dtype), None
+
+
+_nats.defvjp(_forward, _backward)

@@ -1,0 +1,41 @@
+"""The one matrix product of the model, with a backward pass that stays in the compute dtype and accumulates in float32."""
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+from gptjax.attention import product_precision
+
+RESULT = "linear result"  # what a rematerialisation policy may keep
+
+
+@jax.custom_vjp
+def linear(x_BTX: Float[Array, "B T X"], w_XY: Float[Array, "X Y"]) -> Float[Array, "B T Y"]:
+    """x @ w in x's dtype with float32 accumulation; the result has x's dtype, w's gradient w's own.
+
+    Left to itself, autodiff would multiply float32 gradients with bfloat16 operands, at float32 speed.
+    """
+    return _forward(x_BTX, w_XY)[0]
+
+
+def _forward(x_BTX, w_XY):
+    y_BTY = _product("BTX,XY->BTY", x_BTX, w_XY.astype(x_BTX.dtype)).astype(x_BTX.dtype)
+    # named, because no policy looks for products inside a custom_vjp, and here, so that it is kept in x's dtype
+    return checkpoint_name(y_BTY, RESULT), (x_BTX, w_XY)
+
+
+def _backward(saved, g_BTY):
+    x_BTX, w_XY = saved
+    g_BTY = g_BTY.astype(x_BTX.dtype)
+    dx_BTX = _product("BTY,XY->BTX", g_BTY, w_XY.astype(x_BTX.dtype))
+    # contracted over two axes: over one flattened axis XLA on the CPU takes twice as long (docs/log.md, 2026-11-22)
+    dw_XY = _product("BTX,BTY->XY", x_BTX, g_BTY)
+    return dx_BTX.astype(x_BTX.dtype), dw_XY.astype(w_XY.dtype)
+
+
+linear.defvjp(_forward, _backward)
+
+
+def _product(spec: str, a: Array, b: Array) -> Array:
+    return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32, precision=product_precision(a.dtype))

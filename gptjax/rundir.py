@@ -1,0 +1,49 @@
+"""A run directory from outside: is it one, and do its model and its tokenizer belong together? Does not import JAX."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+from gptjax.config import ModelConfig, did_you_mean, load_model_config
+from gptjax.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run whose `model.json` and `tokenizer.json` were read and found to agree."""
+
+    path: Path
+    config: ModelConfig
+    tokenizer: Tokenizer
+
+
+def read_run(path: str | os.PathLike[str]) -> Run:
+    """Raises ValueError if this is no run directory (naming those beside it), or if its files contradict each other."""
+    path = Path(path)
+    if not (path / "model.json").is_file():
+        raise ValueError(_no_run(path))
+    config = load_model_config(path / "model.json")
+    if not (path / "tokenizer.json").is_file():
+        raise ValueError(f"{path}: has a model.json but no tokenizer.json; copy the whole run directory")
+    tokenizer = Tokenizer.load(path / "tokenizer.json")
+    if tokenizer.size != config.vocabulary:
+        raise ValueError(
+            f"{path}: tokenizer.json has {tokenizer.size} tokens, model.json says vocabulary={config.vocabulary}; "
+            f"they are not of one run"
+        )
+    return Run(path, config, tokenizer)
+
+
+def _no_run(path: Path) -> str:
+    within = runs_in(path)
+    if within:
+        return f"{path}: holds runs, but is none itself; did you mean {str(path / within[0])!r}?"
+    beside = runs_in(path.parent)
+    hint = did_you_mean(path.name, beside) if beside else f"; {path.parent} holds no runs"
+    return f"{path}: {'no run directory (it has no model.json)' if path.exists() else 'no such run'}{hint}"
+
+
+def runs_in(folder: Path) -> list[str]:
+    """Names of the runs directly inside a folder, newest first."""
+    configs = sorted(folder.glob("*/model.json"), key=lambda config: config.stat().st_mtime, reverse=True)
+    return [config.parent.name for config in configs]

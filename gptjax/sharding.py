@@ -1,0 +1,115 @@
+"""Where every array lives: the mesh and the one table from logical axis names to mesh axes."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+# Logical axis -> mesh axes that split it; None = every device holds all of it.
+RULES: dict[str, tuple[str, ...] | None] = {
+    "batch": ("data", "fsdp"),
+    "length": None,
+    "embed": ("fsdp",),  # residual axis of a weight
+    "residual": None,  # residual axis of an activation
+    "heads": ("tensor",),  # heads x width, flattened
+    "mlp": ("tensor",),
+    "vocabulary": ("tensor",),
+    "layers": None,
+    "width": None,  # small vectors: norms, biases, positions
+}
+
+
+def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh of data x fsdp x tensor devices. Raises ValueError unless their product is the number of devices."""
+    devices = jax.devices() if devices is None else devices
+    shape = (data, fsdp, tensor)
+    if min(shape) < 1 or math.prod(shape) != len(devices):
+        raise ValueError(
+            f"mesh data={data} x fsdp={fsdp} x tensor={tensor} = {math.prod(shape)}, devices = {len(devices)}; "
+            f"for example use data={len(devices)} and leave the others 1"
+        )
+    return jax.make_mesh(shape, MESH_AXES, devices=devices, axis_types=(AxisType.Auto,) * 3)
+
+
+def partition(names: Sequence[str | None]) -> PartitionSpec:
+    """Logical axis names of one array -> its partition. Raises ValueError for unknown names and for a mesh axis used twice."""
+    used: dict[str, str] = {}
+    for name in names:
+        if name is not None and name not in RULES:
+            raise ValueError(f"axis {name!r} of an array {tuple(names)} is not in the table; known: {', '.join(RULES)}")
+        for axis in RULES[name] or () if name is not None else ():
+            if axis in used:
+                raise ValueError(f"array {tuple(names)}: axes {used[axis]!r} and {name!r} both lie on mesh axis {axis!r}")
+            used[axis] = name
+    return PartitionSpec(*(RULES[name] if name is not None else None for name in names))
+
+
+def shardings(mesh: Mesh, abstract: Any) -> Any:
+    """Sharding of every leaf of an abstract Linen tree, from the logical names in its metadata.
+
+    Raises ValueError naming the leaf, the size and the mesh axes where a size does not divide.
+    """
+    names = nn.get_partition_spec(abstract)
+    plain = nn.unbox(abstract)
+
+    def of_leaf(path, leaf, spec):
+        if len(spec) != len(leaf.shape):
+            raise ValueError(f"{jax.tree_util.keystr(path)}: shape {leaf.shape} needs a name for each axis, found {tuple(spec)}")
+        found = partition(spec)
+        for size, name in zip(leaf.shape, spec, strict=True):
+            axes = (RULES[name] or ()) if name is not None else ()
+            ways = math.prod(mesh.shape[axis] for axis in axes)
+            if size % ways:
+                legal = [n for n in range(1, size + 1) if size % n == 0 and n <= 64]
+                raise ValueError(
+                    f"{jax.tree_util.keystr(path)}: axis {name!r} of size {size} does not divide over "
+                    f"{' x '.join(axes)} = {ways} devices; it divides over any of {legal}"
+                )
+        return NamedSharding(mesh, found)
+
+    return jax.tree_util.tree_map_with_path(of_leaf, plain, names)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
+    """Rows over `data` and `fsdp`; `leading` axes before the row axis (micro-batches) are not split."""
+    return NamedSharding(mesh, PartitionSpec(*(None,) * leading, RULES["batch"]))
+
+
+def check_divides(mesh: Mesh, *, rows: int, N: int, K: int, F: int, V: int) -> None:
+    """Raises ValueError, before anything is compiled, where the mesh does not divide the rows of a micro-batch or the model."""
+    wanted = {
+        "rows of a micro-batch": (rows, ("data", "fsdp")),
+        "model.N, query heads": (N, ("tensor",)),
+        "model.K, key/value heads": (K, ("tensor",)),
+        "model.F": (F, ("tensor",)),
+        "vocabulary rows V": (V, ("tensor",)),
+    }
+    for what, (size, axes) in wanted.items():
+        ways = math.prod(mesh.shape[axis] for axis in axes)
+        if size % ways:
+            raise ValueError(
+                f"{what} = {size} does not divide over mesh {' x '.join(axes)} = {ways}; "
+                f"use a multiple of {ways}, such as {(size // ways + 1) * ways}, or another mesh"
+            )
+
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+    """Pins an activation to its place on the mesh in force; outside of any mesh, x itself."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, partition(names))
+
+
+def local_rows(mesh: Mesh, rows: int) -> int:
+    """Rows of a batch that one device holds."""
+    return rows // int(np.prod([mesh.shape[axis] for axis in RULES["batch"] or ()]))

@@ -1,0 +1,185 @@
+#!/usr/bin/env bash
+# The one front door. A verb makes the environment if there is none, then hands what follows to the program.
+set -euo pipefail
+
+root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
+venv=$root/.venv
+stamp=$venv/launch.stamp # written last, so that an interrupted set-up is never taken for a whole one
+verbs='setup pretrain generate test'
+
+help() {
+  cat <<'HELP'
+usage: ./launch.sh VERB [ARGS...]
+
+  setup                               make .venv from the locked requirements (the other verbs do it when needed)
+  pretrain [RECIPE] [--field value]   train: corpora, tokenizer, model, samples and a report, in runs/
+  generate [RUN] [--prompt TEXT]      talk with a run; the newest one if none is named
+  test [PYTEST ARGS...]               lint, types, import rules and tests; with arguments, pytest alone
+
+./launch.sh VERB --help shows what a verb takes. The environment is for the CPU, or for the TPU or the NVIDIA GPU
+that is found here; GPTJAX_PLATFORM=cpu|tpu|cuda decides it.
+HELP
+}
+
+help_about() { # the line of one verb, where its program is not installed yet to speak for itself
+  help | sed -n "1s/VERB/$1/p; s/^  $1 /&/p"
+  case $1 in pretrain | generate) echo "Every option: ./launch.sh setup, then ./launch.sh $1 --help" ;; esac
+}
+
+say() { printf 'launch.sh: %s\n' "$*" >&2; }
+die() {
+  say "$1"
+  exit "${2:-1}"
+}
+
+detect_platform() {
+  if [ -n "${TPU_NAME:-}" ] || compgen -G '/dev/accel*' >/dev/null || compgen -G '/dev/vfio/[0-9]*' >/dev/null; then
+    echo tpu
+  elif nvidia-smi >/dev/null 2>&1; then
+    echo cuda
+  else
+    echo cpu
+  fi
+}
+
+# What the stamp of an environment for platform $1 says. A moved checkout needs a new one: its scripts hold absolute paths.
+stamp_for() {
+  local sum
+  sum=$(cd "$root" && cat .python-version "requirements/$1.txt" requirements/corpora.txt | cksum)
+  echo "$1 ${sum% *} $root"
+}
+
+ready() { # true if .venv is whole and of today; reads a few small files, starts no Python
+  local built
+  [ -f "$stamp" ] && [ -x "$venv/bin/python" ] || return 1
+  built=$(cat "$stamp")
+  [ "$built" = "$(stamp_for "${GPTJAX_PLATFORM:-${built%% *}}" 2>/dev/null)" ]
+}
+
+# pyenv's shims answer by the folder they are called from: Python is asked for in the checkout, uv at the top.
+have_uv() { (cd / && uv --version) >/dev/null 2>&1; }
+find_python() { # prints the first interpreter that is 3.12 or 3.13
+  cd "$root"
+  local candidate
+  for candidate in "python$(cat .python-version)" python3.12 python3.13 python3 python \
+    "${PYENV_ROOT:-${HOME:-}/.pyenv}"/versions/3.1[23].*/bin/python "$(cd / && uv python find '>=3.12,<3.14' 2>/dev/null)"; do
+    "$candidate" -c 'import sys; (3, 12) <= sys.version_info[:2] <= (3, 13) or sys.exit(1); print(sys.executable)' \
+      2>/dev/null && return
+  done
+  return 1
+}
+
+setup() {
+  local platform python tool free_gb need_gb=4 state='' pid=''
+  ready && return
+  platform=${GPTJAX_PLATFORM:-$(detect_platform)}
+  case $platform in cpu | tpu) ;; cuda) need_gb=10 ;; *) die "GPTJAX_PLATFORM is '$platform'; it can be cpu, tpu or cuda" 2 ;; esac
+  python=$(find_python) || die 'no Python 3.12 or 3.13 here; install one (uv python install 3.12, or pyenv install 3.12) and try again'
+  free_gb=$(df -Pk "$root" | awk 'NR == 2 { print int($4 / 1048576) }')
+  [ "$free_gb" -ge $need_gb ] || die "$free_gb GB of disk free at $root, and the environment needs $need_gb GB; make room and try again"
+  if [ -e "$venv" ]; then
+    [ -f "$stamp" ] || die "$venv was not made by launch.sh; move it away and try again"
+    read -r state pid _ <"$stamp" || true
+    if [ "$state" = building ] && kill -0 "$pid" 2>/dev/null; then
+      die "another set-up is at work (process $pid); wait for it, or delete $venv"
+    fi
+    rm -rf "$venv"
+  fi
+
+  have_uv && tool=uv || tool=pip
+  say "making .venv with $tool: $platform, $("$python" --version), from requirements/$platform.txt (2 to 3 GB, a minute or so)"
+  mkdir "$venv"
+  echo "building $$" >"$stamp"
+  "make_with_$tool" "$python" "$root/requirements/$platform.txt" ||
+    die 'the environment could not be made, see above; if it was the network, connect (or set your package mirror) and try again'
+  stamp_for "$platform" >"$stamp"
+  say "made .venv in $SECONDS s"
+}
+
+make_with_uv() ( # a subshell, for the cd
+  cd /
+  uv venv --quiet --allow-existing --python "$1" "$venv" &&
+    VIRTUAL_ENV=$venv uv pip install --require-hashes -r "$2" &&
+    VIRTUAL_ENV=$venv uv pip install --require-hashes --no-deps --no-build -r "$root/requirements/corpora.txt" &&
+    VIRTUAL_ENV=$venv uv pip install --quiet --no-deps --no-build-isolation --editable "$root"
+)
+
+make_with_pip() {
+  local pip=("$venv/bin/python" -m pip --disable-pip-version-check install)
+  "$1" -m venv "$venv" &&
+    "${pip[@]}" --require-hashes -r "$2" &&
+    "${pip[@]}" --require-hashes --no-deps --only-binary :all: -r "$root/requirements/corpora.txt" &&
+    "${pip[@]}" --quiet --no-deps --no-build-isolation --editable "$root"
+}
+
+newest_run() { # of the folder one stands in and of the checkout
+  local config newest=''
+  for config in runs/*/model.json "$root"/runs/*/model.json; do
+    [ -f "$config" ] || continue
+    if [ -z "$newest" ] || [ "${config%/*}" -nt "$newest" ]; then newest=${config%/*}; fi
+  done
+  [ -n "$newest" ] && echo "$newest"
+}
+
+wants_help() {
+  local word
+  for word; do
+    case $word in --help | -h) return ;; esac
+  done
+  return 1
+}
+
+check() {
+  say "$*"
+  "$venv/bin/$1" "${@:2}"
+}
+
+verb=${1:-help}
+[ $# -eq 0 ] || shift
+case $verb in help | --help | -h) help && exit ;; esac
+case " $verbs " in
+  *" $verb "*) ;;
+  *)
+    for near in $verbs; do
+      case $near in "${verb:0:1}"*) die "unknown verb '$verb'; did you mean '$near'? (./launch.sh --help)" 2 ;; esac
+    done
+    die "unknown verb '$verb'; there are: $verbs (./launch.sh --help)" 2
+    ;;
+esac
+if wants_help "$@"; then
+  case $verb in setup | test) help_about "$verb" && exit ;; esac
+  ready || { help_about "$verb" && exit; }
+else
+  setup
+fi
+
+case $verb in
+  setup)
+    say "ready: $venv ($(cut -d ' ' -f 1 "$stamp"))"
+    ;;
+  pretrain)
+    # The caller's folder stays the current one, so that paths mean what they say; -P keeps its files from shadowing ours.
+    PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec "$venv/bin/python" -P -m train "$verb" "$@"
+    ;;
+  generate)
+    case ${1:--} in
+      -h | --help) ;;
+      -*)
+        run=$(newest_run) || die 'no run to talk with yet; make one with ./launch.sh pretrain'
+        set -- "$run" "$@"
+        ;;
+    esac
+    exec "$venv/bin/gptjax" "$verb" "$@"
+    ;;
+  test)
+    cd "$root"
+    if [ $# -eq 0 ]; then
+      check ruff check
+      check ruff format --check
+      check basedpyright --level error
+      check lint-imports
+      set -- --numprocesses 2 --dist loadfile
+    fi
+    exec "$venv/bin/python" -m pytest "$@"
+    ;;
+esac

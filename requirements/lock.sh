@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Writes the locks beside this file: one per platform, one for the wheel on its own, one for the packages that carry text.
+# Each serves Python 3.12 and 3.13 on every system, with hashes and without addresses.
+# Needs uv. Pins move only when asked to: requirements/lock.sh --upgrade, or --upgrade-package jax
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export UV_CUSTOM_COMPILE_COMMAND='requirements/lock.sh'
+
+lock() { # lock NAME ARGS...
+  local out=requirements/$1.txt
+  shift
+  (set -x && uv pip compile --quiet --universal --generate-hashes --python-version 3.12 --no-emit-index-url --no-annotate \
+    --output-file "$out" "$@")
+  if grep -n '://' "$out"; then
+    echo "lock.sh: $out holds an address" >&2
+    exit 1
+  fi
+}
+
+for platform in cpu tpu cuda; do
+  extras=(--extra train --extra dev)
+  [ "$platform" = cpu ] || extras+=(--extra "$platform")
+  lock "$platform" pyproject.toml "${extras[@]}" "$@"
+done
+lock wheel pyproject.toml --constraint requirements/cpu.txt "$@" # what the wheel needs on its own, for .ci/run
+lock corpora requirements/corpora.in --no-deps "$@"

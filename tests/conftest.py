@@ -1,0 +1,16 @@
+"""Strict by default: eight fake devices, shapes checked at run time, implicit broadcasting across ranks refused.
+
+All of it is set while this file is imported, which pytest does before any test file, so before the first `import jax`.
+"""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets at import otherwise
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+from jaxtyping import install_import_hook
+
+install_import_hook("gptjax", "beartype.beartype")

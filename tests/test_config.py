@@ -1,0 +1,146 @@
+"""gptjax.config: every count is the real one, and every mistake is named with its values and the remedy."""
+
+import dataclasses
+import itertools
+import json
+import runpy
+
+import jax
+import pytest
+
+import gptjax.config
+from gptjax.config import SIZES, ModelConfig, gpt2, llama, load_model_config, save_model_config
+from gptjax.model import Transformer, init_params
+
+TINY = {"vocabulary": 60, "T": 8, "D": 16, "L": 2, "N": 4, "K": 2, "H": 4, "F": 24}
+GPT2 = {"family": "gpt2", "activation": "gelu", "qk_norm": False, "K": 4}
+
+LLAMAS = [
+    {"K": K, "tied": tied, "qk_norm": qk_norm, "activation": activation, "H": H}
+    for K, tied, qk_norm, activation, H in itertools.product((1, 4), (True, False), (True, False), ("swiglu", "relu2"), (4, 6))
+]
+
+
+@pytest.mark.parametrize("fields", [*LLAMAS, GPT2, {**GPT2, "tied": False}], ids=str)
+def test_parameters_is_the_number_of_values_that_init_makes(fields):
+    """The formula agrees with the tree, for every family, sharing of heads, tie and QK-norm."""
+    config = ModelConfig(**{**TINY, **fields})
+    tree = jax.eval_shape(lambda key: init_params(Transformer(config), key), jax.random.key(0))
+    assert config.parameters == sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(
+    ("size", "vocabulary", "published"),
+    [("gpt2-124m", 50_257, 124_439_808), ("gpt2-355m", 50_257, 354_823_168), ("llama-7b", 32_000, 6_738_415_616)],
+)
+def test_named_sizes_are_the_published_models(size, vocabulary, published):
+    """Apart from the rows that pad the token table, the count is the one that the world knows."""
+    config = ModelConfig(**dataclasses.asdict(SIZES[size]()), vocabulary=vocabulary)
+    assert config.parameters - (config.V - vocabulary) * config.D == published
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_named_size_can_be_built(size):
+    """Its heads cover its width."""
+    shape = SIZES[size]()
+    assert shape.N * shape.H == shape.D
+
+
+def test_flops_are_six_for_each_weight_in_a_product():
+    """Untying adds a table that is only looked up and so costs nothing; another layer costs its weights and its attention."""
+    tied, untied, deeper = (ModelConfig(**{**TINY, **fields}) for fields in ({}, {"tied": False}, {"L": 3}))
+    assert tied.flops_per_token == untied.flops_per_token
+    layer = deeper.parameters - tied.parameters
+    assert deeper.flops_per_token - tied.flops_per_token == 6 * layer + 12 * 4 * 4 * 8
+
+
+@pytest.mark.parametrize(
+    ("fields", "parts"),
+    [
+        ({"K": 3}, ("model.K=3", "model.N=4", "[1, 2, 4]")),
+        ({"H": 5}, ("model.H=5", "use 6")),
+        ({"L": 0}, ("model.L=0", "at least 1")),
+        ({"dropout": 1.0}, ("model.dropout=1.0", "below 1")),
+        ({"vocabulary": 0}, ("model.vocabulary=0", "at least 1")),
+        ({"activation": "gelu"}, ("'gelu'", "'llama'", "swiglu or relu2")),
+        ({**GPT2, "qk_norm": True}, ("'gpt2'", "qk_norm", "True")),
+        ({**GPT2, "K": 2}, ("K=2", "N=4")),
+        ({**GPT2, "D": 20}, ("model.D=20", "4 x 4 = 16", "make them equal")),
+    ],
+    ids=str,
+)
+def test_a_shape_that_cannot_be_is_refused_with_its_values_and_the_remedy(fields, parts):
+    """Nothing impossible is built, and nothing misspelt is built as something else."""
+    with pytest.raises(ValueError, match=r"model\.") as error:
+        ModelConfig(**{**TINY, **fields})
+    assert all(part in str(error.value) for part in parts), error.value
+
+
+@pytest.mark.parametrize(
+    ("fields", "parts"),
+    [
+        ({"T": "256"}, ("model.T='256'", "whole number")),
+        ({"D": 16.0}, ("model.D=16.0", "whole number")),
+        ({"activation": "swigluu"}, ("'swigluu'", "did you mean 'swiglu'?")),
+        ({"family": "lama"}, ("'lama'", "did you mean 'llama'?")),
+    ],
+    ids=str,
+)
+def test_a_wrong_type_or_choice_is_refused_outside_of_tests_too(fields, parts):
+    """Tests run under a type checker and users do not: the file alone, without the hook, refuses what it cannot build."""
+    unchecked = runpy.run_path(gptjax.config.__file__)["ModelConfig"]
+    unchecked(**TINY)
+    with pytest.raises(ValueError, match=r"model\.") as error:
+        unchecked(**{**TINY, **fields})
+    assert all(part in str(error.value) for part in parts), error.value
+
+
+def test_a_width_that_heads_do_not_divide_is_refused_for_both_families():
+    """Heads of width D/N need D to be a multiple of N."""
+    for make in (llama, gpt2):
+        with pytest.raises(ValueError, match=r"D=100.*N=3"):
+            make(D=100, L=1, N=3)
+        assert make(D=96, L=1, N=3).H == 32
+
+
+def test_the_table_is_padded_to_a_multiple_of_128():
+    """128 ids need no padding; one more needs 127 rows of it."""
+    assert [ModelConfig(**{**TINY, "vocabulary": n}).V for n in (1, 128, 129)] == [128, 128, 256]
+
+
+def test_model_json_round_trips(tmp_path):
+    """What was saved is what is loaded, field by field, none of them a default."""
+    config = ModelConfig(**{**TINY, **GPT2, "norm_epsilon": 3e-5, "dropout": 0.1, "tied": False, "rope_theta": 7.0})
+    save_model_config(config, tmp_path / "model.json")
+    assert load_model_config(tmp_path / "model.json") == config
+    assert config != ModelConfig(**TINY)
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ({"dropuot": 0.1}, ("unknown field 'dropuot'", "did you mean 'dropout'?")),
+        ({"zzz": 1}, ("unknown field 'zzz'", "known: ")),
+        ({"D": None}, ("field 'D' is missing",)),
+        ({"format": 2}, ("format 2", "reads 1")),
+        ({"format": None}, ("not a model.json",)),
+    ],
+    ids=str,
+)
+def test_a_model_json_of_another_kind_is_named(tmp_path, change, parts):
+    """The error holds the file and the field; None in `change` removes a field."""
+    path = tmp_path / "model.json"
+    save_model_config(ModelConfig(**TINY), path)
+    fields = {**json.loads(path.read_text()), **change}
+    path.write_text(json.dumps({name: value for name, value in fields.items() if value is not None}))
+    with pytest.raises(ValueError, match="model.json") as error:
+        load_model_config(path)
+    assert all(part in str(error.value) for part in parts), error.value
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"3", b"\xff"], ids=str)
+def test_a_file_that_is_no_model_json_is_named(tmp_path, content):
+    """Broken JSON, another kind of JSON and no text at all are one error."""
+    (tmp_path / "model.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.json: not a model\.json"):
+        load_model_config(tmp_path / "model.json")

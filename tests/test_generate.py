@@ -1,0 +1,279 @@
+"""What generation promises. Models are random, but for those that recite."""
+
+import logging
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gptjax
+from gptjax.config import save_model_config
+from gptjax.decode import Choice, choose, decode, prefill
+from gptjax.generate import LanguageModel, certain
+from gptjax.likelihood import logits_from
+from gptjax.model import Transformer, head
+from gptjax.sharding import make_mesh
+from tests.tiny_run import SHAPES, bpe, characters, random_model, reciter, write_run
+
+PROMPTS = ["the quick", "A: hello there\nB: the quick brown fox jumps", "", "曹操"]
+
+
+def full_logits(model, ids, visible=0):
+    """Scores after every token by one pass without a cache; the first `visible` tokens see each other."""
+    tokens_BT = jnp.array([ids])
+    place_BT = jnp.arange(len(ids))[None]
+    hidden_BTD, _ = Transformer(model.config).apply(
+        {"params": model.params}, tokens_BT, jnp.ones_like(tokens_BT), place_BT, place_BT < visible
+    )
+    return np.asarray(logits_from(hidden_BTD, head(model.params), model.config.vocabulary)[0])
+
+
+def choice(key, rows=1, temperature=1.0, top_k=10_000, top_p=1.0):
+    keys_B = jax.random.split(key, rows)
+    return Choice(keys_B, jnp.float32(temperature), jnp.int32(top_k), jnp.float32(top_p))
+
+
+def cached_greedy(model, prompt, tokens, prefix=False):
+    """Greedy decoding with a cache: the ids said after the prompt, and the scores that each was chosen by."""
+    network = Transformer(model.config)
+    tokens_BT = jnp.array([[*prompt, 0, 0, 0]])
+    state = prefill(network, model.params, tokens_BT, jnp.array([len(prompt)]), jnp.bool_(prefix))
+    logits, said = [], []
+    for _ in range(tokens):
+        logits.append(np.asarray(state.logits_BV[0]))
+        state, token_B = decode(network, model.params, state, choice(jax.random.key(0), temperature=0.0))
+        said.append(int(token_B[0]))
+    return said, np.stack(logits)
+
+
+def assert_full_forward_agrees(model, prompt, said, logits, visible=0):
+    """A pass without a cache over all of it gives the same scores, and so greedy decoding without a cache the same tokens."""
+    full = full_logits(model, [*prompt, *said], visible)[len(prompt) - 1 : -1]
+    assert full.argmax(-1).tolist() == said
+    real = slice(model.config.vocabulary)
+    np.testing.assert_allclose(logits[:, real], full[:, real], atol=1e-4, rtol=0)
+    assert np.isneginf(logits[:, model.config.vocabulary :]).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_cached_decode_is_the_full_forward(shape):
+    """Figure 6: over 200 greedy tokens, scores within 1e-4 of a pass without a cache, and the same tokens."""
+    model = random_model(shape, T=256)
+    prompt = model.encode_prompt("the quick brown")
+    said, logits = cached_greedy(model, prompt, 200)
+    assert_full_forward_agrees(model, prompt, said, logits)
+    assert len(set(said)) > 20  # a text that moves
+    assert np.abs(np.diff(logits[:, :9], axis=0)).max() > 1
+
+
+def test_generate_is_greedy_decoding_until_the_context_is_full():
+    """generate at temperature 0 says what decoding says; the last token is drawn although it has no slot."""
+    model = random_model()
+    prompt = model.encode_prompt("the quick brown")
+    [[sample]] = model.generate("the quick brown", temperature=0, tokens=500)
+    ids = prompt + list(sample.ids)
+    assert sample.ended == "context full"
+    assert len(ids) == model.config.T + 1
+    assert list(sample.ids) == full_logits(model, ids[:-1])[len(prompt) - 1 :].argmax(-1).tolist()
+    assert sample.text == model.tokenizer.decode(sample.ids)
+
+
+def test_prefix_mode_sees_the_whole_prompt():
+    """A prefix is read in one pass in which its tokens see each other: the scores of a full forward that sees so, too."""
+    model = random_model(T=256)
+    prompt = model.encode_prompt(PROMPTS[1])
+    said, logits = cached_greedy(model, prompt, 30, prefix=True)
+    assert_full_forward_agrees(model, prompt, said, logits, visible=len(prompt))
+    [[sample]] = model.generate(PROMPTS[1], temperature=0, tokens=30, prefix=True)
+    assert list(sample.ids) == said
+    [[causal]] = model.generate(PROMPTS[1], temperature=0, tokens=30)
+    assert causal.ids != sample.ids
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_a_prompt_in_a_batch_gets_the_text_it_gets_alone(temperature):
+    """Neither neighbours nor padding move a text; another prompt does."""
+    model = random_model()
+    together = model.generate(PROMPTS, temperature=temperature, tokens=40, samples=2)
+    for prompt, samples in zip(PROMPTS, together, strict=True):
+        assert model.generate(prompt, temperature=temperature, tokens=40, samples=2) == [samples]
+        assert model.generate(prompt, temperature=temperature, tokens=40)[0] == samples[:1]
+        assert (samples[0] == samples[1]) == (temperature == 0)
+    assert len({samples[0].ids for samples in together}) == len(PROMPTS)
+
+
+def test_the_same_seed_gives_the_same_text():
+    model = random_model()
+    texts = [model.generate("the", temperature=1, tokens=30, seed=seed)[0][0].text for seed in (7, 7, 8)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_the_likeliest_token_alone_is_greedy():
+    """top_k=1, or a tiny top_p, at any temperature: the greedy text; without them another."""
+    model = random_model()
+    greedy, *narrow, free = (
+        model.generate("the", tokens=40, **settings)[0][0].ids
+        for settings in (
+            {"temperature": 0},
+            {"temperature": 5.0, "top_k": 1, "top_p": None},
+            {"temperature": 5.0, "top_p": 1e-6},
+            {"temperature": 5.0, "top_p": None},
+        )
+    )
+    assert narrow == [greedy, greedy]
+    assert free != greedy
+
+
+def test_choose_draws_from_the_kept_tokens_only_and_in_proportion():
+    """Of probabilities 0.4 0.3 0.2 0.1: top_k=3 keeps three, top_p=0.65 the two that reach it, in a ratio of 4 to 3."""
+    logits_BV = jnp.broadcast_to(jnp.log(jnp.array([[0.1, 0.4, 0.2, 0.3]])), (4000, 4))
+
+    def counts(**settings):
+        drawing = choice(jax.random.key(3), 4000, **settings)
+        return np.bincount(choose(logits_BV, drawing.key_B, drawing), minlength=4) / 4000
+
+    np.testing.assert_allclose(counts(), [0.1, 0.4, 0.2, 0.3], atol=0.03)
+    np.testing.assert_allclose(counts(top_k=3), [0, 4 / 9, 2 / 9, 3 / 9], atol=0.03)
+    np.testing.assert_allclose(counts(top_p=0.65), [0, 4 / 7, 0, 3 / 7], atol=0.03)
+    np.testing.assert_allclose(counts(top_p=0.75), [0, 4 / 9, 2 / 9, 3 / 9], atol=0.03)
+    np.testing.assert_allclose(counts(top_k=2, top_p=0.5), [0, 1, 0, 0], atol=0)
+    hot = np.array([0.1, 0.4, 0.2, 0.3]) ** 0.5
+    np.testing.assert_allclose(counts(temperature=2.0), hot / hot.sum(), atol=0.03)
+    tied = choice(jax.random.key(0), 4000, top_k=1)
+    assert (np.asarray(choose(jnp.zeros((4000, 4)), tied.key_B, tied)) == 0).all()
+
+
+def test_a_stop_string_ends_the_text_before_it():
+    """Also if it lies across tokens; no piece of a stream holds a part of it; without one the text goes on."""
+    model = reciter(bpe().encode("the quick brown fox jumps"), bpe())
+    assert model.generate("", tokens=5, temperature=0)[0][0].ended == "length"
+    tokens = [bpe().decode([id]) for id in bpe().encode("the quick brown fox jumps")]
+    stop = "own fo"
+    assert not any(stop in token for token in tokens)
+    [[sample]] = model.generate("", temperature=0, stop=(stop, "never"))
+    pieces = list(model.stream("", temperature=0, stop=(stop, "never")))
+    assert (sample.text, sample.ended) == ("the quick br", "stop")
+    assert "".join(pieces) == sample.text
+    assert "".join(bpe().decode(sample.ids)).startswith("the quick brown fo")
+    [[unstopped]] = model.generate("", temperature=0, tokens=len(tokens), stop=("jumpsy",))
+    assert (unstopped.text, unstopped.ended) == ("the quick brown fox jumps", "length")
+
+
+def test_certain_holds_back_what_may_become_a_stop_string():
+    assert certain("one tw", 0, ("two",)) == (4, False)
+    assert certain("one ty", 0, ("two",)) == (6, False)
+    assert certain("one two", 4, ("two",)) == (4, True)
+    assert certain("aab", 1, ("aab", "b")) == (2, True)  # the first character has been said, so only "b" is left
+    assert certain("anything", 0, ()) == (8, False)
+
+
+def test_eos_ends_a_text():
+    """The text before EOS is kept, what would follow is not; the prompt's own end is no EOS."""
+    before, after = bpe().encode("the fox"), bpe().encode(" jumps")
+    [[sample]] = reciter([*before, bpe().eos, *after], bpe()).generate("", temperature=0)
+    assert (sample.text, sample.ended, sample.ids) == ("the fox", "eos", (*before, bpe().eos))
+    [[longer]] = reciter([*before, *after, bpe().eos], bpe()).generate("", temperature=0)
+    assert longer.text == "the fox jumps"
+
+
+@pytest.mark.parametrize("tokenizer", [bpe, characters])
+def test_a_stream_yields_whole_characters_and_the_batch_text(tokenizer):
+    """Characters of several tokens arrive whole."""
+    text = "曹操 🦊 the 龍"  # 龍 is in no vocabulary
+    ids = tokenizer().encode(text)
+    assert len(ids) > len(tokenizer().encode("曹操 🦊 the "))
+    model = reciter([*ids, tokenizer().eos], tokenizer())
+    stream = model.stream("", temperature=0)
+    pieces = []
+    while True:
+        try:
+            pieces.append(next(stream))
+        except StopIteration as end:
+            assert end.value == model.generate("", temperature=0)[0][0]
+            break
+    assert "".join(pieces) == text
+    assert len(pieces) > 3
+    assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
+
+
+def test_one_compilation_a_bucket_and_one_for_decode(caplog):
+    """Lengths within a power of two and all settings share programs; another bucket compiles one prefill, no decode."""
+    model = random_model("llama", T=48)  # a shape of this test's own, so that nothing is compiled yet
+
+    def compiled(*arguments, **settings):
+        caplog.clear()
+        with jax.log_compiles(), caplog.at_level(logging.WARNING):
+            model.generate(*arguments, **settings)
+        found = re.findall(r"Finished XLA compilation of jit\((prefill|decode)\)", caplog.text)
+        return sorted(found)
+
+    assert compiled([model.tokenizer.bos] * 3, tokens=30) == ["decode", "prefill"]
+    assert compiled([5] * 16, tokens=5, temperature=0) == []
+    assert compiled([5] * 9, tokens=5, top_k=3, top_p=0.3, temperature=2.0, seed=5, prefix=True, stop=("a",)) == []
+    assert compiled([5] * 17, tokens=5) == ["prefill"]
+    assert compiled([5] * 40, tokens=100) == ["prefill"]  # up to 48, the context
+    assert compiled([5] * 48, tokens=100) == []
+
+
+def test_what_cannot_be_generated_is_refused_with_the_numbers():
+    model = random_model()
+    with pytest.raises(ValueError, match="has 70 tokens; this model's context holds from 1 to 64"):
+        model.generate([5] * 70)
+    with pytest.raises(ValueError, match=f"token id 999, beyond the vocabulary of {bpe().size}"):
+        model.stream([5, 999])
+    assert len(model.generate([5] * 64, tokens=9)[0][0].ids) == 1
+    for settings, said in {
+        "tokens=0": {"tokens": 0}, "temperature=-1": {"temperature": -1}, "top_k=0": {"top_k": 0},
+        "top_p=1.5": {"top_p": 1.5}, "stop='x'": {"stop": "x"}, "samples=0": {"samples": 0},
+    }.items():  # fmt: skip
+        with pytest.raises(ValueError, match=re.escape(settings)):
+            model.generate("the", **said)
+
+
+def test_a_loaded_run_says_what_was_saved(tmp_path):
+    """The newest step by default, any by number, whatever the mesh; a broken one is refused."""
+    model = random_model()
+    path = write_run(tmp_path / "run", model, steps=(10, 20))
+    expected = model.generate(PROMPTS, temperature=1, tokens=20, samples=2)
+    loaded = gptjax.load(path)
+    assert loaded.step == 20
+    assert loaded.generate(PROMPTS, temperature=1, tokens=20, samples=2) == expected
+    assert gptjax.load(str(path), step=10).step == 10
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    spread = gptjax.load(path, mesh=mesh)
+    assert len(spread.params["embedding"].sharding.device_set) == 8
+    for prompts in (PROMPTS[:3], "the"):  # numbers that the mesh does not divide
+        assert spread.generate(prompts, temperature=0, tokens=20) == model.generate(prompts, temperature=0, tokens=20)
+    with pytest.raises(ValueError, match=r"no usable checkpoint of step 15; there are \[10, 20\]"):
+        gptjax.load(path, step=15)
+    next((path / "checkpoints" / "20" / "params").rglob("*zarr*")).unlink()
+    with pytest.raises(ValueError, match="is missing"):
+        gptjax.load(path)
+    assert gptjax.load(path, step=10).step == 10
+
+
+def test_files_of_two_runs_are_refused(tmp_path):
+    model = random_model()
+    path = write_run(tmp_path / "first", model, steps=())
+    with pytest.raises(ValueError, match="no usable checkpoint"):
+        gptjax.load(path)
+    with pytest.raises(ValueError, match=r"no such run; did you mean 'first'\?"):
+        gptjax.load(tmp_path / "frist")
+    with pytest.raises(ValueError, match=r"did you mean '.*/first'\?"):
+        gptjax.load(tmp_path)
+    characters().save(path / "tokenizer.json")
+    with pytest.raises(ValueError, match=f"{characters().size} tokens, model.json says vocabulary={bpe().size}"):
+        gptjax.load(path)
+    (path / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match=r"no tokenizer\.json"):
+        gptjax.load(path)
+    save_model_config(model.config, path / "model.json")
+
+
+def test_a_training_loop_can_sample_what_it_holds():
+    """A model made of parameters says what the one it came from says."""
+    model = random_model()
+    again = LanguageModel(model.config, model.tokenizer, model.params)
+    assert again.generate("the", tokens=10) == model.generate("the", tokens=10)

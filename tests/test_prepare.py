@@ -1,0 +1,311 @@
+"""Preparation: what is stored, what is held out, what survives a kill."""
+
+import dataclasses
+import filecmp
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data import holdout, prepare
+from data.holdout import DROPPED, TRAIN, VALIDATION
+from data.spec import DataSpec
+from gptjax.tokenizer import Tokenizer
+
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "rain", "falls", "on", "hills"]
+
+
+def some_documents(count, seed=0, words=150):
+    chance = random.Random(seed)
+    return [f"{seed}.{number} " + " ".join(chance.choices(WORDS, k=words)) + "\n" for number in range(count)]
+
+
+def write_jsonl(path, texts):
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    return path
+
+
+def spec_of(tmp_path, *sources, **settings):
+    settings = {"vocabulary": 400, "prepared": tmp_path / "prepared"} | settings
+    return DataSpec(sources=tuple(sources), **settings)
+
+
+def described(folder, number=0):
+    return list(json.loads((folder / "prepared.json").read_text())["sources"].values())[number]
+
+
+def stored(folder, split, number=0):
+    return list(prepare.stored_text(folder, described(folder, number)["folder"], split))
+
+
+def array_of(folder, split, name, number=0):
+    return np.load(folder / described(folder, number)["folder"] / split / f"{name}.npy")
+
+
+def tokens_of(folder, split, number=0):
+    return np.fromfile(folder / described(folder, number)["folder"] / split / "tokens.bin", dtype="<u2")
+
+
+def test_stored_tokens_decode_to_the_documents(tmp_path):
+    """Every document is in one split, with its bytes, its hash and BOS ... EOS; the order within a split is the source's."""
+    texts = some_documents(200) + ["ünï 長い 話 \U0001f600\r\n", "  spaces  "]
+    folder = prepare.prepare(spec_of(tmp_path, f"files:{write_jsonl(tmp_path / 'a.jsonl', texts)}"))
+    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    seen = []
+    for split in ("train", "validation"):
+        decoded = stored(folder, split)
+        assert decoded == [text for text in texts if text in set(decoded)]
+        assert array_of(folder, split, "bytes").tolist() == [len(text.encode()) for text in decoded]
+        assert array_of(folder, split, "hashes").tolist() == [holdout.text_hash(text.encode()) for text in decoded]
+        tokens, offsets = tokens_of(folder, split), array_of(folder, split, "offsets")
+        assert set(tokens[offsets[:-1]]) == {tokenizer.bos}
+        assert set(tokens[offsets[1:] - 1]) == {tokenizer.eos}
+        counts = {
+            "documents": len(decoded),
+            "bytes": sum(len(text.encode()) for text in decoded),
+            "tokens": len(tokens),
+        }
+        assert described(folder)["splits"][split] == counts
+        seen += decoded
+    assert sorted(seen) == sorted(texts)
+    text = (folder / described(folder)["folder"] / "validation" / "text.txt").read_text()
+    assert text == "".join(stored(folder, "validation"))
+
+
+def test_the_array_types_are_those_of_the_interface(tmp_path):
+    folder = prepare.prepare(spec_of(tmp_path, f"files:{write_jsonl(tmp_path / 'a.jsonl', some_documents(200))}"))
+    types = [array_of(folder, "train", name).dtype for name in ("offsets", "bytes", "hashes")]
+    assert types == [np.int64, np.int32, np.uint64]
+
+
+def test_special_tokens_come_only_from_code(tmp_path):
+    """The characters `<|eos|>` in a document are plain text: as many EOS ids are stored as there are documents."""
+    texts = [text + "<|eos|><|bos|>" for text in some_documents(200)]
+    folder = prepare.prepare(spec_of(tmp_path, f"files:{write_jsonl(tmp_path / 'a.jsonl', texts)}"))
+    tokens = tokens_of(folder, "train")
+    documents = described(folder)["splits"]["train"]["documents"]
+    assert [(tokens == id).sum() for id in (0, 1, 2)] == [0, documents, documents]
+    assert all(text.endswith("<|eos|><|bos|>") for text in stored(folder, "train"))
+
+
+def test_duplicates_are_dropped_and_counted(tmp_path):
+    """Within a source and across sources the first stays; a document that differs by a space is no duplicate."""
+    first, second = some_documents(200, seed=1), some_documents(200, seed=2)
+    a = write_jsonl(tmp_path / "a.jsonl", [*first, *first[:7], first[0] + " "])
+    b = write_jsonl(tmp_path / "b.jsonl", [*first[:5], *second])
+    folder = prepare.prepare(spec_of(tmp_path, f"files:{a}", f"files:{b}"))
+    assert [described(folder, number)["duplicates"] for number in (0, 1)] == [7, 5]
+    assert sorted(stored(folder, "train") + stored(folder, "validation")) == sorted([*first, first[0] + " "])
+    assert sorted(stored(folder, "train", 1) + stored(folder, "validation", 1)) == sorted(second)
+
+
+def rows_of(texts):
+    raws = [text.encode() for text in texts]
+    rows = [(holdout.text_hash(raw), len(raw), len(text)) for raw, text in zip(raws, texts, strict=True)]
+    return np.array(rows, dtype=np.uint64)
+
+
+def held_out(texts, how="hash", share=0.05):
+    plan = holdout.plans(["it"], [rows_of(texts)], how, share)["it"]
+    return {text for text, split in zip(texts, plan.split_J, strict=True) if split == VALIDATION}
+
+
+def test_the_split_by_hash_holds_out_the_share():
+    """5 % of many documents; of few, at least 20 documents and 50 kB, and then no more than that needs."""
+    assert 150 < len(held_out(some_documents(4000))) < 250
+    assert len(held_out(some_documents(4000), share=0.1)) > 300
+    long = some_documents(100, words=1000)
+    assert len(held_out(long)) == holdout.FEWEST_DOCUMENTS
+    short = some_documents(300)
+    sizes = sorted(len(text) for text in held_out(short))
+    assert sum(sizes) >= holdout.FEWEST_BYTES > sum(sizes) - sizes[-1]
+
+
+def test_the_split_by_hash_ignores_order_and_neighbours():
+    """Shuffled, or with other documents beside them, the same documents are held out; another share moves them."""
+    texts = some_documents(2000, words=300)
+    shuffled = random.Random(1).sample(texts, len(texts))
+    assert held_out(shuffled) == held_out(texts)
+    assert held_out(texts + some_documents(1000, seed=1)) & set(texts) == held_out(texts)
+    assert held_out(texts, share=0.1) > held_out(texts)
+
+
+def test_no_rate_of_duplicates_moves_the_split():
+    texts = some_documents(1000)
+    assert held_out(texts + texts[:100]) == held_out(texts)
+    assert (holdout.plans(["it"], [rows_of([*texts, texts[0]])], "hash", 0.05)["it"].split_J == DROPPED).sum() == 1
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25])
+def test_the_tail_of_one_file_is_its_last_characters(tmp_path, share):
+    """Training text is exactly text[: int(N * (1 - F))]; BOS stands only before the first piece, EOS only after the last."""
+    text = "".join(some_documents(30)) + "長い話" * 50
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    spec = spec_of(tmp_path, f"files:{tmp_path / 'a.txt'}", validation=f"tail {share}", tokenizer="characters")
+    folder = prepare.prepare(spec)
+    cut = int(len(text) * (1 - share))
+    assert stored(folder, "train") == [text[:cut]]
+    assert stored(folder, "validation") == [text[cut:]]
+    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    train, validation = tokens_of(folder, "train"), tokens_of(folder, "validation")
+    assert train[0] == tokenizer.bos
+    assert validation[-1] == tokenizer.eos
+    assert not np.isin(train[1:], [tokenizer.bos, tokenizer.eos]).any()
+    assert not np.isin(validation[:-1], [tokenizer.bos, tokenizer.eos]).any()
+
+
+def test_the_tail_of_many_documents_is_the_end_of_their_text():
+    """The document at the cut falls into two; documents before it train, those after it are held out."""
+    texts = some_documents(100)
+    plan = holdout.plans(["it"], [rows_of(texts)], "tail", 0.1)["it"]
+    pieces = [piece for j, text in enumerate(texts) for piece in plan.pieces(j, text)]
+    train = "".join(text for split, text, _, _ in pieces if split == TRAIN)
+    assert train == "".join(texts)[: int(len("".join(texts)) * 0.9)]
+    assert "".join(text for _, text, _, _ in pieces) == "".join(texts)
+    assert len(pieces) == 101
+
+
+def test_the_tokenizer_never_sees_held_out_text(tmp_path):
+    """A character of the held-out tail is spelt in bytes; one of the training text has a token."""
+    (tmp_path / "a.txt").write_text("aβ" * 500 + "γ" * 10, encoding="utf-8")
+    spec = spec_of(tmp_path, f"files:{tmp_path / 'a.txt'}", validation="tail 0.01", tokenizer="characters")
+    tokenizer = Tokenizer.load(prepare.prepare(spec) / "tokenizer.json")
+    assert [len(tokenizer.encode(character)) for character in "aβγ"] == [1, 1, 2]
+
+
+def test_the_tokenizer_learns_from_sources_by_rate(tmp_path, monkeypatch):
+    """A small source with a high rate gets tokens of its own; with a low rate beside a large one it gets few."""
+    monkeypatch.setattr(prepare, "SAMPLE", 300_000)
+    large = write_jsonl(tmp_path / "a.jsonl", some_documents(500))
+    chance = random.Random(5)
+    syllables = ["".join(chance.choices("бвгдежзклмнпр", k=4)) for _ in range(300)]
+    texts = [f"{number} " + " ".join(chance.choices(syllables, k=100)) for number in range(150)]
+    small = write_jsonl(tmp_path / "b.jsonl", texts)
+    lengths = []
+    for rate in ("1000", "0.01"):
+        folder = prepare.prepare(spec_of(tmp_path, f"files:{large}", f"files:{small}={rate}"))
+        lengths.append(len(Tokenizer.load(folder / "tokenizer.json").encode(texts[0])))
+    assert lengths[0] < lengths[1]
+
+
+def test_a_source_too_short_to_split_is_refused(tmp_path):
+    """With what is needed, what was found and what to do; an empty one too."""
+    file = write_jsonl(tmp_path / "a.jsonl", some_documents(30))
+    complaint = r"needed .*over 40 different documents.*found 30 documents of [\d,]+ bytes;.*'tail 0.1'"
+    with pytest.raises(ValueError, match=complaint):
+        prepare.prepare(spec_of(tmp_path, f"files:{file}"))
+    assert prepare.prepare(spec_of(tmp_path, f"files:{file}", validation="tail 0.1")).is_dir()
+    empty = write_jsonl(tmp_path / "b.jsonl", [])
+    with pytest.raises(ValueError, match=r"too short.*found 0 characters"):
+        prepare.prepare(spec_of(tmp_path, f"files:{empty}", validation="tail 0.1"))
+
+
+def test_a_second_call_returns_the_same_folder_without_work(tmp_path, monkeypatch):
+    """Another setting, or a changed file, makes another folder and leaves the first as it is."""
+    file = write_jsonl(tmp_path / "a.jsonl", some_documents(200))
+    spec = spec_of(tmp_path, f"files:{file}")
+    folder = prepare.prepare(spec)
+    with monkeypatch.context() as patched:
+        patched.setattr(prepare, "_make", None)
+        assert prepare.prepare(spec) == folder
+    assert prepare.prepare(dataclasses.replace(spec, vocabulary=500)) != folder
+    write_jsonl(file, some_documents(201))
+    assert prepare.prepare(spec) != folder
+    assert len(list(spec.prepared.iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"vocabulary": 500}, {"tokenizer": "characters"}, {"validation": "tail 0.1"}, {"text_field": "body"}],
+)
+def test_the_fingerprint_moves_with_every_setting(tmp_path, change):
+    file = write_jsonl(tmp_path / "a.jsonl", some_documents(3))
+    spec = spec_of(tmp_path, f"files:{file}")
+    assert prepare.fingerprint(spec) == prepare.fingerprint(dataclasses.replace(spec, prepared=tmp_path / "elsewhere"))
+    assert prepare.fingerprint(dataclasses.replace(spec, **change)) != prepare.fingerprint(spec)
+
+
+def files_under(folder):
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+
+
+KILLED = """
+import os, signal
+from pathlib import Path
+from data import prepare
+from data.spec import DataSpec
+from gptjax.tokenizer import Tokenizer
+prepare.PART, prepare.BATCH = 20_000, 8_000
+whole, calls = Tokenizer.encode_batch, []
+def encode_batch(self, texts):
+    calls.append(texts)
+    if len(calls) == 8:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(self, texts)
+Tokenizer.encode_batch = encode_batch
+prepare.prepare(DataSpec(sources=({source!r},), vocabulary=400, prepared=Path({prepared!r})))
+"""
+
+
+def test_a_killed_preparation_goes_on_where_it_was(tmp_path, monkeypatch):
+    """After SIGKILL the finished parts are not tokenised again, and every file is what an undisturbed run writes."""
+    source = f"files:{write_jsonl(tmp_path / 'a.jsonl', some_documents(200))}"
+    killed = KILLED.format(source=source, prepared=str(tmp_path / "killed"))
+    assert subprocess.run([sys.executable, "-c", killed], cwd=Path(prepare.__file__).parents[1]).returncode == -9
+    (partial,) = (tmp_path / "killed").iterdir()
+    assert partial.suffix == ".partial"
+    finished = [path for path in partial.glob("*/*") if path.name.isdigit()]
+    assert finished
+    monkeypatch.setattr(prepare, "PART", 20_000)
+    monkeypatch.setattr(prepare, "BATCH", 8_000)
+    whole, encoded = Tokenizer.encode_batch, []
+    monkeypatch.setattr(Tokenizer, "encode_batch", lambda self, texts: encoded.extend(texts) or whole(self, texts))
+    documents_kept = sum(len(np.load(rows)) for part in finished for rows in part.glob("*.rows.npy"))
+    resumed = prepare.prepare(spec_of(tmp_path, source, prepared=tmp_path / "killed"))
+    assert len(encoded) == 200 - documents_kept
+    monkeypatch.undo()
+    undisturbed = prepare.prepare(spec_of(tmp_path, source, prepared=tmp_path / "undisturbed"))
+    assert resumed.name == undisturbed.name
+    assert files_under(resumed) == files_under(undisturbed)
+    assert all(filecmp.cmp(resumed / file, undisturbed / file, shallow=False) for file in files_under(resumed))
+
+
+def test_xz_figures_are_bits_per_byte_and_computed_once(tmp_path, monkeypatch):
+    """Text that repeats the training text costs less once that was seen; the file is what a second call reads."""
+    texts = some_documents(200)
+    folder = prepare.prepare(spec_of(tmp_path, f"files:{write_jsonl(tmp_path / 'a.jsonl', texts)}"))
+    figures = prepare.xz_figures(folder)
+    (figure,) = figures.values()
+    validation = "".join(stored(folder, "validation")).encode()
+    assert figure["alone"] == pytest.approx(8 * len(prepare.lzma.compress(validation, preset=9)) / len(validation))
+    assert 0 < figure["after_training_text"] < figure["alone"] < 8
+    monkeypatch.setattr(prepare, "_xz_figure", None)
+    assert prepare.xz_figures(folder) == figures
+
+
+def test_only_the_end_of_a_long_training_text_is_decoded(tmp_path):
+    folder = prepare.prepare(spec_of(tmp_path, f"files:{write_jsonl(tmp_path / 'a.jsonl', some_documents(200))}"))
+    texts = stored(folder, "train")
+    size = sum(len(text.encode()) for text in texts[-3:])
+    source_folder = described(folder)["folder"]
+    assert list(prepare.stored_text(folder, source_folder, "train", last_bytes=size)) == texts[-3:]
+    assert list(prepare.stored_text(folder, source_folder, "train", last_bytes=size - 1)) == texts[-2:]
+
+
+def test_the_table_has_a_line_a_source(tmp_path, capsys):
+    """With documents, bytes, tokens, duplicates and licence."""
+    texts = some_documents(200)
+    prepare.prepare(spec_of(tmp_path, f"files:{write_jsonl(tmp_path / 'a.jsonl', [*texts, texts[0]])}"))
+    line = next(line for line in capsys.readouterr().out.splitlines() if "yours" in line)
+    assert {"200", "1", "yours", "100%"} <= set(line.split())
+
+
+def test_no_disk_is_said_before_the_work(tmp_path, monkeypatch):
+    usage = prepare.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(prepare.shutil, "disk_usage", lambda folder: usage._replace(free=1000))
+    with pytest.raises(ValueError, match=r"MB of disk, 0 MB are free; make room, or set data\.prepared"):
+        prepare.prepare(spec_of(tmp_path, f"files:{write_jsonl(tmp_path / 'a.jsonl', some_documents(200))}"))

@@ -1,0 +1,79 @@
+"""README's tree against the tracked files. `python tests/test_readme.py` prints what differs.
+
+The tree is README's first fenced block that has a line starting with `gptjax/`: two spaces per level, a name, two
+spaces or more, what it does. A folder that is listed without anything below it stands for all it holds, as long as that
+is no Python; names may hold `*`. An `__init__.py` may go without a line.
+"""
+
+import re
+import subprocess
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def tracked() -> list[str]:
+    """Every file that git tracks, staged ones included."""
+    command = ["git", "ls-files", "-z"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    return sorted(name for name in listed if name and (ROOT / name).exists())
+
+
+def described(readme: str) -> dict[str, str]:
+    """{path or pattern: what README says of it}; folders end in a slash."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", readme, flags=re.MULTILINE | re.DOTALL)
+    tree = next((block for block in blocks if re.search(r"^gptjax/", block, flags=re.MULTILINE)), "")
+    found: dict[str, str] = {}
+    parents: list[str] = []
+    for line in tree.splitlines():
+        name, _, purpose = line.strip().partition(" ")
+        if name:
+            parents[(len(line) - len(line.lstrip())) // 2 :] = [name]
+            found["".join(parents)] = purpose.strip()
+    return found
+
+
+def differences(readme: str, files: list[str]) -> list[str]:
+    """One line per file without a line, line without a file, and line that says nothing."""
+    listed = described(readme)
+    leaves = [path for path in listed if not any(other != path and other.startswith(path) for other in listed)]
+
+    def covers(path: str, file: str) -> bool:
+        if path.endswith("/"):
+            return path in leaves and not file.endswith(".py") and fnmatchcase(file, f"{path}*")
+        return file.count("/") == path.count("/") and fnmatchcase(file, path)
+
+    missing = [
+        f"no line for {file}"
+        for file in files
+        if not file.endswith("__init__.py") and not any(covers(path, file) for path in listed)
+    ]
+    stale = [f"no file for {path}" for path in leaves if not any(covers(path, file) for file in files)]
+    silent = [f"nothing said of {path}" for path, purpose in listed.items() if not purpose]
+    return missing + stale + silent
+
+
+def readme_differences() -> list[str]:
+    """`differences` of this checkout."""
+    return differences((ROOT / "README.md").read_text(encoding="utf-8"), tracked())
+
+
+def test_the_tree_in_the_readme_is_the_tree_of_the_files():
+    """Every tracked file has its line in README, and every line its file. To update: python tests/test_readme.py."""
+    assert readme_differences() == []
+
+
+def test_the_tree_check_sees_a_new_file_a_lost_file_and_a_silent_line():
+    """A true tree passes; a file more, a file less and a line without words are each named, and only they."""
+    readme = "```\ngptjax/  the library\n  model.py  layers\n  dummy_data/  samples\nREADME.md  this\n```\n"
+    files = ["README.md", "gptjax/__init__.py", "gptjax/dummy_data/a/b.txt", "gptjax/model.py"]
+    assert differences(readme, files) == []
+    assert differences(readme, [*files, "gptjax/lora.py"]) == ["no line for gptjax/lora.py"]
+    assert differences(readme, [*files, "gptjax/dummy_data/make.py"]) == ["no line for gptjax/dummy_data/make.py"]
+    assert differences(readme, files[:-1]) == ["no file for gptjax/model.py"]
+    assert differences(readme.replace("layers", ""), files) == ["nothing said of gptjax/model.py"]
+
+
+if __name__ == "__main__":
+    print("\n".join(readme_differences()) or "README's tree is true")

@@ -1,0 +1,162 @@
+"""The whole of a training run as one typed, frozen, checked tree. Imports neither JAX nor TensorFlow, so typing errors show at once."""
+
+import dataclasses
+import importlib
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from data.spec import DataSpec
+from gptjax.config import Architecture, did_you_mean
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerSpec:
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) on gradients clipped by their global norm."""
+
+    learning_rate: float = 3e-3  # at its peak
+    warmup: int = 100  # steps from 0 to the peak, linear
+    schedule: Literal["cosine", "wsd"] = "cosine"  # cosine, or warm-up, stable, decay: a plateau and a linear fall
+    decay: float = 0.2  # share of the steps that wsd falls over
+    final: float = 0.1  # where the learning rate ends, as a share of its peak
+    beta1: float = 0.9
+    beta2: float = 0.99
+    weight_decay: float = 0.1  # on matrices; never on norms and biases
+    clip: float = 1.0  # longest global norm of a gradient
+
+    def __post_init__(self):
+        _positive(self, "optimizer", "learning_rate", "clip")
+        for name in ("beta1", "beta2", "decay", "final"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"optimizer.{name}={getattr(self, name)}: must lie between 0 and 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchSpec:
+    """How many rows one optimizer step learns from."""
+
+    rows: int = 16  # rows of model.T tokens in a step, over all devices
+    micro_batches: int = 1  # parts they are worked through in, to save memory; the result is the same
+
+    def __post_init__(self):
+        _positive(self, "batch", "rows", "micro_batches")
+        if self.rows % self.micro_batches:
+            legal = [n for n in range(1, self.rows + 1) if self.rows % n == 0]
+            raise ValueError(f"batch.micro_batches={self.micro_batches} does not divide batch.rows={self.rows}; use one of {legal}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshSpec:
+    """Devices along each mesh axis; their product is the number of devices."""
+
+    data: int | None = None  # copies of the model that share the rows; None = all devices the other axes leave
+    fsdp: int = 1  # parts that parameters and rows are split into
+    tensor: int = 1  # parts that heads, feed-forward width and vocabulary are split into
+
+    def __post_init__(self):
+        _positive(self, "mesh", "fsdp", "tensor", *(["data"] if self.data is not None else []))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ComputeSpec:
+    """How the arithmetic is done; none of it changes what is computed beyond rounding."""
+
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the products; parameters, norms, softmax and loss stay float32
+    remat: Literal["none", "products", "full"] = "none"  # what the backward pass recomputes: nothing, all but products, everything
+    unroll: bool = False  # write the layers out instead of looping: faster on a CPU, longer to compile
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ValidationSpec:
+    """When and on how much held-out text the model is measured. The text never changes during a run."""
+
+    every: int = 250  # steps; the last step is always measured
+    rows: int = 128  # most rows a source while training
+    final_rows: int = 1_000_000  # most rows a source after the last step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointSpec:
+    every: int = 500  # steps; the last step is always saved
+    keep: int = 2  # newest ones that stay
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Every choice of a run. Any of them can be overridden on the command line by its dotted path: --model.D 128."""
+
+    data: DataSpec
+    model: Architecture = dataclasses.field(default_factory=Architecture)
+    optimizer: OptimizerSpec = dataclasses.field(default_factory=OptimizerSpec)
+    batch: BatchSpec = dataclasses.field(default_factory=BatchSpec)
+    mesh: MeshSpec = dataclasses.field(default_factory=MeshSpec)
+    compute: ComputeSpec = dataclasses.field(default_factory=ComputeSpec)
+    validation: ValidationSpec = dataclasses.field(default_factory=ValidationSpec)
+    checkpoint: CheckpointSpec = dataclasses.field(default_factory=CheckpointSpec)
+    run: Path  # the run directory; starting again in the same one continues it
+    steps: int  # the horizon that schedules are laid out over
+    stop_after: int | None = None  # step to stop at before the horizon; starting again goes on from there
+    samples: int = 5  # texts a source written at the end
+    seed: int = 0
+
+    def __post_init__(self):
+        _positive(self, "", "steps")
+        if self.optimizer.warmup > self.steps:
+            raise ValueError(f"optimizer.warmup={self.optimizer.warmup} is more than steps={self.steps}; use at most {self.steps}")
+
+
+# Parts of a recipe that may change when a run is continued, since its rows, updates and schedule stay the same.
+MAY_CHANGE = ("mesh.", "compute.", "validation.", "checkpoint.", "stop_after", "samples", "run", "data.prepared", "batch.micro_batches")
+
+
+def recipe_names() -> list[str]:
+    """Names of the built-in recipes, as the command line takes them."""
+    return sorted(path.stem.replace("_", "-") for path in RECIPES.glob("*.py") if path.stem != "__init__")
+
+
+def load_recipe(name_or_path: str) -> Callable[[], Recipe]:
+    """The `recipe` function of a built-in recipe or of a user's own file. Raises ValueError where there is none."""
+    if name_or_path.endswith(".py"):
+        path = Path(name_or_path).expanduser()
+        if not path.is_file():
+            raise ValueError(f"recipe: no file {path}; give the path of a Python file that defines recipe()")
+        spec = importlib.util.spec_from_file_location("user_recipe", path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        if not hasattr(module, "recipe"):
+            raise ValueError(f"recipe: {path} defines no function recipe() that returns a train.recipe.Recipe")
+        return module.recipe
+    if name_or_path not in recipe_names():
+        raise ValueError(f"unknown recipe {name_or_path!r}{did_you_mean(name_or_path, recipe_names())}")
+    return importlib.import_module(f"train.recipes.{name_or_path.replace('-', '_')}").recipe
+
+
+def to_json(recipe: Recipe) -> str:
+    return json.dumps(dataclasses.asdict(recipe), indent=1, default=str) + "\n"
+
+
+def changes(old: str, new: str) -> list[str]:
+    """`field: old -> new` for every field that differs between two recipes as JSON and may not change in a run."""
+    before, after = _flat(json.loads(old)), _flat(json.loads(new))
+    return [
+        f"{name}: {before.get(name)!r} -> {after.get(name)!r}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name) and not name.startswith(MAY_CHANGE)
+    ]
+
+
+def _flat(tree: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {path: tree}
+    return {name: value for key, branch in tree.items() for name, value in _flat(branch, f"{path}.{key}".lstrip(".")).items()}
+
+
+def _positive(spec: Any, path: str, *names: str) -> None:
+    for name in names:
+        if getattr(spec, name) <= 0:
+            raise ValueError(f"{path + '.' if path else ''}{name}={getattr(spec, name)}: must be above 0")

