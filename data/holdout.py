@@ -93,7 +93,7 @@ def _by_hash(name: str, rows_J3: np.ndarray, kept_J: np.ndarray, share: float) -
             f"data.sources: {name!r} is too short for data.validation='hash {share:g}', which would hold out "
             f"{min(held_out, len(order)):,} documents and leave fewer for training; needed a share below 0.5, over "
             f"{2 * FEWEST_DOCUMENTS} different documents and over {2 * FEWEST_BYTES:,} bytes, found {len(order):,} "
-            f"documents of {int(bytes_J[order].sum()):,} bytes; add text, or write 'tail 0.1' to cut the end off instead"
+            f"documents of {int(bytes_J[order].sum()):,} bytes; add text, or write 'tail 0.1' to cut off the end"
         )
     split_J = np.where(kept_J, TRAIN, DROPPED).astype(np.int8)
     split_J[order[:held_out]] = VALIDATION

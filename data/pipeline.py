@@ -50,6 +50,11 @@ class Rows:
         back = np.argsort(np.concatenate(places))
         return Batch(*(np.concatenate(arrays)[back] for arrays in zip(*batches, strict=True)))
 
+    def source_of(self, row: int) -> str:
+        """Name of the source that fills a row."""
+        source_R, _ = assign(np.array([row]), self._rates)
+        return self.sources[source_R[0]]
+
     def epochs(self, rows: int) -> dict[str, float]:
         """How often each source was read after so many rows."""
         return {

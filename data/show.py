@@ -3,14 +3,17 @@
 The recipe's text is prepared if it is not yet. In colour: text that carries loss, text that does not, padding, and where documents meet.
 """
 
+import dataclasses
 import sys
 from pathlib import Path
 
 import numpy as np
+import tyro
 from rich.console import Console
 from rich.text import Text
 
 from data.pipeline import Rows
+from data.prepare import prepare
 from gptjax.batch import Batch
 from gptjax.tokenizer import Tokenizer
 
@@ -68,10 +71,28 @@ def visible(token: str) -> str:
     return token.replace("\n", "⏎\n").replace("\t", "⇥")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Window:
+    """Which rows to print."""
+
+    first_row: int = 0  # any row number: row 1000000000 is found as fast as row 0
+    rows: int = 4
+
+
 def main(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
+    """Prints rows of a recipe's training text; returns the exit code."""
+    from train.__main__ import parse  # the one look upward: this program takes the same recipes as training does
+
+    if arguments and arguments[0] in ("-h", "--help"):
         print(__doc__)
-        return 0 if arguments else 2
+        return 0
+    try:
+        window, rest = tyro.cli(Window, args=arguments, return_unknown_args=True, add_help=False)
+        recipe = parse(rest)
+        show(prepare(recipe.data), recipe.model.T, recipe.seed, window.first_row, window.rows, Console())
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

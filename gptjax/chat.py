@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Chat:
-    """Keeps earlier turns in context. When it is full, whole oldest turns leave it, and it still begins with one of yours.
+    """Keeps earlier turns in context. When it is full, whole oldest turns leave it; it begins with one of yours.
 
     `sampling.tokens` limits a reply. Up to a quarter of the context is kept free for it.
     """

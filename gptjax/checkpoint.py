@@ -53,12 +53,16 @@ def restore(run: Path, step: int, name: str, abstract: Any) -> Any:
     """
     arguments = ocp.args.PyTreeRestore(item=abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract))  # pyright: ignore[reportCallIssue]
     with ocp.PyTreeCheckpointer() as checkpointer:
-        tree = checkpointer.restore(_folder(run, step).resolve() / name, args=arguments)
-    for (path, wanted), found in zip(jax.tree.leaves_with_path(abstract), jax.tree.leaves(tree), strict=True):
-        if jax.numpy.shape(found) != wanted.shape:  # orbax looks only where a sharding is given
-            where = f"{name}{jax.tree_util.keystr(path)}"
-            raise ValueError(f"step {step}: {where} has shape {found.shape}, this model wants {wanted.shape}; load its own model.json")
-    return tree
+        folder = _folder(run, step).resolve() / name
+        kept = jax.tree.leaves_with_path(checkpointer.metadata(folder).item_metadata.tree, is_leaf=lambda node: hasattr(node, "shape"))
+        shapes = {jax.tree_util.keystr(path): leaf.shape for path, leaf in kept}
+        for path, wanted in jax.tree.leaves_with_path(abstract):
+            where = jax.tree_util.keystr(path)
+            if shapes.get(where, wanted.shape) != wanted.shape:  # orbax looks only where a sharding is given
+                raise ValueError(
+                    f"step {step}: {name}{where} has shape {shapes[where]}, this model wants {wanted.shape}; use the run's model.json"
+                )
+        return checkpointer.restore(folder, args=arguments)
 
 
 class CheckpointWriter:

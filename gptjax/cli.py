@@ -9,7 +9,7 @@ import io
 import os
 import sys
 from collections.abc import Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -24,12 +24,15 @@ if TYPE_CHECKING:
 USER_ERROR = 2  # exit status
 
 
-class Verb(Protocol):
-    def run(self) -> None: ...
+class Verb:
+    """What a word after `gptjax` does."""
+
+    def run(self) -> None:
+        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Generate:
+class Generate(Verb):
     """Continue a text, or talk with a run.
 
     With --prompt the run continues that text. Without one it is a conversation that keeps earlier turns in mind: type a

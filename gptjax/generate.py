@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import itertools
 import math
+import operator
 import zlib
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Literal
@@ -85,7 +86,7 @@ class LanguageModel:
     def _texts(
         self, prompts: Sequence[Prompt], samples: int, prefix: bool, sampling: Sampling
     ) -> list[Generator[str, None, Sample]]:
-        """A generator for each sample of each prompt. They share one batch, which advances as far as any of them asks."""
+        """A generator for each sample of each prompt. They share one batch, advanced as far as any of them asks."""
         if samples < 1:
             raise ValueError(f"samples={samples}: must be at least 1")
         if not prompts:
@@ -97,7 +98,7 @@ class LanguageModel:
             room = self.config.T - len(encoded[row // samples]) + 1  # the last token is drawn, but needs no slot
             limit = min(sampling.tokens, room)
             ended = "length" if sampling.tokens <= room else "context full"
-            ids = (int(token_B[row]) for token_B in itertools.islice(column_B, limit))
+            ids = map(int, map(operator.itemgetter(row), itertools.islice(column_B, limit)))
             texts.append(self._text(ids, sampling.stop, ended))
         return texts
 
@@ -133,7 +134,7 @@ class LanguageModel:
         with self._on_mesh():
             padded, rows = self._divisible(encoded), len(encoded) * samples
             length_B = np.array([len(ids) for ids in padded], np.int32)
-            tokens_BT = np.full((len(padded), self._bucket(max(length_B))), self.tokenizer.pad, np.int32)
+            tokens_BT = np.full((len(padded), self._bucket(max(map(len, padded)))), self.tokenizer.pad, np.int32)
             for row, ids in enumerate(padded):
                 tokens_BT[row, : len(ids)] = ids
             choice = self._choice(padded, samples, sampling)
@@ -151,7 +152,7 @@ class LanguageModel:
         yield jax.device_get(under_way)[:rows]
 
     def _choice(self, encoded: Sequence[Sequence[int]], samples: int, sampling: Sampling) -> Choice:
-        """A row's key comes of the seed, its prompt's tokens and its number among the samples, not of its neighbours."""
+        """A row's key comes of the seed, its prompt's tokens and its number among the samples, not of other rows."""
         sums = [zlib.crc32(np.array(ids, np.int32).tobytes()) for ids in encoded for _ in range(samples)]
         sum_B = np.array(sums, np.uint32)
         number_B = np.array([*range(samples)] * len(encoded), np.uint32)
@@ -163,7 +164,7 @@ class LanguageModel:
 
     def _bucket(self, length: int) -> int:
         """The power of two that a prompt is padded to, within the context."""
-        return min(self.config.T, max(SHORTEST_BUCKET, 1 << (int(length) - 1).bit_length()))
+        return min(self.config.T, max(SHORTEST_BUCKET, 1 << (length - 1).bit_length()))
 
     def _divisible(self, encoded: Sequence[Sequence[int]]) -> list[Sequence[int]]:
         """The prompts, with copies of the first until the mesh divides their number."""

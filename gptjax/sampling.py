@@ -9,11 +9,11 @@ class Sampling:
 
     tokens: int = 200
     """Draw at most so many tokens."""
-    temperature: float = 0.8
+    temperature: float | int = 0.8
     """0 always takes the likeliest token; 1 draws as the model believes; above 1 is wilder."""
     top_k: int | None = None
     """Draw from the k likeliest tokens only; None = from all."""
-    top_p: float | None = 0.95
+    top_p: float | int | None = 0.95
     """Draw from the fewest likeliest tokens that together have this probability; None = from all."""
     stop: tuple[str, ...] = ()
     """End before the first of these strings."""

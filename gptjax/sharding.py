@@ -61,7 +61,7 @@ def shardings(mesh: Mesh, abstract: Any) -> Any:
     def of_leaf(path, leaf, spec):
         if len(spec) != len(leaf.shape):
             raise ValueError(f"{jax.tree_util.keystr(path)}: shape {leaf.shape} needs a name for each axis, found {tuple(spec)}")
-        found = partition(spec)
+        found = partition(tuple(spec))
         for size, name in zip(leaf.shape, spec, strict=True):
             axes = (RULES[name] or ()) if name is not None else ()
             ways = math.prod(mesh.shape[axis] for axis in axes)

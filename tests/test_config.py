@@ -17,7 +17,9 @@ GPT2 = {"family": "gpt2", "activation": "gelu", "qk_norm": False, "K": 4}
 
 LLAMAS = [
     {"K": K, "tied": tied, "qk_norm": qk_norm, "activation": activation, "H": H}
-    for K, tied, qk_norm, activation, H in itertools.product((1, 4), (True, False), (True, False), ("swiglu", "relu2"), (4, 6))
+    for K, tied, qk_norm, activation, H in itertools.product(
+        (1, 4), (True, False), (True, False), ("swiglu", "relu2"), (4, 6)
+    )
 ]
 
 

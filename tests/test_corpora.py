@@ -47,14 +47,14 @@ def test_every_corpus_has_a_complete_card():
 
 
 def test_any_tensorflow_dataset_is_read_by_name_in_order(tfds, tmp_path, monkeypatch):
-    """The field is selectable; a field it does not have, and a name that does not exist, are answered with what there is."""
+    """The field is selectable; an unknown field or name is answered with the nearest."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     texts = [f"text {number} é" for number in range(50)]
     tfds.dataset_builders.store_as_tfds_dataset(
         name="some_text",
         version="1.0.0",
         features=tfds.features.FeaturesDict({"text": tfds.features.Text(), "other": tfds.features.Text()}),
-        split_datasets={"train": [{"text": text, "other": "x"} for text in texts]},
+        split_datasets={"train": [(number, {"text": text, "other": "x"}) for number, text in enumerate(texts)]},
         data_dir=tmp_path,
         disable_shuffling=True,
     )

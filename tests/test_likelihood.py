@@ -42,7 +42,9 @@ def test_nats_are_those_of_optax(chunks):
 def test_gradients_are_those_of_optax(chunks):
     """In however many pieces, the gradients in hidden and table are within 1e-6 of optax's, and no live one is 0."""
     hidden_BTD, table_VD, targets_BT = inputs()
-    ours = jax.grad(lambda h, t: weighed(token_nats(h, t, targets_BT, vocabulary=VOCABULARY, chunks=chunks)), argnums=(0, 1))
+    ours = jax.grad(
+        lambda h, t: weighed(token_nats(h, t, targets_BT, vocabulary=VOCABULARY, chunks=chunks)), argnums=(0, 1)
+    )
     theirs = jax.grad(lambda h, t: weighed(optax_nats(h, t, targets_BT)), argnums=(0, 1))
     found, wanted = ours(hidden_BTD, table_VD), theirs(hidden_BTD, table_VD)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, wanted)
@@ -57,7 +59,9 @@ def test_padding_rows_of_the_table_never_score_and_never_learn(chunks):
     logits_BTV = logits_from(hidden_BTD, table_VD, VOCABULARY)
     assert (logits_BTV[..., VOCABULARY:] == -jnp.inf).all()
     assert jnp.isfinite(logits_BTV[..., :VOCABULARY]).all()
-    dtable_VD = jax.grad(lambda t: weighed(token_nats(hidden_BTD, t, targets_BT, vocabulary=VOCABULARY, chunks=chunks)))(table_VD)
+    dtable_VD = jax.grad(
+        lambda t: weighed(token_nats(hidden_BTD, t, targets_BT, vocabulary=VOCABULARY, chunks=chunks))
+    )(table_VD)
     assert (dtable_VD[VOCABULARY:] == 0).all()
     assert (dtable_VD[:VOCABULARY] != 0).all()
 
@@ -65,7 +69,10 @@ def test_padding_rows_of_the_table_never_score_and_never_learn(chunks):
 def test_probabilities_sum_to_one():
     """exp(-nats) over all ids of the vocabulary, at every position."""
     hidden_BTD, table_VD, targets_BT = inputs()
-    every = [token_nats(hidden_BTD, table_VD, jnp.full_like(targets_BT, id), vocabulary=VOCABULARY, chunks=1) for id in range(VOCABULARY)]
+    every = [
+        token_nats(hidden_BTD, table_VD, jnp.full_like(targets_BT, id), vocabulary=VOCABULARY, chunks=1)
+        for id in range(VOCABULARY)
+    ]
     np.testing.assert_allclose(sum(jnp.exp(-nats) for nats in every), 1.0, atol=1e-5)
 
 
@@ -83,7 +90,9 @@ def test_the_tables_gradient_is_float32_under_bfloat16():
     """Pieces are added up in float32: in 1 piece or 8, the table's gradient agrees to 1e-5 of its size."""
     hidden_BTD, table_VD, targets_BT = inputs(dtype=jnp.bfloat16)
     one, eight = (
-        jax.grad(lambda t, n=chunks: weighed(token_nats(hidden_BTD, t, targets_BT, vocabulary=VOCABULARY, chunks=n)))(table_VD)
+        jax.grad(lambda t, n=chunks: weighed(token_nats(hidden_BTD, t, targets_BT, vocabulary=VOCABULARY, chunks=n)))(
+            table_VD
+        )
         for chunks in (1, 8)
     )
     assert one.dtype == eight.dtype == jnp.float32
@@ -91,22 +100,26 @@ def test_the_tables_gradient_is_float32_under_bfloat16():
 
 
 def test_all_logits_never_exist_at_once():
-    """Cut in 8, a compiled loss with gradients needs less memory than half of its float32 logits; in one piece, more than all."""
+    """Cut in 32, a compiled loss with gradients needs less memory than half of its float32 logits; in one piece, more than all."""
     B, T, rows = 8, 64, 8192
     hidden_BTD, table_VD, targets_BT = inputs(B, T, 8, rows, rows)
 
     def memory(chunks):
-        loss = jax.value_and_grad(lambda h, t: token_nats(h, t, targets_BT, vocabulary=rows, chunks=chunks).sum(), argnums=(0, 1))
+        loss = jax.value_and_grad(
+            lambda h, t: token_nats(h, t, targets_BT, vocabulary=rows, chunks=chunks).sum(), argnums=(0, 1)
+        )
         compiled = jax.jit(loss).lower(hidden_BTD, table_VD).compile()
         return compiled.memory_analysis().temp_size_in_bytes, f"f32[{B},{T},{rows}]" in compiled.as_text()
 
     logits_bytes = B * T * rows * 4
-    chunked, plain = memory(8), memory(1)
+    chunked, plain = memory(32), memory(1)
     assert chunked[0] < logits_bytes / 2 < logits_bytes <= plain[0]
     assert (chunked[1], plain[1]) == (False, True)
 
 
-@pytest.mark.parametrize(("rows", "T", "V"), [(1, 8, 128), (12, 64, 128), (16, 1024, 50_304), (8, 2048, 32_000), (3, 1021, 50_304)])
+@pytest.mark.parametrize(
+    ("rows", "T", "V"), [(1, 8, 128), (12, 64, 128), (16, 1024, 50_304), (8, 2048, 32_000), (3, 1021, 50_304)]
+)
 def test_the_number_of_pieces_divides_t_and_fits(rows, T, V):
     """A piece's logits fit the allowance, or a piece is one position; with fewer pieces they would not fit."""
     chunks = chunks_for(rows, T, V)

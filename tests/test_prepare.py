@@ -14,7 +14,7 @@ import pytest
 from data import holdout, prepare
 from data.holdout import DROPPED, TRAIN, VALIDATION
 from data.spec import DataSpec
-from gptjax.tokenizer import Tokenizer
+from gptjax.tokenizer import Tokenizer, train_bpe
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "rain", "falls", "on", "hills"]
 
@@ -51,8 +51,8 @@ def tokens_of(folder, split, number=0):
 
 
 def test_stored_tokens_decode_to_the_documents(tmp_path):
-    """Every document is in one split, with its bytes, its hash and BOS ... EOS; the order within a split is the source's."""
-    texts = some_documents(200) + ["ünï 長い 話 \U0001f600\r\n", "  spaces  "]
+    """Every document is in one split, with its bytes, hash, BOS and EOS, in the order of the source."""
+    texts = [*some_documents(200), "ünï 長い 話 \U0001f600\r\n", "  spaces  "]
     folder = prepare.prepare(spec_of(tmp_path, f"files:{write_jsonl(tmp_path / 'a.jsonl', texts)}"))
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
     seen = []
@@ -134,7 +134,7 @@ def test_the_split_by_hash_ignores_order_and_neighbours():
     assert held_out(texts, share=0.1) > held_out(texts)
 
 
-def test_no_rate_of_duplicates_moves_the_split():
+def test_duplicates_do_not_move_the_split():
     texts = some_documents(1000)
     assert held_out(texts + texts[:100]) == held_out(texts)
     assert (holdout.plans(["it"], [rows_of([*texts, texts[0]])], "hash", 0.05)["it"].split_J == DROPPED).sum() == 1
@@ -142,7 +142,7 @@ def test_no_rate_of_duplicates_moves_the_split():
 
 @pytest.mark.parametrize("share", [0.1, 0.25])
 def test_the_tail_of_one_file_is_its_last_characters(tmp_path, share):
-    """Training text is exactly text[: int(N * (1 - F))]; BOS stands only before the first piece, EOS only after the last."""
+    """Training text is exactly text[: int(N * (1 - F))]; BOS stands before the first piece, EOS after the last."""
     text = "".join(some_documents(30)) + "長い話" * 50
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     spec = spec_of(tmp_path, f"files:{tmp_path / 'a.txt'}", validation=f"tail {share}", tokenizer="characters")
@@ -178,18 +178,19 @@ def test_the_tokenizer_never_sees_held_out_text(tmp_path):
 
 
 def test_the_tokenizer_learns_from_sources_by_rate(tmp_path, monkeypatch):
-    """A small source with a high rate gets tokens of its own; with a low rate beside a large one it gets few."""
-    monkeypatch.setattr(prepare, "SAMPLE", 300_000)
-    large = write_jsonl(tmp_path / "a.jsonl", some_documents(500))
-    chance = random.Random(5)
-    syllables = ["".join(chance.choices("бвгдежзклмнпр", k=4)) for _ in range(300)]
-    texts = [f"{number} " + " ".join(chance.choices(syllables, k=100)) for number in range(150)]
-    small = write_jsonl(tmp_path / "b.jsonl", texts)
-    lengths = []
-    for rate in ("1000", "0.01"):
-        folder = prepare.prepare(spec_of(tmp_path, f"files:{large}", f"files:{small}={rate}"))
-        lengths.append(len(Tokenizer.load(folder / "tokenizer.json").encode(texts[0])))
-    assert lengths[0] < lengths[1]
+    """A source short for its rate comes several times; another rate, another share; the whole is bounded."""
+    monkeypatch.setattr(prepare, "SAMPLE", 200_000)
+    large = f"files:{write_jsonl(tmp_path / 'a.jsonl', some_documents(500))}"
+    small = f"files:{write_jsonl(tmp_path / 'b.jsonl', some_documents(20, seed=7))}"
+    seen = []
+    monkeypatch.setattr(prepare, "train_bpe", lambda texts, size: train_bpe(seen.append(list(texts)) or seen[-1], size))
+    shares = []
+    for rate in (1, 3):
+        prepare.prepare(spec_of(tmp_path, large, f"{small}={rate}", validation="tail 0.1"))
+        sizes = [sum(len(text) for text in seen[-1] if text.startswith("7.") == of_small) for of_small in (False, True)]
+        shares.append(sizes[1] / sum(sizes))
+        assert 180_000 < sum(sizes) < 220_000
+    assert shares == pytest.approx([0.5, 0.75], abs=0.05)
 
 
 def test_a_source_too_short_to_split_is_refused(tmp_path):

@@ -29,7 +29,8 @@ def test_a_folder_is_searched_recursively_in_a_fixed_order(tmp_path):
     write(tmp_path / "z" / "c.txt", "three")
     write_jsonl(tmp_path / "b.jsonl", {"text": "one"}, {"text": "two"})
     write(tmp_path / "a.md", "not this")
-    assert read(f"files:{tmp_path}", tmp_path) == ["one", "two", "three"]
+    write(tmp_path / "an early folder" / "z.txt", "zero")
+    assert read(f"files:{tmp_path}", tmp_path) == ["zero", "one", "two", "three"]
 
 
 def test_a_glob_takes_what_matches_only(tmp_path):
@@ -46,7 +47,7 @@ def test_a_text_file_is_one_exact_document(tmp_path):
     assert read(f"files:{tmp_path}", tmp_path) == [text]
 
 
-@pytest.mark.parametrize("text", ["a line\n\n" * 40, "an endless 長 line " * 40, "three lines\n" * 40])
+@pytest.mark.parametrize("text", ["a line\n\n" * 40, "長い話" * 80, "three lines\n" * 40])
 def test_the_pieces_of_a_large_file_are_the_file(tmp_path, monkeypatch, text):
     """Cut at empty lines, at ends of lines, or between characters; a file within the limit is not cut."""
     file = write(tmp_path / "a.txt", text)

@@ -75,7 +75,10 @@ def test_a_split_is_a_way_and_a_share(text, split):
         ({"sources": ("a=1", "b=1", "c=1e6")}, ("1/1024", "1000000.0")),
         ({"sources": tuple(f"s{n}" for n in range(1025))}, ("1/1024",)),
         ({"vocabulary": 299}, ("data.vocabulary=299", "300")),
-        *(({"validation": v}, (f"data.validation={v!r}", "tail 0.1")) for v in ("", "hash", "hash 0", "tail 1", "head 0.1", "tail x", "tail nan", "hash 0.1 2")),
+        *(
+            ({"validation": v}, (f"data.validation={v!r}", "tail 0.1"))
+            for v in ("", "hash", "hash 0", "tail 1", "head 0.1", "tail x", "tail nan", "hash 0.1 2")
+        ),
     ],
     ids=lambda value: str(value)[:40],
 )

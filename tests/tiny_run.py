@@ -1,4 +1,4 @@
-"""Tiny models and run directories for tests: random ones whose greedy text varies, and ones that recite a given text."""
+"""Tiny models and run directories: random ones whose greedy text varies, and ones that recite a given text."""
 
 import functools
 from pathlib import Path
@@ -32,14 +32,19 @@ def characters() -> Tokenizer:
 
 @functools.cache
 def random_model(shape: str = "grouped-query", T: int = 64) -> LanguageModel:
-    """A model of random weights, scaled up so that its scores, and so its texts, differ from place to place."""
-    config = ModelConfig(T=T, vocabulary=bpe().size, **SHAPES[shape])
+    """A model of random weights, scaled up so that its scores, and so its greedy texts, differ from place to place."""
+    config = ModelConfig(T=T, vocabulary=bpe().size, tied=False, **SHAPES[shape])
     params = nn.unbox(init_params(Transformer(config), jax.random.key(1)))
-    return LanguageModel(config, bpe(), jax.tree.map(lambda leaf: leaf * 5, params))
+
+    def louder(path, leaf):
+        name = jax.tree_util.keystr(path)
+        return leaf * 2 if "query_norm" in name or "key_norm" in name else leaf if "norm" in name else leaf * 10
+
+    return LanguageModel(config, bpe(), jax.tree_util.tree_map_with_path(louder, params))
 
 
 def reciter(ids: list[int], tokenizer: Tokenizer, T: int = 64) -> LanguageModel:
-    """A model that after n tokens, whatever they are, says ids[n - 1]: its hidden state is the position and nothing else."""
+    """A model that after n tokens, whatever they are, says ids[n - 1]: its hidden state is the position alone."""
     assert len(ids) <= T
     config = ModelConfig(T=T, vocabulary=tokenizer.size, tied=False, **{**GPT2, "D": T, "N": 1, "K": 1, "H": T, "L": 1})
     params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), _abstract(config))

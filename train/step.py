@@ -80,7 +80,7 @@ def make_train_step(
         (gradient, nats_K), _ = jax.lax.scan(accumulate, nothing, (jnp.arange(A), batch_ABT))
         updates, moments = optimizer.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": jnp.sum(nats_K * factor_K), "gradient_norm": optax.global_norm(gradient)}
+        metrics = {"loss": jnp.sum(nats_K * factor_K), "gradient_norm": optax.tree.norm(gradient)}
         for k, name in enumerate(TASKS[1:], start=1):
             metrics |= {f"loss/{name}": nats_K[k] / jnp.maximum(count_K[k], 1), f"weight/{name}": count_K[k]}
         return State(state.step + 1, params, moments), metrics

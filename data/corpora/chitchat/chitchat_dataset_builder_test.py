@@ -21,7 +21,9 @@ class ChitchatTest(tfds.testing.DatasetBuilderTestCase):
 
     def test_messages_of_one_turn_are_one_line(self):
         """Two speakers alternate; a pause between messages is not a turn; short conversations are left out."""
-        texts = [example["text"] for _, example in self.builder._generate_examples([DUMMY / "dataset.json"])]
+        texts = [
+            example["text"] for _, example in corpus.Builder._generate_examples(self.builder, [DUMMY / "dataset.json"])
+        ]
         self.assertEqual(texts[0], "A: Hello How are you?\nB: Fine.\nA: Good to hear\nB: Bye\n")
 
 

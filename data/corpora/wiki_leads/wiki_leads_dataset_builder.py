@@ -30,6 +30,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
+        assert self.builder_config is not None  # every name of ours carries its configuration
         return {"train": self._generate_examples(CORPUS.paths(self.builder_config.name))}
 
     def _generate_examples(self, paths: list[Path]) -> Iterator[tuple[str, dict]]:

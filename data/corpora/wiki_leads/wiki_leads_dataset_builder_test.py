@@ -17,7 +17,10 @@ class WikiLeadsTest(tfds.testing.DatasetBuilderTestCase):
 
     def setUp(self):
         super().setUp()
-        files = lambda _, config: sorted(DUMMY.glob(f"summaries_{config}-*.json"))  # noqa: E731
+
+        def files(_, config):
+            return sorted(DUMMY.glob(f"summaries_{config}-*.json"))
+
         self.enter_context(mock.patch.object(Corpus, "paths", files))
 
     def test_an_article_is_title_and_lead_in_plain_spaces(self):

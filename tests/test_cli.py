@@ -1,0 +1,153 @@
+"""The command `gptjax`, as its user meets it."""
+
+import io
+import subprocess
+import sys
+import time
+
+import pytest
+
+from gptjax import cli
+from tests.tiny_run import characters, random_model, reciter, write_run
+
+TEXT = "the quick brown fox 曹操 jumps"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder with a run that recites TEXT from its second token on, and one of random weights."""
+    folder = tmp_path_factory.mktemp("runs")
+    write_run(folder / "reciter", reciter([*characters().encode(TEXT), characters().eos], characters()))
+    write_run(folder / "random", random_model())
+    return folder
+
+
+def in_process(monkeypatch, capsys, *words):
+    """The same without a new process, for what needs no clean one."""
+    monkeypatch.setattr(sys, "argv", ["gptjax", *map(str, words)])
+    cli.main()
+    return capsys.readouterr()
+
+
+def refused(monkeypatch, capsys, *words):
+    """The one line with which a call is refused."""
+    monkeypatch.setattr(sys, "argv", ["gptjax", *map(str, words)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    return err
+
+
+def test_a_typo_is_reported_at_once_and_without_jax(runs):
+    """Within 2 s of work: nothing of JAX is imported by then, nor TensorFlow, train or data."""
+    program = (
+        "import sys\nfrom gptjax import cli\n"
+        "try: cli.main()\n"
+        "finally: assert not {'jax', 'flax', 'orbax', 'tensorflow', 'train', 'data'} & sys.modules.keys(), 'slow'"
+    )
+    for words, answer in {
+        ("generate", runs / "recitr"): "no such run; did you mean 'reciter'?",
+        ("generate", runs / "reciter", "--tokns", "3"): "unknown option '--tokns'; did you mean '--tokens'?",
+        ("genrate",): "unknown verb 'genrate'; did you mean 'generate'?",
+    }.items():
+        began = time.perf_counter()
+        command = [sys.executable, "-c", program, *map(str, words)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+        assert answer in done.stderr
+        assert time.perf_counter() - began < 5  # 2 s on a machine that does nothing else
+
+
+def test_a_bad_call_is_refused_in_one_line(runs, monkeypatch, capsys):
+    run = runs / "reciter"
+    for words, answer in {
+        (): "RUN",
+        (run, "--tokens", "many"): "'many'",
+        (run, "--temperature", "-1"): "temperature=-1.0: must be 0",
+        (run, "--samples", "2"): "needs --prompt",
+        (run, "--prompt", "a", "--step", "3"): "no usable checkpoint of step 3; there are [10]",
+        (run, "--prompt", "a" * 99): "has 100 tokens; this model's context holds from 1 to 64",
+        (run, "--prompt", "a", "--topk", "3"): "did you mean '--top-k'?",
+        (runs,): "holds runs, but is none itself",
+        (runs / "none" / "such",): "no such run",
+    }.items():
+        assert answer in refused(monkeypatch, capsys, "generate", *words)
+
+
+def test_help_lists_verbs_and_teaches_options(monkeypatch, capsys):
+    for words, expected in {
+        ("--help",): ["generate", "Continue a text"],
+        ("generate", "--help"): ["RUN", "--prompt", "--temperature", "likeliest", "--seed", "/new", "(default: 200)"],
+    }.items():
+        monkeypatch.setattr(sys, "argv", ["gptjax", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert not end.value.code
+        out = capsys.readouterr().out
+        assert [word for word in expected if word not in out] == []
+
+
+def test_a_prompt_is_continued(runs, monkeypatch, capsys):
+    """From a shell: the prompt, then what the model says, up to EOS; and before a stop string."""
+    words = ["generate", runs / "reciter", "--temperature", "0", "--prompt"]
+    command = [sys.executable, "-m", "gptjax.cli", *map(str, words), ""]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+    assert (done.returncode, done.stdout) == (0, TEXT + "\n"), done.stderr
+    out, _ = in_process(monkeypatch, capsys, *words, "the", "--stop", "曹", "fox!")
+    assert out == "the quick brown fox \n"
+
+
+def test_samples_differ_and_are_printed_one_after_another(runs, monkeypatch, capsys):
+    words = ("generate", runs / "random", "--prompt", "the", "--samples", "3", "--tokens", "20", "--temperature", "1")
+    out, _ = in_process(monkeypatch, capsys, *words)
+    parts = out.split("── sample ")
+    assert [part[:8] for part in parts[1:]] == ["1 of 3 ─", "2 of 3 ─", "3 of 3 ─"]
+    assert len({part[8:] for part in parts[1:]}) == 3
+    assert in_process(monkeypatch, capsys, *words).out == out
+    assert in_process(monkeypatch, capsys, *words, "--seed", "1").out != out
+
+
+def test_a_full_context_is_said(runs, monkeypatch, capsys):
+    out, err = in_process(monkeypatch, capsys, "generate", runs / "random", "--prompt", "the", "--tokens", "500")
+    assert out.startswith("the")
+    assert "context of 64 tokens is full" in err
+    out, err = in_process(monkeypatch, capsys, "generate", runs / "random", "--prompt", "the", "--tokens", "5")
+    assert err == ""
+
+
+def test_piped_lines_are_answered_one_by_one(runs, monkeypatch, capsys):
+    """One reply a line; /new forgets; a line too long is refused on stderr and the next one answered."""
+    words = ("generate", runs / "random", "--tokens", "8", "--temperature", "1")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hello\nhello\n"))
+    two, _ = in_process(monkeypatch, capsys, *words)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hello\n\n/new\n" + "x" * 99 + "\nhello\n"))
+    fresh, err = in_process(monkeypatch, capsys, *words)
+    assert two.split("\n")[0] == fresh.split("\n")[0]
+    assert two.count("\n") == fresh.count("\n") == 2
+    assert fresh.split("\n")[0] == fresh.split("\n")[1] != two.split("\n")[1]
+    assert err.count("\n") == 1
+    assert "of which 8 are kept for the reply" in err
+
+
+def test_a_session_greets_and_leaves_cleanly(runs, monkeypatch, capsys):
+    """At a terminal: how to leave is said first; Ctrl-D and Ctrl-C both end it without a word of Python."""
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    for leave in (EOFError, KeyboardInterrupt):
+        typed = iter(["hello", "", "/new", "hello", leave])
+
+        def reads(label, typed=typed):
+            line = next(typed)
+            if isinstance(line, str):
+                return line
+            raise line
+
+        monkeypatch.setattr("builtins.input", reads)
+        out, err = in_process(monkeypatch, capsys, "generate", runs / "random", "--tokens", "5")
+        greeting, first, second, *_ = out.splitlines()
+        assert "Ctrl-D leaves" in greeting
+        assert "step 10" in greeting
+        assert first == second
+        assert first.startswith("B: ")
+        assert err == ""

@@ -1,0 +1,81 @@
+"""Batches from tf.data: row r is the same from any start, in any batch, on any host, and validation reads all of its text once."""
+
+import jax
+import numpy as np
+import pytest
+
+from data.pipeline import Rows, training_batches, validation_batches
+from data.rowplan import TokenStore
+from tests.tiny_text import sentences, write_prepared
+
+T = 32
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    sources = {"one": sentences(80), "two": sentences(60, seed=1)}
+    return write_prepared(tmp_path_factory.mktemp("pipeline"), sources, {"one": 700, "two": 324})
+
+
+def read(prepared, **settings):
+    """Every array of every batch, rows along the first axis."""
+    micro_batches, B = settings["micro_batches"], settings["B"]
+    batches = list(training_batches(Rows(prepared, T, 0), **settings))
+    keep = settings.get("keep", slice(None))
+    kept = len(range(B)[keep])
+    assert all(batch.shape == (micro_batches, kept, T) for batch in batches)
+    return [np.concatenate([array.reshape(micro_batches * kept, *array.shape[2:]) for array in arrays]) for arrays in zip(*batches, strict=True)]
+
+
+def test_rows_are_the_same_from_any_start_and_in_any_batch(prepared):
+    """48 rows as 12 batches of 4 equal 2 batches of 3 micro-batches of 8; starting at row 16 gives rows 16 to 47."""
+    small = read(prepared, first_row=0, steps=12, micro_batches=1, B=4)
+    large = read(prepared, first_row=0, steps=2, micro_batches=3, B=8)
+    later = read(prepared, first_row=16, steps=4, micro_batches=2, B=4)
+    for a, b, c in zip(small, large, later, strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(a[16:], c)
+    assert not np.array_equal(small[0][:16], small[0][16:32])
+
+
+def test_hosts_read_shares_that_together_are_the_rows_of_one_host(prepared):
+    whole = read(prepared, first_row=8, steps=3, micro_batches=2, B=8)
+    shares = [read(prepared, first_row=8, steps=3, micro_batches=2, B=8, keep=slice(4 * h, 4 * h + 4)) for h in range(2)]
+    for array, first, second in zip(whole, *shares, strict=True):
+        both = np.stack([first.reshape(6, 4, -1), second.reshape(6, 4, -1)], axis=1)
+        np.testing.assert_array_equal(array.reshape(6, 8, -1), both.reshape(6, 8, both.shape[-1]))
+
+
+def test_the_mixture_follows_its_rates(prepared):
+    rows = Rows(prepared, T, 0)
+    named = [rows.source_of(row) for row in range(1024)]
+    assert (named.count("one"), named.count("two")) == (700, 324)
+
+
+def test_another_seed_gives_other_rows(prepared):
+    row_R = np.arange(8)
+    assert not np.array_equal(Rows(prepared, T, 0).batch(row_R).tokens_BT, Rows(prepared, T, 1).batch(row_R).tokens_BT)
+
+
+def test_validation_predicts_every_token_once_and_pads_the_rest(prepared):
+    """All tokens but each document's BOS are targets; a limit on rows cuts the end off, and only that."""
+    store = TokenStore(prepared / "one" / "validation")
+    batches = list(validation_batches(prepared / "one" / "validation", T, 4, 10**9))
+    assert sum(batch.weights_BT.sum() for batch in batches) == len(store.tokens) - store.documents
+    limited = list(validation_batches(prepared / "one" / "validation", T, 4, 3))
+    assert len(limited) == 1
+    np.testing.assert_array_equal(limited[0].tokens_BT[:3], batches[0].tokens_BT[:3])
+    assert not limited[0].segment_BT[3].any()
+    assert batches[0].segment_BT[3].any()
+
+
+def test_tensorflow_sees_no_accelerator():
+    import tensorflow as tf
+
+    assert tf.config.get_visible_devices("GPU") == [] == tf.config.get_visible_devices("TPU")
+    assert len(jax.devices()) == 8
+
+
+def test_a_source_too_short_for_a_row_is_named(prepared):
+    with pytest.raises(ValueError, match=r"source 'one': too little text for a row of T=99999: 99999 tokens needed"):
+        Rows(prepared, 99_999, 0)

@@ -1,0 +1,76 @@
+"""Recipes: typed, checked when built, overridden by dotted path, and compared field by field when a run goes on."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from data.spec import DataSpec
+from train.__main__ import parse
+from train.recipe import BatchSpec, MeshSpec, OptimizerSpec, Recipe, changes, load_recipe, recipe_names, to_json
+
+SMALL = Recipe(data=DataSpec(sources=("chitchat",)), run=Path("runs/small"), steps=200)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_builds_and_says_what_to_expect(name):
+    make = load_recipe(name)
+    assert isinstance(make(), Recipe)
+    assert make().run == Path("runs") / name
+
+
+def test_any_field_is_overridden_by_its_dotted_path_and_the_rest_stays():
+    recipe = parse(["characters", "--model.D", "64", "--optimizer.learning-rate", "0.5", "--data.sources", "chitchat=2", "files:a b"])
+    made = load_recipe("characters")()
+    assert (recipe.model.D, recipe.optimizer.learning_rate, recipe.data.sources) == (64, 0.5, ("chitchat=2", "files:a b"))
+    assert recipe.optimizer == dataclasses.replace(made.optimizer, learning_rate=0.5)
+    assert parse(["characters"]) == made
+
+
+def test_a_users_own_file_is_a_recipe(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("from train.recipes.characters import recipe as base\nimport dataclasses\ndef recipe():\n    return dataclasses.replace(base(), steps=123)\n")
+    assert parse(["--recipe", str(path)]).steps == 123
+    assert parse([str(path), "--steps", "124"]).steps == 124
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["laptopp"], "unknown recipe 'laptopp'; did you mean 'laptop'?"),
+        (["nowhere.py"], "no file nowhere.py"),
+    ],
+)
+def test_an_unknown_recipe_is_refused_with_a_hint(arguments, message):
+    with pytest.raises(ValueError, match=message.replace("?", r"\?")):
+        parse(arguments)
+
+
+def test_an_unknown_field_or_a_wrong_type_exits_with_a_hint(capsys):
+    for arguments, hint in ((["laptop", "--model.DD", "3"], "--model.D"), (["laptop", "--steps", "many"], "many")):
+        with pytest.raises(SystemExit) as stopped:
+            parse(arguments)
+        assert stopped.value.code == 2
+        assert hint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: BatchSpec(rows=12, micro_batches=5), r"micro_batches=5 does not divide batch.rows=12; use one of \[1, 2, 3, 4, 6, 12\]"),
+        (lambda: BatchSpec(rows=0), "batch.rows=0: must be above 0"),
+        (lambda: MeshSpec(tensor=0), "mesh.tensor=0"),
+        (lambda: OptimizerSpec(beta2=1.5), "optimizer.beta2=1.5: must lie between 0 and 1"),
+        (lambda: dataclasses.replace(SMALL, steps=50), "optimizer.warmup=100 is more than steps=50; use at most 50"),
+    ],
+)
+def test_a_bad_value_is_refused_when_built(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_continued_run_may_change_its_mesh_and_must_not_change_its_rows():
+    other_mesh = dataclasses.replace(SMALL, mesh=MeshSpec(fsdp=2), stop_after=7, run=Path("elsewhere"))
+    assert changes(to_json(SMALL), to_json(other_mesh)) == []
+    other_rows = dataclasses.replace(SMALL, batch=BatchSpec(rows=32), seed=3)
+    assert changes(to_json(SMALL), to_json(other_rows)) == ["batch.rows: 16 -> 32", "seed: 0 -> 3"]

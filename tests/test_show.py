@@ -1,0 +1,43 @@
+"""The picture of a row says what is input, what is target, where the loss is and where documents meet."""
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from data.pipeline import Rows
+from data.show import row_text, show, target_text, visible
+from gptjax.tokenizer import Tokenizer
+from tests.tiny_text import sentences, write_prepared
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    return write_prepared(tmp_path_factory.mktemp("show"), {"one": sentences(80)})
+
+
+def test_a_row_is_drawn_token_by_token_with_a_mark_where_each_document_begins(prepared):
+    batch = Rows(prepared, 200, 0).batch(np.arange(1))
+    tokenizer = Tokenizer.load(prepared / "tokenizer.json")
+    drawn = row_text(batch, 0, tokenizer)
+    assert drawn.plain.count("▌") == batch.segment_BT[0].max() > 1
+    text = "".join(visible(tokenizer.token(id)) for id in batch.tokens_BT[0].tolist())
+    assert drawn.plain.removeprefix("input   ").replace("▌", "") == text
+    underlined = sum(span.end - span.start for span in drawn.spans if "underline" in str(span.style))
+    assert 0 < underlined < len(text)
+
+
+def test_targets_are_shown_where_the_loss_is_and_nowhere_else(prepared):
+    batch = Rows(prepared, 200, 0).batch(np.arange(1))
+    tokenizer = Tokenizer.load(prepared / "tokenizer.json")
+    shown = target_text(batch, 0, tokenizer).plain.removeprefix("target  ")
+    targets = [visible(tokenizer.token(id)) if weight else "·" for id, weight in zip(batch.targets_BT[0].tolist(), batch.weights_BT[0], strict=True)]
+    assert shown == "".join(targets)
+    assert "·" in targets
+
+
+def test_the_program_names_row_and_source(prepared):
+    console = Console(record=True, width=100)
+    show(prepared, 64, 0, first_row=10**6, rows=2, console=console)
+    printed = console.export_text()
+    assert "row 1000000 · one" in printed
+    assert "row 1000001 · one" in printed
