@@ -9,10 +9,10 @@ from data.spec import RATE_UNIT
 
 @functools.cache
 def pattern(rates: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """(source, rank) of every slot of a cycle of 1024 rows: which source fills it, and how many of its slots came before.
+    """(source, rank) of every slot of a cycle of 1024 rows: which source fills it, and how many of its slots precede.
 
-    Each slot goes to the source that lags furthest behind its rate, so that no prefix is off by more than one row a source
-    or two. Rates must sum to 1024.
+    Each slot goes to the source that lags furthest behind its rate, so that no prefix is off by more than a row or two.
+    Rates must sum to 1024.
     """
     if sum(rates) != RATE_UNIT:
         raise ValueError(f"rates {rates} sum to {sum(rates)}, not {RATE_UNIT}")

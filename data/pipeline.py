@@ -1,4 +1,4 @@
-"""From prepared folders to batches: rows by number, in tf.data. TensorFlow sees no accelerator and keeps no state worth saving."""
+"""From prepared folders to batches: rows by number, in tf.data, which sees no accelerator and keeps no state."""
 
 import json
 from collections.abc import Iterator
@@ -69,7 +69,9 @@ def training_batches(
     """Batches [A, B, T] of consecutive rows, A micro-batches each; `keep` is this host's share of every B rows."""
 
     def build(step):
-        row = first_row + int(step) * micro_batches * B + np.arange(micro_batches * B).reshape(micro_batches, B)[:, keep]
+        row = (
+            first_row + int(step) * micro_batches * B + np.arange(micro_batches * B).reshape(micro_batches, B)[:, keep]
+        )
         batch = rows.batch(row.ravel())
         return [array.reshape(*row.shape, *array.shape[1:]) for array in batch]
 
@@ -77,7 +79,7 @@ def training_batches(
 
 
 def validation_batches(folder: Path, T: int, B: int, most_rows: int, keep: slice = slice(None)) -> Iterator[Batch]:
-    """A validation split read once, in order, as batches [B, T]: at most `most_rows` rows; the last batch is filled with padding."""
+    """A validation split read once, in order, as batches [B, T] of at most `most_rows` rows; the last is padded."""
     store = TokenStore(folder)
     plan = SequentialPlan(store, T)
     count = min(plan.rows_per_epoch, most_rows)

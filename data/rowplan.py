@@ -1,7 +1,7 @@
 """What row number r of a tokenised source holds: arithmetic on (data, seed, r), never the state of an iterator.
 
 Documents, ordered by the hash of their text, fall into blocks of at most 64k. A block joins its documents and cuts the
-result into rows of T tokens. Every epoch has the same number of rows, and visits blocks, documents and rows in an order of its own.
+result into rows of T tokens. Every epoch has the same number of rows, and its own order of blocks, documents and rows.
 Axes: R rows asked for  P pieces (parts of documents) that fill them  N documents of a block.
 """
 
@@ -35,7 +35,11 @@ class TokenStore:
         path = folder / "tokens.bin"
         count = int(self.offset_D[-1])
         width = path.stat().st_size // count if count else 2
-        self.tokens = np.memmap(path, dtype={2: "<u2", 4: "<u4"}[width], mode="r", shape=(count,)) if count else np.zeros(0, "<u2")
+        self.tokens = (
+            np.memmap(path, dtype={2: "<u2", 4: "<u4"}[width], mode="r", shape=(count,))
+            if count
+            else np.zeros(0, "<u2")
+        )
 
     @property
     def documents(self) -> int:
@@ -57,7 +61,10 @@ class RowPlan:
         self._block_rows = self._block_tokens // T
         self.rows_per_epoch = int(self._block_rows.sum())
         if self.rows_per_epoch == 0:
-            raise ValueError(f"too little text for a row of T={T}: {T} tokens needed, {int(length_D.sum())} found; use more text or a smaller T")
+            raise ValueError(
+                f"too little text for a row of T={T}: {T} tokens needed, {int(length_D.sum())} found; "
+                "use more text or a smaller T"
+            )
         self._plan = functools.lru_cache(maxsize=4)(self._plan_block)
 
     def pieces(self, row_R: np.ndarray) -> Pieces:
@@ -77,7 +84,7 @@ class RowPlan:
         return _join([self._fill(*parts) for parts in found])
 
     def _plan_block(self, epoch: int, block: int):
-        """(documents in this epoch's order, where each begins, this epoch's order of rows, tokens skipped at the front)."""
+        """(documents in this epoch's order, where each begins, the order of rows, tokens skipped at the front)."""
         key = (*self._key, epoch, block)
         document_N = self._block_documents[block]
         document_N = document_N[np.argsort(scramble(self._store.hash_D[document_N], *key), kind="stable")]
@@ -95,7 +102,7 @@ class RowPlan:
 
 
 class SequentialPlan:
-    """Rows of T tokens that read a source once, from its first token, in the order stored; the last row may be short."""
+    """Rows of T tokens that read a source once, from its first token, as stored; the last row may be short."""
 
     def __init__(self, store: TokenStore, T: int):
         self._store, self._T = store, T
@@ -105,7 +112,9 @@ class SequentialPlan:
         first_R = np.asarray(row_R, np.int64) * self._T
         length_R = np.clip(len(self._store.tokens) - first_R, 0, self._T)
         documents = np.arange(self._store.documents)
-        return cut(self._store, documents, np.asarray(self._store.offset_D), first_R, length_R, np.arange(len(row_R)), 0)
+        return cut(
+            self._store, documents, np.asarray(self._store.offset_D), first_R, length_R, np.arange(len(row_R)), 0
+        )
 
 
 def cut(store: TokenStore, document_N, begin_N, first_R, length_R, asked_R, epoch: int) -> Pieces:
@@ -134,7 +143,7 @@ def cut(store: TokenStore, document_N, begin_N, first_R, length_R, asked_R, epoc
 def scramble(values: np.ndarray, *key: int) -> np.ndarray:
     """A 64-bit hash of every value under a key of integers; no state, the same on every machine.
 
-    Source: the finaliser of splitmix64, Steele et al. 2014, "Fast splittable pseudorandom number generators", section 6.
+    Source: splitmix64, Steele et al. 2014, "Fast splittable pseudorandom number generators", section 6.
     """
     with np.errstate(over="ignore"):
         mixed = np.asarray(values).astype(np.uint64)

@@ -1,6 +1,8 @@
-"""Prints training rows as the model gets them: `python -m data.show [RECIPE] [--first-row 0] [--rows 4] [--FIELD VALUE ...]`.
+"""Prints training rows as the model gets them.
 
-The recipe's text is prepared if it is not yet. In colour: text that carries loss, text that does not, padding, and where documents meet.
+    python -m data.show [RECIPE] [--first-row 0] [--rows 4] [--FIELD VALUE ...]
+
+The recipe's text is prepared if it is not yet. In colour: input, target, where the loss is, where documents meet.
 """
 
 import dataclasses
@@ -27,18 +29,23 @@ def show(prepared: Path, T: int, seed: int, first_row: int, rows: int, console: 
     row_R = np.arange(first_row, first_row + rows)
     batch = source.batch(row_R)
     console.print(legend())
-    for place, row in enumerate(row_R):
+    for place, row in enumerate(row_R.tolist()):
         segments = int(batch.segment_BT[place].max())
-        console.rule(f"row {row} · {source.source_of(row)} · {segments} document{'s' if segments > 1 else ''}", style="dim")
+        console.rule(
+            f"row {row} · {source.source_of(row)} · {segments} document{'s' if segments > 1 else ''}", style="dim"
+        )
         console.print(row_text(batch, place, tokenizer))
         console.print(target_text(batch, place, tokenizer))
 
 
 def legend() -> Text:
+    """What the colours and marks mean."""
     return Text.assemble(
-        ("a colour is a document", COLOURS[0]), "  ", ("underlined: the next token is predicted here", f"{COLOURS[0]} underline"), "  ",
-        ("▌ a document begins", "bold"), "  ", ("· padding", "dim"), "\n",
-    )  # fmt: skip
+        ("each colour is a document", COLOURS[0]),
+        ("    the next token is predicted", f"{COLOURS[0]} underline"),
+        ("    ▌ a document begins", "bold"),
+        ("    · nothing\n", "dim"),
+    )
 
 
 def row_text(batch: Batch, place: int, tokenizer: Tokenizer) -> Text:
@@ -59,10 +66,11 @@ def row_text(batch: Batch, place: int, tokenizer: Tokenizer) -> Text:
 def target_text(batch: Batch, place: int, tokenizer: Tokenizer) -> Text:
     """What the row's positions must predict; positions without loss are a dot."""
     text = Text("target  ", style="dim")
-    for t, id in enumerate(batch.targets_BT[place]):
-        segment = int(batch.segment_BT[place][t])
-        loss = batch.weights_BT[place][t] > 0
-        text.append(visible(tokenizer.token(int(id))) if loss else "·", COLOURS[segment % len(COLOURS)] if loss else "dim")
+    for t, id in enumerate(batch.targets_BT[place].tolist()):
+        if batch.weights_BT[place][t] > 0:
+            text.append(visible(tokenizer.token(id)), COLOURS[int(batch.segment_BT[place][t]) % len(COLOURS)])
+        else:
+            text.append("·", "dim")
     return text
 
 

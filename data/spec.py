@@ -1,4 +1,4 @@
-"""What to read: the sources, their rates, the split and the tokenizer. Parsing only: imports neither TensorFlow nor JAX."""
+"""What to read: the sources, their rates, the split and the tokenizer. Imports neither TensorFlow nor JAX."""
 
 import dataclasses
 import math
@@ -17,10 +17,12 @@ class DataSpec:
     .jsonl (`files:~/novels`). RATE is the source's share of the rows; shares are normalised, and equal when left out.
     """
 
-    sources: tuple[str, ...]
+    sources: tuple[str, ...]  # NAME or NAME=RATE: chitchat, wiki_leads/en=2, tfds:lm1b, files:~/novels
     text_field: str = "text"  # which field of a .jsonl line or a TFDS example holds the text
-    validation: str = "hash 0.05"  # `hash F`: a share F of the documents, by hash of the text; `tail F`: the end of the text
-    tokenizer: Literal["bpe", "characters"] = "bpe"
+    validation: str = (
+        "hash 0.05"  # `hash F`: a share F of the documents, by hash of the text; `tail F`: the end of the text
+    )
+    tokenizer: Literal["bpe", "characters"] = "bpe"  # byte pairs learnt from the text, or one token a character
     vocabulary: int = 4096  # rows of the token table, special tokens included (for `characters`: the most allowed)
     prepared: Path = Path("prepared")  # folder that keeps prepared corpora, one sub-folder a data hash
 
@@ -33,7 +35,9 @@ class DataSpec:
         self.split  # noqa: B018  (checked when built)
         self.rates  # noqa: B018
         if self.vocabulary < 300:
-            raise ValueError(f"data.vocabulary={self.vocabulary} is below 300: 256 bytes and the special tokens must fit")
+            raise ValueError(
+                f"data.vocabulary={self.vocabulary} is below 300: 256 bytes and the special tokens must fit"
+            )
 
     @property
     def shares(self) -> tuple[tuple[str, float], ...]:
@@ -50,7 +54,9 @@ class DataSpec:
         for name in by_remainder[: RATE_UNIT - sum(rates.values())]:
             rates[name] += 1
         if sum(rates.values()) != RATE_UNIT:
-            raise ValueError(f"data.sources: a rate below 1/{RATE_UNIT} of the whole cannot be laid out: {dict(self.shares)}")
+            raise ValueError(
+                f"data.sources: a rate below 1/{RATE_UNIT} of the whole cannot be laid out: {dict(self.shares)}"
+            )
         return rates
 
     @property
@@ -59,7 +65,9 @@ class DataSpec:
         match self.validation.split():
             case [("hash" | "tail") as how, share] if _is_number(share) and 0 < float(share) < 1:
                 return how, float(share)
-        raise ValueError(f"data.validation={self.validation!r}: write 'hash 0.05' or 'tail 0.1', with a share between 0 and 1")
+        raise ValueError(
+            f"data.validation={self.validation!r}: write 'hash 0.05' or 'tail 0.1', with a share between 0 and 1"
+        )
 
 
 def _share(source: str) -> tuple[str, float]:

@@ -33,7 +33,9 @@ def manifest(run: Path, step: int) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"step {step}: {path} is damaged ({error}); resume from another step of {steps(run)}") from error
+        raise ValueError(
+            f"step {step}: {path} is damaged ({error}); resume from another step of {steps(run)}"
+        ) from error
 
 
 def verify(run: Path, step: int) -> None:
@@ -41,9 +43,13 @@ def verify(run: Path, step: int) -> None:
     for name, wanted in manifest(run, step)["files"].items():
         path = _folder(run, step) / name
         if not path.is_file():
-            raise ValueError(f"step {step}: {path} is missing; restore the file, or resume from another step of {steps(run)}")
+            raise ValueError(
+                f"step {step}: {path} is missing; restore the file, or resume from another step of {steps(run)}"
+            )
         if (found := _describe(path)) != wanted:
-            raise ValueError(f"step {step}: {path} has {found}, its manifest says {wanted}; resume from another step of {steps(run)}")
+            raise ValueError(
+                f"step {step}: {path} has {found}, its manifest says {wanted}; resume from another step of {steps(run)}"
+            )
 
 
 def restore(run: Path, step: int, name: str, abstract: Any) -> Any:
@@ -51,10 +57,14 @@ def restore(run: Path, step: int, name: str, abstract: Any) -> Any:
 
     Raises ValueError where the trees or their shapes differ.
     """
-    arguments = ocp.args.PyTreeRestore(item=abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract))  # pyright: ignore[reportCallIssue]
+    arguments = ocp.args.PyTreeRestore(
+        item=abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract)
+    )  # pyright: ignore[reportCallIssue]
     with ocp.PyTreeCheckpointer() as checkpointer:
         folder = _folder(run, step).resolve() / name
-        kept = jax.tree.leaves_with_path(checkpointer.metadata(folder).item_metadata.tree, is_leaf=lambda node: hasattr(node, "shape"))
+        kept = jax.tree.leaves_with_path(
+            checkpointer.metadata(folder).item_metadata.tree, is_leaf=lambda node: hasattr(node, "shape")
+        )
         shapes = {jax.tree_util.keystr(path): leaf.shape for path, leaf in kept}
         for path, wanted in jax.tree.leaves_with_path(abstract):
             where = jax.tree_util.keystr(path)
@@ -80,7 +90,9 @@ class CheckpointWriter:
         folder.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
             for unfinished in folder.iterdir():
-                ours = unfinished.is_dir() and unfinished.name.split(".")[0].isdigit()  # orbax adds a suffix while it writes
+                ours = (
+                    unfinished.is_dir() and unfinished.name.split(".")[0].isdigit()
+                )  # orbax adds a suffix while it writes
                 if ours and not (unfinished / MANIFEST).exists():
                     shutil.rmtree(unfinished)  # never announced as saved
 
@@ -112,7 +124,13 @@ class CheckpointWriter:
             return
         folder = _folder(self._run, step)
         files = {str(path.relative_to(folder)): _describe(path) for path in sorted(folder.rglob("*")) if path.is_file()}
-        content = {"format": FORMAT, "step": step, "saved": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **notes, "files": files}
+        content = {
+            "format": FORMAT,
+            "step": step,
+            "saved": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            **notes,
+            "files": files,
+        }
         write_whole(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
         for old in set(steps(self._run)[: -self._keep]) - {step}:  # it may be older than a damaged one that stays
             (_folder(self._run, old) / MANIFEST).unlink()  # first, so that a half-deleted step never looks usable

@@ -48,7 +48,9 @@ class Architecture:
                 raise ValueError(f"model.{name}={getattr(self, name)!r}: must be a whole number, at least 1")
         for name, kind in (("family", Family), ("activation", Activation)):
             if getattr(self, name) not in get_args(kind):  # a model would silently leave the unknown part out
-                raise ValueError(f"model.{name}={getattr(self, name)!r}{did_you_mean(str(getattr(self, name)), get_args(kind))}")
+                raise ValueError(
+                    f"model.{name}={getattr(self, name)!r}{did_you_mean(str(getattr(self, name)), get_args(kind))}"
+                )
         if self.N % self.K:
             legal = [k for k in range(1, self.N + 1) if self.N % k == 0]
             raise ValueError(f"model.K={self.K} does not divide model.N={self.N} query heads; K may be one of {legal}")
@@ -60,9 +62,13 @@ class Architecture:
             legal = "gelu" if self.family == "gpt2" else "swiglu or relu2"
             raise ValueError(f"model.activation={self.activation!r} with model.family={self.family!r}; use {legal}")
         if self.family == "gpt2" and (self.qk_norm or self.K != self.N):
-            raise ValueError(f"model.family='gpt2' has no qk_norm (found {self.qk_norm}) and K = N (found K={self.K}, N={self.N})")
+            raise ValueError(
+                f"model.family='gpt2' has no qk_norm (found {self.qk_norm}) and K = N (found K={self.K}, N={self.N})"
+            )
         if self.N * self.H != self.D and self.family == "gpt2":
-            raise ValueError(f"model.D={self.D} is not heads x width = N x H = {self.N} x {self.H} = {self.N * self.H}; make them equal")
+            raise ValueError(
+                f"model.D={self.D} is not heads x width = N x H = {self.N} x {self.H} = {self.N * self.H}; make them equal"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

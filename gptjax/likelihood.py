@@ -21,7 +21,9 @@ def chunks_for(rows: int, T: int, V: int) -> int:
     return next(count for count in range(1, T + 1) if T % count == 0 and (count >= wanted or count == T))
 
 
-def logits_from(hidden_BTD: Float[Array, "B T D"], table_VD: Float[Array, "V D"], vocabulary: int) -> Float[Array, "B T V"]:
+def logits_from(
+    hidden_BTD: Float[Array, "B T D"], table_VD: Float[Array, "V D"], vocabulary: int
+) -> Float[Array, "B T V"]:
     """Scores in float32. Rows of the table beyond `vocabulary` are padding and score -inf."""
     dtype = hidden_BTD.dtype
     logits_BTV = jnp.einsum(

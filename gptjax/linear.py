@@ -21,7 +21,8 @@ def linear(x_BTX: Float[Array, "B T X"], w_XY: Float[Array, "X Y"]) -> Float[Arr
 
 def _forward(x_BTX, w_XY):
     y_BTY = _product("BTX,XY->BTY", x_BTX, w_XY.astype(x_BTX.dtype)).astype(x_BTX.dtype)
-    # named, because no policy looks for products inside a custom_vjp, and here, so that it is kept in x's dtype
+    # the product stands here, not in a call of `linear`, which rematerialisation could only redo whole;
+    # named after the cast, so that what a policy keeps is in x's dtype
     return checkpoint_name(y_BTY, RESULT), (x_BTX, w_XY)
 
 

@@ -37,12 +37,14 @@ class Cache(NamedTuple):
 
 def weight(module: nn.Module, name: str, axes: tuple[str, ...], shape: tuple[int, ...], std: float = INIT_STD) -> Array:
     """A float32 parameter drawn from N(0, std), with the logical names of its axes."""
-    return module.param(name, nn.with_logical_partitioning(nn.initializers.normal(std), axes), shape)
+    init: Any = nn.with_logical_partitioning(nn.initializers.normal(std), axes)
+    return module.param(name, init, shape)
 
 
 def vector(module: nn.Module, name: str, width: int, value: float = 0.0) -> Array:
     """A float32 parameter vector that starts at `value`."""
-    return module.param(name, nn.with_logical_partitioning(nn.initializers.constant(value), ("width",)), (width,))
+    init: Any = nn.with_logical_partitioning(nn.initializers.constant(value), ("width",))
+    return module.param(name, init, (width,))
 
 
 class Norm(nn.Module):
@@ -92,7 +94,11 @@ class Block(nn.Module):
         config = self.config
         x_BTD = constrain(x_BTD, "batch", "length", "residual")
         attended_BTD, cached = self._attention(
-            Norm(config, centred=config.family == "gpt2", name="attention_norm")(x_BTD), cached, mask_BTS, angle_BTh, slot_B
+            Norm(config, centred=config.family == "gpt2", name="attention_norm")(x_BTD),
+            cached,
+            mask_BTS,
+            angle_BTh,
+            slot_B,
         )
         x_BTD = x_BTD + self._dropout(attended_BTD)
         fed_BTD = self._feed_forward(Norm(config, centred=config.family == "gpt2", name="feed_forward_norm")(x_BTD))
@@ -178,7 +184,9 @@ class Transformer(nn.Module):
         table_VD = weight(self, "embedding", ("vocabulary", "embed"), (config.V, config.D))
         if not config.tied:  # made here, so that init knows it; used by `head`
             weight(self, "head", ("vocabulary", "embed"), (config.V, config.D))
-        x_BTD = jnp.take(table_VD, tokens_BT, axis=0).astype(self.dtype)  # cast last: a row's gradients add up in float32
+        x_BTD = jnp.take(table_VD, tokens_BT, axis=0).astype(
+            self.dtype
+        )  # cast last: a row's gradients add up in float32
         if config.family == "gpt2":
             place_TD = weight(self, "position_embedding", ("length", "embed"), (config.T, config.D))
             x_BTD = x_BTD + jnp.take(place_TD, position_BT, axis=0).astype(self.dtype)
@@ -197,7 +205,11 @@ class Transformer(nn.Module):
         mask_BTS = may_look(segment_BT, place_BT, segment_BS, place_BS, visible_BS)
 
         # an unrolled loop is no loop to XLA, which would then merge what is computed anew with what was computed before
-        block = Block if self.remat == "none" else nn.remat(Block, policy=REMAT_POLICIES[self.remat], prevent_cse=self.unroll > 1)
+        block = (
+            Block
+            if self.remat == "none"
+            else nn.remat(Block, policy=REMAT_POLICIES[self.remat], prevent_cse=self.unroll > 1)
+        )
         layers = nn.scan(
             block,
             variable_axes={"params": 0},

@@ -43,9 +43,11 @@ def partition(names: Sequence[str | None]) -> PartitionSpec:
     for name in names:
         if name is not None and name not in RULES:
             raise ValueError(f"axis {name!r} of an array {tuple(names)} is not in the table; known: {', '.join(RULES)}")
-        for axis in RULES[name] or () if name is not None else ():
+        for axis in () if name is None else RULES[name] or ():
             if axis in used:
-                raise ValueError(f"array {tuple(names)}: axes {used[axis]!r} and {name!r} both lie on mesh axis {axis!r}")
+                raise ValueError(
+                    f"array {tuple(names)}: axes {used[axis]!r} and {name!r} both lie on mesh axis {axis!r}"
+                )
             used[axis] = name
     return PartitionSpec(*(RULES[name] if name is not None else None for name in names))
 
@@ -60,7 +62,9 @@ def shardings(mesh: Mesh, abstract: Any) -> Any:
 
     def of_leaf(path, leaf, spec):
         if len(spec) != len(leaf.shape):
-            raise ValueError(f"{jax.tree_util.keystr(path)}: shape {leaf.shape} needs a name for each axis, found {tuple(spec)}")
+            raise ValueError(
+                f"{jax.tree_util.keystr(path)}: shape {leaf.shape} needs a name for each axis, found {tuple(spec)}"
+            )
         found = partition(tuple(spec))
         for size, name in zip(leaf.shape, spec, strict=True):
             axes = (RULES[name] or ()) if name is not None else ()
@@ -113,3 +117,10 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
 def local_rows(mesh: Mesh, rows: int) -> int:
     """Rows of a batch that one device holds."""
     return rows // int(np.prod([mesh.shape[axis] for axis in RULES["batch"] or ()]))
+
+
+def own_rows(mesh: Mesh, rows: int) -> slice:
+    """The rows of a batch that this host's devices hold. Hosts that share rows through `tensor` get the same ones."""
+    places = batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()
+    held = [place[0].indices(rows) for place in places if place is not None]
+    return slice(min(start for start, _, _ in held), max(stop for _, stop, _ in held))

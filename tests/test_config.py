@@ -135,7 +135,7 @@ def test_a_model_json_of_another_kind_is_named(tmp_path, change, parts):
     save_model_config(ModelConfig(**TINY), path)
     fields = {**json.loads(path.read_text()), **change}
     path.write_text(json.dumps({name: value for name, value in fields.items() if value is not None}))
-    with pytest.raises(ValueError, match="model.json") as error:
+    with pytest.raises(ValueError, match=r"model\.json") as error:
         load_model_config(path)
     assert all(part in str(error.value) for part in parts), error.value
 

@@ -29,7 +29,9 @@ def test_each_schedule_passes_through_its_golden_points(schedule, wanted):
         assert float(rate(step)) == pytest.approx(value, abs=1e-6), step
 
 
-@pytest.mark.parametrize("config", [GPT2, ModelConfig(T=8, D=16, L=2, N=2, K=2, H=8, F=32, vocabulary=100)], ids=["gpt2", "llama"])
+@pytest.mark.parametrize(
+    "config", [GPT2, ModelConfig(T=8, D=16, L=2, N=2, K=2, H=8, F=32, vocabulary=100)], ids=["gpt2", "llama"]
+)
 def test_decay_moves_matrices_and_leaves_norms_and_biases_though_layers_are_stacked(config):
     """A step of zero gradient shrinks every matrix and keeps every scale and bias, [L, D] ones included, bit for bit."""
     params = nn.unbox(init_params(Transformer(config), jax.random.key(0)))
@@ -55,5 +57,7 @@ def test_a_long_gradient_is_clipped_and_a_short_one_is_not():
     optimizer = make_optimizer(OptimizerSpec(clip=1.0, beta1=0.9), 200)
     for length, clipped in ((4.0, 1.0), (0.5, 0.5)):
         _, state = optimizer.update({"w": jnp.full((2, 2), length / 2)}, optimizer.init(params), params)
-        first_moment = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state) if ".mu" in jax.tree_util.keystr(path)]
+        first_moment = [
+            leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state) if ".mu" in jax.tree_util.keystr(path)
+        ]
         assert float(jnp.linalg.norm(first_moment[0])) == pytest.approx(0.1 * clipped, rel=1e-5)

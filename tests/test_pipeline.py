@@ -24,7 +24,10 @@ def read(prepared, **settings):
     keep = settings.get("keep", slice(None))
     kept = len(range(B)[keep])
     assert all(batch.shape == (micro_batches, kept, T) for batch in batches)
-    return [np.concatenate([array.reshape(micro_batches * kept, *array.shape[2:]) for array in arrays]) for arrays in zip(*batches, strict=True)]
+    return [
+        np.concatenate([array.reshape(micro_batches * kept, *array.shape[2:]) for array in arrays])
+        for arrays in zip(*batches, strict=True)
+    ]
 
 
 def test_rows_are_the_same_from_any_start_and_in_any_batch(prepared):
@@ -40,7 +43,9 @@ def test_rows_are_the_same_from_any_start_and_in_any_batch(prepared):
 
 def test_hosts_read_shares_that_together_are_the_rows_of_one_host(prepared):
     whole = read(prepared, first_row=8, steps=3, micro_batches=2, B=8)
-    shares = [read(prepared, first_row=8, steps=3, micro_batches=2, B=8, keep=slice(4 * h, 4 * h + 4)) for h in range(2)]
+    shares = [
+        read(prepared, first_row=8, steps=3, micro_batches=2, B=8, keep=slice(4 * h, 4 * h + 4)) for h in range(2)
+    ]
     for array, first, second in zip(whole, *shares, strict=True):
         both = np.stack([first.reshape(6, 4, -1), second.reshape(6, 4, -1)], axis=1)
         np.testing.assert_array_equal(array.reshape(6, 8, -1), both.reshape(6, 8, both.shape[-1]))

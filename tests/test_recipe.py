@@ -20,16 +20,33 @@ def test_every_recipe_builds_and_says_what_to_expect(name):
 
 
 def test_any_field_is_overridden_by_its_dotted_path_and_the_rest_stays():
-    recipe = parse(["characters", "--model.D", "64", "--optimizer.learning-rate", "0.5", "--data.sources", "chitchat=2", "files:a b"])
+    recipe = parse(
+        [
+            "characters",
+            "--model.D",
+            "64",
+            "--optimizer.learning-rate",
+            "0.5",
+            "--data.sources",
+            "chitchat=2",
+            "files:a b",
+        ]
+    )
     made = load_recipe("characters")()
-    assert (recipe.model.D, recipe.optimizer.learning_rate, recipe.data.sources) == (64, 0.5, ("chitchat=2", "files:a b"))
+    assert (recipe.model.D, recipe.optimizer.learning_rate, recipe.data.sources) == (
+        64,
+        0.5,
+        ("chitchat=2", "files:a b"),
+    )
     assert recipe.optimizer == dataclasses.replace(made.optimizer, learning_rate=0.5)
     assert parse(["characters"]) == made
 
 
 def test_a_users_own_file_is_a_recipe(tmp_path):
     path = tmp_path / "mine.py"
-    path.write_text("from train.recipes.characters import recipe as base\nimport dataclasses\ndef recipe():\n    return dataclasses.replace(base(), steps=123)\n")
+    path.write_text(
+        "from train.recipes.characters import recipe as base\nimport dataclasses\ndef recipe():\n    return dataclasses.replace(base(), steps=123)\n"
+    )
     assert parse(["--recipe", str(path)]).steps == 123
     assert parse([str(path), "--steps", "124"]).steps == 124
 
@@ -57,7 +74,10 @@ def test_an_unknown_field_or_a_wrong_type_exits_with_a_hint(capsys):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: BatchSpec(rows=12, micro_batches=5), r"micro_batches=5 does not divide batch.rows=12; use one of \[1, 2, 3, 4, 6, 12\]"),
+        (
+            lambda: BatchSpec(rows=12, micro_batches=5),
+            r"micro_batches=5 does not divide batch.rows=12; use one of \[1, 2, 3, 4, 6, 12\]",
+        ),
         (lambda: BatchSpec(rows=0), "batch.rows=0: must be above 0"),
         (lambda: MeshSpec(tensor=0), "mesh.tensor=0"),
         (lambda: OptimizerSpec(beta2=1.5), "optimizer.beta2=1.5: must lie between 0 and 1"),

@@ -40,7 +40,9 @@ def test_a_row_is_the_same_asked_alone_or_in_any_company(store):
 def test_an_epoch_reads_every_token_once_but_the_few_that_fill_no_row(store):
     plan = RowPlan(store, T, (0, 0))
     for epoch in (0, 3):
-        read = tokens_of(store, plan.pieces(np.arange(plan.rows_per_epoch) + epoch * plan.rows_per_epoch), plan.rows_per_epoch)
+        read = tokens_of(
+            store, plan.pieces(np.arange(plan.rows_per_epoch) + epoch * plan.rows_per_epoch), plan.rows_per_epoch
+        )
         assert read.min() >= 0
         assert len(np.unique(read)) == read.size == plan.rows_per_epoch * T
         assert len(store.tokens) - read.size < T

@@ -30,7 +30,10 @@ def test_targets_are_shown_where_the_loss_is_and_nowhere_else(prepared):
     batch = Rows(prepared, 200, 0).batch(np.arange(1))
     tokenizer = Tokenizer.load(prepared / "tokenizer.json")
     shown = target_text(batch, 0, tokenizer).plain.removeprefix("target  ")
-    targets = [visible(tokenizer.token(id)) if weight else "·" for id, weight in zip(batch.targets_BT[0].tolist(), batch.weights_BT[0], strict=True)]
+    targets = [
+        visible(tokenizer.token(id)) if weight else "·"
+        for id, weight in zip(batch.targets_BT[0].tolist(), batch.weights_BT[0], strict=True)
+    ]
     assert shown == "".join(targets)
     assert "·" in targets
 

@@ -33,7 +33,9 @@ def uneven_batch(seed: int, A: int = 1, rows: int = ROWS) -> Batch:
     weights = ((place <= row) & (row > 0)).astype(np.float32)
     inside = (row > 0).astype(np.int32) * np.ones_like(tokens)
     task = inside * TASKS.index("causal_lm")
-    batch = text_batch(tokens, np.roll(tokens, -1, 1), weights, task, inside, place * inside, np.zeros(tokens.shape, bool))
+    batch = text_batch(
+        tokens, np.roll(tokens, -1, 1), weights, task, inside, place * inside, np.zeros(tokens.shape, bool)
+    )
     return Batch(*(array.reshape(A, rows // A, *array.shape[1:]) for array in batch))
 
 
@@ -66,7 +68,9 @@ def trained(shape: tuple[int, int, int] = (1, 1, 1), *, A: int = 1, dropout: flo
 
 def adam(state: State) -> Any:
     """The moments, wherever the optimizer keeps them."""
-    return next(part for part in jax.tree.leaves(state.optimizer, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(part, "mu"))
+    return next(
+        part for part in jax.tree.leaves(state.optimizer, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(part, "mu")
+    )
 
 
 def losses(run: Run) -> list[float]:
@@ -118,7 +122,10 @@ def test_dropout_is_the_same_on_every_mesh_and_moves_the_loss():
 def test_it_overfits_eight_rows():
     """A model that cannot learn eight rows by heart has a wrong loss, a wrong shift or a dead gradient."""
     mesh = make_mesh(devices=jax.devices()[:1])
-    model, optimizer = Transformer(CONFIG), make_optimizer(OptimizerSpec(learning_rate=1e-2, warmup=5, weight_decay=0.0), 150)
+    model, optimizer = (
+        Transformer(CONFIG),
+        make_optimizer(OptimizerSpec(learning_rate=1e-2, warmup=5, weight_decay=0.0), 150),
+    )
     with jax.set_mesh(mesh):
         abstract, fresh = abstract_state(model, optimizer, mesh, seed=0)
         step, state = make_train_step(model, optimizer, abstract, mesh, ROWS, seed=0), fresh()

@@ -10,7 +10,27 @@ from data.holdout import text_hash
 from data.spec import DataSpec
 from gptjax.tokenizer import Tokenizer, train_characters
 
-WORDS = "the quick brown fox jumps over a lazy dog while seven wizards box five jolly sphinxes of black quartz".split()
+WORDS = [
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "a",
+    "lazy",
+    "dog",
+    "while",
+    "seven",
+    "wizards",
+    "box",
+    "five",
+    "jolly",
+    "sphinxes",
+    "of",
+    "black",
+    "quartz",
+]
 
 
 def sentences(count: int, seed: int = 0) -> list[str]:

@@ -1,5 +1,6 @@
 """`python -m train VERB ...`: the training program. Arguments are read before JAX or TensorFlow is imported."""
 
+import inspect
 import os
 import sys
 from pathlib import Path
@@ -46,10 +47,8 @@ def parse(arguments: list[str]) -> Recipe:
     elif arguments and not arguments[0].startswith("-"):
         name, arguments = arguments[0], arguments[1:]
     make = load_recipe(name)
-    return tyro.cli(
-        Recipe, default=make(), args=arguments, prog=f"python -m train pretrain {name}", description=sys.modules[make.__module__].__doc__
-        if make.__module__ in sys.modules else None,
-    )  # fmt: skip
+    about = inspect.getdoc(inspect.getmodule(make))
+    return tyro.cli(Recipe, default=make(), args=arguments, prog=f"python -m train pretrain {name}", description=about)
 
 
 def _pretrain(arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""How fast, and compared with what: steps timed as they finish, tokens a second, and the share of the machine's peak."""
+"""How fast, and compared with what: tokens a second over finished steps, and the share of the machine's peak."""
 
 import json
 import time
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import tensorflow as tf
 
-# Peak bfloat16 products, operations a second of one chip, from the makers' data sheets. float32 is not listed there.
+# Peak bfloat16 products, operations a second of one chip, from the makers' data sheets.
 CHIP_PEAKS = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,

@@ -9,7 +9,7 @@ from train.recipe import OptimizerSpec
 
 
 def learning_rate(spec: OptimizerSpec, steps: int) -> optax.Schedule:
-    """Learning rate of every step: linear warm-up, then a cosine or a plateau with a linear fall, to `final` of the peak."""
+    """Learning rate of every step: linear warm-up, then a cosine, or a plateau and a linear fall, to `final` x peak."""
     peak, end = spec.learning_rate, spec.learning_rate * spec.final
     warmup = optax.linear_schedule(0.0, peak, spec.warmup)
     if spec.schedule == "cosine":
@@ -17,7 +17,9 @@ def learning_rate(spec: OptimizerSpec, steps: int) -> optax.Schedule:
         return optax.join_schedules([_from_one(warmup), rest], [spec.warmup])
     fall = max(1, round(steps * spec.decay))
     plateau = optax.constant_schedule(peak)
-    return optax.join_schedules([_from_one(warmup), plateau, optax.linear_schedule(peak, end, fall)], [spec.warmup, steps - fall])
+    return optax.join_schedules(
+        [_from_one(warmup), plateau, optax.linear_schedule(peak, end, fall)], [spec.warmup, steps - fall]
+    )
 
 
 def _from_one(schedule: optax.Schedule) -> optax.Schedule:
@@ -26,7 +28,7 @@ def _from_one(schedule: optax.Schedule) -> optax.Schedule:
 
 
 def decays(params: Any) -> Any:
-    """True for matrices, False for norms, biases and other vectors, by name: stacked layers give a vector a second axis."""
+    """True for matrices, False for norms and biases; by name, as stacking gives a layer's vectors a second axis."""
 
     def is_matrix(path, _):
         name = [part.key for part in path if isinstance(part, jax.tree_util.DictKey)][-1]

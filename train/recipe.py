@@ -1,4 +1,4 @@
-"""The whole of a training run as one typed, frozen, checked tree. Imports neither JAX nor TensorFlow, so typing errors show at once."""
+"""The whole of a training run as one typed, frozen, checked tree. Imports neither JAX nor TensorFlow."""
 
 import dataclasses
 import importlib
@@ -46,7 +46,14 @@ class BatchSpec:
         _positive(self, "batch", "rows", "micro_batches")
         if self.rows % self.micro_batches:
             legal = [n for n in range(1, self.rows + 1) if self.rows % n == 0]
-            raise ValueError(f"batch.micro_batches={self.micro_batches} does not divide batch.rows={self.rows}; use one of {legal}")
+            raise ValueError(
+                f"batch.micro_batches={self.micro_batches} does not divide batch.rows={self.rows}; use one of {legal}"
+            )
+
+    @property
+    def micro_rows(self) -> int:
+        """Rows of one micro-batch."""
+        return self.rows // self.micro_batches
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,8 +72,12 @@ class MeshSpec:
 class ComputeSpec:
     """How the arithmetic is done; none of it changes what is computed beyond rounding."""
 
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the products; parameters, norms, softmax and loss stay float32
-    remat: Literal["none", "products", "full"] = "none"  # what the backward pass recomputes: nothing, all but products, everything
+    dtype: Literal["float32", "bfloat16"] = (
+        "bfloat16"  # of the products; parameters, norms, softmax and loss stay float32
+    )
+    remat: Literal["none", "products", "full"] = (
+        "none"  # what the backward pass recomputes: nothing, all but products, everything
+    )
     unroll: bool = False  # write the layers out instead of looping: faster on a CPU, longer to compile
 
 
@@ -106,11 +117,23 @@ class Recipe:
     def __post_init__(self):
         _positive(self, "", "steps")
         if self.optimizer.warmup > self.steps:
-            raise ValueError(f"optimizer.warmup={self.optimizer.warmup} is more than steps={self.steps}; use at most {self.steps}")
+            raise ValueError(
+                f"optimizer.warmup={self.optimizer.warmup} is more than steps={self.steps}; use at most {self.steps}"
+            )
 
 
 # Parts of a recipe that may change when a run is continued, since its rows, updates and schedule stay the same.
-MAY_CHANGE = ("mesh.", "compute.", "validation.", "checkpoint.", "stop_after", "samples", "run", "data.prepared", "batch.micro_batches")
+MAY_CHANGE = (
+    "mesh.",
+    "compute.",
+    "validation.",
+    "checkpoint.",
+    "stop_after",
+    "samples",
+    "run",
+    "data.prepared",
+    "batch.micro_batches",
+)
 
 
 def recipe_names() -> list[str]:
@@ -125,7 +148,8 @@ def load_recipe(name_or_path: str) -> Callable[[], Recipe]:
         if not path.is_file():
             raise ValueError(f"recipe: no file {path}; give the path of a Python file that defines recipe()")
         spec = importlib.util.spec_from_file_location("user_recipe", path)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         if not hasattr(module, "recipe"):
@@ -153,7 +177,11 @@ def changes(old: str, new: str) -> list[str]:
 def _flat(tree: Any, path: str = "") -> dict[str, Any]:
     if not isinstance(tree, dict):
         return {path: tree}
-    return {name: value for key, branch in tree.items() for name, value in _flat(branch, f"{path}.{key}".lstrip(".")).items()}
+    return {
+        name: value
+        for key, branch in tree.items()
+        for name, value in _flat(branch, f"{path}.{key}".lstrip(".")).items()
+    }
 
 
 def _positive(spec: Any, path: str, *names: str) -> None:

@@ -31,11 +31,14 @@ def write_samples(run: Path, prepared: Path, *, samples: int, seed: int, console
             }  # fmt: skip
             print(json.dumps(record, ensure_ascii=False), file=file)
             if number % samples == 0:
-                console.print(f"\n[dim]{escape(name)}[/]\n[bold]{escape(record['prompt'])}[/]{escape(sample.text)}", highlight=False)
+                console.print(
+                    f"\n[dim]{escape(name)}[/]\n[bold]{escape(record['prompt'])}[/]{escape(sample.text)}",
+                    highlight=False,
+                )
 
 
 def _openings(folder: Path, count: int) -> list[list[int]]:
-    """The first tokens of `count` documents spread over a split; of one document, the tokens at `count` places in it."""
+    """The first tokens of `count` documents spread over a split; of too few documents, tokens at `count` places."""
     store = TokenStore(folder)
     if store.documents >= count:
         first = store.offset_D[np.linspace(0, store.documents - 1, count).astype(int)]

@@ -25,7 +25,9 @@ class State(NamedTuple):
     optimizer: Any
 
 
-def abstract_state(model: Transformer, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int) -> tuple[State, Callable[[], State]]:
+def abstract_state(
+    model: Transformer, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int
+) -> tuple[State, Callable[[], State]]:
     """(shapes, dtypes and shardings of the state; a function that makes it there, nothing ever unsharded)."""
 
     def make() -> Any:
@@ -34,9 +36,9 @@ def abstract_state(model: Transformer, optimizer: optax.GradientTransformation, 
 
     boxed_params, boxed_moments = jax.eval_shape(make)
     placed = State(
-        replicated(mesh),
+        replicated(mesh),  # pyright: ignore[reportArgumentType]  (a tree of shardings, shaped like the state)
         shardings(mesh, boxed_params),
-        _place_moments(mesh, boxed_moments),
+        shardings(mesh, boxed_moments),  # moments lie where their parameters do, counters are everywhere
     )
 
     def fresh() -> State:
@@ -47,11 +49,6 @@ def abstract_state(model: Transformer, optimizer: optax.GradientTransformation, 
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), jax.eval_shape(fresh), placed
     )
     return abstract, jax.jit(fresh, out_shardings=placed)
-
-
-def _place_moments(mesh: Mesh, boxed: Any) -> Any:
-    """Moments lie where their parameters do; counters are everywhere."""
-    return shardings(mesh, boxed)
 
 
 def make_train_step(
@@ -87,12 +84,15 @@ def make_train_step(
 
     placed = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(
-        step, in_shardings=(placed, batch_sharding(mesh, leading=1)), out_shardings=(placed, replicated(mesh)), donate_argnums=0
+        step,
+        in_shardings=(placed, batch_sharding(mesh, leading=1)),
+        out_shardings=(placed, replicated(mesh)),
+        donate_argnums=0,
     )
 
 
 def make_validation_step(model: Transformer, abstract: State, mesh: Mesh, B: int) -> Callable[..., jax.Array]:
-    """(params, batch [B, T], bytes of every token id [V]) -> [nats, targets, bytes of the targets], summed, float32; dropout off."""
+    """(params, batch [B, T], bytes of each token id [V]) -> summed [nats, targets, target bytes], float32, no dropout."""
     chunks = chunks_for(local_rows(mesh, B), model.config.T, model.config.V)
 
     def step(params: Any, batch: Batch, bytes_V: jax.Array) -> jax.Array:

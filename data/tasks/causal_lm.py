@@ -1,6 +1,7 @@
-"""Next-word prediction: position t predicts token t + 1 of the same document; BOS predicts the first token, the last predicts EOS.
+"""Next-word prediction: position t predicts token t + 1 of its document, BOS the first token, the last token EOS.
 
-Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2. Axes: R rows  T position  P pieces.
+Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.
+Axes: R rows  T position  P pieces.
 """
 
 import numpy as np
@@ -25,7 +26,7 @@ def build(pieces: Pieces, tokens: np.ndarray, rows: int, T: int) -> Batch:
     first_of_row_P = np.maximum.accumulate(np.where(new_row_P, np.arange(len(length_P)), 0))
     segment_P = np.arange(len(length_P)) - first_of_row_P + 1
 
-    def laid_out(values, dtype=np.int32):
+    def laid_out(values, dtype: type = np.int32):
         array_RT = np.zeros(rows * T, dtype)
         array_RT[place] = values
         return array_RT.reshape(rows, T)

@@ -1,7 +1,7 @@
 """The default: a small model of the built-in mixture, on a laptop's CPU.
 
-Six sources, four languages: conversations, encyclopaedia articles in English, French and Spanish, Shakespeare's plays, and a classical
-Chinese novel. Hardware: 2 cores, 4 GB. Time: about 6 minutes of training.
+Six sources in four languages: conversations, encyclopaedia articles in English, French and Spanish, Shakespeare's plays
+and a classical Chinese novel. Hardware: 2 cores, 4 GB. Time: about 6 minutes of training.
 """
 
 from pathlib import Path
