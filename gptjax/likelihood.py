@@ -31,6 +31,8 @@ def logits_from(
         preferred_element_type=jnp.float32, precision=product_precision(dtype),
     )  # fmt: skip
     logits_BTV = constrain(logits_BTV, "batch", "length", "vocabulary")
+    if vocabulary == table_VD.shape[0]:
+        return logits_BTV
     return jnp.where(_ids_like(logits_BTV) < vocabulary, logits_BTV, -jnp.inf)
 
 
@@ -49,7 +51,7 @@ def token_nats(
 ) -> Float[Array, "B T"]:
     """-log p(target) of every position, nats in float32.
 
-    T is worked through in `chunks` pieces; the backward pass computes each piece's logits anew, so only one piece exists at a time.
+    T is worked through in `chunks` pieces, whose logits the backward pass computes anew: only one piece exists at a time.
     """
     T = hidden_BTD.shape[1]
     if T % chunks:
@@ -58,27 +60,28 @@ def token_nats(
         return _nats(hidden_BTD, table_VD, targets_BT, vocabulary)
 
     @jax.checkpoint
-    def piece(_, start):
-        hidden = jax.lax.dynamic_slice_in_dim(hidden_BTD, start, T // chunks, axis=1)
-        targets = jax.lax.dynamic_slice_in_dim(targets_BT, start, T // chunks, axis=1)
-        return None, _nats(hidden, table_VD, targets, vocabulary)
+    def piece(_, inputs):
+        return None, _nats(inputs[0], table_VD, inputs[1], vocabulary)
 
-    _, nats_CBt = jax.lax.scan(piece, None, jnp.arange(chunks) * (T // chunks))
-    return jnp.moveaxis(nats_CBt, 0, 1).reshape(targets_BT.shape)
+    def cut(array_BT):  # pieces first
+        return jnp.moveaxis(array_BT.reshape(-1, chunks, T // chunks, *array_BT.shape[2:]), 1, 0)
+
+    _, nats_pBt = jax.lax.scan(piece, None, (cut(hidden_BTD), cut(targets_BT)))
+    return jnp.moveaxis(nats_pBt, 0, 1).reshape(targets_BT.shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _nats(hidden_BTD, table_VD, targets_BT, vocabulary):
-    """-log p of each target, by products whose backward pass stays in hidden's dtype; the table's gradient has the table's."""
+    """-log p of each target. The backward pass multiplies in hidden's dtype; the table's gradient has the table's."""
     return _forward(hidden_BTD, table_VD, targets_BT, vocabulary)[0]
 
 
 def _forward(hidden_BTD, table_VD, targets_BT, vocabulary):
     logits_BTV = logits_from(hidden_BTD, table_VD, vocabulary)
     total_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
-    is_target_BTV = _ids_like(logits_BTV) == targets_BT[..., None]
-    # a masked sum, not a gather: the vocabulary may be split over devices
-    target_BT = jnp.sum(jnp.where(is_target_BTV, logits_BTV, 0.0), axis=-1)
+    # the target's score from its row of the table: reading it out of the logits would be one more pass over them
+    target_BTD = jnp.take(table_VD, targets_BT, axis=0).astype(hidden_BTD.dtype).astype(jnp.float32)
+    target_BT = jnp.sum(hidden_BTD.astype(jnp.float32) * target_BTD, axis=-1)
     return total_BT - target_BT, (hidden_BTD, table_VD, targets_BT, logits_BTV, total_BT)
 
 

@@ -38,12 +38,14 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[A
 
 
 def partition(names: Sequence[str | None]) -> PartitionSpec:
-    """Logical axis names of one array -> its partition. Raises ValueError for unknown names and for a mesh axis used twice."""
+    """Logical axis names of one array -> its partition. Raises ValueError for an unknown name, or a mesh axis used twice."""
     used: dict[str, str] = {}
     for name in names:
-        if name is not None and name not in RULES:
+        if name is None:
+            continue
+        if name not in RULES:
             raise ValueError(f"axis {name!r} of an array {tuple(names)} is not in the table; known: {', '.join(RULES)}")
-        for axis in () if name is None else RULES[name] or ():
+        for axis in RULES[name] or ():
             if axis in used:
                 raise ValueError(
                     f"array {tuple(names)}: axes {used[axis]!r} and {name!r} both lie on mesh axis {axis!r}"

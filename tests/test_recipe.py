@@ -42,6 +42,13 @@ def test_any_field_is_overridden_by_its_dotted_path_and_the_rest_stays():
     assert parse(["characters"]) == made
 
 
+def test_a_size_by_name_sets_the_model_and_fields_still_override_it():
+    recipe = parse(["laptop", "--size", "gpt2-124m", "--model.T", "512"])
+    assert (recipe.model.family, recipe.model.D, recipe.model.T) == ("gpt2", 768, 512)
+    with pytest.raises(ValueError, match="unknown size 'gpt2-124'; did you mean 'gpt2-124m'"):
+        parse(["--size", "gpt2-124"])
+
+
 def test_a_users_own_file_is_a_recipe(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(

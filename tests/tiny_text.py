@@ -49,9 +49,14 @@ def write_split(folder: Path, tokenizer: Tokenizer, documents: Sequence[str]) ->
     np.save(folder / "hashes.npy", np.array([text_hash(text.encode()) for text in documents], np.uint64))
 
 
-def write_prepared(folder: Path, sources: Mapping[str, Sequence[str]], rates: Mapping[str, int] | None = None) -> Path:
+def write_prepared(
+    folder: Path,
+    sources: Mapping[str, Sequence[str]],
+    rates: Mapping[str, int] | None = None,
+    tokenizer: Tokenizer | None = None,
+) -> Path:
     """A prepared folder of sources with 90 % of their documents for training."""
-    tokenizer = train_characters([text for documents in sources.values() for text in documents], 400)
+    tokenizer = tokenizer or train_characters([text for documents in sources.values() for text in documents], 400)
     rates = rates or DataSpec(sources=tuple(sources)).rates
     for name, documents in sources.items():
         held = max(1, len(documents) // 10)

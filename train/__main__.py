@@ -1,5 +1,6 @@
 """`python -m train VERB ...`: the training program. Arguments are read before JAX or TensorFlow is imported."""
 
+import dataclasses
 import inspect
 import os
 import sys
@@ -7,16 +8,18 @@ from pathlib import Path
 
 import tyro
 
-from gptjax.config import did_you_mean
+from gptjax.config import SIZES, did_you_mean
 from train.recipe import Recipe, load_recipe, recipe_names
 
 HELP = """usage: python -m train VERB ...      (or ./launch.sh VERB ...)
 
-  pretrain [RECIPE] [--FIELD VALUE ...]   prepare the text, train, write samples and a report
-  report RUN                              write report.html of a run anew
+  pretrain [RECIPE] [--size SIZE] [--FIELD VALUE ...]   prepare the text, train, write samples and a report
+  report RUN                                            write the report of a run anew
 
-Recipes: {recipes}; the first argument may also be the path of a .py file with recipe(), or come as --recipe PATH.
-All fields of a recipe, with their defaults: python -m train pretrain RECIPE --help
+Recipes: {recipes}; or the path of your own .py file with a function recipe().
+Sizes:   {sizes}
+Fields:  python -m train pretrain RECIPE --help lists them all with their defaults; for example
+         --run runs/mine --data.sources chitchat=3 files:~/novels --model.L 6 --steps 2000
 """
 
 
@@ -24,7 +27,7 @@ def main(arguments: list[str]) -> int:
     """Runs one verb; returns the exit code: 0 done, 2 a mistake in what was asked, 130 interrupted (and saved)."""
     verbs = {"pretrain": _pretrain, "report": _report}
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(HELP.format(recipes=", ".join(recipe_names())))
+        print(HELP.format(recipes=", ".join(recipe_names()), sizes=", ".join(SIZES)))
         return 0 if arguments else 2
     verb, *rest = arguments
     try:
@@ -40,15 +43,30 @@ def main(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> Recipe:
-    """A recipe with its overrides. Raises ValueError for an unknown recipe; exits with 2 and a hint for an unknown field."""
-    name = "laptop"
-    if arguments and arguments[0] == "--recipe" and len(arguments) > 1:
-        name, arguments = arguments[1], arguments[2:]
-    elif arguments and not arguments[0].startswith("-"):
-        name, arguments = arguments[0], arguments[1:]
-    make = load_recipe(name)
+    """A recipe with its overrides. Raises ValueError for an unknown recipe or size; exits with 2 for an unknown field."""
+    name, arguments = _taken("--recipe", arguments)
+    if name is None and arguments and not arguments[0].startswith("-"):
+        name, *arguments = arguments
+    size, arguments = _taken("--size", arguments)
+    make = load_recipe(name or "laptop")
+    recipe = make()
+    if size is not None:
+        if size not in SIZES:
+            raise ValueError(f"unknown size {size!r}{did_you_mean(size, list(SIZES))}")
+        recipe = dataclasses.replace(recipe, model=SIZES[size]())
+    program = f"python -m train pretrain {name or 'laptop'}"
     about = inspect.getdoc(inspect.getmodule(make))
-    return tyro.cli(Recipe, default=make(), args=arguments, prog=f"python -m train pretrain {name}", description=about)
+    return tyro.cli(Recipe, default=recipe, args=arguments, prog=program, description=about)
+
+
+def _taken(option: str, arguments: list[str]) -> tuple[str | None, list[str]]:
+    """(the value that follows an option, or None; the arguments without both)."""
+    if option not in arguments:
+        return None, arguments
+    place = arguments.index(option)
+    if place + 1 == len(arguments):
+        raise ValueError(f"{option}: a name must follow")
+    return arguments[place + 1], [*arguments[:place], *arguments[place + 2 :]]
 
 
 def _pretrain(arguments: list[str]) -> int:
@@ -58,6 +76,7 @@ def _pretrain(arguments: list[str]) -> int:
     for name, _ in recipe.data.shares:
         check(name)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # else TensorFlow announces them at every start
     from rich.console import Console
 
     from train.loop import pretrain

@@ -17,6 +17,10 @@ from train.losses import micro_batch_loss, task_nats
 from train.objectives import coefficients
 
 
+# On a CPU, running independent operations side by side costs 20 to 40 % of a step (docs/log.md, 2026-11-22).
+COMPILER_OPTIONS = {"cpu": {"xla_cpu_enable_concurrency_optimized_scheduler": False}}
+
+
 class State(NamedTuple):
     """All that a step changes."""
 
@@ -88,6 +92,7 @@ def make_train_step(
         in_shardings=(placed, batch_sharding(mesh, leading=1)),
         out_shardings=(placed, replicated(mesh)),
         donate_argnums=0,
+        compiler_options=COMPILER_OPTIONS.get(mesh.devices.flat[0].platform),
     )
 
 

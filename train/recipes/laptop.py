@@ -25,9 +25,9 @@ def recipe() -> Recipe:
             vocabulary=4096,
         ),
         model=SIZES["nano"](),
-        optimizer=OptimizerSpec(learning_rate=4e-3, warmup=100, schedule="wsd", decay=0.3, final=0.0),
-        batch=BatchSpec(rows=16),
+        optimizer=OptimizerSpec(learning_rate=3e-3, warmup=100, schedule="wsd", decay=0.4, final=0.0),
+        batch=BatchSpec(rows=8),
         compute=ComputeSpec(dtype="bfloat16", unroll=True),
         run=Path("runs/laptop"),
-        steps=800,
+        steps=1200,
     )

@@ -1,0 +1,162 @@
+"""A run from its text to its report, stopped and continued."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+import gptjax
+from data.spec import DataSpec
+from gptjax.checkpoint import steps
+from gptjax.config import Architecture
+from tests.tiny_text import sentences
+from train.loop import pretrain
+from train.recipe import BatchSpec, CheckpointSpec, ComputeSpec, MeshSpec, OptimizerSpec, Recipe, ValidationSpec
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """A folder with two sources of a few sentences each."""
+    folder = tmp_path_factory.mktemp("loop")
+    (folder / "one.txt").write_text("".join(sentences(300)))
+    (folder / "two.txt").write_text("".join(sentences(200, seed=1)))
+    return folder
+
+
+def recipe(text: Path, run: str, **changes) -> Recipe:
+    made = Recipe(
+        data=DataSpec(
+            sources=(f"files:{text / 'one.txt'}=3", f"files:{text / 'two.txt'}"),
+            validation="tail 0.1", tokenizer="characters", vocabulary=400, prepared=text / "prepared",
+        ),
+        model=Architecture(T=32, D=32, L=2, N=4, K=2, H=8, F=48, dropout=0.1),
+        optimizer=OptimizerSpec(learning_rate=1e-2, warmup=2),
+        batch=BatchSpec(rows=8, micro_batches=2),
+        mesh=MeshSpec(data=2, fsdp=2, tensor=2),
+        compute=ComputeSpec(dtype="float32"),
+        validation=ValidationSpec(every=6, rows=4),
+        checkpoint=CheckpointSpec(every=5),
+        samples=2, steps=12, run=text / run,
+    )  # fmt: skip
+    return dataclasses.replace(made, **changes)
+
+
+def records(run: Path, kind: str) -> list[dict]:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["kind"] == kind]
+
+
+@pytest.fixture(scope="module")
+def whole(text):
+    """A run that was never interrupted, and what it printed."""
+    console = Console(record=True, width=200)
+    return pretrain(recipe(text, "whole"), console), console.export_text()
+
+
+def test_a_run_directory_holds_all_that_its_readers_need(whole):
+    run, printed = whole
+    for name in ("model.json", "tokenizer.json", "recipe.json", "data.json", "environment.json", "xz.json",
+                 "ATTRIBUTION.md", "metrics.jsonl", "samples.jsonl", "report.html"):  # fmt: skip
+        assert (run / name).stat().st_size > 0, name
+    assert list((run / "tensorboard").iterdir())
+    assert steps(run) == [10, 12]
+    assert "first step finished" in printed
+    assert "bits per byte of held-out text" in printed
+    assert len((run / "samples.jsonl").read_text().splitlines()) == 2 * 2
+
+
+def test_it_learns_and_says_so_for_every_source(whole):
+    run, _ = whole
+    validation = records(run, "validation")
+    assert [record["step"] for record in validation] == [6, 6, 12, 12]
+    assert len({record["source"] for record in validation}) == 2
+    first, last = validation[0], validation[2]
+    assert last["loss"] < first["loss"] < np.log(400)
+    assert last["bits_per_byte"] == pytest.approx(last["loss"] * last["targets"] / np.log(2) / last["bytes"])
+    assert records(run, "train")[-1]["tokens"] == 12 * 8 * 32
+
+
+def test_the_python_door_opens_on_the_run(whole):
+    model = gptjax.load(whole[0])
+    ((sample,),) = model.generate("the quick", tokens=5)
+    assert len(sample.ids) <= 5
+
+
+def test_stopped_and_continued_is_bit_for_bit_the_run_that_was_not(whole, text):
+    """Seven steps and five more equal twelve: parameters and the records of the steps after the break."""
+    pretrain(recipe(text, "parts", stop_after=7), Console(quiet=True))
+    run = pretrain(recipe(text, "parts"), Console(quiet=True))
+    straight, broken = gptjax.load(whole[0]).params, gptjax.load(run).params
+    for a, b in zip(jax.tree.leaves(straight), jax.tree.leaves(broken), strict=True):
+        np.testing.assert_array_equal(a, b)
+    same = ("loss", "bits_per_byte", "step", "source")
+    ends = [
+        [{key: record[key] for key in same} for record in records(path, "validation")[-2:]] for path in (whole[0], run)
+    ]
+    assert ends[0] == ends[1]
+    other = pretrain(recipe(text, "other seed", seed=1), Console(quiet=True))
+    assert not np.array_equal(gptjax.load(other).params["embedding"], straight["embedding"])
+
+
+def test_a_run_of_another_recipe_is_refused_field_by_field_and_left_as_it_was(whole, text):
+    before = {path: path.stat().st_mtime_ns for path in whole[0].rglob("*")}
+    changed = recipe(text, "whole", model=Architecture(T=32, D=64, L=2, N=4, K=2, H=8, F=48, dropout=0.1), seed=4)
+    with pytest.raises(ValueError, match=r"another recipe:\n  model.D: 32 -> 64\n  seed: 0 -> 4\nstart a new run"):
+        pretrain(changed, Console(quiet=True))
+    assert {path: path.stat().st_mtime_ns for path in whole[0].rglob("*")} == before
+
+
+def test_a_folder_that_is_no_run_is_not_written_into(text):
+    (text / "mine").mkdir()
+    (text / "mine" / "diary.txt").write_text("dear diary")
+    with pytest.raises(ValueError, match="not empty and not a run of gptjax"):
+        pretrain(recipe(text, "mine"), Console(quiet=True))
+    assert [path.name for path in (text / "mine").iterdir()] == ["diary.txt"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mesh": MeshSpec(data=3)}, "mesh data=3 x fsdp=1 x tensor=1 = 3, devices = 8"),
+        ({"batch": BatchSpec(rows=6)}, "rows of a micro-batch = 6 does not divide over mesh data x fsdp = 4"),
+        ({"mesh": MeshSpec(tensor=8)}, "query heads = 4 does not divide over mesh tensor = 8"),
+        ({"model": Architecture(T=32, D=40_000, L=900, N=4, K=4, H=8, F=48)}, "checkpoints of .* need .* GB"),
+    ],
+)
+def test_what_cannot_fit_is_refused_before_anything_slow(text, changes, message):
+    with pytest.raises(ValueError, match=message):
+        pretrain(recipe(text, "never", **changes), Console(quiet=True))
+    assert not (text / "never").exists()
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_by_step_and_keeps_the_checkpoint(text):
+    bad = recipe(
+        text,
+        "burst",
+        optimizer=OptimizerSpec(learning_rate=1e30, warmup=0, clip=1e30),
+        checkpoint=CheckpointSpec(every=1),
+    )
+    with pytest.raises(ValueError, match=r"step \d+: the loss is (nan|inf)"):
+        pretrain(bad, Console(quiet=True))
+    assert steps(text / "burst")
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(text, monkeypatch):
+    from train import loop
+
+    def interrupted(self, step):
+        if step == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Trainer, "_after_step", interrupted)
+        with pytest.raises(KeyboardInterrupt, match="saved at step 4"):
+            pretrain(recipe(text, "interrupted"), Console(quiet=True))
+    assert steps(text / "interrupted") == [4]
+    console = Console(record=True, width=200)
+    pretrain(recipe(text, "interrupted"), console)
+    assert "continuing from step 4" in console.export_text()

@@ -1,0 +1,46 @@
+"""The training program as a person meets it: mistakes are answered at once, in a line, without importing JAX."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def program(*arguments: str, first: str = "") -> subprocess.CompletedProcess:
+    """Runs the program in a process where importing JAX or TensorFlow is an error."""
+    forbid = "import sys; sys.modules.update(jax=None, tensorflow=None);"
+    code = f"{forbid} {first} from train.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    return subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["pretrian"], "unknown verb 'pretrian'; did you mean 'pretrain'?"),
+        (["pretrain", "laptopp"], "unknown recipe 'laptopp'; did you mean 'laptop'?"),
+        (["pretrain", "--data.sources", "chitchatt"], "no corpus 'chitchatt'; did you mean 'chitchat'?"),
+        (["pretrain", "--data.sources", "files:/nowhere/at/all"], "/nowhere/at/all"),
+        (["pretrain", "--model.N", "5", "--model.K", "2"], "model.K=2 does not divide model.N=5"),
+        (["pretrain", "--model.DD", "5"], "--model.D"),
+        (["pretrain", "--steps", "lots"], "lots"),
+        (["report", "/nowhere"], "give one run directory"),
+    ],
+)
+def test_a_mistake_is_answered_without_importing_jax(arguments, said):
+    done = program(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_lists_verbs_and_recipes_and_every_field_with_its_default():
+    overview = program("--help")
+    assert overview.returncode == 0
+    assert "laptop" in overview.stdout
+    fields = program("pretrain", "characters", "--help")
+    assert fields.returncode == 0
+    assert "--optimizer.learning-rate" in fields.stdout
+    assert "nanoGPT" in fields.stdout
