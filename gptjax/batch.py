@@ -1,6 +1,7 @@
 """What a training step receives: fixed-shape arrays, already shifted, corrupted and weighted.
 
-A shift or a mask is made where the batch is built and nowhere else. Axes: B batch, T position, C sequence-level targets.
+A shift or a mask is made where the batch is built and nowhere else.
+Axes: B batch, T position, C sequence-level targets.
 """
 
 from typing import Any, NamedTuple

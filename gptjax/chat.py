@@ -35,6 +35,7 @@ class Chat:
         """What the model reads before it replies to `turn`: the newest turns that fit, and the start of its line."""
         turns = [*self.turns, turn]
         limit = self._model.config.T - self._room
+        size = 0  # the loop sets it: `turns` is never empty
         for first in range(0, len(turns), 2):  # a turn and its reply go together: a conversation begins with A
             lines = [turn_line(number, turns[number]) for number in range(first, len(turns))]
             prompt = "".join(lines) + f"{SPEAKERS[1]}:"

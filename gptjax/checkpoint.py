@@ -1,7 +1,7 @@
 """What survives a crash: steps under `checkpoints/`, each usable only once its manifest is written.
 
-`checkpoints/<step>/params` and `checkpoints/<step>/training` are plain trees that orbax writes; `manifest.json`, written last,
-lists the size and SHA-256 of every file. A step without a manifest was cut short and does not count.
+`checkpoints/<step>/params` and `checkpoints/<step>/training` are plain trees that orbax writes; `manifest.json`,
+written last, lists the size and SHA-256 of every file. A step without a manifest was cut short and does not count.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ def manifest(run: Path, step: int) -> dict[str, Any]:
 
 
 def verify(run: Path, step: int) -> None:
-    """Raises ValueError naming the first file of a step that is missing, or differs in size or SHA-256 from its manifest."""
+    """Raises ValueError naming a step's first file that is missing, or differs in size or SHA-256 from its manifest."""
     for name, wanted in manifest(run, step)["files"].items():
         path = _folder(run, step) / name
         if not path.is_file():
@@ -70,7 +70,8 @@ def restore(run: Path, step: int, name: str, abstract: Any) -> Any:
             where = jax.tree_util.keystr(path)
             if shapes.get(where, wanted.shape) != wanted.shape:  # orbax looks only where a sharding is given
                 raise ValueError(
-                    f"step {step}: {name}{where} has shape {shapes[where]}, this model wants {wanted.shape}; use the run's model.json"
+                    f"step {step}: {name}{where} has shape {shapes[where]}, this model wants {wanted.shape}; "
+                    f"use the run's model.json"
                 )
         return checkpointer.restore(folder, args=arguments)
 

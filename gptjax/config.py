@@ -67,7 +67,8 @@ class Architecture:
             )
         if self.N * self.H != self.D and self.family == "gpt2":
             raise ValueError(
-                f"model.D={self.D} is not heads x width = N x H = {self.N} x {self.H} = {self.N * self.H}; make them equal"
+                f"model.D={self.D} is not heads x width = N x H = {self.N} x {self.H} = {self.N * self.H}; "
+                f"make them equal"
             )
 
 
@@ -103,8 +104,12 @@ class ModelConfig(Architecture):
 
     @property
     def flops_per_token(self) -> int:
-        """Floating-point operations of one training token, forward and backward: 6 for every weight in a product, and
-        12 L N H T for attention's two products over a full row of T keys (Chowdhery et al. 2022, arXiv:2204.02311, appendix B)."""
+        """Floating-point operations of one training token, forward and backward.
+
+        6 for every weight in a product, and 12 L N H T for attention's two products over a full row of T keys.
+
+        Source: Chowdhery et al. 2022, arXiv:2204.02311, appendix B.
+        """
         in_no_product = (self.T * self.D if self.family == "gpt2" else 0) + (0 if self.tied else self.V * self.D)
         return 6 * (self.parameters - in_no_product) + 12 * self.L * self.N * self.H * self.T
 
@@ -118,7 +123,8 @@ def llama(*, D: int, L: int, N: int, K: int | None = None, **fields: Any) -> Arc
 def gpt2(*, D: int, L: int, N: int, T: int = 1024) -> Architecture:
     """A GPT-2 shape: feed-forward width 4 D, epsilon 1e-5."""
     return Architecture(
-        family="gpt2", T=T, D=D, L=L, N=N, K=N, H=_head_width(D, N), F=4 * D, activation="gelu", qk_norm=False, norm_epsilon=1e-5
+        family="gpt2", T=T, D=D, L=L, N=N, K=N, H=_head_width(D, N), F=4 * D,
+        activation="gelu", qk_norm=False, norm_epsilon=1e-5,
     )  # fmt: skip
 
 
@@ -146,7 +152,7 @@ def save_model_config(config: ModelConfig, path: Path) -> None:
 
 
 def load_model_config(path: Path) -> ModelConfig:
-    """Reads `model.json`. Raises ValueError naming the file and the field that is unknown, missing or of another format."""
+    """Reads `model.json`. Raises ValueError naming the file and the field that is unknown, missing or malformed."""
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         found = fields.pop("format")

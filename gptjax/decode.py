@@ -53,6 +53,7 @@ def prefill(
         {"params": params}, tokens_BT, real_BT.astype(jnp.int32), place_BT, real_BT & prefix,
         cache=_placed(cache), slot_B=jnp.zeros_like(length_B),
     )  # fmt: skip
+    assert isinstance(cache, Cache)  # one was given
     last_B1D = jnp.take_along_axis(hidden_BTD, (length_B - 1)[:, None, None], axis=1)
     logits_BV = logits_from(last_B1D, head(params), model.config.vocabulary)[:, 0]
     return State(_placed(cache), logits_BV, length_B)
@@ -69,6 +70,7 @@ def decode(model: Transformer, params: Any, state: State, choice: Choice) -> tup
         {"params": params}, token_B[:, None], one_B1, slot_B[:, None], jnp.zeros_like(one_B1, bool),
         cache=state.cache, slot_B=slot_B,
     )  # fmt: skip
+    assert isinstance(cache, Cache)  # one was given
     logits_BV = logits_from(hidden_B1D, head(params), model.config.vocabulary)[:, 0]
     return State(_placed(cache), logits_BV, state.slot_B + 1), token_B
 

@@ -16,7 +16,7 @@ CHUNK_BYTES = 64 * 2**20  # float32 logits that may exist at once on one device
 
 
 def chunks_for(rows: int, T: int, V: int) -> int:
-    """Number of pieces that T is cut into, a divisor of T, so that a piece's logits over `rows` rows fit CHUNK_BYTES."""
+    """Number of pieces to cut T into, a divisor of T, so that a piece's logits over `rows` rows fit CHUNK_BYTES."""
     wanted = rows * T * V * 4 / CHUNK_BYTES
     return next(count for count in range(1, T + 1) if T % count == 0 and (count >= wanted or count == T))
 
@@ -51,7 +51,7 @@ def token_nats(
 ) -> Float[Array, "B T"]:
     """-log p(target) of every position, nats in float32.
 
-    T is worked through in `chunks` pieces, whose logits the backward pass computes anew: only one piece exists at a time.
+    T is worked through in `chunks` pieces, whose logits the backward pass computes anew: only one exists at a time.
     """
     T = hidden_BTD.shape[1]
     if T % chunks:

@@ -1,4 +1,4 @@
-"""The one matrix product of the model, with a backward pass that stays in the compute dtype and accumulates in float32."""
+"""The one matrix product of the model; its backward pass stays in the compute dtype and accumulates in float32."""
 
 import jax
 import jax.numpy as jnp

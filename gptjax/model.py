@@ -1,5 +1,6 @@
-"""The Transformer: one stack for every task, in two families. Pure init and apply; what a token sees is decided by the batch.
+"""The Transformer: one stack for every task, in two families.
 
+Pure init and apply; what a token sees is decided by the batch.
 Axes: B batch  T position  S key position  D residual  N query heads  K kv heads  H head width  F mlp width  L layers.
 """
 
@@ -48,7 +49,10 @@ def vector(module: nn.Module, name: str, width: int, value: float = 0.0) -> Arra
 
 
 class Norm(nn.Module):
-    """RMSNorm (Zhang and Sennrich 2019, arXiv:1910.07467), or LayerNorm for gpt2. Computed in float32, returned in x's dtype."""
+    """RMSNorm, or LayerNorm for gpt2. Computed in float32, returned in x's dtype.
+
+    Source: Zhang and Sennrich 2019, arXiv:1910.07467 (RMSNorm).
+    """
 
     config: Architecture
     centred: bool = False
@@ -157,8 +161,9 @@ def write(kept_BS: Array, new_BT: Array, slot_B: Int[Array, "B"]) -> Array:
 class Transformer(nn.Module):
     """Token ids to the final hidden state; `logits_from` and `token_nats` of gptjax.likelihood make scores of it.
 
-    `dtype` is that of the products; parameters stay float32. `remat` says what the backward pass may keep; `unroll` how many
-    layers one turn of the loop holds (numbers are the same; on a CPU a fully unrolled loop is faster, elsewhere it only compiles longer).
+    `dtype` is that of the products; parameters stay float32. `remat` says what the backward pass may keep; `unroll` how
+    many layers one turn of the loop holds (numbers are the same; on a CPU a fully unrolled loop is faster, elsewhere it
+    only compiles longer).
     """
 
     config: ModelConfig
@@ -178,7 +183,7 @@ class Transformer(nn.Module):
         slot_B: Int[Array, "B"] | None = None,
         deterministic: bool = True,
     ) -> tuple[Float[Array, "B T D"], Cache | None]:
-        """Hidden states after the last norm. With a cache, T new tokens go to slots slot_B... and may look at older ones."""
+        """Hidden states after the last norm. With a cache, tokens go to slots slot_B... and may look at older ones."""
         config = self.config
         B, T = tokens_BT.shape
         table_VD = weight(self, "embedding", ("vocabulary", "embed"), (config.V, config.D))
@@ -214,7 +219,8 @@ class Transformer(nn.Module):
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+            # flax leaves in_axes without a type, and int is inferred from its default
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
             length=config.L,
             unroll=self.unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},

@@ -38,7 +38,7 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[A
 
 
 def partition(names: Sequence[str | None]) -> PartitionSpec:
-    """Logical axis names of one array -> its partition. Raises ValueError for an unknown name, or a mesh axis used twice."""
+    """Logical axis names of an array -> its partition. Raises ValueError for an unknown name or a mesh axis twice."""
     used: dict[str, str] = {}
     for name in names:
         if name is None:
@@ -92,7 +92,7 @@ def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
 
 
 def check_divides(mesh: Mesh, *, rows: int, N: int, K: int, F: int, V: int) -> None:
-    """Raises ValueError, before anything is compiled, where the mesh does not divide the rows of a micro-batch or the model."""
+    """Raises ValueError, before anything compiles, where the mesh does not divide a micro-batch's rows or the model."""
     wanted = {
         "rows of a micro-batch": (rows, ("data", "fsdp")),
         "model.N, query heads": (N, ("tensor",)),

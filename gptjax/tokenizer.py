@@ -72,6 +72,7 @@ class Tokenizer:
         byte_level = isinstance(self._rules.decoder, decoders.ByteLevel)
         for id in range(self.size):
             name = self._rules.id_to_token(id)
+            assert name is not None, id  # ids have no gaps
             if name in SPECIAL_TOKENS:
                 lengths.append(0)
             elif byte_level:  # one character of the name a byte
@@ -129,7 +130,10 @@ def train_characters(texts: Iterable[str], vocabulary: int) -> Tokenizer:
 
 
 def dialogue_text(turns: Sequence[str]) -> str:
-    """A conversation as training text: one line a turn, speakers `A` and `B` in turn. Line breaks inside a turn become spaces."""
+    """A conversation as training text: one line a turn, speakers `A` and `B` in turn.
+
+    Line breaks inside a turn become spaces.
+    """
     return "".join(turn_line(number, turn) for number, turn in enumerate(turns))
 
 

@@ -15,7 +15,7 @@ def arrays(*shape):
 
 @pytest.mark.parametrize("lead", [(), (3,)], ids=["rows", "micro-batches"])
 def test_a_text_batch_has_no_sequence_targets(lead):
-    """The five [B,C] arrays are there with C = 0, their leading axes are those of the tokens, and their dtypes are the contract's."""
+    """The five [B,C] arrays are there with C = 0, the leading axes of the tokens and the dtypes of the contract."""
     batch = text_batch(*arrays(*lead, 2, 8))
     assert batch.shape == (*lead, 2, 8)
     sequence = (batch.label_BC, batch.value_BC, batch.at_BC, batch.head_BC, batch.label_weight_BC)

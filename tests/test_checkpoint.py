@@ -158,7 +158,7 @@ def test_a_missing_file_and_a_damaged_manifest_are_named(writer, tmp_path):
 
 
 def test_a_failed_save_is_raised_at_the_next_call_and_leaves_no_usable_step(writer, tmp_path, monkeypatch):
-    """A full disk while step 2 is written: the call for step 3 raises, 1 stays the newest, and saving goes on after it."""
+    """A full disk while step 2 is written: the call for step 3 raises, 1 stays the newest, and saving goes on."""
     save(writer, 1)
 
     def full(path):

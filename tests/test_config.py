@@ -49,7 +49,7 @@ def test_every_named_size_can_be_built(size):
 
 
 def test_flops_are_six_for_each_weight_in_a_product():
-    """Untying adds a table that is only looked up and so costs nothing; another layer costs its weights and its attention."""
+    """Untying adds a table that is only looked up, at no cost; another layer costs its weights and its attention."""
     tied, untied, deeper = (ModelConfig(**{**TINY, **fields}) for fields in ({}, {"tied": False}, {"L": 3}))
     assert tied.flops_per_token == untied.flops_per_token
     layer = deeper.parameters - tied.parameters
@@ -89,7 +89,7 @@ def test_a_shape_that_cannot_be_is_refused_with_its_values_and_the_remedy(fields
     ids=str,
 )
 def test_a_wrong_type_or_choice_is_refused_outside_of_tests_too(fields, parts):
-    """Tests run under a type checker and users do not: the file alone, without the hook, refuses what it cannot build."""
+    """Tests run under a type checker, users do not: the file alone, without the hook, refuses what it cannot build."""
     unchecked = runpy.run_path(gptjax.config.__file__)["ModelConfig"]
     unchecked(**TINY)
     with pytest.raises(ValueError, match=r"model\.") as error:

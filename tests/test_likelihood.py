@@ -100,7 +100,7 @@ def test_the_tables_gradient_is_float32_under_bfloat16():
 
 
 def test_all_logits_never_exist_at_once():
-    """Cut in 32, a compiled loss with gradients needs less memory than half of its float32 logits; in one piece, more than all."""
+    """Cut in 32, a compiled loss with gradients needs less memory than half its f32 logits; whole, more than all."""
     B, T, rows = 8, 64, 8192
     hidden_BTD, table_VD, targets_BT = inputs(B, T, 8, rows, rows)
 

@@ -65,7 +65,7 @@ def test_a_run_directory_holds_all_that_its_readers_need(whole):
     assert list((run / "tensorboard").iterdir())
     assert steps(run) == [10, 12]
     assert "first step finished" in printed
-    assert "bits per byte of held-out text" in printed
+    assert "xz after the training text" in printed
     assert len((run / "samples.jsonl").read_text().splitlines()) == 2 * 2
 
 

@@ -1,4 +1,4 @@
-"""gptjax.model: what a token may see, against NumPy written from the definitions, and that no setting changes the numbers."""
+"""gptjax.model: what a token may see, against NumPy from the definitions, and that no setting changes the numbers."""
 
 import functools
 import math
@@ -78,7 +78,10 @@ def qwen3(config, params, tokens):
 
 
 def openai_gpt2(config, params, tokens):
-    """GPT-2's final hidden state for one causal document, in float64 from the definition (Radford et al. 2019, section 2.3)."""
+    """GPT-2's final hidden state for one causal document, in float64 from the definition.
+
+    Source: Radford et al. 2019, section 2.3.
+    """
     N, H, T = config.N, config.H, len(tokens)
 
     def norm(x, w):
@@ -128,7 +131,7 @@ def test_no_token_sees_a_later_one(family):
 @both_families
 @pytest.mark.parametrize("visible", [False, True], ids=["causal", "bidirectional"])
 def test_a_document_never_sees_another(family, visible):
-    """Changing document 1 leaves document 2 and the padding bit-identical, though every token of it moves, and the reverse."""
+    """Changing document 1 moves all of it and leaves document 2 and the padding bit-identical, and the reverse."""
     config = config_of(family)
     params = parameters(config)
     places = ([1] * 3 + [2] * 3 + [0] * 2, [0, 1, 2, 0, 1, 2, 0, 0], [visible] * 6 + [False] * 2)
@@ -158,7 +161,7 @@ def test_packed_is_the_same_as_alone(family):
 
 @both_families
 def test_what_is_visible_reaches_earlier_tokens_of_its_document_only(family):
-    """Six tokens by hand: which positions move when one token changes, causal, with a prefix of two, and bidirectional."""
+    """Six tokens by hand: which positions move when one changes, causal, with a prefix of two, and bidirectional."""
     config = config_of(family)
     params, tokens = parameters(config), [1, 2, 3, 4, 5, 6]
     segment, position = [1, 1, 1, 1, 2, 2], [0, 1, 2, 3, 0, 1]
@@ -187,7 +190,7 @@ def test_a_row_of_padding_is_finite_with_finite_gradients(family):
 
 @both_families
 def test_the_scan_is_a_loop_over_layers(family):
-    """A Python loop over Block with slices of the stacked parameters gives the same, in the order of the stack and in no other."""
+    """A Python loop over Block with slices of the stacked parameters gives the same, in that order and no other."""
     config = config_of(family)
     params, batch = parameters(config), row([5, 3, 9, 1, 2, 7, 8])
     tokens_BT, segment_BT, position_BT, visible_BT = batch
@@ -223,7 +226,7 @@ def step(config, batch, **settings):
 
 
 def test_no_policy_and_no_unrolling_changes_loss_or_gradients():
-    """Rematerialised by any policy, scanned or unrolled, the loss and every gradient agree, dropout masks included (trap 19)."""
+    """By any remat policy, scanned or unrolled, the loss and every gradient agree, dropout masks included (trap 19)."""
     config = config_of(L=2, dropout=0.2)
     params, batch = parameters(config), row([5, 3, 9, 1, 2, 7, 8])
     results = [step(config, batch, remat=remat, unroll=unroll)(params) for remat, unroll in SETTINGS]
@@ -234,7 +237,7 @@ def test_no_policy_and_no_unrolling_changes_loss_or_gradients():
 
 @pytest.mark.parametrize("unroll", [1, 3])
 def test_policies_trade_memory_for_products(unroll):
-    """`full` computes more products than `products`, and that more than `none`; memory goes the other way, unrolled or not."""
+    """`full` computes more than `products`, that more than `none`; memory goes the other way, unrolled or not."""
     config = config_of(D=64, F=256, H=32, T=64, L=2 if unroll == 1 else unroll)
     batch = tuple(jnp.ones((8, 64), dtype) for dtype in (jnp.int32, jnp.int32, jnp.int32, bool))
     params = parameters(config)
@@ -305,7 +308,7 @@ def test_a_frequent_tokens_gradient_is_added_up_in_float32(family):
 @both_families
 @pytest.mark.parametrize("prefix", [0, 3])
 def test_reading_through_the_cache_is_reading_all_at_once(family, prefix):
-    """Five tokens in one pass, then one at a time, give the hidden states of the whole row; rows may stand at different slots."""
+    """Five tokens at once, then one by one, give the whole row's hidden states; rows may stand at different slots."""
     config, tokens = config_of(family), [5, 3, 9, 1, 2, 7, 8, 4]
     params, apply = parameters(config), jax.jit(Transformer(config).apply)
     batch = row(tokens, visible=[place < prefix for place in range(8)])

@@ -33,7 +33,7 @@ def test_each_schedule_passes_through_its_golden_points(schedule, wanted):
     "config", [GPT2, ModelConfig(T=8, D=16, L=2, N=2, K=2, H=8, F=32, vocabulary=100)], ids=["gpt2", "llama"]
 )
 def test_decay_moves_matrices_and_leaves_norms_and_biases_though_layers_are_stacked(config):
-    """A step of zero gradient shrinks every matrix and keeps every scale and bias, [L, D] ones included, bit for bit."""
+    """A step of zero gradient shrinks every matrix and keeps every scale and bias, [L, D] included, bit for bit."""
     params = nn.unbox(init_params(Transformer(config), jax.random.key(0)))
     optimizer = make_optimizer(OptimizerSpec(learning_rate=0.1, warmup=0), 10)
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)

@@ -1,4 +1,4 @@
-"""Batches from tf.data: row r is the same from any start, in any batch, on any host, and validation reads all of its text once."""
+"""Batches from tf.data: row r is the same from any start, batch or host, and validation reads all of its text once."""
 
 import jax
 import numpy as np

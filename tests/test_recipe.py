@@ -52,7 +52,8 @@ def test_a_size_by_name_sets_the_model_and_fields_still_override_it():
 def test_a_users_own_file_is_a_recipe(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(
-        "from train.recipes.characters import recipe as base\nimport dataclasses\ndef recipe():\n    return dataclasses.replace(base(), steps=123)\n"
+        "from train.recipes.characters import recipe as base\nimport dataclasses\n"
+        "def recipe():\n    return dataclasses.replace(base(), steps=123)\n"
     )
     assert parse(["--recipe", str(path)]).steps == 123
     assert parse([str(path), "--steps", "124"]).steps == 124

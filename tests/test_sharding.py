@@ -96,7 +96,7 @@ def test_sizes_are_checked_before_anything_is_compiled(sizes, parts):
 
 
 def test_every_leaf_that_the_table_splits_is_split():
-    """On 2 x 2 x 2 each device holds the share of every parameter that its names promise, and the large ones a quarter."""
+    """On 2 x 2 x 2 each device holds of every parameter the share its names promise, a quarter of the large ones."""
     params, abstract = placed(make_mesh(2, 2, 2))
     names = nn.get_partition_spec(abstract)
     for leaf, spec in zip(jax.tree.leaves(params), jax.tree.leaves(names), strict=True):
@@ -107,7 +107,7 @@ def test_every_leaf_that_the_table_splits_is_split():
 
 @pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2)], ids=str)
 def test_the_mesh_changes_neither_hidden_states_nor_dropout(shape):
-    """One device and eight agree within 1e-5, in evaluation and with the same dropout key; another key differs (trap 20)."""
+    """One device and eight agree within 1e-5, in evaluation and with one dropout key; another key differs (trap 20)."""
 
     def run(mesh):
         params, _ = placed(mesh)

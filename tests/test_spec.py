@@ -19,7 +19,7 @@ from data.spec import RATE_UNIT, DataSpec
     ids=lambda sources: f"{len(sources)} from {sources[0]}",
 )
 def test_rates_sum_to_1024_and_leave_no_source_out(sources):
-    """Whatever the shares, every row of a cycle has a source, and each source is within a row of its share, or has its one row."""
+    """Every row of a cycle has a source, and each source is within a row of its share, or has its one row."""
     spec = DataSpec(sources=sources)
     assert sum(spec.rates.values()) == RATE_UNIT
     total = sum(share for _, share in spec.shares)

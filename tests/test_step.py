@@ -1,4 +1,4 @@
-"""One step: the same whatever the mesh and the micro-batches, compiled once, nothing left whole that the table splits."""
+"""One step: the same on any mesh, in any micro-batches; compiled once, nothing left whole that the table splits."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ MESHES = {"8x1x1": (8, 1, 1), "1x8x1": (1, 8, 1), "1x1x8": (1, 1, 8), "2x2x2": (
 
 
 def uneven_batch(seed: int, A: int = 1, rows: int = ROWS) -> Batch:
-    """Rows of very different loss weights, [A, rows/A, T]: row r has loss on its first r + 1 positions, row 0 is all padding."""
+    """Rows of unequal loss weight, [A, rows/A, T]: row r has loss on its first r + 1 positions, row 0 is padding."""
     generator = np.random.default_rng(seed)
     tokens = generator.integers(3, 1000, (rows, CONFIG.T), dtype=np.int32)
     place = np.broadcast_to(np.arange(CONFIG.T, dtype=np.int32), tokens.shape)

@@ -22,8 +22,8 @@ from gptjax.tokenizer import (
 TEXTS = ["the cat sat on the mat, and that was that\n" * 20, "第一回 宴桃園豪傑三結義 " * 20, "déjà vu " * 20]
 NASTY = [
     "", " ", "  ", "\n\n", "\r\n", "\t", "\x00", "\ufeff", "\ufffd", "a\ufffd", "\ufffdb\ufffd", "e\u0301é", "ﬁ", "İı",
-    "👩‍👩‍👧‍👦🏴󠁧󠁢󠁥󠁮󠁧󠁿", "\u202eabc", "\u2028\u0085", "\U0010ffff", " leading", "trailing ", "a  b   c", "<0x41>", "<0xE4>", "Ġ", "▁", "don't 1234",
-    "<|eos|>", "<|bos|>x<|pad|>", "<|eos|", "\ud7ff\ue000",
+    "👩‍👩‍👧‍👦🏴󠁧󠁢󠁥󠁮󠁧󠁿", "\u202eabc", "\u2028\u0085", "\U0010ffff", " leading", "trailing ", "a  b   c",
+    "<0x41>", "<0xE4>", "Ġ", "▁", "don't 1234", "<|eos|>", "<|bos|>x<|pad|>", "<|eos|", "\ud7ff\ue000",
 ]  # fmt: skip
 
 
@@ -136,7 +136,7 @@ def test_streaming_survives_any_ids():
 
 
 def test_streaming_never_cuts_where_tokens_straddle_characters():
-    """Twenty times é, of which every token but the first ends one é and begins the next: each é arrives once it is whole."""
+    """Twenty é, of which every token but the first ends one and begins the next: each arrives once it is whole."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: id for id, token in enumerate([*SPECIAL_TOKENS, *alphabet, "©Ã"])}
     rules = tokenizers.Tokenizer(models.BPE(vocabulary, [("©", "Ã")]))

@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> Recipe:
-    """A recipe with its overrides. Raises ValueError for an unknown recipe or size; exits with 2 for an unknown field."""
+    """A recipe with its overrides. Raises ValueError for an unknown recipe or size; exits 2 for an unknown field."""
     name, arguments = _taken("--recipe", arguments)
     if name is None and arguments and not arguments[0].startswith("-"):
         name, *arguments = arguments

@@ -96,7 +96,7 @@ class _Trainer:
         self.flops_per_token = config.flops_per_token
 
     def train(self) -> None:
-        """Steps to the last one, with validation, checkpoints and records on the way. Saves before it passes Ctrl-C on."""
+        """Steps to the last one, with validation, checkpoints and records. Saves before it passes Ctrl-C on."""
         self.state = self._first_state()
         first_step = int(self.state.step)
         if first_step >= self.last_step:
@@ -204,8 +204,8 @@ class _Trainer:
                 "validation", step, source=name, loss=loss, perplexity=float(np.exp(loss)), bits_per_byte=float(bits),
                 targets=int(targets), bytes=int(size),
             )  # fmt: skip
-            told.append(f"{name} {loss:.4f} nats/token {bits:.3f} bits/byte")
-        self.console.print(f"step {step}, validation: " + "; ".join(told), highlight=False)
+            told.append(f"{name} {bits:.3f}")
+        self.console.print(f"step {step}: bits per byte of held-out text: " + ", ".join(told), highlight=False)
 
     def _placed(self, batches: Iterator[Batch], leading: int) -> Iterator[Batch]:
         """Every host's rows as one array over the mesh."""
@@ -224,10 +224,10 @@ def _results(run: Path) -> Table:
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     last = {record["source"]: record for record in records if record["kind"] == "validation"}
     xz = json.loads((run / "xz.json").read_text(encoding="utf-8"))
-    table = Table("source", title="bits per byte of held-out text; lower is better")
-    for heading in ("this model", "xz -9 alone", "xz after the training text"):
+    table = Table("held-out text of", title="bits per byte (lower is better), beside what xz makes of the same text")
+    for heading in ("nats/token", "bits/byte", "xz -9 alone", "xz after the training text"):
         table.add_column(heading, justify="right")
     for name, record in last.items():
         figures = (record["bits_per_byte"], xz[name]["alone"], xz[name]["after_training_text"])
-        table.add_row(name, *(f"{figure:.3f}" for figure in figures))
+        table.add_row(name, f"{record['loss']:.4f}", *(f"{figure:.3f}" for figure in figures))
     return table

@@ -22,7 +22,7 @@ CHIP_PEAKS = {
 
 
 def peak_flops(dtype: str) -> float:
-    """Operations a second that all devices could do: a data sheet's for known chips, else a matrix product timed here."""
+    """Operations a second that all devices could do: the data sheet's for known chips, else a product timed here."""
     kind = jax.devices()[0].device_kind
     for name, peak in sorted(CHIP_PEAKS.items(), key=lambda item: -len(item[0])):
         if kind.startswith(name) and dtype == "bfloat16":

@@ -20,8 +20,8 @@ def by_task(values: Array, task: Array) -> Float[Array, "K"]:
 def coefficients(batch_ABT: Batch) -> tuple[Float[Array, "K"], Float[Array, "K"]]:
     """(factor of each task's summed nats in the loss, loss weight of each task in the whole step).
 
-    The factor is lambda / N, with N the task's loss weight over all devices and micro-batches of the step: the loss is a
-    sum of task means and never a mean of means. A task that is absent has factor 0.
+    The factor is lambda / N, with N the task's loss weight over all devices and micro-batches of the step: the loss is
+    a sum of task means and never a mean of means. A task that is absent has factor 0.
     """
     count_K = by_task(batch_ABT.weights_BT, batch_ABT.task_BT)
     weight_K = jnp.array([WEIGHTS.get(name, 0.0) for name in TASKS])

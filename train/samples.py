@@ -27,7 +27,8 @@ def write_samples(run: Path, prepared: Path, *, samples: int, seed: int, console
         for number, (name, prompt, (sample,)) in enumerate(zip(names, prompts, texts, strict=True)):
             record = {
                 "step": model.step, "source": name, "language": sources[name]["language"],
-                "prompt": model.tokenizer.decode(prompt), "text": sample.text, "temperature": TEMPERATURE, "top_p": TOP_P,
+                "prompt": model.tokenizer.decode(prompt), "text": sample.text,
+                "temperature": TEMPERATURE, "top_p": TOP_P,
             }  # fmt: skip
             print(json.dumps(record, ensure_ascii=False), file=file)
             if number % samples == 0:

@@ -16,7 +16,6 @@ from gptjax.sharding import batch_sharding, local_rows, replicated, shardings
 from train.losses import micro_batch_loss, task_nats
 from train.objectives import coefficients
 
-
 # On a CPU, running independent operations side by side costs 20 to 40 % of a step (docs/log.md, 2026-11-22).
 COMPILER_OPTIONS = {"cpu": {"xla_cpu_enable_concurrency_optimized_scheduler": False}}
 
@@ -97,7 +96,7 @@ def make_train_step(
 
 
 def make_validation_step(model: Transformer, abstract: State, mesh: Mesh, B: int) -> Callable[..., jax.Array]:
-    """(params, batch [B, T], bytes of each token id [V]) -> summed [nats, targets, target bytes], float32, no dropout."""
+    """(params, batch [B, T], bytes of each id [V]) -> summed [nats, targets, target bytes], float32, no dropout."""
     chunks = chunks_for(local_rows(mesh, B), model.config.T, model.config.V)
 
     def step(params: Any, batch: Batch, bytes_V: jax.Array) -> jax.Array:

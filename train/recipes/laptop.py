@@ -29,5 +29,5 @@ def recipe() -> Recipe:
         batch=BatchSpec(rows=8),
         compute=ComputeSpec(dtype="bfloat16", unroll=True),
         run=Path("runs/laptop"),
-        steps=1200,
+        steps=1000,
     )
