@@ -55,16 +55,9 @@ class Rows:
         source_R, _ = assign(np.array([row]), self._rates)
         return self.sources[source_R[0]]
 
-    def epochs(self, rows: int) -> dict[str, float]:
-        """How often each source was read after so many rows."""
-        return {
-            name: rows * rate / 1024 / plan.rows_per_epoch
-            for name, rate, plan in zip(self.sources, self._rates, self.plans, strict=True)
-        }
-
 
 def training_batches(
-    rows: Rows, *, first_row: int, steps: int, micro_batches: int, B: int, keep: slice = slice(None)
+    rows: Rows, *, first_row: int, steps: int, micro_batches: int, B: int, keep: slice | np.ndarray = slice(None)
 ) -> Iterator[Batch]:
     """Batches [A, B, T] of consecutive rows, A micro-batches each; `keep` is this host's share of every B rows."""
 
@@ -78,7 +71,9 @@ def training_batches(
     return _parallel(build, steps)
 
 
-def validation_batches(folder: Path, T: int, B: int, most_rows: int, keep: slice = slice(None)) -> Iterator[Batch]:
+def validation_batches(
+    folder: Path, T: int, B: int, most_rows: int, keep: slice | np.ndarray = slice(None)
+) -> Iterator[Batch]:
     """A validation split read once, in order, as batches [B, T] of at most `most_rows` rows; the last is padded."""
     store = TokenStore(folder)
     plan = SequentialPlan(store, T)

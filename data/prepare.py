@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
@@ -85,7 +86,7 @@ def table(folder: Path) -> Table:
         train, validation = source["splits"]["train"], source["splits"]["validation"]
         total = {key: train[key] + validation[key] for key in train}
         lines.add_row(
-            name,
+            escape(name),
             f"{source['rate'] / RATE_UNIT:.0%}",
             f"{total['documents']:,}",
             f"{total['bytes'] / 1e6:,.2f}",
@@ -128,7 +129,7 @@ def stored_text(folder: Path, source_folder: str, split: str, *, last_bytes: int
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Waits until no other process prepares into the folder."""
-    lock = os.open(folder, os.O_RDONLY)
+    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)  # writable, or NFS refuses to lock it
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -164,7 +165,6 @@ def _make(spec: DataSpec, partial: Path, progress: Progress) -> None:
             "rate": spec.rates[name],
             "duplicates": plan.duplicates,
             "splits": splits,
-            "xz": None,
         }
     shutil.copyfile(partial / "tokenizer.json", done / "tokenizer.json")
     prepared = {
@@ -172,9 +172,20 @@ def _make(spec: DataSpec, partial: Path, progress: Progress) -> None:
         "fingerprint": fingerprint(spec),
         "tokenizer": tokenizer.fingerprint,
         "vocabulary": tokenizer.size,
+        "content": _content(done, described),
         "sources": described,
     }
     _write_json(done / "prepared.json", prepared)
+
+
+def _content(done: Path, described: dict[str, Any]) -> str:
+    """SHA-256 of what rows are made of: rates, and the hash and place of every document; a file's date is no part."""
+    sha = hashlib.sha256()
+    for name, source in described.items():
+        sha.update(f"{name}={source['rate']};".encode())
+        for table_file in ("hashes.npy", "offsets.npy"):
+            sha.update((done / source["folder"] / "train" / table_file).read_bytes())
+    return sha.hexdigest()
 
 
 def _file_name(name: str) -> str:

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.text import Text
 
-from data.pipeline import Rows
-from data.prepare import prepare
 from gptjax.batch import Batch
 from gptjax.tokenizer import Tokenizer
 
@@ -24,6 +23,8 @@ COLOURS = ("cyan", "yellow", "green", "magenta", "blue")  # one a segment, in tu
 
 def show(prepared: Path, T: int, seed: int, first_row: int, rows: int, console: Console) -> None:
     """Prints rows first_row, first_row + 1, ... of the mixture."""
+    from data.pipeline import Rows  # TensorFlow, which a mistake on the command line need not wait for
+
     tokenizer = Tokenizer.load(prepared / "tokenizer.json")
     source = Rows(prepared, T, seed)
     row_R = np.arange(first_row, first_row + rows)
@@ -32,7 +33,8 @@ def show(prepared: Path, T: int, seed: int, first_row: int, rows: int, console: 
     for place, row in enumerate(row_R.tolist()):
         segments = int(batch.segment_BT[place].max())
         console.rule(
-            f"row {row} · {source.source_of(row)} · {segments} document{'s' if segments > 1 else ''}", style="dim"
+            f"row {row} · {escape(source.source_of(row))} · {segments} document{'s' if segments > 1 else ''}",
+            style="dim",
         )
         console.print(row_text(batch, place, tokenizer))
         console.print(target_text(batch, place, tokenizer))
@@ -86,6 +88,10 @@ class Window:
     first_row: int = 0  # any row number: row 1000000000 is found as fast as row 0
     rows: int = 4
 
+    def __post_init__(self):
+        if self.first_row < 0 or self.rows < 1:
+            raise ValueError(f"first_row={self.first_row}, rows={self.rows}: from row 0 on, at least one row")
+
 
 def main(arguments: list[str]) -> int:
     """Prints rows of a recipe's training text; returns the exit code."""
@@ -97,6 +103,8 @@ def main(arguments: list[str]) -> int:
     try:
         window, rest = tyro.cli(Window, args=arguments, return_unknown_args=True, add_help=False)
         recipe = parse(rest)
+        from data.prepare import prepare
+
         show(prepare(recipe.data), recipe.model.T, recipe.seed, window.first_row, window.rows, Console())
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -190,7 +190,9 @@ def restore_model(run: Run, step: int | None, *, dtype: Any, mesh: Any) -> Langu
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         places = jax.tree.map(lambda _: device, nn.unbox(boxed))
     else:
-        check_divides(mesh, rows=math.prod(mesh.devices.shape), N=config.N, K=config.K, F=config.F, V=config.V)
+        check_divides(
+            mesh, rows=math.prod(mesh.devices.shape), D=config.D, N=config.N, K=config.K, F=config.F, V=config.V
+        )
         places = shardings(mesh, boxed)
     abstract = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), nn.unbox(boxed), places

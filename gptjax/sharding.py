@@ -91,10 +91,11 @@ def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*(None,) * leading, RULES["batch"]))
 
 
-def check_divides(mesh: Mesh, *, rows: int, N: int, K: int, F: int, V: int) -> None:
+def check_divides(mesh: Mesh, *, rows: int, D: int, N: int, K: int, F: int, V: int) -> None:
     """Raises ValueError, before anything compiles, where the mesh does not divide a micro-batch's rows or the model."""
     wanted = {
         "rows of a micro-batch": (rows, ("data", "fsdp")),
+        "model.D": (D, ("fsdp",)),
         "model.N, query heads": (N, ("tensor",)),
         "model.K, key/value heads": (K, ("tensor",)),
         "model.F": (F, ("tensor",)),
@@ -121,8 +122,10 @@ def local_rows(mesh: Mesh, rows: int) -> int:
     return rows // int(np.prod([mesh.shape[axis] for axis in RULES["batch"] or ()]))
 
 
-def own_rows(mesh: Mesh, rows: int) -> slice:
-    """The rows of a batch that this host's devices hold. Hosts that share rows through `tensor` get the same ones."""
+def own_rows(mesh: Mesh, rows: int) -> np.ndarray:
+    """Numbers of the rows of a batch that this host's devices hold, rising; not always neighbours on a TPU's torus.
+
+    Hosts that share rows through `tensor` get the same ones.
+    """
     places = batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()
-    held = [place[0].indices(rows) for place in places if place is not None]
-    return slice(min(start for start, _, _ in held), max(stop for _, stop, _ in held))
+    return np.unique(np.concatenate([np.arange(rows)[place] for place in places if place is not None]))

@@ -14,6 +14,7 @@ from data.spec import DataSpec
 from gptjax.checkpoint import steps
 from gptjax.config import Architecture
 from tests.tiny_text import sentences
+from train import loop
 from train.loop import pretrain
 from train.recipe import BatchSpec, CheckpointSpec, ComputeSpec, MeshSpec, OptimizerSpec, Recipe, ValidationSpec
 
@@ -39,7 +40,7 @@ def recipe(text: Path, run: str, **changes) -> Recipe:
         mesh=MeshSpec(data=2, fsdp=2, tensor=2),
         compute=ComputeSpec(dtype="float32"),
         validation=ValidationSpec(every=6, rows=4),
-        checkpoint=CheckpointSpec(every=5),
+        checkpoint=CheckpointSpec(every=5, keep=3),
         samples=2, steps=12, run=text / run,
     )  # fmt: skip
     return dataclasses.replace(made, **changes)
@@ -63,7 +64,7 @@ def test_a_run_directory_holds_all_that_its_readers_need(whole):
                  "ATTRIBUTION.md", "metrics.jsonl", "samples.jsonl", "report.html"):  # fmt: skip
         assert (run / name).stat().st_size > 0, name
     assert list((run / "tensorboard").iterdir())
-    assert steps(run) == [10, 12]
+    assert steps(run) == [5, 10, 12]
     assert "first step finished" in printed
     assert "xz after the training text" in printed
     assert len((run / "samples.jsonl").read_text().splitlines()) == 2 * 2
@@ -93,7 +94,7 @@ def test_stopped_and_continued_is_bit_for_bit_the_run_that_was_not(whole, text):
     straight, broken = gptjax.load(whole[0]).params, gptjax.load(run).params
     for a, b in zip(jax.tree.leaves(straight), jax.tree.leaves(broken), strict=True):
         np.testing.assert_array_equal(a, b)
-    same = ("loss", "bits_per_byte", "step", "source")
+    same = ("step", "source", "loss", "bits_per_byte")
     ends = [
         [{key: record[key] for key in same} for record in records(path, "validation")[-2:]] for path in (whole[0], run)
     ]
@@ -133,30 +134,54 @@ def test_what_cannot_fit_is_refused_before_anything_slow(text, changes, message)
     assert not (text / "never").exists()
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run_by_step_and_keeps_the_checkpoint(text):
-    bad = recipe(
-        text,
-        "burst",
-        optimizer=OptimizerSpec(learning_rate=1e30, warmup=0, clip=1e30),
-        checkpoint=CheckpointSpec(every=1),
-    )
-    with pytest.raises(ValueError, match=r"step \d+: the loss is (nan|inf)"):
-        pretrain(bad, Console(quiet=True))
-    assert steps(text / "burst")
+def test_numbers_that_are_none_stop_the_run_before_they_are_saved(text):
+    """At a rate of 1e30 the first update ruins the parameters; whatever was saved before is finite."""
+    ruinous = OptimizerSpec(learning_rate=1e30, warmup=0, clip=1e30)
+    with pytest.raises(ValueError, match=r"step \d+: the loss is .*lower optimizer.learning_rate"):
+        pretrain(recipe(text, "burst", optimizer=ruinous, checkpoint=CheckpointSpec(every=1)), Console(quiet=True))
+    for step in steps(text / "burst"):
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gptjax.load(text / "burst", step=step).params))
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(text, monkeypatch):
-    from train import loop
+    finished = loop._Trainer._finished
 
-    def interrupted(self, step):
+    def interrupted(self, metrics, step, first_step):
         if step == 4:
             raise KeyboardInterrupt
+        return finished(self, metrics, step, first_step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Trainer, "_after_step", interrupted)
-        with pytest.raises(KeyboardInterrupt, match="saved at step 4"):
-            pretrain(recipe(text, "interrupted"), Console(quiet=True))
-    assert steps(text / "interrupted") == [4]
+        patch.setattr(loop._Trainer, "_finished", interrupted)
+        with pytest.raises(KeyboardInterrupt, match="saved at step 5"):
+            pretrain(recipe(text, "interrupted", checkpoint=CheckpointSpec(every=50)), Console(quiet=True))
+    assert steps(text / "interrupted") == [5]
     console = Console(record=True, width=200)
-    pretrain(recipe(text, "interrupted"), console)
-    assert "continuing from step 4" in console.export_text()
+    pretrain(recipe(text, "interrupted", checkpoint=CheckpointSpec(every=50)), console)
+    assert "continuing from step 5" in console.export_text()
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_used(whole, text):
+    pretrain(recipe(text, "damaged", stop_after=10), Console(quiet=True))
+    victim = max((text / "damaged" / "checkpoints" / "10" / "params").rglob("*"), key=lambda path: path.stat().st_size)
+    victim.write_bytes(victim.read_bytes()[:-1] + b"?")
+    console = Console(record=True, width=400)
+    run = pretrain(recipe(text, "damaged"), console)
+    printed = console.export_text()
+    assert f"not used: step 10: {victim.resolve()}" in printed or f"not used: step 10: {victim}" in printed
+    assert "continuing from step 5" in printed
+    straight, repaired = gptjax.load(whole[0]).params, gptjax.load(run).params
+    np.testing.assert_array_equal(repaired["embedding"], straight["embedding"])
+
+
+def test_changed_text_is_refused_and_a_touched_file_is_not(text):
+    """The comparison is of what was read, not of dates."""
+    (text / "diary.txt").write_text("".join(sentences(300, seed=5)))
+    settings = {"data": dataclasses.replace(recipe(text, "x").data, sources=(f"files:{text / 'diary.txt'}",))}
+    pretrain(recipe(text, "diary", **settings, stop_after=2), Console(quiet=True))
+    (text / "diary.txt").touch()
+    pretrain(recipe(text, "diary", **settings, stop_after=3), Console(quiet=True))
+    words = (text / "diary.txt").read_text().split(" ")
+    (text / "diary.txt").write_text(" ".join(words[::-1]))
+    with pytest.raises(ValueError, match="was trained with another text"):
+        pretrain(recipe(text, "diary", **settings, stop_after=4), Console(quiet=True))

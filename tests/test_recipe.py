@@ -7,7 +7,18 @@ import pytest
 
 from data.spec import DataSpec
 from train.__main__ import parse
-from train.recipe import BatchSpec, MeshSpec, OptimizerSpec, Recipe, changes, load_recipe, recipe_names, to_json
+from train.recipe import (
+    BatchSpec,
+    CheckpointSpec,
+    MeshSpec,
+    OptimizerSpec,
+    Recipe,
+    ValidationSpec,
+    changes,
+    load_recipe,
+    recipe_names,
+    to_json,
+)
 
 SMALL = Recipe(data=DataSpec(sources=("chitchat",)), run=Path("runs/small"), steps=200)
 
@@ -86,10 +97,23 @@ def test_an_unknown_field_or_a_wrong_type_exits_with_a_hint(capsys):
             lambda: BatchSpec(rows=12, micro_batches=5),
             r"micro_batches=5 does not divide batch.rows=12; use one of \[1, 2, 3, 4, 6, 12\]",
         ),
-        (lambda: BatchSpec(rows=0), "batch.rows=0: must be above 0"),
+        (lambda: BatchSpec(rows=0), "batch.rows=0: must be a number above 0"),
         (lambda: MeshSpec(tensor=0), "mesh.tensor=0"),
+        (lambda: OptimizerSpec(learning_rate=float("nan")), "optimizer.learning_rate=nan: must be a number above 0"),
+        (lambda: ValidationSpec(every=0), "validation.every=0"),
+        (lambda: CheckpointSpec(keep=0), "checkpoint.keep=0"),
+        (lambda: dataclasses.replace(SMALL, seed=-1), "seed=-1"),
+        (lambda: dataclasses.replace(SMALL, stop_after=0), "stop_after=0"),
+        (lambda: dataclasses.replace(SMALL, run=Path("gs://bucket/run")), "only folders of this machine"),
+        (
+            lambda: dataclasses.replace(SMALL, optimizer=OptimizerSpec(schedule="wsd", warmup=170, decay=0.2)),
+            "warmup=170 is more than steps=200 leave beside 40 of decay; use at most 160",
+        ),
         (lambda: OptimizerSpec(beta2=1.5), "optimizer.beta2=1.5: must lie between 0 and 1"),
-        (lambda: dataclasses.replace(SMALL, steps=50), "optimizer.warmup=100 is more than steps=50; use at most 50"),
+        (
+            lambda: dataclasses.replace(SMALL, steps=50),
+            "optimizer.warmup=100 is more than steps=50 leave; use at most 50",
+        ),
     ],
 )
 def test_a_bad_value_is_refused_when_built(make, message):

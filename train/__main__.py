@@ -9,6 +9,7 @@ from pathlib import Path
 import tyro
 
 from gptjax.config import SIZES, did_you_mean
+from train.allocator import keep_freed_memory
 from train.recipe import Recipe, load_recipe, recipe_names
 
 HELP = """usage: python -m train VERB ...      (or ./launch.sh VERB ...)
@@ -34,8 +35,11 @@ def main(arguments: list[str]) -> int:
         if verb not in verbs:
             raise ValueError(f"unknown verb {verb!r}{did_you_mean(verb, list(verbs))}")
         return verbs[verb](rest)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as missing:
+        print(f"error: {missing}; in the checkout, ./launch.sh setup installs what training needs", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
         print(f"\nstopped: {interrupt}", file=sys.stderr)
@@ -55,12 +59,15 @@ def parse(arguments: list[str]) -> Recipe:
             raise ValueError(f"unknown size {size!r}{did_you_mean(size, list(SIZES))}")
         recipe = dataclasses.replace(recipe, model=SIZES[size]())
     program = f"python -m train pretrain {name or 'laptop'}"
-    about = inspect.getdoc(inspect.getmodule(make))
+    about = inspect.cleandoc(make.__globals__.get("__doc__") or "")
     return tyro.cli(Recipe, default=recipe, args=arguments, prog=program, description=about)
 
 
 def _taken(option: str, arguments: list[str]) -> tuple[str | None, list[str]]:
     """(the value that follows an option, or None; the arguments without both)."""
+    for place, argument in enumerate(arguments):
+        if argument.startswith(f"{option}="):
+            return argument.partition("=")[2], [*arguments[:place], *arguments[place + 1 :]]
     if option not in arguments:
         return None, arguments
     place = arguments.index(option)
@@ -77,6 +84,7 @@ def _pretrain(arguments: list[str]) -> int:
         check(name)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # else TensorFlow announces them at every start
+    keep_freed_memory()
     from rich.console import Console
 
     from train.loop import pretrain

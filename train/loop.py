@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -19,6 +20,7 @@ from data.prepare import prepare, xz_figures
 from gptjax.batch import Batch
 from gptjax.checkpoint import CheckpointWriter, manifest, restore, steps, verify, write_whole
 from gptjax.config import ModelConfig
+from gptjax.generate import LanguageModel
 from gptjax.model import Transformer
 from gptjax.sharding import batch_sharding, check_divides, make_mesh, own_rows
 from gptjax.tokenizer import Tokenizer
@@ -42,33 +44,38 @@ def pretrain(recipe: Recipe, console: Console) -> Path:
     run = recipe.run
     spec = recipe.mesh
     mesh = make_mesh(spec.data or max(1, jax.device_count() // (spec.fsdp * spec.tensor)), spec.fsdp, spec.tensor)
-    expected = ModelConfig(**dataclasses.asdict(recipe.model), vocabulary=recipe.data.vocabulary)
-    check_divides(mesh, rows=recipe.batch.micro_rows, N=expected.N, K=expected.K, F=expected.F, V=expected.V)
+    config = ModelConfig(**dataclasses.asdict(recipe.model), vocabulary=recipe.data.vocabulary)
+    _check_mesh(mesh, recipe, config)
     check_continues(run, recipe)
-    check_disk(recipe, expected)
+    check_disk(recipe, config)
 
     prepared = prepare(recipe.data)
     tokenizer = Tokenizer.load(prepared / "tokenizer.json")
-    config = dataclasses.replace(expected, vocabulary=tokenizer.size)
-    check_divides(mesh, rows=recipe.batch.micro_rows, N=config.N, K=config.K, F=config.F, V=config.V)
+    config = dataclasses.replace(config, vocabulary=tokenizer.size)
+    _check_mesh(mesh, recipe, config)
     rows = Rows(prepared, config.T, recipe.seed)
     describe_run(run, recipe, config, tokenizer, prepared)
     console.print(
-        f"[bold]{run}[/]  {config.parameters / 1e6:.2f}M parameters, {config.L} layers, width {config.D}, "
+        f"[bold]{escape(str(run))}[/]  {config.parameters / 1e6:.2f}M parameters, {config.L} layers, width {config.D}, "
         f"{recipe.batch.rows} rows of {config.T} tokens a step, {recipe.compute.dtype}, mesh {dict(mesh.shape)}"
     )
     with jax.set_mesh(mesh):
-        _Trainer(recipe, config, mesh, rows, prepared, tokenizer, console, started).train()
-    if jax.process_index() == 0:
-        console.print("\ncomparing with xz, writing samples and the report ...")
-        write_whole(run / "xz.json", json.dumps(xz_figures(prepared), indent=1) + "\n")
-        write_samples(run, prepared, samples=recipe.samples, seed=recipe.seed, console=console)
-        console.print(_results(run))
-        console.print(
-            f"report: [bold]{write_report(run)}[/]   ({(time.perf_counter() - started) / 60:.1f} minutes in all)"
-        )
-        console.print(f"talk with it: [bold]./launch.sh generate {run}[/]")
+        state = _Trainer(recipe, config, mesh, rows, prepared, tokenizer, console, started).train()
+    console.print("\ncomparing with xz, writing samples and the report ...")
+    write_whole(run / "xz.json", json.dumps(xz_figures(prepared), indent=1) + "\n")
+    model = LanguageModel(config, tokenizer, state.params, mesh=mesh)
+    samples = {"step": int(state.step), "samples": recipe.samples, "seed": recipe.seed}
+    write_samples(run, prepared, model, **samples, console=console)
+    console.print(_results(run))
+    minutes = (time.perf_counter() - started) / 60
+    console.print(f"report: [bold]{escape(str(write_report(run)))}[/]   ({minutes:.1f} minutes in all)")
+    console.print(f"talk with it: [bold]./launch.sh generate {escape(str(run))}[/]")
     return run
+
+
+def _check_mesh(mesh: jax.sharding.Mesh, recipe: Recipe, config: ModelConfig) -> None:
+    sizes = {name: getattr(config, name) for name in ("D", "N", "K", "F", "V")}
+    check_divides(mesh, rows=recipe.batch.micro_rows, **sizes)
 
 
 class _Trainer:
@@ -95,13 +102,13 @@ class _Trainer:
         self.bytes_V = bytes_V
         self.flops_per_token = config.flops_per_token
 
-    def train(self) -> None:
+    def train(self) -> State:
         """Steps to the last one, with validation, checkpoints and records. Saves before it passes Ctrl-C on."""
         self.state = self._first_state()
         first_step = int(self.state.step)
         if first_step >= self.last_step:
             self.console.print(f"already at step {first_step}; nothing to train")
-            return
+            return self.state
         self.records = Records(self.recipe.run, first_step)
         self.writer = CheckpointWriter(self.recipe.run, self.recipe.checkpoint.keep)
         self.speed = Speed(self.tokens_per_step, self.flops_per_token, peak_flops(self.recipe.compute.dtype))
@@ -110,28 +117,37 @@ class _Trainer:
         self.task = self.bar.add_task("compiling", total=self.last_step, completed=first_step)
         try:
             with self.bar:
-                for step in self._steps(first_step):
-                    self._after_step(step)
+                self._steps(first_step)
         except KeyboardInterrupt:
-            self._save()
-            saved = f"saved at step {int(self.state.step)}; the same command goes on from there"
-            raise KeyboardInterrupt(saved) from None
+            self.writer.wait()
+            step = int(self.state.step)
+            if step not in steps(self.recipe.run):
+                self._save()
+            raise KeyboardInterrupt(f"saved at step {step}; the same command goes on from there") from None
         finally:
             self.writer.close()
             self.records.close()
+        return self.state
 
     def _first_state(self) -> State:
+        """The newest step whose files are whole; a fresh state where there is none."""
         run = self.recipe.run
-        if not (usable := steps(run)):
-            return self.fresh()
-        verify(run, usable[-1])
-        params = restore(run, usable[-1], "params", self.abstract.params)
-        training = restore(run, usable[-1], "training", _training(self.abstract))
-        self.console.print(f"continuing from step {usable[-1]}, saved {manifest(run, usable[-1])['saved']}")
-        return State(training["step"], params, training["optimizer"])
+        for step in reversed(steps(run)):
+            try:
+                verify(run, step)
+            except ValueError as error:
+                self.console.print(f"[bold]not used:[/] {escape(str(error))}")
+                continue
+            params = restore(run, step, "params", self.abstract.params)
+            training = restore(run, step, "training", _training(self.abstract))
+            self.console.print(f"continuing from step {step}, saved {manifest(run, step)['saved']}")
+            return State(training["step"], params, training["optimizer"])
+        if steps(run):
+            raise ValueError(f"run={run}: every checkpoint is damaged; restore one, or start anew with another --run")
+        return self.fresh()
 
-    def _steps(self, first_step: int) -> Iterator[int]:
-        """Takes one step after another; yields its number. A loss is read while the device works on the next step."""
+    def _steps(self, first_step: int) -> None:
+        """Takes one step after another. A loss is read while the device works on the next step."""
         batches = training_batches(
             self.rows, first_row=first_step * self.recipe.batch.rows, steps=self.last_step - first_step,
             micro_batches=self.recipe.batch.micro_batches, B=self.B, keep=own_rows(self.mesh, self.B),
@@ -142,20 +158,34 @@ class _Trainer:
             if waiting is not None:
                 losses.append(self._finished(waiting, step - 1, first_step))
             waiting = metrics
-            if step % RECORD_EVERY == 0 or step == self.last_step:
+            ends = step == self.last_step
+            validates = ends or step % self.recipe.validation.every == 0
+            saves = ends or step % self.recipe.checkpoint.every == 0
+            if validates or saves or step % RECORD_EVERY == 0:
                 losses.append(self._finished(metrics, step, first_step))
-                waiting = None
                 self._record(step, float(np.mean(losses)), metrics)
-                losses = []
+                losses, waiting = [], None
             self.bar.update(self.task, completed=step)
-            yield step
+            if validates:
+                self._validate("validation", step, self.recipe.validation.rows)
+            if saves:
+                self._save()
+            if ends:
+                self._validate("final", step, self.recipe.validation.final_rows)
+            if validates or saves:
+                self.speed.start()
 
     def _finished(self, metrics: dict[str, jax.Array], step: int, first_step: int) -> float:
-        """The loss of a step, once the device has it. The first step compiles: the clock starts after it."""
-        loss = float(metrics["loss"])
-        if not np.isfinite(loss):
-            advice = "lower optimizer.learning_rate; the same command goes on from the last checkpoint"
-            raise ValueError(f"step {step}: the loss is {loss}; {advice}")
+        """The loss of a step, once the device has it. The first step compiles: the clock starts after it.
+
+        Raises ValueError where loss or gradient is not a number, before the state that came of it can be saved.
+        """
+        loss, norm = float(metrics["loss"]), float(metrics["gradient_norm"])
+        if not (np.isfinite(loss) and np.isfinite(norm)):
+            raise ValueError(
+                f"step {step}: the loss is {loss}, the gradient's norm {norm}; saved steps: {steps(self.recipe.run)}. "
+                "Start a new run (--run) with a lower optimizer.learning_rate"
+            )
         if step == first_step + 1:
             self.console.print(f"first step finished {time.perf_counter() - self.started:.1f} s after the start")
             self.speed.start()
@@ -164,6 +194,7 @@ class _Trainer:
         return loss
 
     def _record(self, step: int, loss: float, metrics: dict[str, jax.Array]) -> None:
+        """Writes the mean loss since the last record, and what else a curve is drawn of."""
         self.records.write(
             "train", step, tokens=step * self.tokens_per_step, loss=loss,
             learning_rate=float(np.asarray(self.learning_rate(step - 1))),
@@ -173,23 +204,12 @@ class _Trainer:
         shown = f"loss {loss:.3f}  {self.speed.tokens_per_second:,.0f} tokens/s  MFU {self.speed.mfu:.0%}"
         self.bar.update(self.task, description=shown)
 
-    def _after_step(self, step: int) -> None:
-        ends = step == self.last_step
-        validates = ends or step % self.recipe.validation.every == 0
-        saves = ends or step % self.recipe.checkpoint.every == 0
-        if validates:
-            self._validate(step, self.recipe.validation.final_rows if ends else self.recipe.validation.rows)
-        if saves:
-            self._save()
-        if validates or saves:
-            self.speed.start()
-
     def _save(self) -> None:
         step = int(self.state.step)
         self.writer.save(step, self.state.params, _training(self.state), {"rows": step * self.recipe.batch.rows})
 
-    def _validate(self, step: int, most_rows: int) -> None:
-        """Measures every source's validation text: nats per token, perplexity, bits per byte."""
+    def _validate(self, kind: str, step: int, most_rows: int) -> None:
+        """Measures every source's held-out text: nats per token, perplexity, bits per byte."""
         sources = json.loads((self.prepared / "prepared.json").read_text(encoding="utf-8"))["sources"]
         told = []
         for name, source in sources.items():
@@ -201,11 +221,13 @@ class _Trainer:
             nats, targets, size = sums.tolist()
             loss, bits = nats / targets, nats / np.log(2) / size
             self.records.write(
-                "validation", step, source=name, loss=loss, perplexity=float(np.exp(loss)), bits_per_byte=float(bits),
+                kind, step, source=name, loss=loss, perplexity=float(np.exp(loss)), bits_per_byte=float(bits),
                 targets=int(targets), bytes=int(size),
             )  # fmt: skip
             told.append(f"{name} {bits:.3f}")
-        self.console.print(f"step {step}: bits per byte of held-out text: " + ", ".join(told), highlight=False)
+        if kind == "validation":
+            said = f"step {step}: bits per byte of held-out text: {', '.join(told)}"
+            self.console.print(said, highlight=False, markup=False)
 
     def _placed(self, batches: Iterator[Batch], leading: int) -> Iterator[Batch]:
         """Every host's rows as one array over the mesh."""
@@ -222,12 +244,12 @@ def _training(state: State) -> dict[str, Any]:
 def _results(run: Path) -> Table:
     """Bits per byte of every source beside xz."""
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    last = {record["source"]: record for record in records if record["kind"] == "validation"}
+    last = {record["source"]: record for record in records if record["kind"] == "final"}
     xz = json.loads((run / "xz.json").read_text(encoding="utf-8"))
     table = Table("held-out text of", title="bits per byte (lower is better), beside what xz makes of the same text")
     for heading in ("nats/token", "bits/byte", "xz -9 alone", "xz after the training text"):
         table.add_column(heading, justify="right")
     for name, record in last.items():
         figures = (record["bits_per_byte"], xz[name]["alone"], xz[name]["after_training_text"])
-        table.add_row(name, f"{record['loss']:.4f}", *(f"{figure:.3f}" for figure in figures))
+        table.add_row(escape(name), f"{record['loss']:.4f}", *(f"{figure:.3f}" for figure in figures))
     return table

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import tensorflow as tf
 
+from gptjax.checkpoint import write_whole
+
 # Peak bfloat16 products, operations a second of one chip, from the makers' data sheets.
 CHIP_PEAKS = {
     "TPU v4": 275e12,
@@ -72,7 +74,7 @@ class Records:
     def __init__(self, run: Path, last_step: int):
         path = run / "metrics.jsonl"
         keep = [line for line in _whole_lines(path) if json.loads(line)["step"] <= last_step]
-        path.write_text("".join(keep), encoding="utf-8")  # what a run did after its last checkpoint, it will do again
+        write_whole(path, "".join(keep))  # what a run did after its last checkpoint, it will do again
         self._file = path.open("a", encoding="utf-8")
         self._events = tf.summary.create_file_writer(str(run / "tensorboard"))
 

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -35,9 +36,11 @@ def check_continues(run: Path, recipe: Recipe) -> None:
 
 
 def check_disk(recipe: Recipe, config: ModelConfig) -> None:
-    """Raises ValueError unless the checkpoints that will exist at once fit the disk."""
-    folder = next(parent for parent in recipe.run.absolute().parents if parent.exists())
+    """Raises ValueError unless the run may be written and the checkpoints that will exist at once fit the disk."""
+    folder = next(parent for parent in recipe.run.absolute().parents if parent.is_dir())
     needed = config.parameters * 3 * 4 * (recipe.checkpoint.keep + 1)  # parameters and two moments, float32
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"run={recipe.run}: {folder} may not be written to; choose another folder with --run")
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ValueError(
@@ -47,27 +50,32 @@ def check_disk(recipe: Recipe, config: ModelConfig) -> None:
 
 
 def describe_run(run: Path, recipe: Recipe, config: ModelConfig, tokenizer: Tokenizer, prepared: Path) -> None:
-    """Writes what describes a run. Raises ValueError where the directory has another model or tokenizer."""
+    """Writes what describes a run. Raises ValueError where the directory has another model, tokenizer or text."""
+    description = (prepared / "prepared.json").read_text(encoding="utf-8")
     if (run / "model.json").exists():
         was, now = dataclasses.asdict(load_model_config(run / "model.json")), dataclasses.asdict(config)
         if listed := ", ".join(f"{name}: {was[name]!r} -> {now[name]!r}" for name in was if was[name] != now[name]):
             raise ValueError(f"run={run} holds another model ({listed}); choose another folder with --run")
-        held = Tokenizer.load(run / "tokenizer.json").fingerprint
-        if held != tokenizer.fingerprint:
-            raise ValueError(
-                f"run={run} holds another tokenizer (SHA-256 {held[:12]} -> {tokenizer.fingerprint[:12]}): "
-                "the text has changed since; choose another folder with --run"
-            )
-    if jax.process_index() != 0:
+        held = {
+            "tokenizer": Tokenizer.load(run / "tokenizer.json").fingerprint,
+            "text": json.loads((run / "data.json").read_text(encoding="utf-8"))["content"],
+        }
+        found = {"tokenizer": tokenizer.fingerprint, "text": json.loads(description)["content"]}
+        for what in held:
+            if held[what] != found[what]:
+                raise ValueError(
+                    f"run={run} was trained with another {what} (SHA-256 {held[what][:12]} -> {found[what][:12]}): "
+                    "the sources have changed since; restore them, or choose another folder with --run"
+                )
+    if jax.process_index() != 0 or (run / "model.json").exists():
         return
     run.mkdir(parents=True, exist_ok=True)
-    save_model_config(config, run / "model.json")
-    tokenizer.save(run / "tokenizer.json")
-    description = (prepared / "prepared.json").read_text(encoding="utf-8")
-    write_whole(run / "data.json", description)
-    write_whole(run / "ATTRIBUTION.md", attribution(json.loads(description)["sources"]))
+    write_whole(run / "recipe.json", to_json(recipe))  # first: marks the folder as a run
     write_whole(run / "environment.json", json.dumps(environment(), indent=1) + "\n")
-    write_whole(run / "recipe.json", to_json(recipe))  # last: marks the folder as a run
+    write_whole(run / "ATTRIBUTION.md", attribution(json.loads(description)["sources"]))
+    write_whole(run / "data.json", description)
+    tokenizer.save(run / "tokenizer.json")
+    save_model_config(config, run / "model.json")  # last: marks the description as whole
 
 
 def environment() -> dict[str, str]:

@@ -4,6 +4,8 @@ import dataclasses
 import importlib
 import importlib.util
 import json
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +35,12 @@ class OptimizerSpec:
         for name in ("beta1", "beta2", "decay", "final"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"optimizer.{name}={getattr(self, name)}: must lie between 0 and 1")
+        for name in ("beta1", "beta2"):
+            if getattr(self, name) == 1:
+                raise ValueError(f"optimizer.{name}=1: the average would never move; use less, such as 0.99")
+        for name in ("warmup", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"optimizer.{name}={getattr(self, name)}: must be 0 or more")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +48,7 @@ class BatchSpec:
     """How many rows one optimizer step learns from."""
 
     rows: int = 16  # rows of model.T tokens in a step, over all devices
-    micro_batches: int = 1  # parts they are worked through in, to save memory; the result is the same
+    micro_batches: int = 1  # parts they are worked through in, to save memory; only dropout's masks differ
 
     def __post_init__(self):
         _positive(self, "batch", "rows", "micro_batches")
@@ -72,12 +80,8 @@ class MeshSpec:
 class ComputeSpec:
     """How the arithmetic is done; none of it changes what is computed beyond rounding."""
 
-    dtype: Literal["float32", "bfloat16"] = (
-        "bfloat16"  # of the products; parameters, norms, softmax and loss stay float32
-    )
-    remat: Literal["none", "products", "full"] = (
-        "none"  # what the backward pass recomputes: nothing, all but products, everything
-    )
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of products; parameters, norms, softmax, loss stay float32
+    remat: Literal["none", "products", "full"] = "none"  # what backward recomputes: nothing, all but products, all
     unroll: bool = False  # write the layers out instead of looping: faster on a CPU, longer to compile
 
 
@@ -87,13 +91,19 @@ class ValidationSpec:
 
     every: int = 250  # steps; the last step is always measured
     rows: int = 128  # most rows a source while training
-    final_rows: int = 1_000_000  # most rows a source after the last step
+    final_rows: int = 1_000_000  # most rows a source of one more measurement, after the last step
+
+    def __post_init__(self):
+        _positive(self, "validation", "every", "rows", "final_rows")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointSpec:
     every: int = 500  # steps; the last step is always saved
     keep: int = 2  # newest ones that stay
+
+    def __post_init__(self):
+        _positive(self, "checkpoint", "every", "keep")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,11 +125,20 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
-        _positive(self, "", "steps")
-        if self.optimizer.warmup > self.steps:
+        _positive(self, "", "steps", *(["stop_after"] if self.stop_after is not None else []))
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed={self.seed}: must be at least 0 and below 2**32")
+        if self.samples < 0:
+            raise ValueError(f"samples={self.samples}: must be 0 or more")
+        fall = round(self.steps * self.optimizer.decay) if self.optimizer.schedule == "wsd" else 0
+        if self.optimizer.warmup > self.steps - fall:
             raise ValueError(
-                f"optimizer.warmup={self.optimizer.warmup} is more than steps={self.steps}; use at most {self.steps}"
+                f"optimizer.warmup={self.optimizer.warmup} is more than steps={self.steps} leave"
+                f"{f' beside {fall} of decay' if fall else ''}; use at most {self.steps - fall}"
             )
+        for name, path in (("run", self.run), ("data.prepared", self.data.prepared)):
+            if re.match(r"\w+:/", str(path)):
+                raise ValueError(f"{name}={path}: only folders of this machine, or mounted on it, can be written to")
 
 
 # Parts of a recipe that may change when a run is continued, since its rows, updates and schedule stay the same.
@@ -132,7 +151,6 @@ MAY_CHANGE = (
     "samples",
     "run",
     "data.prepared",
-    "batch.micro_batches",
 )
 
 
@@ -186,5 +204,5 @@ def _flat(tree: Any, path: str = "") -> dict[str, Any]:
 
 def _positive(spec: Any, path: str, *names: str) -> None:
     for name in names:
-        if getattr(spec, name) <= 0:
-            raise ValueError(f"{path + '.' if path else ''}{name}={getattr(spec, name)}: must be above 0")
+        if not 0 < getattr(spec, name) < math.inf:
+            raise ValueError(f"{path + '.' if path else ''}{name}={getattr(spec, name)}: must be a number above 0")

@@ -37,7 +37,7 @@ def write_report(run: Path) -> Path:
 <header><h1>{name}</h1>{_headline(run / "model.json", sources, train, overall)}</header>
 {_section("Training", _loss_figure(train, overall) + _bits_figure(validation), "grid")}
 {_section("The machinery", "".join(_machinery(train)), "grid thirds")}
-{_section("What it learned, source by source", _scores(validation, xz))}
+{_section("What it learned, source by source", _scores(last_scores(run / "metrics.jsonl"), xz))}
 {_section("What it writes", _samples(_jsonl(run / "samples.jsonl")))}
 {_section("What it read", _data(sources))}
 {_section("Settings", _settings("Recipe", recipe) + _settings("Model", _json(run / "model.json")))}
@@ -68,6 +68,13 @@ def read_metrics(path: Path) -> tuple[list[dict], dict[str, dict[int, dict]]]:
             validation.setdefault(record["source"], {})[record["step"]] = record
     in_order = {name: dict(sorted(records.items())) for name, records in validation.items()}
     return [train[step] for step in sorted(train)], in_order
+
+
+def last_scores(path: Path) -> dict[str, dict]:
+    """Source -> the record over most held-out text: the one made after the last step, before that the newest."""
+    records = sorted(_jsonl(path), key=lambda record: record["step"])
+    newest = {record["source"]: record for record in records if record["kind"] == "validation"}
+    return newest | {record["source"]: record for record in records if record["kind"] == "final"}
 
 
 def overall_loss(validation: Mapping[str, Mapping[int, Mapping]], rates: Mapping[str, int]) -> dict[int, float]:
@@ -213,8 +220,7 @@ def _machinery(train: Sequence[Mapping]) -> Iterable[str]:
             yield _figure(title, draw(NARROW, paint, "step", unit), caption)
 
 
-def _scores(validation: Mapping[str, Mapping[int, Mapping]], xz: Mapping[str, Mapping[str, float]]) -> str:
-    last = {name: list(records.values())[-1] for name, records in validation.items()}
+def _scores(last: Mapping[str, Mapping], xz: Mapping[str, Mapping[str, float]]) -> str:
     bits = {"model": {name: record["bits_per_byte"] for name, record in last.items()}}
     for key, title in (("alone", "xz -9 alone"), ("after_training_text", "xz -9 given the training text")):
         if values := {name: xz[name][key] for name in last if name in xz}:

@@ -7,26 +7,27 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
-import gptjax
 from data.rowplan import TokenStore
+from gptjax.generate import LanguageModel
 
 PROMPT_TOKENS, TOKENS = 12, 160
 TEMPERATURE, TOP_P = 0.8, 0.95
 
 
-def write_samples(run: Path, prepared: Path, *, samples: int, seed: int, console: Console) -> None:
-    """Appends `samples` texts a source, by the newest checkpoint, to samples.jsonl; shows the first of each."""
-    model = gptjax.load(run)
+def write_samples(
+    run: Path, prepared: Path, model: LanguageModel, *, step: int, samples: int, seed: int, console: Console
+) -> None:
+    """Appends `samples` texts a source to samples.jsonl; shows the first of each."""
     prompts: list[list[int]] = []
     sources = json.loads((prepared / "prepared.json").read_text(encoding="utf-8"))["sources"]
     for source in sources.values():
-        prompts += _openings(prepared / source["folder"] / "validation", samples)
+        prompts += _openings(prepared / source["folder"] / "validation", samples, model)
     texts = model.generate(prompts, tokens=TOKENS, temperature=TEMPERATURE, top_p=TOP_P, seed=seed) if prompts else []
     names = [name for name in sources for _ in range(samples)]
     with (run / "samples.jsonl").open("a", encoding="utf-8") as file:
         for number, (name, prompt, (sample,)) in enumerate(zip(names, prompts, texts, strict=True)):
             record = {
-                "step": model.step, "source": name, "language": sources[name]["language"],
+                "step": step, "source": name, "language": sources[name]["language"],
                 "prompt": model.tokenizer.decode(prompt), "text": sample.text,
                 "temperature": TEMPERATURE, "top_p": TOP_P,
             }  # fmt: skip
@@ -38,11 +39,18 @@ def write_samples(run: Path, prepared: Path, *, samples: int, seed: int, console
                 )
 
 
-def _openings(folder: Path, count: int) -> list[list[int]]:
-    """The first tokens of `count` documents spread over a split; of too few documents, tokens at `count` places."""
+def _openings(folder: Path, count: int, model: LanguageModel) -> list[list[int]]:
+    """The first words of `count` documents spread over a split; of too few documents, words at `count` places."""
     store = TokenStore(folder)
     if store.documents >= count:
-        first = store.offset_D[np.linspace(0, store.documents - 1, count).astype(int)]
+        document = np.linspace(0, store.documents - 1, count).astype(int)
+        first, last = store.offset_D[document], store.offset_D[document + 1] - 1  # without EOS
     else:
-        first = np.linspace(0, max(0, len(store.tokens) - PROMPT_TOKENS), count).astype(int)
-    return [store.tokens[start : start + PROMPT_TOKENS + 1].tolist() for start in first]
+        first = np.linspace(0, max(0, len(store.tokens) - PROMPT_TOKENS - 2), count).astype(int)
+        last = np.full(count, len(store.tokens) - 1)
+    size = min(PROMPT_TOKENS + 1, model.config.T)
+    prompts = [store.tokens[begin : min(begin + size, end)].tolist() for begin, end in zip(first, last, strict=True)]
+    for prompt in prompts:  # a prompt ends in a whole character
+        while len(prompt) > 1 and model.tokenizer.decode(prompt).endswith("\N{REPLACEMENT CHARACTER}"):
+            prompt.pop()
+    return prompts
