@@ -99,7 +99,7 @@ setup() {
 make_with_uv() ( # a subshell, for the cd
   cd /
   uv venv --quiet --allow-existing --python "$1" "$venv" &&
-    VIRTUAL_ENV=$venv uv pip install --require-hashes -r "$2" &&
+    VIRTUAL_ENV=$venv uv pip install --compile-bytecode --require-hashes -r "$2" &&
     VIRTUAL_ENV=$venv uv pip install --require-hashes --no-deps --no-build -r "$root/requirements/corpora.txt" &&
     VIRTUAL_ENV=$venv uv pip install --quiet --no-deps --no-build-isolation --editable "$root"
 )

@@ -16,6 +16,7 @@ from gptjax.batch import Batch
 for _kind in ("GPU", "TPU"):
     tf.config.set_visible_devices([], _kind)
 
+CALL_TOKENS = 32_768  # tokens that one call makes at least
 DTYPES = Batch(
     *(tf.int32, tf.int32, tf.float32, tf.int32, tf.int32, tf.int32, tf.bool),
     *(tf.int32, tf.float32, tf.int32, tf.int32, tf.float32),
@@ -57,18 +58,23 @@ class Rows:
 
 
 def training_batches(
-    rows: Rows, *, first_row: int, steps: int, micro_batches: int, B: int, keep: slice | np.ndarray = slice(None)
+    rows: Rows,
+    *,
+    first_row: int,
+    steps: int,
+    micro_batches: int,
+    B: int,
+    keep: slice | np.ndarray = slice(None),
 ) -> Iterator[Batch]:
     """Batches [A, B, T] of consecutive rows, A micro-batches each; `keep` is this host's share of every B rows."""
+    row_AB = np.arange(micro_batches * B).reshape(micro_batches, B)[:, keep]
 
-    def build(step):
-        row = (
-            first_row + int(step) * micro_batches * B + np.arange(micro_batches * B).reshape(micro_batches, B)[:, keep]
-        )
-        batch = rows.batch(row.ravel())
-        return [array.reshape(*row.shape, *array.shape[1:]) for array in batch]
+    def build(step_G):
+        row_GAB = first_row + step_G[:, None, None] * micro_batches * B + row_AB
+        batch = rows.batch(row_GAB.ravel())
+        return [array.reshape(*row_GAB.shape, *array.shape[1:]) for array in batch]
 
-    return _parallel(build, steps)
+    return _ahead(build, steps, tokens=row_AB.size * rows.T)
 
 
 def validation_batches(
@@ -78,24 +84,33 @@ def validation_batches(
     store = TokenStore(folder)
     plan = SequentialPlan(store, T)
     count = min(plan.rows_per_epoch, most_rows)
+    row_B = np.arange(B)[keep]
 
-    def build(step):
-        row = int(step) * B + np.arange(B)[keep]
-        pieces = plan.pieces(row)
-        wanted = row[pieces.row_P] < count
-        return list(causal_lm.build(Pieces(*(array[wanted] for array in pieces)), store.tokens, len(row), T))
+    def build(step_G):
+        row_GB = step_G[:, None] * B + row_B
+        pieces = plan.pieces(row_GB.ravel())
+        wanted = row_GB.ravel()[pieces.row_P] < count
+        batch = causal_lm.build(Pieces(*(array[wanted] for array in pieces)), store.tokens, row_GB.size, T)
+        return [array.reshape(*row_GB.shape, *array.shape[1:]) for array in batch]
 
-    return _parallel(build, -(-count // B))
+    return _ahead(build, -(-count // B), tokens=row_B.size * T)
 
 
-def _parallel(build: Any, steps: int) -> Iterator[Batch]:
-    """build(0), build(1), ... in order, made ahead on two threads."""
+def _ahead(build: Any, steps: int, tokens: int) -> Iterator[Batch]:
+    """Batches 0, 1, ... of `steps`, in order, made ahead on two threads by build(step numbers [G]).
+
+    Small batches, of few `tokens`, are built several at once: a call costs about as much as 4,000 tokens.
+    """
+    group = max(1, CALL_TOKENS // max(1, tokens))
     options = tf.data.Options()
     options.threading.private_threadpool_size = 2
     dataset = (
         tf.data.Dataset.range(steps)
-        .map(lambda step: tf.numpy_function(build, [step], list(DTYPES)), num_parallel_calls=2, deterministic=True)
-        .prefetch(4)
+        .batch(group)
+        .map(lambda step_G: tf.numpy_function(build, [step_G], list(DTYPES)), num_parallel_calls=2, deterministic=True)
+        .prefetch(2)
         .with_options(options)
     )
-    return (Batch(*arrays) for arrays in dataset.as_numpy_iterator())
+    # taken apart here: tf.data's own unbatch ends the process where an array has no elements, as with C = 0
+    groups = dataset.as_numpy_iterator()
+    return (Batch(*(array[g] for array in arrays)) for arrays in groups for g in range(len(arrays[0])))

@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import os
 import sys
+import time
 from pathlib import Path
 
 import tyro
@@ -11,6 +12,8 @@ import tyro
 from gptjax.config import SIZES, did_you_mean
 from train.allocator import keep_freed_memory
 from train.recipe import Recipe, load_recipe, recipe_names
+
+STARTED = time.perf_counter()
 
 HELP = """usage: python -m train VERB ...      (or ./launch.sh VERB ...)
 
@@ -89,7 +92,7 @@ def _pretrain(arguments: list[str]) -> int:
 
     from train.loop import pretrain
 
-    pretrain(recipe, Console())
+    pretrain(recipe, Console(), STARTED)
     return 0
 
 

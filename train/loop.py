@@ -35,12 +35,14 @@ from train.step import State, abstract_state, make_train_step, make_validation_s
 RECORD_EVERY = 10  # steps
 
 
-def pretrain(recipe: Recipe, console: Console) -> Path:
+def pretrain(recipe: Recipe, console: Console, started: float | None = None) -> Path:
     """Trains until the recipe's last step, or from where the run directory left off; returns the run directory.
+
+    `started` is when the program was, by time.perf_counter(), so that times told include its imports; None = now.
 
     Raises ValueError, before anything slow and with the run as it was, where recipe, devices, text and run do not fit.
     """
-    started = time.perf_counter()
+    started = time.perf_counter() if started is None else started
     run = recipe.run
     spec = recipe.mesh
     mesh = make_mesh(spec.data or max(1, jax.device_count() // (spec.fsdp * spec.tensor)), spec.fsdp, spec.tensor)

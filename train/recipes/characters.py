@@ -18,7 +18,7 @@ def recipe() -> Recipe:
         model=llama(D=128, L=4, N=4, T=64, F=336),
         optimizer=OptimizerSpec(learning_rate=4e-3, warmup=100, schedule="cosine", beta2=0.99, weight_decay=0.1),
         batch=BatchSpec(rows=12),
-        compute=ComputeSpec(dtype="float32", unroll=True),
+        compute=ComputeSpec(unroll=True),
         run=Path("runs/characters"),
         steps=2000,
     )
