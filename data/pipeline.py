@@ -16,6 +16,7 @@ from gptjax.batch import Batch
 for _kind in ("GPU", "TPU"):
     tf.config.set_visible_devices([], _kind)
 
+WORKERS = 2  # threads that make batches ahead
 CALL_TOKENS = 32_768  # tokens that one call makes at least
 DTYPES = Batch(
     *(tf.int32, tf.int32, tf.float32, tf.int32, tf.int32, tf.int32, tf.bool),
@@ -97,17 +98,17 @@ def validation_batches(
 
 
 def _ahead(build: Any, steps: int, tokens: int) -> Iterator[Batch]:
-    """Batches 0, 1, ... of `steps`, in order, made ahead on two threads by build(step numbers [G]).
+    """Batches 0, 1, ... of `steps`, in order, made ahead by build(step numbers [G]).
 
     Small batches, of few `tokens`, are built several at once: a call costs about as much as 4,000 tokens.
     """
     group = max(1, CALL_TOKENS // max(1, tokens))
     options = tf.data.Options()
-    options.threading.private_threadpool_size = 2
+    options.threading.private_threadpool_size = WORKERS
     dataset = (
         tf.data.Dataset.range(steps)
         .batch(group)
-        .map(lambda step_G: tf.numpy_function(build, [step_G], list(DTYPES)), num_parallel_calls=2, deterministic=True)
+        .map(lambda step_G: tf.numpy_function(build, [step_G], list(DTYPES)), WORKERS, deterministic=True)
         .prefetch(2)
         .with_options(options)
     )

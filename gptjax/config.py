@@ -8,6 +8,7 @@ V vocabulary (padded rows)  L layers  C classes
 import dataclasses
 import difflib
 import json
+import math
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -33,7 +34,7 @@ class Architecture:
     L: int = 4  # layers
     N: int = 4  # query heads
     K: int = 4  # key/value heads; fewer than N shares each among N/K query heads
-    H: int = 64  # width of a head
+    head_width: int | None = None  # H; None = D / N
     F: int = 688  # width inside the feed-forward block
     activation: Activation = "swiglu"  # gelu for gpt2; the others for llama
     qk_norm: bool = True  # RMSNorm with a learned scale on each query and key head (llama only)
@@ -43,9 +44,18 @@ class Architecture:
     norm_epsilon: float = 1e-6
 
     def __post_init__(self):
-        for name in ("T", "D", "L", "N", "K", "H", "F"):
+        for name in ("T", "D", "L", "N", "K", "F", *(["head_width"] if self.head_width is not None else [])):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ValueError(f"model.{name}={getattr(self, name)!r}: must be a whole number, at least 1")
+        if self.head_width is None and self.D % self.N:
+            nearest = max(1, round(self.D / self.N)) * self.N
+            raise ValueError(
+                f"model.D={self.D} is not a multiple of model.N={self.N} heads; "
+                f"nearest is D={nearest}, or set model.head_width"
+            )
+        for name in ("rope_theta", "norm_epsilon"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"model.{name}={getattr(self, name)}: must be a number above 0")
         for name, kind in (("family", Family), ("activation", Activation)):
             if getattr(self, name) not in get_args(kind):  # a model would silently leave the unknown part out
                 raise ValueError(
@@ -55,7 +65,7 @@ class Architecture:
             legal = [k for k in range(1, self.N + 1) if self.N % k == 0]
             raise ValueError(f"model.K={self.K} does not divide model.N={self.N} query heads; K may be one of {legal}")
         if self.H % 2 and self.family == "llama":
-            raise ValueError(f"model.H={self.H} is odd; rotary positions turn pairs, so use {self.H + 1}")
+            raise ValueError(f"model.head_width={self.H} is odd; rotary positions turn pairs, so use {self.H + 1}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout={self.dropout}: must be at least 0 and below 1")
         if (self.family == "gpt2") != (self.activation == "gelu"):
@@ -70,6 +80,11 @@ class Architecture:
                 f"model.D={self.D} is not heads x width = N x H = {self.N} x {self.H} = {self.N * self.H}; "
                 f"make them equal"
             )
+
+    @property
+    def H(self) -> int:
+        """Width of one head."""
+        return self.D // self.N if self.head_width is None else self.head_width
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,21 +132,15 @@ class ModelConfig(Architecture):
 def llama(*, D: int, L: int, N: int, K: int | None = None, **fields: Any) -> Architecture:
     """A llama shape with heads of width D/N and a feed-forward block of 8/3 D, rounded up to a multiple of 16."""
     F = -(-8 * D // 3 // 16) * 16
-    return Architecture(**{"D": D, "L": L, "N": N, "K": K or N, "H": _head_width(D, N), "F": F, **fields})
+    return Architecture(**{"D": D, "L": L, "N": N, "K": K or N, "F": F, **fields})
 
 
 def gpt2(*, D: int, L: int, N: int, T: int = 1024) -> Architecture:
     """A GPT-2 shape: feed-forward width 4 D, epsilon 1e-5."""
     return Architecture(
-        family="gpt2", T=T, D=D, L=L, N=N, K=N, H=_head_width(D, N), F=4 * D,
+        family="gpt2", T=T, D=D, L=L, N=N, K=N, F=4 * D,
         activation="gelu", qk_norm=False, norm_epsilon=1e-5,
     )  # fmt: skip
-
-
-def _head_width(D: int, N: int) -> int:
-    if D % N:
-        raise ValueError(f"model.D={D} is not a multiple of model.N={N} heads; nearest is D={round(D / N) * N}")
-    return D // N
 
 
 SIZES: dict[str, Callable[[], Architecture]] = {

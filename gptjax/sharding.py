@@ -122,10 +122,10 @@ def local_rows(mesh: Mesh, rows: int) -> int:
     return rows // int(np.prod([mesh.shape[axis] for axis in RULES["batch"] or ()]))
 
 
-def own_rows(mesh: Mesh, rows: int) -> np.ndarray:
-    """Numbers of the rows of a batch that this host's devices hold, rising; not always neighbours on a TPU's torus.
+def held_rows(mesh: Mesh, rows: int, devices: Sequence[Any]) -> np.ndarray:
+    """Numbers of the rows of a batch that these devices hold, rising; on a TPU's torus they are not always neighbours.
 
-    Hosts that share rows through `tensor` get the same ones.
+    Hosts that share rows through `tensor` hold the same ones.
     """
-    places = batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()
-    return np.unique(np.concatenate([np.arange(rows)[place] for place in places if place is not None]))
+    places = batch_sharding(mesh).devices_indices_map((rows,))
+    return np.unique(np.concatenate([np.arange(rows)[places[device]] for device in devices]))

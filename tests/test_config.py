@@ -12,11 +12,11 @@ import gptjax.config
 from gptjax.config import SIZES, ModelConfig, gpt2, llama, load_model_config, save_model_config
 from gptjax.model import Transformer, init_params
 
-TINY = {"vocabulary": 60, "T": 8, "D": 16, "L": 2, "N": 4, "K": 2, "H": 4, "F": 24}
+TINY = {"vocabulary": 60, "T": 8, "D": 16, "L": 2, "N": 4, "K": 2, "head_width": 4, "F": 24}
 GPT2 = {"family": "gpt2", "activation": "gelu", "qk_norm": False, "K": 4}
 
 LLAMAS = [
-    {"K": K, "tied": tied, "qk_norm": qk_norm, "activation": activation, "H": H}
+    {"K": K, "tied": tied, "qk_norm": qk_norm, "activation": activation, "head_width": H}
     for K, tied, qk_norm, activation, H in itertools.product(
         (1, 4), (True, False), (True, False), ("swiglu", "relu2"), (4, 6)
     )
@@ -60,7 +60,9 @@ def test_flops_are_six_for_each_weight_in_a_product():
     ("fields", "parts"),
     [
         ({"K": 3}, ("model.K=3", "model.N=4", "[1, 2, 4]")),
-        ({"H": 5}, ("model.H=5", "use 6")),
+        ({"head_width": 5}, ("model.head_width=5", "use 6")),
+        ({"head_width": None, "D": 18}, ("model.D=18 is not a multiple of model.N=4", "nearest is D=16")),
+        ({"rope_theta": -1.0}, ("model.rope_theta=-1.0",)),
         ({"L": 0}, ("model.L=0", "at least 1")),
         ({"dropout": 1.0}, ("model.dropout=1.0", "below 1")),
         ({"vocabulary": 0}, ("model.vocabulary=0", "at least 1")),

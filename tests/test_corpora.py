@@ -55,7 +55,7 @@ def test_a_real_step_learns_from_every_builder(tfds, store, tmp_path, name):
     texts = list(itertools.islice(sources.documents(name, "text", store), 40))
     folder = name.replace("/", "-")
     prepared = write_prepared(tmp_path / "prepared", {folder: texts}, tokenizer=train_bpe(texts, 400))
-    config = ModelConfig(T=64, D=32, L=1, N=2, K=2, H=16, F=64, vocabulary=400)
+    config = ModelConfig(T=64, D=32, L=1, N=2, K=2, head_width=16, F=64, vocabulary=400)
     mesh = make_mesh(devices=jax.devices()[:1])
     model, optimizer = Transformer(config), make_optimizer(OptimizerSpec(warmup=0), 10)
     batch = next(training_batches(Rows(prepared, 64, 0), first_row=0, steps=1, micro_batches=1, B=4))

@@ -34,7 +34,7 @@ def recipe(text: Path, run: str, **changes) -> Recipe:
             sources=(f"files:{text / 'one.txt'}=3", f"files:{text / 'two.txt'}"),
             validation="tail 0.1", tokenizer="characters", vocabulary=400, prepared=text / "prepared",
         ),
-        model=Architecture(T=32, D=32, L=2, N=4, K=2, H=8, F=48, dropout=0.1),
+        model=Architecture(T=32, D=32, L=2, N=4, K=2, head_width=8, F=48, dropout=0.1),
         optimizer=OptimizerSpec(learning_rate=1e-2, warmup=2),
         batch=BatchSpec(rows=8, micro_batches=2),
         mesh=MeshSpec(data=2, fsdp=2, tensor=2),
@@ -105,7 +105,9 @@ def test_stopped_and_continued_is_bit_for_bit_the_run_that_was_not(whole, text):
 
 def test_a_run_of_another_recipe_is_refused_field_by_field_and_left_as_it_was(whole, text):
     before = {path: path.stat().st_mtime_ns for path in whole[0].rglob("*")}
-    changed = recipe(text, "whole", model=Architecture(T=32, D=64, L=2, N=4, K=2, H=8, F=48, dropout=0.1), seed=4)
+    changed = recipe(
+        text, "whole", model=Architecture(T=32, D=64, L=2, N=4, K=2, head_width=8, F=48, dropout=0.1), seed=4
+    )
     with pytest.raises(ValueError, match=r"another recipe:\n  model.D: 32 -> 64\n  seed: 0 -> 4\nstart a new run"):
         pretrain(changed, Console(quiet=True))
     assert {path: path.stat().st_mtime_ns for path in whole[0].rglob("*")} == before
@@ -125,7 +127,7 @@ def test_a_folder_that_is_no_run_is_not_written_into(text):
         ({"mesh": MeshSpec(data=3)}, "mesh data=3 x fsdp=1 x tensor=1 = 3, devices = 8"),
         ({"batch": BatchSpec(rows=6)}, "rows of a micro-batch = 6 does not divide over mesh data x fsdp = 4"),
         ({"mesh": MeshSpec(tensor=8)}, "query heads = 4 does not divide over mesh tensor = 8"),
-        ({"model": Architecture(T=32, D=40_000, L=900, N=4, K=4, H=8, F=48)}, "checkpoints of .* need .* GB"),
+        ({"model": Architecture(T=32, D=40_000, L=900, N=4, K=4, head_width=8, F=48)}, "checkpoints of .* need .* GB"),
     ],
 )
 def test_what_cannot_fit_is_refused_before_anything_slow(text, changes, message):

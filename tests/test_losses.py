@@ -9,7 +9,7 @@ from gptjax.config import ModelConfig
 from gptjax.model import Transformer, init_params
 from train.losses import task_nats
 
-CONFIG = ModelConfig(T=24, D=32, L=2, N=2, K=2, H=16, F=48, vocabulary=200, dropout=0.5)
+CONFIG = ModelConfig(T=24, D=32, L=2, N=2, K=2, head_width=16, F=48, vocabulary=200, dropout=0.5)
 MODEL = Transformer(CONFIG)
 PARAMS = jax.tree.map(lambda leaf: leaf * 5, nn.unbox(init_params(MODEL, jax.random.key(0))))
 

@@ -1,9 +1,12 @@
 """Numbers of a run on disk, and speed counted over finished steps."""
 
 import json
+import types
+
+import pytest
 
 from train import meter
-from train.meter import Records, Speed, peak_flops
+from train.meter import Records, Speed
 
 
 def test_records_after_the_last_checkpoint_and_half_lines_are_dropped_on_restart(tmp_path):
@@ -34,6 +37,13 @@ def test_speed_counts_steps_since_its_start_and_mfu_is_its_share_of_the_peak(mon
     assert speed.tokens_per_second == 25.0
 
 
-def test_an_unknown_chip_is_measured_and_a_known_one_looked_up():
-    assert peak_flops("float32") > 1e9
-    assert meter.CHIP_PEAKS["TPU v5 lite"] == 197e12
+@pytest.mark.parametrize(
+    ("kind", "dtype", "wanted"),
+    [("TPU v5 lite", "bfloat16", 197e12), ("TPU v5", "bfloat16", 459e12), ("cpu", "float32", None)],
+)
+def test_a_known_chip_is_looked_up_and_another_is_measured(monkeypatch, kind, dtype, wanted):
+    chip = types.SimpleNamespace(device_kind=kind)
+    monkeypatch.setattr(meter.jax, "devices", lambda: [chip])
+    found = meter.peak_flops(dtype)
+    assert found > 1e9
+    assert wanted is None or found == wanted * 8  # devices

@@ -14,8 +14,8 @@ from gptjax.attention import may_look
 from gptjax.config import ModelConfig
 from gptjax.model import Block, Cache, Norm, Transformer, init_params, rotary_angles
 
-TINY = {"vocabulary": 60, "T": 16, "D": 16, "L": 3, "N": 4, "K": 2, "H": 6, "F": 24}
-GPT2 = {"family": "gpt2", "activation": "gelu", "qk_norm": False, "K": 4, "H": 4, "norm_epsilon": 1e-5}
+TINY = {"vocabulary": 60, "T": 16, "D": 16, "L": 3, "N": 4, "K": 2, "head_width": 6, "F": 24}
+GPT2 = {"family": "gpt2", "activation": "gelu", "qk_norm": False, "K": 4, "head_width": 4, "norm_epsilon": 1e-5}
 FAMILIES = {"llama": {}, "gpt2": GPT2}
 both_families = pytest.mark.parametrize("family", FAMILIES)
 
@@ -238,7 +238,7 @@ def test_no_policy_and_no_unrolling_changes_loss_or_gradients():
 @pytest.mark.parametrize("unroll", [1, 3])
 def test_policies_trade_memory_for_products(unroll):
     """`full` computes more than `products`, that more than `none`; memory goes the other way, unrolled or not."""
-    config = config_of(D=64, F=256, H=32, T=64, L=2 if unroll == 1 else unroll)
+    config = config_of(D=64, F=256, head_width=32, T=64, L=2 if unroll == 1 else unroll)
     batch = tuple(jnp.ones((8, 64), dtype) for dtype in (jnp.int32, jnp.int32, jnp.int32, bool))
     params = parameters(config)
     lowered = [step(config, batch, remat=remat, unroll=unroll).lower(params) for remat in ("none", "products", "full")]
@@ -250,7 +250,7 @@ def test_policies_trade_memory_for_products(unroll):
 
 def test_dropout_differs_from_layer_to_layer():
     """Two layers that add a row of ones, each dropped by half: sums of 0, 1 and 2 kept ones all occur (trap 19)."""
-    config = config_of("gpt2", D=64, N=4, H=16, L=2, dropout=0.5)
+    config = config_of("gpt2", D=64, N=4, head_width=16, L=2, dropout=0.5)
     params = jax.tree.map(jnp.zeros_like, parameters(config))
     params["layers"]["down_bias"] += 1.0
     params["final_norm"]["scale"] += 1.0
@@ -278,7 +278,7 @@ def test_dropout_is_off_in_evaluation_and_decided_by_its_key():
 @both_families
 def test_bfloat16_products_stay_near_float32(family):
     """Parameters as they are initialised: hidden states of unit size within 0.03, and parameters stay float32."""
-    config = config_of(family, D=64, H=16)
+    config = config_of(family, D=64, head_width=16)
     params = nn.unbox(init_params(Transformer(config), jax.random.key(0)))
     batch = row([5, 3, 9, 1, 2, 7, 8])
     half = hidden(config, params, *batch, dtype=jnp.bfloat16)

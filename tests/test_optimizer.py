@@ -12,7 +12,9 @@ from gptjax.model import Transformer, init_params
 from train.optimizer import decays, learning_rate, make_optimizer
 from train.recipe import OptimizerSpec
 
-GPT2 = ModelConfig(family="gpt2", T=8, D=16, L=2, N=2, K=2, H=8, F=32, activation="gelu", qk_norm=False, vocabulary=100)
+GPT2 = ModelConfig(
+    family="gpt2", T=8, D=16, L=2, N=2, K=2, head_width=8, F=32, activation="gelu", qk_norm=False, vocabulary=100
+)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +32,7 @@ def test_each_schedule_passes_through_its_golden_points(schedule, wanted):
 
 
 @pytest.mark.parametrize(
-    "config", [GPT2, ModelConfig(T=8, D=16, L=2, N=2, K=2, H=8, F=32, vocabulary=100)], ids=["gpt2", "llama"]
+    "config", [GPT2, ModelConfig(T=8, D=16, L=2, N=2, K=2, head_width=8, F=32, vocabulary=100)], ids=["gpt2", "llama"]
 )
 def test_decay_moves_matrices_and_leaves_norms_and_biases_though_layers_are_stacked(config):
     """A step of zero gradient shrinks every matrix and keeps every scale and bias, [L, D] included, bit for bit."""

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from data import pipeline
 from data.pipeline import Rows, training_batches, validation_batches
 from data.rowplan import TokenStore
 from tests.tiny_text import sentences, write_prepared
@@ -42,13 +43,23 @@ def test_rows_are_the_same_from_any_start_and_in_any_batch(prepared):
 
 
 def test_hosts_read_shares_that_together_are_the_rows_of_one_host(prepared):
+    """A host's rows need not be neighbours: on a TPU's torus they are not."""
     whole = read(prepared, first_row=8, steps=3, micro_batches=2, B=8)
-    shares = [
-        read(prepared, first_row=8, steps=3, micro_batches=2, B=8, keep=slice(4 * h, 4 * h + 4)) for h in range(2)
-    ]
-    for array, first, second in zip(whole, *shares, strict=True):
-        both = np.stack([first.reshape(6, 4, -1), second.reshape(6, 4, -1)], axis=1)
-        np.testing.assert_array_equal(array.reshape(6, 8, -1), both.reshape(6, 8, both.shape[-1]))
+    held = [np.array([0, 1, 6, 7]), np.array([2, 3, 4, 5])]
+    shares = [read(prepared, first_row=8, steps=3, micro_batches=2, B=8, keep=keep) for keep in held]
+    for array, *parts in zip(whole, *shares, strict=True):
+        for keep, part in zip(held, parts, strict=True):
+            np.testing.assert_array_equal(array.reshape(6, 8, -1)[:, keep], part.reshape(6, 4, array[0].size))
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_rows_do_not_depend_on_the_number_of_workers(prepared, monkeypatch, workers):
+    settings = {"first_row": 5, "steps": 9, "micro_batches": 1, "B": 4}
+    usual = read(prepared, **settings)
+    monkeypatch.setattr(pipeline, "WORKERS", workers)
+    monkeypatch.setattr(pipeline, "CALL_TOKENS", 2 * 4 * T)
+    for a, b in zip(usual, read(prepared, **settings), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_the_mixture_follows_its_rates(prepared):

@@ -12,9 +12,9 @@ from jax.sharding import PartitionSpec
 
 from gptjax.config import ModelConfig
 from gptjax.model import Transformer, init_params
-from gptjax.sharding import RULES, batch_sharding, check_divides, local_rows, make_mesh, partition, shardings
+from gptjax.sharding import RULES, batch_sharding, check_divides, held_rows, local_rows, make_mesh, partition, shardings
 
-CONFIG = ModelConfig(vocabulary=200, T=16, D=16, L=2, N=4, K=2, H=4, F=24, dropout=0.3)
+CONFIG = ModelConfig(vocabulary=200, T=16, D=16, L=2, N=4, K=2, head_width=4, F=24, dropout=0.3)
 MODEL = Transformer(CONFIG)
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -146,3 +146,16 @@ def test_there_is_one_table():
         and re.search(r"\b(PartitionSpec|NamedSharding)\([^)]*\"", path.read_text(encoding="utf-8"))
     ]
     assert guilty == []
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2), (1, 1, 8)])
+def test_all_devices_together_hold_every_row_once_whatever_the_mesh(shape):
+    mesh = make_mesh(*shape)
+    np.testing.assert_array_equal(held_rows(mesh, 16, mesh.local_devices), np.arange(16))
+
+
+def test_a_host_holds_the_rows_of_its_devices_and_no_row_between_them():
+    """As on a TPU's torus, the first host's devices are not neighbours along `data`."""
+    mesh = make_mesh(data=8, devices=[jax.devices()[place] for place in (0, 2, 4, 6, 1, 3, 5, 7)])
+    assert held_rows(mesh, 16, jax.devices()[:4]).tolist() == [0, 1, 2, 3, 8, 9, 10, 11]
+    assert held_rows(mesh, 16, jax.devices()[4:]).tolist() == [4, 5, 6, 7, 12, 13, 14, 15]

@@ -18,7 +18,7 @@ from train.optimizer import make_optimizer
 from train.recipe import OptimizerSpec
 from train.step import State, abstract_state, make_train_step, make_validation_step
 
-CONFIG = ModelConfig(T=16, D=32, L=2, N=8, K=8, H=4, F=64, vocabulary=1000, tied=False)
+CONFIG = ModelConfig(T=16, D=32, L=2, N=8, K=8, head_width=4, F=64, vocabulary=1000, tied=False)
 SPEC = OptimizerSpec(learning_rate=3e-3, warmup=0)  # full rate from the first step
 ROWS = 8
 MESHES = {"8x1x1": (8, 1, 1), "1x8x1": (1, 8, 1), "1x1x8": (1, 1, 8), "2x2x2": (2, 2, 2)}

@@ -14,7 +14,7 @@ from gptjax.model import Transformer, init_params
 from gptjax.tokenizer import Tokenizer, train_bpe, train_characters
 
 TEXT = "A: hello there\nB: the quick brown fox 曹操 jumps over 🦊 the lazy dog\n"
-LLAMA = {"D": 32, "L": 2, "N": 4, "K": 4, "H": 8, "F": 48}
+LLAMA = {"D": 32, "L": 2, "N": 4, "K": 4, "head_width": 8, "F": 48}
 GROUPED = {**LLAMA, "K": 2}
 GPT2 = {**LLAMA, "F": 64, "family": "gpt2", "activation": "gelu", "qk_norm": False}
 SHAPES = {"llama": LLAMA, "grouped-query": GROUPED, "gpt2": GPT2}
@@ -46,7 +46,9 @@ def random_model(shape: str = "grouped-query", T: int = 64) -> LanguageModel:
 def reciter(ids: list[int], tokenizer: Tokenizer, T: int = 64) -> LanguageModel:
     """A model that after n tokens, whatever they are, says ids[n - 1]: its hidden state is the position alone."""
     assert len(ids) <= T
-    config = ModelConfig(T=T, vocabulary=tokenizer.size, tied=False, **{**GPT2, "D": T, "N": 1, "K": 1, "H": T, "L": 1})
+    config = ModelConfig(
+        T=T, vocabulary=tokenizer.size, tied=False, **{**GPT2, "D": T, "N": 1, "K": 1, "head_width": T, "L": 1}
+    )
     params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), _abstract(config))
     params["position_embedding"] = np.eye(T, dtype=np.float32)
     params["final_norm"]["scale"] += 1

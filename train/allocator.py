@@ -4,7 +4,7 @@ import ctypes
 import sys
 
 # Options of mallopt(3), from glibc's malloc.h.
-TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
+TRIM_THRESHOLD, TOP_PAD, MMAP_MAX, ARENA_MAX = -1, -2, -4, -8
 KEPT_BYTES, GROWTH_BYTES = 2**31 - 1, 2**26
 
 
@@ -17,5 +17,6 @@ def keep_freed_memory() -> None:
         return
     libc = ctypes.CDLL(None)
     if hasattr(libc, "gnu_get_libc_version"):
-        for option, value in ((MMAP_MAX, 0), (TRIM_THRESHOLD, KEPT_BYTES), (TOP_PAD, GROWTH_BYTES)):
+        # one arena: those of threads are given back whole, whatever the threshold
+        for option, value in ((MMAP_MAX, 0), (TRIM_THRESHOLD, KEPT_BYTES), (TOP_PAD, GROWTH_BYTES), (ARENA_MAX, 1)):
             libc.mallopt(option, value)

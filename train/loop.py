@@ -22,7 +22,7 @@ from gptjax.checkpoint import CheckpointWriter, manifest, restore, steps, verify
 from gptjax.config import ModelConfig
 from gptjax.generate import LanguageModel
 from gptjax.model import Transformer
-from gptjax.sharding import batch_sharding, check_divides, make_mesh, own_rows
+from gptjax.sharding import batch_sharding, check_divides, held_rows, make_mesh
 from gptjax.tokenizer import Tokenizer
 from train.meter import Records, Speed, peak_flops
 from train.optimizer import learning_rate, make_optimizer
@@ -90,6 +90,7 @@ class _Trainer:
         self.recipe, self.mesh, self.rows, self.prepared = recipe, mesh, rows, prepared
         self.console, self.started = console, started
         self.B = recipe.batch.micro_rows
+        self.own_rows = held_rows(mesh, self.B, mesh.local_devices)
         self.tokens_per_step = recipe.batch.rows * config.T
         self.last_step = min(recipe.steps, recipe.stop_after or recipe.steps)
         unroll = config.L if recipe.compute.unroll else 1
@@ -152,7 +153,7 @@ class _Trainer:
         """Takes one step after another. A loss is read while the device works on the next step."""
         batches = training_batches(
             self.rows, first_row=first_step * self.recipe.batch.rows, steps=self.last_step - first_step,
-            micro_batches=self.recipe.batch.micro_batches, B=self.B, keep=own_rows(self.mesh, self.B),
+            micro_batches=self.recipe.batch.micro_batches, B=self.B, keep=self.own_rows,
         )  # fmt: skip
         losses, waiting = [], None
         for step, batch in enumerate(self._placed(batches, leading=1), start=first_step + 1):
@@ -216,7 +217,7 @@ class _Trainer:
         told = []
         for name, source in sources.items():
             folder = self.prepared / source["folder"] / "validation"
-            batches = validation_batches(folder, self.rows.T, self.B, most_rows, own_rows(self.mesh, self.B))
+            batches = validation_batches(folder, self.rows.T, self.B, most_rows, self.own_rows)
             sums = np.zeros(3)
             for batch in self._placed(batches, leading=0):
                 sums += np.asarray(self.validation_step(self.state.params, batch, self.bytes_V), np.float64)

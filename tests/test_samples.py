@@ -1,0 +1,43 @@
+"""What is asked of the model at the end of a run: the first words of held-out documents, whole and alone."""
+
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from data.rowplan import TokenStore
+from tests.tiny_run import bpe, random_model
+from tests.tiny_text import write_prepared
+from train.samples import PROMPT_TOKENS, _openings, write_samples
+
+DOCUMENTS = [f"{number}曹操🦊 " * (1 + number % 9) for number in range(60)]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    return write_prepared(tmp_path_factory.mktemp("samples"), {"fables": DOCUMENTS}, tokenizer=bpe())
+
+
+@pytest.mark.parametrize("count", [4, 20])
+def test_a_prompt_is_the_whole_characters_at_the_start_of_one_document(prepared, count):
+    """With more prompts than documents they begin anywhere; they still end whole."""
+    prompts = _openings(prepared / "fables" / "validation", count, random_model())
+    assert len(prompts) == count
+    starts = DOCUMENTS[-6:]
+    for prompt in prompts:
+        assert 1 <= len(prompt) <= PROMPT_TOKENS + 1
+        text = bpe().decode(prompt)
+        assert not text.endswith("\N{REPLACEMENT CHARACTER}")
+        if count == 4:
+            assert prompt[0] == bpe().bos
+            assert bpe().eos not in prompt
+            assert any(start.startswith(text) for start in starts)
+
+
+def test_samples_are_kept_with_their_prompt_source_and_language(prepared, tmp_path):
+    write_samples(tmp_path, prepared, random_model(), step=7, samples=2, seed=0, console=Console(quiet=True))
+    records = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert [(record["source"], record["language"], record["step"]) for record in records] == [("fables", "en", 7)] * 2
+    store = TokenStore(prepared / "fables" / "validation")
+    assert bpe().decode(np.asarray(store.tokens).tolist()).startswith(records[0]["prompt"])
