@@ -6,6 +6,7 @@ written last, lists the size and SHA-256 of every file. A step without a manifes
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -16,6 +17,8 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # orbax misses, aloud, a file that our layout does without
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -23,7 +23,7 @@ def read(prepared, **settings):
     micro_batches, B = settings["micro_batches"], settings["B"]
     batches = list(training_batches(Rows(prepared, T, 0), **settings))
     keep = settings.get("keep", slice(None))
-    kept = len(range(B)[keep])
+    kept = len(np.arange(B)[keep])
     assert all(batch.shape == (micro_batches, kept, T) for batch in batches)
     return [
         np.concatenate([array.reshape(micro_batches * kept, *array.shape[2:]) for array in arrays])

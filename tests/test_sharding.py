@@ -88,7 +88,7 @@ def test_a_leaf_needs_a_name_for_each_axis():
 )
 def test_sizes_are_checked_before_anything_is_compiled(sizes, parts):
     """Each error holds the size, the mesh and a size that fits; the rest passes."""
-    fitting, mesh = {"rows": 8, "N": 4, "K": 2, "F": 24, "V": 128}, make_mesh(2, 2, 2)
+    fitting, mesh = {"rows": 8, "D": 16, "N": 4, "K": 2, "F": 24, "V": 128}, make_mesh(2, 2, 2)
     check_divides(mesh, **fitting)
     with pytest.raises(ValueError, match="does not divide") as error:
         check_divides(mesh, **{**fitting, **sizes})

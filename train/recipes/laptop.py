@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data.spec import DataSpec
 from gptjax.config import SIZES
-from train.recipe import BatchSpec, ComputeSpec, OptimizerSpec, Recipe
+from train.recipe import BatchSpec, ComputeSpec, OptimizerSpec, Recipe, ValidationSpec
 
 
 def recipe() -> Recipe:
@@ -27,7 +27,8 @@ def recipe() -> Recipe:
         model=SIZES["nano"](),
         optimizer=OptimizerSpec(learning_rate=3e-3, warmup=100, schedule="wsd", decay=0.4, final=0.0),
         batch=BatchSpec(rows=8),
-        compute=ComputeSpec(dtype="bfloat16", unroll=True),
+        compute=ComputeSpec(unroll=True),
+        validation=ValidationSpec(rows=64),
         run=Path("runs/laptop"),
         steps=1000,
     )
