@@ -216,7 +216,7 @@ def test_a_second_call_returns_the_same_folder_without_work(tmp_path, monkeypatc
     assert prepare.prepare(dataclasses.replace(spec, vocabulary=500)) != folder
     write_jsonl(file, some_documents(201))
     assert prepare.prepare(spec) != folder
-    assert len(list(spec.prepared.iterdir())) == 3
+    assert len(list(spec.prepared.glob("[!.]*"))) == 3
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_a_killed_preparation_goes_on_where_it_was(tmp_path, monkeypatch):
     source = f"files:{write_jsonl(tmp_path / 'a.jsonl', some_documents(200))}"
     killed = KILLED.format(source=source, prepared=str(tmp_path / "killed"))
     assert subprocess.run([sys.executable, "-c", killed], cwd=Path(prepare.__file__).parents[1]).returncode == -9
-    (partial,) = (tmp_path / "killed").iterdir()
+    (partial,) = (tmp_path / "killed").glob("[!.]*")
     assert partial.suffix == ".partial"
     finished = [path for path in partial.glob("*/*") if path.name.isdigit()]
     assert finished
