@@ -3,6 +3,7 @@
 A verb is a dataclass in VERBS: its docstring and fields are its help, `run` does it.
 """
 
+import abc
 import contextlib
 import dataclasses
 import io
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
 USER_ERROR = 2  # exit status
 
 
-class Verb:
+class Verb(abc.ABC):
     """What a word after `gptjax` does."""
 
-    def run(self) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def run(self) -> None: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -171,10 +171,10 @@ class _Trainer:
             self.bar.update(self.task, completed=step)
             if validates:
                 self._validate("validation", step, self.recipe.validation.rows)
+            if ends:  # before the save: a run killed in between does it again
+                self._validate("final", step, self.recipe.validation.final_rows)
             if saves:
                 self._save()
-            if ends:
-                self._validate("final", step, self.recipe.validation.final_rows)
             if validates or saves:
                 self.speed.start()
 
