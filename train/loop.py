@@ -28,7 +28,7 @@ from train.meter import Records, Speed, peak_flops
 from train.optimizer import learning_rate, make_optimizer
 from train.provenance import check_continues, check_disk, describe_run
 from train.recipe import Recipe
-from train.report import write_report
+from train.report import last_scores, write_report
 from train.samples import write_samples
 from train.step import State, abstract_state, make_train_step, make_validation_step
 
@@ -246,13 +246,11 @@ def _training(state: State) -> dict[str, Any]:
 
 def _results(run: Path) -> Table:
     """Bits per byte of every source beside xz."""
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    last = {record["source"]: record for record in records if record["kind"] == "final"}
     xz = json.loads((run / "xz.json").read_text(encoding="utf-8"))
     table = Table("held-out text of", title="bits per byte (lower is better), beside what xz makes of the same text")
     for heading in ("nats/token", "bits/byte", "xz -9 alone", "xz after the training text"):
         table.add_column(heading, justify="right")
-    for name, record in last.items():
+    for name, record in last_scores(run / "metrics.jsonl").items():
         figures = (record["bits_per_byte"], xz[name]["alone"], xz[name]["after_training_text"])
         table.add_row(escape(name), f"{record['loss']:.4f}", *(f"{figure:.3f}" for figure in figures))
     return table
