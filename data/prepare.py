@@ -13,19 +13,21 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
+import itertools
 import json
 import lzma
 import os
 import re
 import shutil
 import sys
-from array import array
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -33,19 +35,50 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from rich.table import Table
 
 from data import holdout, sources
-from data.holdout import DROPPED, SPLITS, VALIDATION, Plan
-from data.spec import RATE_UNIT, DataSpec
-from gptjax.tokenizer import Tokenizer, train_bpe, train_characters
+from data.holdout import SPLITS, Plan
+from data.mixture import RATE_UNIT, mixture_rates
+from data.spec import DataSpec
+from data.workitems import (
+    Advance,
+    Item,
+    finished,
+    load,
+    measure,
+    measured,
+    sample,
+    sampled,
+    save_bytes,
+    save_plan,
+    token_type,
+    tokenise,
+)
+from gptjax.tokenizer import Tokenizer, ready_made, train_bpe, train_characters
 
-FORMAT = 1
-PART = 64_000_000  # bytes of text that are tokenised between two points from which a killed run can go on
-BATCH = 2_000_000  # bytes of text that are tokenised at once, on all cores
+FORMAT = 2
 SAMPLE = 10_000_000  # bytes of training text from which the tokenizer learns
 XZ_CONTEXT = 60_000_000  # bytes of training text that xz sees first: what its window of 64 MiB holds
 
 
-def prepare(spec: DataSpec) -> Path:
+RunAll = Callable[[str, Callable[..., None], Sequence[Item], int | None], None]
+
+
+def run_here(title: str, function: Callable[[Item, Advance], None], items: Sequence[Item], total: int | None) -> None:
+    """Deals with the items one after another, under a bar of `total` bytes; None = nobody knows."""
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress("{task.description}", *columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(title, total=total)
+        for item in items:
+            progress.update(task, description=f"{title} {item.name}")
+            function(item, lambda count: progress.advance(task, count))
+
+
+def prepare(
+    spec: DataSpec, *, shared: epath.Path | None = None, run_all: RunAll = run_here, download_config: Any = None
+) -> Path:
     """The folder of prepared documents for a spec; makes it if it is not there yet.
+
+    The work falls into items that `run_all` may deal out to many machines; then `shared` is a folder that all of them
+    see, for the records of the sources and the results of the items, and `download_config` tells TFDS to use them too.
 
     Raises ValueError if a source cannot be read or is too short.
     """
@@ -58,18 +91,24 @@ def prepare(spec: DataSpec) -> Path:
     with _alone(spec.prepared):
         if not (folder / "prepared.json").exists():  # another process may just have made it
             partial = folder.with_suffix(".partial")
-            columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-            with Progress("{task.description}", *columns, console=Console(stderr=True), transient=True) as progress:
-                _make(spec, partial, progress)
+            partial.mkdir(exist_ok=True)
+            work = epath.Path(partial.absolute() / "work") if shared is None else shared / folder.name
+            store = epath.Path(spec.prepared.absolute() if shared is None else shared) / "corpora"
+            _make(spec, work, store, partial / "done", run_all, download_config)
             (partial / "done").rename(folder)
             shutil.rmtree(partial)
+            work.rmtree(missing_ok=True)
             Console(width=None if sys.stdout.isatty() else 120).print(table(folder))
     return folder
 
 
 def fingerprint(spec: DataSpec) -> str:
-    """16 hexadecimal digits that differ if the prepared documents would. Reads sizes and versions, not text."""
-    settings = [FORMAT, spec.text_field, spec.validation, spec.tokenizer, spec.vocabulary, spec.rates]
+    """16 hexadecimal digits that differ if the prepared documents would. Reads sizes and versions, not text.
+
+    Raises ValueError if a ready-made tokenizer is not there.
+    """
+    tokens = [spec.tokenizer, spec.vocabulary] if spec.learns else [ready_made(spec.tokenizer).fingerprint]
+    settings = [FORMAT, spec.text_field, spec.label_field, spec.validation, *tokens, spec.mixture, spec.shares]
     read = [[name, sources.identity(name)] for name in spec.rates]
     return hashlib.sha256(json.dumps([settings, read]).encode()).hexdigest()[:16]
 
@@ -82,12 +121,15 @@ def table(folder: Path) -> Table:
     for column in ("rate", "documents", "MB", "k tokens", "bytes/token", "duplicates", "held out", "kB"):
         lines.add_column(column, justify="right", no_wrap=True)
     lines.add_column("licence", no_wrap=True)
+    sizes = {name: source["splits"]["train"]["tokens"] for name, source in prepared["sources"].items()}
+    shares = {name: source["share"] for name, source in prepared["sources"].items()}
+    rates = mixture_rates(prepared["mixture"], shares, sizes, horizon=sum(sizes.values()))  # of a run of one epoch
     for name, source in prepared["sources"].items():
         train, validation = source["splits"]["train"], source["splits"]["validation"]
         total = {key: train[key] + validation[key] for key in train}
         lines.add_row(
             escape(name),
-            f"{source['rate'] / RATE_UNIT:.0%}",
+            f"{rates[name] / RATE_UNIT:.0%}",
             f"{total['documents']:,}",
             f"{total['bytes'] / 1e6:,.2f}",
             f"{total['tokens'] / 1e3:,.0f}",
@@ -97,6 +139,8 @@ def table(folder: Path) -> Table:
             f"{validation['bytes'] / 1e3:,.0f}",
             source["licence"],
         )
+    cautions = [f"{name}: {source['warning']}" for name, source in prepared["sources"].items() if source["warning"]]
+    lines.caption, lines.caption_style, lines.caption_justify = escape("\n".join(cautions)) or None, "bold", "left"
     return lines
 
 
@@ -121,7 +165,7 @@ def stored_text(folder: Path, source_folder: str, split: str, *, last_bytes: int
     of = folder / source_folder / split
     offsets, sizes = np.load(of / "offsets.npy"), np.load(of / "bytes.npy")
     first = 0 if last_bytes is None else int((sizes[::-1].cumsum()[::-1] > last_bytes).sum())
-    tokens = np.memmap(of / "tokens.bin", dtype=_token_type(tokenizer), mode="r")
+    tokens = np.memmap(of / "tokens.bin", dtype=token_type(tokenizer), mode="r")
     for start, stop in zip(offsets[first:-1], offsets[first + 1 :], strict=True):
         yield tokenizer.decode(tokens[start:stop].tolist())
 
@@ -137,41 +181,62 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _make(spec: DataSpec, partial: Path, progress: Progress) -> None:
-    """Fills `partial/done`. What an earlier run finished in `partial` is kept: each piece came by one rename."""
-    partial.mkdir(exist_ok=True)
-    store = spec.prepared / "corpora"
-    plans = _plans(spec, partial, store, progress)
-    _check_disk(spec.prepared, sum(plan.bytes for plan in plans.values()))
-    if not (partial / "tokenizer.json").exists():
-        train = train_bpe if spec.tokenizer == "bpe" else train_characters
-        sample = _sample(spec, plans, store, progress, repeat=spec.tokenizer == "bpe")  # characters are only collected
-        train(sample, spec.vocabulary).save(partial / "tokenizer.json.new")
-        (partial / "tokenizer.json.new").rename(partial / "tokenizer.json")
-    tokenizer = Tokenizer.load(partial / "tokenizer.json")
-    folders = {name: f"{number:02d}-{_file_name(name)}" for number, name in enumerate(plans)}
-    for name, plan in plans.items():
-        _tokenise(name, spec.text_field, store, plan, tokenizer, partial / folders[name], progress)
-    done = partial / "done"
+def _items(spec: DataSpec, work: epath.Path, store: epath.Path, download_config: Any) -> dict[str, list[Item]]:
+    """The work items of every source, in the order of its documents."""
+    items = {}
+    for number, name in enumerate(spec.rates):
+        text_field, labels = sources.fields(name, spec.text_field, spec.label_field)
+        of_source = {"work": work, "name": name, "source": number, "language": sources.language(name)}
+        items[name] = [
+            Item(**of_source, number=n, shard=shard, text_field=text_field, labels=labels)
+            for n, shard in enumerate(sources.shards(name, store, download_config))
+        ]
+    return items
+
+
+def _make(
+    spec: DataSpec, work: epath.Path, store: epath.Path, done: Path, run_all: RunAll, download_config: Any
+) -> None:
+    """Fills `done`. What an earlier run finished in `work` is kept: each piece came by one rename."""
     shutil.rmtree(done, ignore_errors=True)
     done.mkdir()
-    described = {}
+    items = _items(spec, work, store, download_config)
+    every_item = [item for of_source in items.values() for item in of_source]
+    run_all("reading", measure, every_item, None)
+    tables = {name: _measured(of_source) for name, of_source in items.items()}
+    plans = holdout.plans(list(items), [table.rows_J3 for table in tables.values()], *spec.split)
+    text_bytes = sum(plan.bytes for plan in plans.values())
+    _check_disk(spec.prepared, text_bytes)
+    budgets = _budgets(spec, plans)
     for name, plan in plans.items():
+        limit_J = _sample_limits(plan, budgets[name][0])
+        for item, (first, stop) in zip(items[name], itertools.pairwise(tables[name].stops), strict=True):
+            save_plan(item, plan.sliced(first, stop), limit_J[first:stop])
+    _write_tokenizer(work / "tokenizer.json", spec, items, budgets, run_all)
+    (done / "tokenizer.json").write_bytes((work / "tokenizer.json").read_bytes())
+    tokenizer = Tokenizer.load(done / "tokenizer.json")
+    run_all("tokenising", tokenise, every_item, text_bytes)
+    described = {}
+    for number, (name, plan) in enumerate(plans.items()):
         card = dataclasses.asdict(sources.describe(name, store))
         del card["name"]
-        splits = {split: _assemble(partial / folders[name], done / folders[name] / split, split) for split in SPLITS}
+        folder = f"{number:02d}-{_file_name(name)}"
+        splits = _assemble(items[name], done / folder)
+        for split, in_split_J in zip(SPLITS, (plan.in_train_J, plan.in_validation_J), strict=True):
+            np.save(done / folder / split / "labels.npy", tables[name].label_JF[in_split_J])
         described[name] = card | {
-            "folder": folders[name],
-            "rate": spec.rates[name],
+            "folder": folder,
+            "share": dict(spec.shares)[name],
             "duplicates": plan.duplicates,
+            "labels": tables[name].classes,
             "splits": splits,
         }
-    shutil.copyfile(partial / "tokenizer.json", done / "tokenizer.json")
     prepared = {
         "format": FORMAT,
         "fingerprint": fingerprint(spec),
         "tokenizer": tokenizer.fingerprint,
         "vocabulary": tokenizer.size,
+        "mixture": spec.mixture,
         "content": _content(done, described),
         "sources": described,
     }
@@ -179,12 +244,14 @@ def _make(spec: DataSpec, partial: Path, progress: Progress) -> None:
 
 
 def _content(done: Path, described: dict[str, Any]) -> str:
-    """SHA-256 of what rows are made of: rates, and the hash and place of every document; a file's date is no part."""
+    """SHA-256 of what rows are made of: shares, texts, tokens, marks and labels; a file's date is no part."""
     sha = hashlib.sha256()
     for name, source in described.items():
-        sha.update(f"{name}={source['rate']};".encode())
-        for table_file in ("hashes.npy", "offsets.npy"):
-            sha.update((done / source["folder"] / "train" / table_file).read_bytes())
+        sha.update(f"{name}={source['share']};".encode())
+        for table_file in ("hashes.npy", "offsets.npy", "labels.npy", "marks.bin"):
+            with (done / source["folder"] / "train" / table_file).open("rb") as file:
+                while block := file.read(1 << 20):
+                    sha.update(block)
     return sha.hexdigest()
 
 
@@ -194,7 +261,7 @@ def _file_name(name: str) -> str:
 
 
 def _check_disk(folder: Path, text_bytes: int) -> None:
-    needed = 2 * text_bytes + 20_000_000  # tokens twice (parts, then whole), and validation text
+    needed = 2 * text_bytes + 20_000_000  # tokens and marks twice (parts, then whole), and validation text
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ValueError(
@@ -203,154 +270,104 @@ def _check_disk(folder: Path, text_bytes: int) -> None:
         )
 
 
-def _plans(spec: DataSpec, partial: Path, store: Path, progress: Progress) -> dict[str, Plan]:
-    """Reads every document once and decides where it goes."""
-    measured = []
-    for number, name in enumerate(spec.rates):
-        kept = partial / f"measured-{number:02d}.npy"
-        if not kept.exists():
-            task = progress.add_task(f"reading {name}", total=None)
-            rows = array("Q")  # hash, bytes, characters of every document
-            for text in sources.documents(name, spec.text_field, store):
-                raw = text.encode("utf-8")
-                rows.extend((holdout.text_hash(raw), len(raw), len(text)))
-                progress.advance(task, len(raw))
-            progress.remove_task(task)
-            with kept.with_suffix(".new").open("wb") as file:
-                np.save(file, np.frombuffer(rows, dtype=np.uint64).reshape(-1, 3))
-            kept.with_suffix(".new").rename(kept)
-        measured.append(np.load(kept))
-    return holdout.plans(list(spec.rates), measured, *spec.split)
+class _Measured(NamedTuple):
+    """What was measured of a source."""
+
+    rows_J3: np.ndarray  # u64: hash, bytes, characters
+    label_JF: np.ndarray  # i32: class in each label field; -1 = none
+    classes: dict[str, list[str]]  # field -> its classes, sorted; held-out documents have a say too
+    stops: list[int]  # where each item's documents begin, and where the last one's end
 
 
-def _sample(spec: DataSpec, plans: dict[str, Plan], store: Path, progress: Progress, *, repeat: bool) -> Iterator[str]:
-    """Training text for the tokenizer: at most `SAMPLE` bytes, shared out by rate.
-
-    With `repeat`, a source that is short for its rate comes several times, so that its words count as the rate says.
-    """
-    available = {name: int(plan.bytes_J[plan.in_train_J].sum()) for name, plan in plans.items()}
-    total = min(SAMPLE, max(available[name] * RATE_UNIT // rate for name, rate in spec.rates.items()))
-    task = progress.add_task("learning the tokenizer", total=total)
-    for name, plan in plans.items():
-        budget = max(1, total * spec.rates[name] // RATE_UNIT)
-        order = np.argsort(plan.hash_J, kind="stable")
-        order = order[plan.in_train_J[order]]
-        before = plan.bytes_J[order].cumsum() - plan.bytes_J[order]
-        chosen = before < budget
-        limits = dict(zip(order[chosen].tolist(), (budget - before[chosen]).tolist(), strict=True))
-        times = max(1, round(budget / available[name])) if repeat else 1
-        for j, text in enumerate(sources.documents(name, spec.text_field, store)):
-            if j in limits:
-                _, piece, _, _ = next(plan.pieces(j, text))  # the first piece of a document that is cut
-                yield from [piece[: limits[j]]] * times
-                progress.advance(task, min(len(piece), limits[j]) * times)
-    progress.remove_task(task)
+def _measured(items: Sequence[Item]) -> _Measured:
+    kept = [measured(item) for item in items]
+    fields = items[0].labels
+    classes = {field: sorted({name for _, _, names in kept for name in names[f]}) for f, field in enumerate(fields)}
+    numbers = [{name: number for number, name in enumerate(names)} for names in classes.values()]
+    stops = [0, *itertools.accumulate(len(rows) for rows, _, _ in kept)]
+    label_JF = np.empty((stops[-1], len(fields)), np.int32)
+    for (_, codes, names), (first, stop) in zip(kept, itertools.pairwise(stops), strict=True):
+        for f in range(len(fields)):
+            of_code = np.array([*(numbers[f][name] for name in names[f]), -1], np.int32)
+            label_JF[first:stop, f] = of_code[codes[:, f]]  # code -1, no label, finds the -1 at the end
+    return _Measured(np.concatenate([rows for rows, _, _ in kept]), label_JF, classes, stops)
 
 
-def _tokenise(
-    name: str, text_field: str, store: Path, plan: Plan, tokenizer: Tokenizer, folder: Path, progress: Progress
+def vocabulary_bound(spec: DataSpec) -> int:
+    """Number of tokens, known before any text is read: that of a ready-made tokenizer, or how many may be learnt."""
+    return spec.vocabulary if spec.learns else ready_made(spec.tokenizer).size
+
+
+def _write_tokenizer(
+    path: epath.Path,
+    spec: DataSpec,
+    items: Mapping[str, Sequence[Item]],
+    budgets: Mapping[str, tuple[int, int]],
+    run_all: RunAll,
 ) -> None:
-    """Writes the parts of a source that are not there yet."""
-    part_J = plan.parts(PART)
-    wanted_J = plan.split_J != DROPPED
-    task = progress.add_task(f"tokenising {name}", total=plan.bytes)
-    folder.mkdir(exist_ok=True)
-    for part in np.unique(part_J[wanted_J]).tolist():
-        if (folder / f"{part:05d}").exists():
-            in_part_J = wanted_J & (part_J == part)
-            progress.advance(task, int(plan.bytes_J[in_part_J].sum()))
-            wanted_J &= ~in_part_J
-    remaining, writer = int(wanted_J.sum()), None
-    if not remaining:
+    """Writes the tokenizer of a spec, learnt from its text where it is not ready made, if it is not there yet.
+
+    A source that is short for its rate is learnt from several times, so that its words count as the rate says.
+    """
+    if path.exists():
         return
-    for j, text in enumerate(sources.documents(name, text_field, store)):
-        if not wanted_J[j]:
-            continue
-        raw = text.encode("utf-8")
-        if holdout.text_hash(raw) != plan.hash_J[j]:
-            break
-        if writer is None or writer.part != part_J[j]:
-            if writer is not None:
-                writer.close()
-            writer = _Writer(folder, int(part_J[j]), tokenizer)
-        for piece in plan.pieces(j, text):
-            writer.add(*piece)
-        progress.advance(task, len(raw))
-        remaining -= 1
-        if not remaining:
-            writer.close()
-            progress.remove_task(task)
-            return
-    raise ValueError(f"data.sources: {name!r} changed while it was read; start again")
+    if spec.learns:
+        run_all("sampling", sample, [item for of_source in items.values() for item in of_source], None)
+        times = {name: max(1, round(budget / available)) for name, (budget, available) in budgets.items()}
+        texts = ((name, text) for name, of_source in items.items() for item in of_source for text in sampled(item))
+        if spec.tokenizer == "bpe":
+            tokenizer = train_bpe((text for name, text in texts for _ in range(times[name])), spec.vocabulary)
+        else:
+            tokenizer = train_characters((text for _, text in texts), spec.vocabulary)
+    else:
+        tokenizer = ready_made(spec.tokenizer)
+    with tempfile.TemporaryDirectory() as local:  # the path may be one of an object store
+        tokenizer.save(Path(local) / "tokenizer.json")
+        save_bytes(path, (Path(local) / "tokenizer.json").read_bytes())
 
 
-class _Writer:
-    """One part of a source: per split a file of tokens, and arrays of each document's tokens, bytes and hash."""
-
-    def __init__(self, folder: Path, part: int, tokenizer: Tokenizer):
-        self.part = part
-        self._tokenizer = tokenizer
-        self._final, self._folder = folder / f"{part:05d}", folder / f"{part:05d}.new"
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir()
-        self._tokens = [(self._folder / f"{split}.tokens.bin").open("wb") for split in SPLITS]
-        self._text = (self._folder / "validation.text.txt").open("wb")
-        self._rows = [array("Q") for _ in SPLITS]  # tokens, bytes, hash of every document
-        self._waiting: list[tuple[int, str, bool, bool]] = []
-        self._waiting_bytes = 0
-
-    def add(self, split: int, text: str, begins: bool, ends: bool) -> None:
-        self._waiting.append((split, text, begins, ends))
-        self._waiting_bytes += len(text.encode("utf-8"))
-        if self._waiting_bytes >= BATCH:
-            self._flush()
-
-    def close(self) -> None:
-        self._flush()
-        for split, tokens, rows in zip(SPLITS, self._tokens, self._rows, strict=True):
-            tokens.close()
-            np.save(self._folder / f"{split}.rows.npy", np.frombuffer(rows, dtype=np.uint64).reshape(-1, 3))
-        self._text.close()
-        self._folder.rename(self._final)
-
-    def _flush(self) -> None:
-        bos, eos, dtype = self._tokenizer.bos, self._tokenizer.eos, _token_type(self._tokenizer)
-        encoded = self._tokenizer.encode_batch([text for _, text, _, _ in self._waiting])
-        for (split, text, begins, ends), ids in zip(self._waiting, encoded, strict=True):
-            ids_T = np.array([bos] * begins + ids + [eos] * ends, dtype=dtype)
-            ids_T.tofile(self._tokens[split])
-            raw = text.encode("utf-8")
-            self._rows[split].extend((len(ids_T), len(raw), holdout.text_hash(raw)))
-            if split == VALIDATION:
-                self._text.write(raw)
-        self._waiting, self._waiting_bytes = [], 0
+def _budgets(spec: DataSpec, plans: Mapping[str, Plan]) -> dict[str, tuple[int, int]]:
+    """Source -> (bytes that the tokenizer learns from, `SAMPLE` at most in all; bytes of training text)."""
+    available = {name: int(plan.bytes_J[plan.in_train_J].sum()) for name, plan in plans.items()}
+    rates = mixture_rates(spec.mixture, dict(spec.shares), available, horizon=sum(available.values()))
+    total = min(SAMPLE, max(available[name] * RATE_UNIT // rate for name, rate in rates.items()))
+    return {name: (max(1, total * rates[name] // RATE_UNIT), available[name]) for name in plans}
 
 
-def _assemble(parts: Path, folder: Path, split: str) -> dict[str, int]:
-    """Joins a split's parts in their final form; returns its totals."""
-    folder.mkdir(parents=True)
-    # a name of digits alone: a part that was not finished ends in .new
-    finished = sorted(part for part in parts.iterdir() if part.name.isdigit())
-    _join([part / f"{split}.tokens.bin" for part in finished], folder / "tokens.bin")
-    if split == SPLITS[VALIDATION]:
-        _join([part / "validation.text.txt" for part in finished], folder / "text.txt")
-    rows_J3 = np.concatenate([np.load(part / f"{split}.rows.npy") for part in finished])
+def _sample_limits(plan: Plan, budget: int) -> np.ndarray:
+    """How many characters of each document the tokenizer learns from: the first by hash, until there are enough."""
+    order = np.argsort(plan.hash_J, kind="stable")
+    order = order[plan.in_train_J[order]]
+    before = plan.bytes_J[order].cumsum() - plan.bytes_J[order]
+    limit_J = np.zeros(len(plan.hash_J), np.int64)
+    limit_J[order] = np.maximum(0, budget - before)
+    return limit_J
+
+
+def _assemble(items: Sequence[Item], folder: Path) -> dict[str, dict[str, int]]:
+    """Joins the parts of a source in their final form; returns the totals of each split."""
+    rows = {split: [np.zeros((0, 3), np.uint64)] for split in SPLITS}
+    with contextlib.ExitStack() as stack:
+        names = {"validation.text": folder / "validation" / "text.txt"}
+        for split in SPLITS:
+            (folder / split).mkdir(parents=True)
+            names |= {f"{split}.{kind}": folder / split / f"{kind}.bin" for kind in ("tokens", "marks")}
+        files = {kind: stack.enter_context(name.open("wb")) for kind, name in names.items()}
+        for part in (part for item in items for part in finished(item)):
+            arrays = load(part)
+            for kind, file in files.items():
+                file.write(arrays[kind].data)
+            for split in SPLITS:
+                rows[split].append(arrays[f"{split}.rows"])
+    return {split: _write_tables(np.concatenate(rows[split]), folder / split) for split in SPLITS}
+
+
+def _write_tables(rows_J3: np.ndarray, folder: Path) -> dict[str, int]:
     tokens_J, bytes_J, hash_J = rows_J3.T
     np.save(folder / "offsets.npy", np.concatenate([[0], tokens_J.cumsum()]).astype(np.int64))
     np.save(folder / "bytes.npy", bytes_J.astype(np.int32))
     np.save(folder / "hashes.npy", np.ascontiguousarray(hash_J))
     return {"documents": len(rows_J3), "bytes": int(bytes_J.sum()), "tokens": int(tokens_J.sum())}
-
-
-def _join(files: Sequence[Path], joined: Path) -> None:
-    with joined.open("wb") as whole:
-        for file in files:
-            with file.open("rb") as part:
-                shutil.copyfileobj(part, whole, 1 << 20)
-
-
-def _token_type(tokenizer: Tokenizer) -> np.dtype[Any]:
-    return np.dtype("<u2" if tokenizer.size <= 1 << 16 else "<u4")
 
 
 def _xz_figure(folder: Path, source_folder: str) -> dict[str, float]:

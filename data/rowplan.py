@@ -32,18 +32,20 @@ class TokenStore:
     def __init__(self, folder: Path):
         self.offset_D = np.load(folder / "offsets.npy", mmap_mode="r")
         self.hash_D = np.load(folder / "hashes.npy", mmap_mode="r")
-        path = folder / "tokens.bin"
+        self.label_DF = np.load(folder / "labels.npy", mmap_mode="r")  # i32: class in each label field; -1 = none
         count = int(self.offset_D[-1])
-        width = path.stat().st_size // count if count else 2
-        self.tokens = (
-            np.memmap(path, dtype={2: "<u2", 4: "<u4"}[width], mode="r", shape=(count,))
-            if count
-            else np.zeros(0, "<u2")
-        )
+        width = (folder / "tokens.bin").stat().st_size // count if count else 2
+        self.tokens = _mapped(folder / "tokens.bin", {2: "<u2", 4: "<u4"}[width])
+        self.marks = _mapped(folder / "marks.bin", "u1")  # of each token: WORD_START, SENTENCE_END of data.marks
 
     @property
     def documents(self) -> int:
         return len(self.offset_D) - 1
+
+
+def _mapped(path: Path, dtype: str) -> np.ndarray:
+    """A file's numbers, read as they are needed; an empty file cannot be mapped."""
+    return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
 
 
 class RowPlan:

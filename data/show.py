@@ -21,12 +21,12 @@ from gptjax.tokenizer import Tokenizer
 COLOURS = ("cyan", "yellow", "green", "magenta", "blue")  # one a segment, in turn
 
 
-def show(prepared: Path, T: int, seed: int, first_row: int, rows: int, console: Console) -> None:
-    """Prints rows first_row, first_row + 1, ... of the mixture."""
+def show(prepared: Path, T: int, seed: int, horizon: int, first_row: int, rows: int, console: Console) -> None:
+    """Prints rows first_row, first_row + 1, ... of the mixture; `horizon` as in `Rows`."""
     from data.pipeline import Rows  # TensorFlow, which a mistake on the command line need not wait for
 
     tokenizer = Tokenizer.load(prepared / "tokenizer.json")
-    source = Rows(prepared, T, seed)
+    source = Rows(prepared, T, seed, horizon)
     row_R = np.arange(first_row, first_row + rows)
     batch = source.batch(row_R)
     console.print(legend())
@@ -105,7 +105,8 @@ def main(arguments: list[str]) -> int:
         recipe = parse(rest)
         from data.prepare import prepare
 
-        show(prepare(recipe.data), recipe.model.T, recipe.seed, window.first_row, window.rows, Console())
+        rows = (recipe.model.T, recipe.seed, recipe.horizon, window.first_row, window.rows)
+        show(prepare(recipe.data), *rows, Console())
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

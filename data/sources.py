@@ -7,16 +7,21 @@ import glob
 import importlib.metadata
 import importlib.util
 import io
+import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
 
 from data.corpora import corpus as ours
 
 WHOLE = 4_000_000  # bytes up to which a .txt file is one document
 PIECE = 1_000_000  # bytes of a document cut out of a larger one, or a little more
+SHARD = 64_000_000  # bytes of files that one machine reads in one go, or a little more
 SUFFIXES = (".txt", ".jsonl")
 
 
@@ -30,6 +35,7 @@ class SourceCard:
     citation: str | None
     language: str | None
     domain: str | None
+    warning: str | None = None  # what whoever prepares the source must read first
 
 
 def check(name: str) -> None:
@@ -63,11 +69,11 @@ def identity(name: str) -> list[Any]:
         return [rest, importlib.metadata.version("tensorflow-datasets")]
     corpus, _ = ours.corpora()[name]
     card = ours.corpus(corpus)
-    return [card.package, card.distribution().version, card.builder_version]
+    return [*card.carrier, card.builder_version]
 
 
-def describe(name: str, store: Path) -> SourceCard:
-    """The card of a source; `store` as in `documents`."""
+def describe(name: str, store: epath.Path) -> SourceCard:
+    """The card of a source; `store` as in `shards`."""
     kind, _, _ = name.partition(":")
     if kind == "files":
         return SourceCard(name=name, licence="yours", attribution=None, citation=None, language=None, domain=None)
@@ -85,29 +91,83 @@ def describe(name: str, store: Path) -> SourceCard:
     card = ours.corpus(corpus)
     return SourceCard(
         name=name,
-        licence=card.licence,
+        licence=card.terms,
         attribution=card.attribution if card.attribution_required else None,
         citation=ours.citation(corpus),
         language=card.languages[config],
         domain=card.domain,
+        warning=card.warning,
     )
 
 
-def documents(name: str, text_field: str, store: Path) -> Iterator[str]:
-    """The documents of a source, always in the same order; empty ones are left out.
+class Document(NamedTuple):
+    """A text, and the class that each label of its source puts it in; "" = none."""
 
-    `text_field` names the field of a .jsonl line or TFDS example (a corpus of ours has its own). `store` keeps the
-    records of our corpora; those of a `tfds:` source lie where TFDS keeps them. A .txt file is one document up to
-    `WHOLE` bytes; the pieces of a larger one, joined, are the file.
+    text: str
+    labels: tuple[str, ...] = ()
 
-    Raises ValueError that names the file and line of text that cannot be read.
+
+class Shard(NamedTuple):
+    """A piece of a source that can be read on its own, on any machine that sees these places."""
+
+    places: tuple[str, ...]  # files, or the folder of one TFDS data set
+    examples: tuple[int, int] | None = None  # of the train split: from the first to before the second; None = files
+
+
+def fields(name: str, text_field: str, label_field: str | None) -> tuple[str, tuple[str, ...]]:
+    """(text field, label fields) of a source: as set, but a corpus of ours has its own."""
+    if name.partition(":")[0] in ("files", "tfds"):
+        return text_field, () if label_field is None else (label_field,)
+    return "text", ours.corpus(ours.corpora()[name][0]).labels
+
+
+def language(name: str) -> str | None:
+    """The language of a corpus of ours; None = not known."""
+    if name.partition(":")[0] in ("files", "tfds"):
+        return None
+    corpus, config = ours.corpora()[name]
+    return ours.corpus(corpus).languages[config]
+
+
+def shards(name: str, store: epath.Path, download_config: Any = None) -> list[Shard]:
+    """The pieces of a source, in order. Writes the records of a corpus or `tfds:` source that are not there yet.
+
+    `store` keeps the records of our corpora; those of a `tfds:` source lie where TFDS keeps them. `download_config` is
+    TFDS's, for who writes them with Apache Beam.
     """
     kind, _, _ = name.partition(":")
     if kind == "files":
-        for path in _files(name):
-            yield from _jsonl(path, text_field) if path.suffix.lower() == ".jsonl" else _txt(path)
-    else:
-        yield from _records(name, text_field if kind == "tfds" else "text", store)
+        return _file_shards(_files(name))
+    tfds = _tfds()
+    builder = _builder(name, store)
+    theirs = kind == "tfds"  # may download for hours, and says so
+    tfds.display_progress_bar(theirs)
+    if not theirs:
+        builder.distributed = download_config is not None
+    with contextlib.nullcontext() if theirs else contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare(download_config=download_config)
+    if "train" not in builder.info.splits:
+        raise ValueError(f"data.sources: {name!r} has no train split, only {sorted(builder.info.splits)}")
+    stops = list(itertools.accumulate(builder.info.splits["train"].shard_lengths, initial=0))
+    return [Shard((str(builder.data_dir),), examples) for examples in itertools.pairwise(stops)]
+
+
+def documents(shard: Shard, text_field: str, labels: tuple[str, ...]) -> Iterator[Document]:
+    """The documents of a shard, always in the same order; empty ones are left out.
+
+    `text_field` and `labels` name fields of a .jsonl line or TFDS example. A .txt file, which has no labels, is one
+    document up to `WHOLE` bytes; the pieces of a larger one, joined, are the file.
+
+    Raises ValueError that names the file and line of text that cannot be read.
+    """
+    if shard.examples is not None:
+        yield from _records(shard.places[0], *shard.examples, text_field, labels)
+        return
+    for path in map(Path, shard.places):
+        if path.suffix.lower() == ".jsonl":
+            yield from _jsonl(path, text_field, labels)
+        else:
+            yield from (Document(text, ("",) * len(labels)) for text in _txt(path))
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
@@ -132,6 +192,14 @@ def _files(name: str) -> list[Path]:
     if not files:
         raise ValueError(f"data.sources: {name!r}: no {' or '.join(SUFFIXES)} file there")
     return files
+
+
+def _file_shards(files: Sequence[Path]) -> list[Shard]:
+    """Runs of files, so that each has about `SHARD` bytes, or is one larger file."""
+    sizes = [file.stat().st_size for file in files]
+    before = itertools.accumulate(sizes, initial=0)
+    numbered = [(begin // SHARD, str(file.absolute())) for begin, file in zip(before, files, strict=False)]
+    return [Shard(tuple(file for _, file in run)) for _, run in itertools.groupby(numbered, key=lambda pair: pair[0])]
 
 
 def _txt(path: Path) -> Iterator[str]:
@@ -176,7 +244,7 @@ def _decoded(text: bytes, path: Path, line_number: int) -> str:
         ) from None
 
 
-def _jsonl(path: Path, text_field: str) -> Iterator[str]:
+def _jsonl(path: Path, text_field: str, labels: tuple[str, ...]) -> Iterator[Document]:
     """The documents of a file with one JSON object a line; empty lines are skipped."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -189,55 +257,73 @@ def _jsonl(path: Path, text_field: str) -> Iterator[str]:
             if not isinstance(example, dict):
                 kind = type(example).__name__
                 raise ValueError(f'{path}:{number}: a {kind}; a line is an object such as {{"{text_field}": "..."}}')
-            text = _field(example, text_field, f"{path}:{number}")
-            try:
-                text.encode("utf-8")
-            except UnicodeEncodeError as error:
-                raise ValueError(
-                    f"{path}:{number}: character {error.start + 1} of {text_field!r} is half of a surrogate pair"
-                ) from None
-            if text:
-                yield text
+            where = f"{path}:{number}"
+            document = Document(
+                _field(example, text_field, "text_field", where),
+                tuple(_label(_field(example, label, "label_field", where, str | int | None)) for label in labels),
+            )
+            for field, text in zip((text_field, *labels), (document.text, *document.labels), strict=True):
+                try:
+                    text.encode("utf-8")
+                except UnicodeEncodeError as error:
+                    raise ValueError(
+                        f"{where}: character {error.start + 1} of {field!r} is half of a surrogate pair"
+                    ) from None
+            if document.text:
+                yield document
 
 
-def _field(example: dict[str, Any], text_field: str, where: str) -> Any:
-    """The text of an example; raises ValueError if it has no such field, or no text in it."""
-    if text_field not in example:
-        hint = did_you_mean(text_field, example)
-        raise ValueError(f"{where}: no field {text_field!r}{hint}; set data.text_field to one of {sorted(example)}")
-    value = example[text_field]
-    if not isinstance(value, str | bytes):
-        raise ValueError(f"{where}: field {text_field!r} holds a {type(value).__name__}, not text")
+def _field(example: dict[str, Any], field: str, setting: str, where: str, kind: Any = str) -> Any:
+    """A field of an example; raises ValueError if there is no such field, or something of another kind in it."""
+    if field not in example:
+        hint = did_you_mean(field, example)
+        raise ValueError(f"{where}: no field {field!r}{hint}; set data.{setting} to one of {sorted(example)}")
+    value = example[field]
+    if not isinstance(value, kind):
+        wanted = "text" if kind is str else "a label (text, a whole number, or null for none)"
+        raise ValueError(f"{where}: field {field!r} holds a {type(value).__name__}, not {wanted}")
     return value
 
 
-def _records(name: str, text_field: str, store: Path) -> Iterator[str]:
-    """The documents of a TFDS builder's train split, in the order in which it wrote them."""
+def _label(value: str | int | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _records(folder: str, first: int, stop: int, text_field: str, labels: tuple[str, ...]) -> Iterator[Document]:
+    """The documents of examples `first` to before `stop` of a TFDS data set, in the order in which it wrote them."""
     tfds = _tfds()
-    builder = _builder(name, store)
-    theirs = name.startswith("tfds:")  # may download for hours, and says so
-    tfds.display_progress_bar(theirs)
-    with contextlib.nullcontext() if theirs else contextlib.redirect_stdout(io.StringIO()):
-        builder.download_and_prepare()
-    if "train" not in builder.info.splits:
-        raise ValueError(f"data.sources: {name!r} has no train split, only {sorted(builder.info.splits)}")
-    _field(dict.fromkeys(builder.info.features, ""), text_field, name)
+    builder = tfds.builder_from_directory(folder)
+    features = builder.info.features
+    names = {field: _class_names(_field(features, field, "label_field", folder, object)) for field in labels}
+    if _field(features, text_field, "text_field", folder, object).np_dtype != np.dtype(object):
+        raise ValueError(f"{folder}: field {text_field!r} is no text; set data.text_field to one that is")
     examples = builder.as_dataset(
-        split="train",
+        split=tfds.core.ReadInstruction("train", from_=first, to=stop, unit="abs"),
         read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
-        decoders=tfds.decode.PartialDecoding({text_field: True}),
+        decoders=tfds.decode.PartialDecoding(dict.fromkeys((text_field, *labels), True)),
     )
-    for number, example in enumerate(tfds.as_numpy(examples), start=1):
-        text = _field(example, text_field, f"{name}: example {number}")
+    for number, example in enumerate(tfds.as_numpy(examples), start=first + 1):
         try:
-            if text:
-                yield text.decode("utf-8")
+            if text := example[text_field].decode("utf-8"):
+                yield Document(text, tuple(names[field](example[field]) for field in labels))
         except UnicodeDecodeError as error:
-            where = f"{name}: example {number}: byte {error.start + 1} of {text_field!r}"
-            raise ValueError(f"{where} is not UTF-8") from None
+            where = f"{folder}: example {number}: byte {error.start + 1}"
+            raise ValueError(f"{where} of {text_field!r} is not UTF-8") from None
 
 
-def _builder(name: str, store: Path) -> Any:
+def _class_names(feature: Any) -> Callable[[Any], str]:
+    """From what a label feature of TFDS decodes to, to the name of the class; "" = none."""
+    tfds = _tfds()
+    if isinstance(feature, tfds.features.ClassLabel):
+        return lambda number: "" if number < 0 else feature.int2str(int(number))
+    if feature.shape == () and feature.np_dtype == np.dtype(object):
+        return lambda text: text.decode("utf-8")
+    if feature.shape == () and np.issubdtype(feature.np_dtype, np.integer):
+        return lambda number: str(int(number))
+    raise ValueError(f"data.label_field: {feature} is no label; it takes a class, a text or a whole number")
+
+
+def _builder(name: str, store: epath.Path) -> Any:
     """The TFDS builder of a source that is no files."""
     tfds = _tfds()
     if name.startswith("tfds:"):
@@ -250,10 +336,10 @@ def _builder(name: str, store: Path) -> Any:
         except ValueError as error:  # a dataset without that configuration: TFDS lists those it has
             raise ValueError(f"data.sources: {name!r}: {error}") from error
     corpus, config = ours.corpora()[name]
-    package = ours.corpus(corpus).distribution()
+    carrier = ours.corpus(corpus).carrier
     module = importlib.import_module(f"data.corpora.{corpus}.{corpus}_dataset_builder")
     # records of another version of the package must not be taken for these
-    return module.Builder(config=config, data_dir=store / f"{package.metadata['Name']}-{package.version}")
+    return module.Builder(config=config, data_dir=store / "-".join(carrier))
 
 
 def _tfds() -> Any:

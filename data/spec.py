@@ -5,7 +5,9 @@ import math
 from pathlib import Path
 from typing import Literal
 
-RATE_UNIT = 1024  # rates are laid out as multiples of 1/1024
+from data.mixture import lay_out, parse
+
+LEARNT, READY_MADE = ("bpe", "characters"), ("bytes", "gpt2")  # tokenizers; others are files
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,12 +20,18 @@ class DataSpec:
     """
 
     sources: tuple[str, ...]  # NAME or NAME=RATE: chitchat, wiki_leads/en=2, tfds:lm1b, files:~/novels
+    mixture: str = (
+        "rates"  # as written; or from the sizes: `proportional`, `temperature T`, `unimax N` (N epochs at most)
+    )
     text_field: str = "text"  # which field of a .jsonl line or a TFDS example holds the text
+    label_field: str | None = (
+        None  # which field of these holds a label: a class, such as the topic; None = there is none
+    )
     validation: str = (
         "hash 0.05"  # `hash F`: a share F of the documents, by hash of the text; `tail F`: the end of the text
     )
-    tokenizer: Literal["bpe", "characters"] = "bpe"  # byte pairs learnt from the text, or one token a character
-    vocabulary: int = 4096  # rows of the token table, special tokens included (for `characters`: the most allowed)
+    tokenizer: str = "bpe"  # learnt: bpe, characters; ready made: bytes, gpt2, a tokenizer.json or SentencePiece file
+    vocabulary: int = 4096  # tokens to learn (`characters`: the most allowed); a ready-made tokenizer brings its own
     prepared: Path = Path("prepared")  # folder that keeps prepared corpora, one sub-folder a data hash
 
     def __post_init__(self):
@@ -32,8 +40,18 @@ class DataSpec:
         names = [name for name, _ in self.shares]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"data.sources: {repeated} listed twice; list each source once and give it a rate")
+        if parse(self.mixture)[0] != "rates" and (written := sorted(set(self.sources) - set(names))):
+            raise ValueError(
+                f"data.mixture={self.mixture!r} makes the rates itself, and data.sources has {written}; "
+                "leave out '=RATE', or set data.mixture to 'rates'"
+            )
         self.split  # noqa: B018  (checked when built)
         self.rates  # noqa: B018
+        if not self.learns and self.tokenizer not in READY_MADE and not set("./") & set(self.tokenizer):
+            raise ValueError(
+                f"data.tokenizer={self.tokenizer!r}: write one of {', '.join(LEARNT + READY_MADE)}, or the path of a "
+                f"tokenizer.json or a SentencePiece model"
+            )
         if self.vocabulary < 300:
             raise ValueError(
                 f"data.vocabulary={self.vocabulary} is below 300: 256 bytes and the special tokens must fit"
@@ -46,18 +64,13 @@ class DataSpec:
 
     @property
     def rates(self) -> dict[str, int]:
-        """Source name -> rows out of every 1024. Sums to 1024; each source has at least one."""
-        total = sum(share for _, share in self.shares)
-        exact = {name: share / total * RATE_UNIT for name, share in self.shares}
-        rates = {name: max(1, int(rate)) for name, rate in exact.items()}
-        by_remainder = sorted(exact, key=lambda name: (rates[name] - exact[name], name))
-        for name in by_remainder[: RATE_UNIT - sum(rates.values())]:
-            rates[name] += 1
-        if sum(rates.values()) != RATE_UNIT:
-            raise ValueError(
-                f"data.sources: a rate below 1/{RATE_UNIT} of the whole cannot be laid out: {dict(self.shares)}"
-            )
-        return rates
+        """Source name -> rows out of every 1024, as written. Sums to 1024; each source has at least one."""
+        return lay_out(dict(self.shares))
+
+    @property
+    def learns(self) -> bool:
+        """Whether the tokenizer is learnt from the text, rather than ready made."""
+        return self.tokenizer in LEARNT
 
     @property
     def split(self) -> tuple[Literal["hash", "tail"], float]:

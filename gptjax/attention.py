@@ -14,15 +14,18 @@ def may_look(
     segment_BS: Int[Array, "B S"],
     place_BS: Int[Array, "B S"],
     visible_BS: Bool[Array, "B S"],
+    window: int | None = None,
 ) -> Bool[Array, "B T S"]:
     """True where query t may look at key s: same segment, and s is not later than t or is visible to all.
 
-    `place` is the index in the row (or in the cache), which unlike the position does not restart. Padding, segment 0,
-    looks at earlier padding and itself, so no row of the softmax is empty.
+    With a `window`, s must also be less than so many tokens away, before or after. `place` is the index in the row (or
+    in the cache), which unlike the position does not restart. Padding, segment 0, looks at earlier padding and itself,
+    so no row of the softmax is empty.
     """
     same_BTS = segment_BT[:, :, None] == segment_BS[:, None, :]
-    not_later_BTS = place_BS[:, None, :] <= place_BT[:, :, None]
-    return same_BTS & (not_later_BTS | visible_BS[:, None, :])
+    behind_BTS = place_BT[:, :, None] - place_BS[:, None, :]
+    look_BTS = same_BTS & ((behind_BTS >= 0) | visible_BS[:, None, :])
+    return look_BTS if window is None else look_BTS & (jnp.abs(behind_BTS) < window)
 
 
 def attend(
@@ -30,12 +33,15 @@ def attend(
     k_BSKH: Float[Array, "B S K H"],
     v_BSKH: Float[Array, "B S K H"],
     mask_BTS: Bool[Array, "B T S"],
+    cap: float | None = None,
 ) -> Float[Array, "B T N H"]:
     """Grouped-query attention with scale 1/sqrt(H); True in the mask means "may look".
 
-    Products accumulate and softmax runs in float32; the result has `v`'s dtype.
+    `cap` bends the scores smoothly so that none exceeds it. Products accumulate and softmax runs in float32; the result
+    has `v`'s dtype.
 
-    Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1; Ainslie et al. 2023, arXiv:2305.13245, section 2.2.
+    Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1; Ainslie et al. 2023, arXiv:2305.13245, section 2.2;
+    Gemma Team 2024, arXiv:2408.00118, section 2 (the cap).
     """
     B, T, N, H = q_BTNH.shape
     K = k_BSKH.shape[2]
@@ -44,12 +50,18 @@ def attend(
     logits_BKGTS = jnp.einsum(
         "BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32, precision=precision
     )
+    logits_BKGTS = soft_cap(logits_BKGTS, cap)
     logits_BKGTS = jnp.where(mask_BTS[:, None, None], logits_BKGTS, jnp.finfo(jnp.float32).min)
     probs_BKGTS = jax.nn.softmax(logits_BKGTS, axis=-1).astype(v_BSKH.dtype)
     out_BTKGH = jnp.einsum(
         "BKGTS,BSKH->BTKGH", probs_BKGTS, v_BSKH, preferred_element_type=jnp.float32, precision=precision
     )
     return out_BTKGH.reshape(B, T, N, H).astype(v_BSKH.dtype)
+
+
+def soft_cap(scores: Float[Array, "*axes"], cap: float | None) -> Float[Array, "*axes"]:
+    """cap * tanh(scores / cap): nearly the scores where they are small, never beyond the cap. None = the scores."""
+    return scores if cap is None else cap * jnp.tanh(scores / cap)
 
 
 def product_precision(dtype: jnp.dtype) -> jax.lax.Precision:

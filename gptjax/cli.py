@@ -7,6 +7,7 @@ import abc
 import contextlib
 import dataclasses
 import io
+import math
 import os
 import sys
 from collections.abc import Generator, Iterator, Sequence
@@ -41,6 +42,8 @@ class Generate(Verb):
 
       gptjax generate runs/first --prompt "Once upon a time" --tokens 100
       gptjax generate runs/first --prompt "ROMEO:" --temperature 0 --stop JULIET:
+      gptjax generate runs/first --prompt "I say" --min-p 0.1 --repetition-penalty 1.2 --log-probs
+      gptjax generate runs/first --prompt "I say" --logit-bias " the" -5 " of" -inf
       gptjax generate runs/first
     """
 
@@ -52,6 +55,8 @@ class Generate(Verb):
     """How many different continuations of the prompt."""
     step: int | None = None
     """Checkpoint to load; None = the newest usable one."""
+    log_probs: bool = False
+    """After a text, list its tokens: log-probability in nats and probability, as the model believes, and the token."""
     sampling: Annotated[Sampling, tyro.conf.OmitArgPrefixes] = dataclasses.field(default_factory=Sampling)
 
     def __post_init__(self):
@@ -59,13 +64,15 @@ class Generate(Verb):
             raise ValueError(f"samples={self.samples}: must be at least 1")
         if self.samples > 1 and self.prompt is None:
             raise ValueError(f"samples={self.samples} needs --prompt: a conversation has one reply a turn")
+        if self.log_probs and self.prompt is None:
+            raise ValueError("log_probs needs --prompt: a conversation shows replies only")
 
     def run(self) -> None:
         model = gptjax.load(self.directory, self.step)
         if self.prompt is None:
             converse(model, self.directory, self.sampling)
         else:
-            continue_prompt(model, self.prompt, self.samples, self.sampling)
+            continue_prompt(model, self.prompt, self.samples, self.sampling, self.log_probs)
 
 
 VERBS: dict[str, type[Verb]] = {"generate": Generate}
@@ -132,18 +139,34 @@ def options_of(verb: type) -> list[str]:
     return [f"--{name.replace('_', '-')}" for name in names if name not in ("directory", "sampling")]
 
 
-def continue_prompt(model: "LanguageModel", prompt: str, samples: int, sampling: Sampling) -> None:
+def continue_prompt(
+    model: "LanguageModel", prompt: str, samples: int, sampling: Sampling, log_probs: bool = False
+) -> None:
     """Prints the prompt and what follows: one sample as it comes, several one after another."""
+
+    def close(sample: "Sample") -> None:
+        if log_probs:
+            print("\n".join(token_lines(model, sample)))
+        note_end(model, sample)
+
     settings = dataclasses.asdict(sampling)
     if samples == 1:
         text = model.stream(prompt, **settings)
         print(prompt, end="", flush=True)
-        note_end(model, show(text))
+        close(show(text))
         return
     for number, sample in enumerate(model.generate(prompt, samples=samples, **settings)[0], start=1):
         print(quiet(f"── sample {number} of {samples} ──"))
         print(prompt + sample.text)
-        note_end(model, sample)
+        close(sample)
+
+
+def token_lines(model: "LanguageModel", sample: "Sample") -> list[str]:
+    """A line a token: log-probability, probability, text; and what the tokens cost on average."""
+    tokens = list(zip(sample.ids, sample.log_probs, strict=True))
+    lines = [f"{nats:9.4f}  {math.exp(nats):6.1%}  {model.tokenizer.token(id)!r}" for id, nats in tokens]
+    mean = sum(sample.log_probs) / len(tokens)
+    return [*lines, f"{mean:9.4f}  on average: perplexity {math.exp(-mean):.2f} of {len(tokens)} tokens"]
 
 
 def converse(model: "LanguageModel", name: str, sampling: Sampling) -> None:

@@ -20,6 +20,31 @@ VOCABULARY_MULTIPLE = 128  # token tables are padded to this, so that a tensor a
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """How rotary positions are slowed, so that a model reads longer texts than it was first trained on."""
+
+    kind: Literal["linear", "llama3"] = "llama3"  # linear: every pair alike; llama3: only the slow pairs
+    factor: float = 8.0  # how many times longer the texts become
+    low_turns: float = 1.0  # llama3: pairs that turn less within original_T are slowed by the whole factor
+    high_turns: float = 4.0  # llama3: pairs that turn more are left as they are
+    original_T: int = 8192  # llama3: context of the first training, tokens
+
+    def __post_init__(self):
+        if self.kind not in ("linear", "llama3"):
+            raise ValueError(
+                f"model.rope_scaling.kind={self.kind!r}{did_you_mean(str(self.kind), ('linear', 'llama3'))}"
+            )
+        for name in ("factor", "low_turns", "high_turns", "original_T"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"model.rope_scaling.{name}={getattr(self, name)}: must be a number above 0")
+        if self.low_turns >= self.high_turns:
+            raise ValueError(
+                f"model.rope_scaling.low_turns={self.low_turns} must be below high_turns={self.high_turns}, "
+                f"such as 1 and 4"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Architecture:
     """All of a model but its vocabulary, which the tokenizer decides.
 
@@ -41,10 +66,15 @@ class Architecture:
     tied: bool = True  # one table embeds tokens and scores them
     dropout: float = 0.0  # share of activations dropped in training
     rope_theta: float = 10_000.0  # slowest rotary period over 2 pi, tokens (llama only)
+    rope_scaling: RopeScaling | None = None  # None = as trained (llama only)
+    window: int | None = None  # a token looks at those less than so many places away; None = at the whole row
+    attention_cap: float | None = None  # most that an attention score can be, bent smoothly; None = no bound
+    logit_cap: float | None = None  # the same for the scores of tokens
     norm_epsilon: float = 1e-6
 
     def __post_init__(self):
-        for name in ("T", "D", "L", "N", "K", "F", *(["head_width"] if self.head_width is not None else [])):
+        optional = [name for name in ("head_width", "window") if getattr(self, name) is not None]
+        for name in ("T", "D", "L", "N", "K", "F", *optional):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ValueError(f"model.{name}={getattr(self, name)!r}: must be a whole number, at least 1")
         if self.head_width is None and self.D % self.N:
@@ -53,7 +83,8 @@ class Architecture:
                 f"model.D={self.D} is not a multiple of model.N={self.N} heads; "
                 f"nearest is D={nearest}, or set model.head_width"
             )
-        for name in ("rope_theta", "norm_epsilon"):
+        caps = [name for name in ("attention_cap", "logit_cap") if getattr(self, name) is not None]
+        for name in ("rope_theta", "norm_epsilon", *caps):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"model.{name}={getattr(self, name)}: must be a number above 0")
         for name, kind in (("family", Family), ("activation", Activation)):
@@ -71,9 +102,10 @@ class Architecture:
         if (self.family == "gpt2") != (self.activation == "gelu"):
             legal = "gelu" if self.family == "gpt2" else "swiglu or relu2"
             raise ValueError(f"model.activation={self.activation!r} with model.family={self.family!r}; use {legal}")
-        if self.family == "gpt2" and (self.qk_norm or self.K != self.N):
+        if self.family == "gpt2" and (self.qk_norm or self.K != self.N or self.rope_scaling):
             raise ValueError(
-                f"model.family='gpt2' has no qk_norm (found {self.qk_norm}) and K = N (found K={self.K}, N={self.N})"
+                f"model.family='gpt2' has no qk_norm (found {self.qk_norm}), no rope_scaling (found "
+                f"{self.rope_scaling}) and K = N (found K={self.K}, N={self.N})"
             )
         if self.N * self.H != self.D and self.family == "gpt2":
             raise ValueError(
@@ -92,6 +124,12 @@ class ModelConfig(Architecture):
     """A whole model, as `model.json` keeps it."""
 
     vocabulary: int  # token ids in use; the table has V rows
+
+    @classmethod
+    def of(cls, architecture: Architecture, vocabulary: int) -> "ModelConfig":
+        """The model of this shape for a tokenizer of so many ids."""
+        shape = {field.name: getattr(architecture, field.name) for field in dataclasses.fields(Architecture)}
+        return cls(**shape, vocabulary=vocabulary)
 
     def __post_init__(self):
         super().__post_init__()
@@ -169,11 +207,18 @@ def load_model_config(path: Path) -> ModelConfig:
         raise ValueError(f"{path}: not a model.json of gptjax ({error!r})") from error
     if found != FORMAT:
         raise ValueError(f"{path}: written in format {found}, this gptjax reads {FORMAT}; use the gptjax that wrote it")
-    known = {field.name for field in dataclasses.fields(ModelConfig)}
-    for name in fields.keys() - known:
+    known = {field.name: field for field in dataclasses.fields(ModelConfig)}
+    for name in fields.keys() - known.keys():
         raise ValueError(f"{path}: unknown field {name!r}{did_you_mean(name, known)}")
-    for name in known - fields.keys():
+    for name in known.keys() - fields.keys():
+        if known[name].default is None:  # a part that is off, and was not thought of when the file was written
+            continue
         raise ValueError(f"{path}: field {name!r} is missing")
+    if fields.get("rope_scaling") is not None:
+        try:
+            fields["rope_scaling"] = RopeScaling(**fields["rope_scaling"])
+        except TypeError as error:
+            raise ValueError(f"{path}: field 'rope_scaling': {error}") from error
     return ModelConfig(**fields)
 
 

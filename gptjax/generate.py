@@ -7,15 +7,15 @@ import contextlib
 import dataclasses
 import itertools
 import math
-import operator
 import zlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jaxtyping import Float
 
 from gptjax import checkpoint
 from gptjax.config import ModelConfig
@@ -36,6 +36,8 @@ class Sample:
 
     text: str  # up to the stop string, which is not part of it
     ids: tuple[int, ...]  # every token that was drawn, the one that ended it included
+    # of each of them, nats, as the model believes: no temperature, bias or other setting. Last bits depend on the batch
+    log_probs: tuple[float, ...] = dataclasses.field(compare=False)
     ended: Literal["stop", "eos", "length", "context full"]
 
 
@@ -55,11 +57,13 @@ class LanguageModel:
     ) -> list[list[Sample]]:
         """`samples` continuations of every prompt: result[prompt][sample].
 
-        `settings` are the fields of gptjax.sampling.Sampling: tokens, temperature, top_k, top_p, stop, seed.
+        `settings` are the fields of gptjax.sampling.Sampling: tokens, temperature, top_k, top_p, min_p,
+        repetition_penalty, logit_bias, stop, seed.
         `prefix`: the model was trained as a prefix-LM, and each prompt's tokens see each other both ways.
         A text depends on its prompt, the settings and its number among the samples, not on the other prompts; equal
         prompts get equal texts. A prompt of text begins with BOS, and EOS ends every text.
-        Raises ValueError if a prompt does not fit the context or has a token id beyond the vocabulary.
+        Raises ValueError if a prompt does not fit the context or has a token id beyond the vocabulary, or if
+        `logit_bias` names a text that is no token.
         """
         alone = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
         texts = [prompts] if alone else list(prompts)
@@ -92,24 +96,26 @@ class LanguageModel:
         if not prompts:
             return []
         encoded = [self.encode_prompt(prompt) for prompt in prompts]
-        columns = itertools.tee(self._columns(encoded, samples, prefix, sampling), len(prompts) * samples)
+        bias_V = self._bias(sampling.logit_bias)
+        columns = itertools.tee(self._columns(encoded, samples, prefix, sampling, bias_V), len(prompts) * samples)
         texts = []
         for row, column_B in enumerate(columns):
             room = self.config.T - len(encoded[row // samples]) + 1  # the last token is drawn, but needs no slot
             limit = min(sampling.tokens, room)
             ended = "length" if sampling.tokens <= room else "context full"
-            ids = map(int, map(operator.itemgetter(row), itertools.islice(column_B, limit)))
-            texts.append(self._text(ids, sampling.stop, ended))
+            texts.append(self._text(_of_row(row, itertools.islice(column_B, limit)), sampling.stop, ended))
         return texts
 
     def _text(
-        self, ids: Iterator[int], stop: Sequence[str], otherwise: Literal["length", "context full"]
+        self, drawn: Iterator[tuple[int, float]], stop: Sequence[str], otherwise: Literal["length", "context full"]
     ) -> Generator[str, None, Sample]:
-        drawn: list[int] = []
+        ids: list[int] = []
+        log_probs: list[float] = []
 
         def until_eos() -> Iterator[int]:
-            for id in ids:
-                drawn.append(id)
+            for id, log_prob in drawn:
+                ids.append(id)
+                log_probs.append(log_prob)
                 if id == self.tokenizer.eos:
                     return
                 yield id
@@ -122,22 +128,25 @@ class LanguageModel:
                 yield text[said:sure]
             said = sure
             if stopped:
-                return Sample(text[:sure], tuple(drawn), "stop")
+                return Sample(text[:sure], tuple(ids), tuple(log_probs), "stop")
         if said < len(text):
             yield text[said:]
-        return Sample(text, tuple(drawn), "eos" if drawn[-1] == self.tokenizer.eos else otherwise)
+        return Sample(text, tuple(ids), tuple(log_probs), "eos" if ids[-1] == self.tokenizer.eos else otherwise)
 
     def _columns(
-        self, encoded: Sequence[Sequence[int]], samples: int, prefix: bool, sampling: Sampling
-    ) -> Iterator[np.ndarray]:
-        """Token ids [rows], step after step. The next step is already under way while the caller looks at this one."""
+        self, encoded: Sequence[Sequence[int]], samples: int, prefix: bool, sampling: Sampling, bias_V: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Token ids and log-probabilities [rows], step after step.
+
+        The next step is already under way while the caller looks at this one.
+        """
         with self._on_mesh():
-            padded, rows = self._divisible(encoded), len(encoded) * samples
+            padded = self._divisible(encoded)
             length_B = np.array([len(ids) for ids in padded], np.int32)
             tokens_BT = np.full((len(padded), self._bucket(max(map(len, padded)))), self.tokenizer.pad, np.int32)
             for row, ids in enumerate(padded):
                 tokens_BT[row, : len(ids)] = ids
-            choice = self._choice(padded, samples, sampling)
+            choice = self._choice(padded, samples, sampling, bias_V)
             state = prefill(self._model, self.params, *jax.device_put((tokens_BT, length_B, np.bool_(prefix))))
             if samples > 1:
                 state = repeat_rows(state, samples)
@@ -145,22 +154,32 @@ class LanguageModel:
         under_way = None
         for _ in range(min(sampling.tokens, room)):
             with self._on_mesh():
-                state, token_B = decode(self._model, self.params, state, choice)
+                state, *drawn = decode(self._model, self.params, state, choice)
             if under_way is not None:
-                yield jax.device_get(under_way)[:rows]
-            under_way = token_B
-        yield jax.device_get(under_way)[:rows]
+                yield jax.device_get(under_way)
+            under_way = drawn
+        yield jax.device_get(under_way)
 
-    def _choice(self, encoded: Sequence[Sequence[int]], samples: int, sampling: Sampling) -> Choice:
+    def _bias(self, by_token: Mapping[int | str, float | int]) -> Float[np.ndarray, "V"]:
+        """What is added to every token's score. A text's bias goes to every token that stands for this text."""
+        bias_V = np.zeros(self.config.V, np.float32)
+        for token, bias in by_token.items():
+            ids = self.tokenizer.ids_of(token) if isinstance(token, str) else [token]
+            if not all(0 <= id < self.config.vocabulary for id in ids):
+                raise ValueError(f"logit_bias: token id {token} is beyond the vocabulary of {self.config.vocabulary}")
+            bias_V[ids] += bias
+        return bias_V
+
+    def _choice(self, encoded: Sequence[Sequence[int]], samples: int, sampling: Sampling, bias_V: np.ndarray) -> Choice:
         """A row's key comes of the seed, its prompt's tokens and its number among the samples, not of other rows."""
         sums = [zlib.crc32(np.array(ids, np.int32).tobytes()) for ids in encoded for _ in range(samples)]
         sum_B = np.array(sums, np.uint32)
         number_B = np.array([*range(samples)] * len(encoded), np.uint32)
         key_B = _row_keys(*jax.device_put((np.uint32(sampling.seed), sum_B, number_B)))
         top_k = np.int32(sampling.top_k or self.config.V)
-        return Choice(
-            key_B, *jax.device_put((np.float32(sampling.temperature), top_k, np.float32(sampling.top_p or 1.0)))
-        )
+        shares = (sampling.top_p or 1.0, sampling.min_p or 0.0, sampling.repetition_penalty or 1.0)
+        settings = (np.float32(sampling.temperature), top_k, *map(np.float32, shares), bias_V)
+        return Choice(key_B, *jax.device_put(settings))
 
     def _bucket(self, length: int) -> int:
         """The power of two that a prompt is padded to, within the context."""
@@ -220,6 +239,12 @@ def certain(text: str, said: int, stop: Sequence[str]) -> tuple[int, bool]:
 def _row_keys(seed, sum_B, number_B):
     of_text_B = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), sum_B)
     return jax.vmap(jax.random.fold_in)(of_text_B, number_B)
+
+
+def _of_row(row: int, columns: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[int, float]]:
+    """The id and the log-probability that each step drew for a row."""
+    for id_B, log_prob_B in columns:
+        yield int(id_B[row]), float(log_prob_B[row])
 
 
 def _whole(text: Generator[str, None, Sample]) -> Sample:

@@ -1,41 +1,54 @@
 """The one matrix product of the model; its backward pass stays in the compute dtype and accumulates in float32."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from gptjax.attention import product_precision
+from gptjax.sharding import constrain
 
 RESULT = "linear result"  # what a rematerialisation policy may keep
 
 
-@jax.custom_vjp
-def linear(x_BTX: Float[Array, "B T X"], w_XY: Float[Array, "X Y"]) -> Float[Array, "B T Y"]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def linear(x_BTX: Float[Array, "B T X"], w_XY: Float[Array, "X Y"], axes: tuple[str, str]) -> Float[Array, "B T Y"]:
     """x @ w in x's dtype with float32 accumulation; the result has x's dtype, w's gradient w's own.
 
-    Left to itself, autodiff would multiply float32 gradients with bfloat16 operands, at float32 speed.
+    `axes` are w's logical names. What fsdp splits of w is gathered here, cast first, and the gradient is scattered
+    back. Left to itself, autodiff would multiply float32 gradients with bfloat16 operands, at float32 speed.
     """
-    return _forward(x_BTX, w_XY)[0]
+    return _forward(x_BTX, w_XY, axes)[0]
 
 
-def _forward(x_BTX, w_XY):
-    y_BTY = _product("BTX,XY->BTY", x_BTX, w_XY.astype(x_BTX.dtype)).astype(x_BTX.dtype)
+def _forward(x_BTX, w_XY, axes):
+    y_BTY = _product("BTX,XY->BTY", x_BTX, _gathered(w_XY, x_BTX.dtype, axes)).astype(x_BTX.dtype)
     # the product stands here, not in a call of `linear`, which rematerialisation could only redo whole;
     # named after the cast, so that what a policy keeps is in x's dtype
     return checkpoint_name(y_BTY, RESULT), (x_BTX, w_XY)
 
 
-def _backward(saved, g_BTY):
+def _backward(axes, saved, g_BTY):
     x_BTX, w_XY = saved
     g_BTY = g_BTY.astype(x_BTX.dtype)
-    dx_BTX = _product("BTY,XY->BTX", g_BTY, w_XY.astype(x_BTX.dtype))
+    dx_BTX = _product("BTY,XY->BTX", g_BTY, _gathered(w_XY, x_BTX.dtype, axes))
     # contracted over two axes: over one flattened axis XLA on the CPU takes twice as long (docs/log.md, 2026-11-22)
     dw_XY = _product("BTX,BTY->XY", x_BTX, g_BTY)
-    return dx_BTX.astype(x_BTX.dtype), dw_XY.astype(w_XY.dtype)
+    return dx_BTX.astype(x_BTX.dtype), constrain(dw_XY, *axes).astype(w_XY.dtype)
 
 
 linear.defvjp(_forward, _backward)
+
+
+def _gathered(w_XY, dtype, axes):
+    """The weight in the products' dtype, whole on every device but for what `tensor` splits.
+
+    The barrier keeps XLA from casting the weights of all layers at once, and holding them.
+    """
+    whole = ("residual" if axis == "embed" else axis for axis in axes)
+    return constrain(jax.lax.optimization_barrier(w_XY).astype(dtype), *whole)
 
 
 def _product(spec: str, a: Array, b: Array) -> Array:

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from gptjax.attention import attend, may_look
+from gptjax.attention import may_look
 from gptjax.config import Architecture, ModelConfig
+from gptjax.kernels import Kernel, attend_by, prepared
 from gptjax.linear import RESULT, linear
 from gptjax.sharding import constrain
 
@@ -82,25 +83,44 @@ def rotate(x_BTNH: Float[Array, "B T N H"], angle_BTh: Float[Array, "B T h"]) ->
 
 def rotary_angles(config: Architecture, position_BT: Int[Array, "B T"]) -> Float[Array, "B T h"]:
     """Angle of every position and pair, radians in float32."""
+    frequency_h = rotary_frequencies(config)
+    return position_BT[..., None].astype(jnp.float32) * frequency_h[None, None, :]
+
+
+def rotary_frequencies(config: Architecture) -> Float[Array, "h"]:
+    """Radians a position of every pair, float32; the scaling slows them, so that longer texts turn no further.
+
+    Source: Chen et al. 2023, arXiv:2306.15595, section 2.3 (linear); Llama Team 2024, arXiv:2407.21783, section 3.4 and
+    its published code (llama3: slow pairs are slowed, fast ones kept, those between blended).
+    """
     h = config.H // 2
     frequency_h = config.rope_theta ** (-jnp.arange(h, dtype=jnp.float32) / h)
-    return position_BT[..., None].astype(jnp.float32) * frequency_h[None, None, :]
+    scaling = config.rope_scaling
+    if scaling is None:
+        return frequency_h
+    slowed_h = frequency_h / scaling.factor
+    if scaling.kind == "linear":
+        return slowed_h
+    turns_h = scaling.original_T * frequency_h / (2 * jnp.pi)  # within the context of the first training
+    kept_h = (turns_h - scaling.low_turns) / (scaling.high_turns - scaling.low_turns)
+    return slowed_h + jnp.clip(kept_h, 0, 1) * (frequency_h - slowed_h)
 
 
 class Block(nn.Module):
     """One layer: attention and a feed-forward block, each on a normalised copy added back to the residual stream."""
 
     config: Architecture
+    kernel: Kernel
     deterministic: bool
 
     @nn.compact
-    def __call__(self, x_BTD, cached, mask_BTS, angle_BTh, slot_B):
+    def __call__(self, x_BTD, cached, look, angle_BTh, slot_B):
         config = self.config
         x_BTD = constrain(x_BTD, "batch", "length", "residual")
         attended_BTD, cached = self._attention(
             Norm(config, centred=config.family == "gpt2", name="attention_norm")(x_BTD),
             cached,
-            mask_BTS,
+            look,
             angle_BTh,
             slot_B,
         )
@@ -108,7 +128,7 @@ class Block(nn.Module):
         fed_BTD = self._feed_forward(Norm(config, centred=config.family == "gpt2", name="feed_forward_norm")(x_BTD))
         return x_BTD + self._dropout(fed_BTD), cached
 
-    def _attention(self, x_BTD, cached, mask_BTS, angle_BTh, slot_B):
+    def _attention(self, x_BTD, cached, look, angle_BTh, slot_B):
         config = self.config
         B, T, _ = x_BTD.shape
         heads = {"query": config.N, "key": config.K, "value": config.K}
@@ -124,7 +144,7 @@ class Block(nn.Module):
             k_BSKH, v_BSKH = k_BTKH, v_BTKH
         else:
             k_BSKH, v_BSKH = cached = (write(cached[0], k_BTKH, slot_B), write(cached[1], v_BTKH, slot_B))
-        out_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS)
+        out_BTNH = attend_by(self.kernel, q_BTNH, k_BSKH, v_BSKH, look, config.attention_cap)
         out_std = INIT_STD / (2 * config.L) ** 0.5  # Radford et al. 2019, section 2.3
         out_BTD = self._project(out_BTNH.reshape(B, T, -1), "attention_out", ("heads", "embed"), config.D, out_std)
         return out_BTD, cached
@@ -142,7 +162,7 @@ class Block(nn.Module):
         return self._project(up_BTF, "down", ("mlp", "embed"), config.D, INIT_STD / (2 * config.L) ** 0.5)
 
     def _project(self, x_BTX, name, axes, width, std=INIT_STD):
-        y_BTY = linear(x_BTX, weight(self, name, axes, (x_BTX.shape[-1], width), std))
+        y_BTY = linear(x_BTX, weight(self, name, axes, (x_BTX.shape[-1], width), std), axes)
         if self.config.family == "gpt2":
             y_BTY = y_BTY + vector(self, f"{name}_bias", width).astype(y_BTY.dtype)[None, None, :]
         return y_BTY
@@ -163,13 +183,14 @@ class Transformer(nn.Module):
 
     `dtype` is that of the products; parameters stay float32. `remat` says what the backward pass may keep; `unroll` how
     many layers one turn of the loop holds (numbers are the same; on a CPU a fully unrolled loop is faster, elsewhere it
-    only compiles longer).
+    only compiles longer). `kernel` computes attention where there is no cache.
     """
 
     config: ModelConfig
     dtype: Any = jnp.float32
     remat: Remat = "none"
     unroll: int = 1
+    kernel: Kernel = "xla"
 
     @nn.compact
     def __call__(
@@ -207,7 +228,8 @@ class Transformer(nn.Module):
             visible_BS = write(cache.visible_BS, visible_BT, slot_B)
             place_BS = jnp.broadcast_to(jnp.arange(segment_BS.shape[1])[None, :], segment_BS.shape)
             layer_cache = (cache.k_LBSKH, cache.v_LBSKH)
-        mask_BTS = may_look(segment_BT, place_BT, segment_BS, place_BS, visible_BS)
+        kernel = self.kernel if cache is None else "xla"
+        look = prepared(kernel, may_look(segment_BT, place_BT, segment_BS, place_BS, visible_BS, config.window))
 
         # an unrolled loop is no loop to XLA, which would then merge what is computed anew with what was computed before
         block = (
@@ -224,8 +246,8 @@ class Transformer(nn.Module):
             length=config.L,
             unroll=self.unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
-        )(config, deterministic, name="layers")
-        x_BTD, layer_cache = layers(x_BTD, layer_cache, mask_BTS, rotary_angles(config, position_BT), slot_B)
+        )(config, kernel, deterministic, name="layers")
+        x_BTD, layer_cache = layers(x_BTD, layer_cache, look, rotary_angles(config, position_BT), slot_B)
         hidden_BTD = Norm(config, centred=config.family == "gpt2", name="final_norm")(x_BTD)
         return hidden_BTD, None if layer_cache is None else Cache(*layer_cache, segment_BS, visible_BS)
 
@@ -237,5 +259,5 @@ def head(params: Any) -> Float[Array, "V D"]:
 
 def init_params(model: Transformer, key: Array) -> Any:
     """Parameters in Linen's boxes, which carry the logical axis names (`nn.unbox` takes them off)."""
-    one = jnp.zeros((1, 1), jnp.int32)
-    return model.init(key, one, one + 1, one, one.astype(bool))["params"]
+    one = jnp.zeros((1, 1), jnp.int32)  # too small a text for any kernel
+    return model.clone(kernel="xla").init(key, one, one + 1, one, one.astype(bool))["params"]

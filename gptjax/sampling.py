@@ -1,11 +1,12 @@
 """The settings of generation, checked when built. Does not import JAX, so that the command line shows them at once."""
 
 import dataclasses
+from collections.abc import Mapping
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How text is drawn from a model's scores."""
+    """How text is drawn from a model's scores: bias, penalty, temperature, top-k, top-p and min-p, in this order."""
 
     tokens: int = 200
     """Draw at most so many tokens."""
@@ -15,6 +16,12 @@ class Sampling:
     """Draw from the k likeliest tokens only; None = from all."""
     top_p: float | int | None = 0.95
     """Draw from the fewest likeliest tokens that together have this probability; None = from all."""
+    min_p: float | int | None = None
+    """Draw from tokens that are at least so probable, compared with the likeliest; None = from all."""
+    repetition_penalty: float | int | None = None
+    """Above 1, tokens of the prompt and the text so far are less likely (1.2 is much), below 1 likelier; None = off."""
+    logit_bias: Mapping[int | str, float | int] = dataclasses.field(default_factory=dict)
+    """What is added to a token's score, in nats: " the" -5, or -inf for never. A whole number is a token's id."""
     stop: tuple[str, ...] = ()
     """End before the first of these strings."""
     seed: int = 0
@@ -29,6 +36,15 @@ class Sampling:
             raise ValueError(f"top_k={self.top_k}: must be at least 1; None draws from all tokens")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p={self.top_p}: must be above 0 and at most 1; None draws from all tokens")
+        if self.min_p is not None and not 0 < self.min_p <= 1:
+            raise ValueError(f"min_p={self.min_p}: must be above 0 and at most 1; None draws from all tokens")
+        if self.repetition_penalty is not None and not 0 < self.repetition_penalty < float("inf"):
+            raise ValueError(
+                f"repetition_penalty={self.repetition_penalty}: must be above 0, such as 1.2; None changes nothing"
+            )
+        for token, bias in self.logit_bias.items():
+            if not bias < float("inf"):
+                raise ValueError(f"logit_bias: token {token!r} has {bias}; must be a number, or -inf for never")
         if isinstance(self.stop, str) or not all(self.stop):
             raise ValueError(f"stop={self.stop!r}: must be a tuple of strings, none of them empty")
         if not 0 <= self.seed < 2**32:

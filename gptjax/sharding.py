@@ -10,10 +10,11 @@ from flax import linen as nn
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "tensor")
+ROW_AXES = ("data", "fsdp")  # those that split the rows of a batch
 
 # Logical axis -> mesh axes that split it; None = every device holds all of it.
 RULES: dict[str, tuple[str, ...] | None] = {
-    "batch": ("data", "fsdp"),
+    "batch": ROW_AXES,
     "length": None,
     "embed": ("fsdp",),  # residual axis of a weight
     "residual": None,  # residual axis of an activation
@@ -111,10 +112,56 @@ def check_divides(mesh: Mesh, *, rows: int, D: int, N: int, K: int, F: int, V: i
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
-    """Pins an activation to its place on the mesh in force; outside of any mesh, x itself."""
-    if jax.sharding.get_abstract_mesh().empty:
+    """Pins an activation to its place on the mesh in force; outside of any mesh, x itself.
+
+    Inside `over_rows` an array is already the device's own part of the rows, and only the other axes are pinned.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
         return x
-    return jax.lax.with_sharding_constraint(x, partition(names))
+    spec = partition(names)
+    if mesh.manual_axes:
+        spec = PartitionSpec(*(None if name is None or RULES[name] == ROW_AXES else RULES[name] for name in names))
+    return jax.lax.with_sharding_constraint(x, spec)
+
+
+def over_rows(function: Any, in_names: Sequence[Sequence[str]], out_names: Any) -> Any:
+    """The function run by every device on its own rows; how `tensor` splits the arrays stays the compiler's affair.
+
+    Names are logical axes, of an array's first axes or of all; `out_names` fits the result's tree from above. Weights
+    come as `fsdp` splits them: see `gather_over`. Outside of any mesh, or on one device, the function itself.
+    """
+    if _ways(*ROW_AXES) == 1:
+        return function
+
+    def spec(names: Sequence[str]) -> PartitionSpec:
+        axes = (tuple(axis for axis in RULES[name] or () if axis in ROW_AXES) for name in names)
+        return PartitionSpec(*(part or None for part in axes))
+
+    is_names = lambda tree: all(isinstance(name, str) for name in tree)  # noqa: E731
+    return jax.shard_map(
+        function, in_specs=tuple(map(spec, in_names)), out_specs=jax.tree.map(spec, out_names, is_leaf=is_names),
+        axis_names=set(ROW_AXES), check_vma=False,
+    )  # fmt: skip
+
+
+def gather_over(mesh_axis: str, x: jax.Array, axis: int) -> jax.Array:
+    """Inside `over_rows`: the whole of an array that a mesh axis splits along `axis`."""
+    return x if _ways(mesh_axis) == 1 else jax.lax.all_gather(x, mesh_axis, axis=axis, tiled=True)
+
+
+def scatter_over(mesh_axis: str, x: jax.Array, axis: int) -> jax.Array:
+    """Inside `over_rows`: the sum of every device's x, of which each keeps its own part along `axis`."""
+    if _ways(*ROW_AXES) == 1:
+        return x
+    x = jax.lax.psum(x, [name for name in ROW_AXES if name != mesh_axis])
+    return jax.lax.psum_scatter(x, mesh_axis, scatter_dimension=axis, tiled=True)
+
+
+def _ways(*mesh_axes: str) -> int:
+    """Devices along these axes of the mesh in force; 1 outside of any mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in mesh_axes)
 
 
 def local_rows(mesh: Mesh, rows: int) -> int:

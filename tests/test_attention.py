@@ -8,11 +8,11 @@ import pytest
 from gptjax.attention import attend, may_look
 
 
-def rule(segments, visible):
+def rule(segments, visible, window=None):
     """The mask of one row, as strings of 0 and 1, a query a line."""
     segment_BT, visible_BT = jnp.array([segments]), jnp.array([visible], bool)
     place_BT = jnp.arange(len(segments))[None]
-    mask_BTS = may_look(segment_BT, place_BT, segment_BT, place_BT, visible_BT)
+    mask_BTS = may_look(segment_BT, place_BT, segment_BT, place_BT, visible_BT, window)
     return ["".join(str(int(cell)) for cell in row) for row in mask_BTS[0]]
 
 
@@ -30,6 +30,14 @@ TABLES = {
 def test_six_tokens_see_what_the_table_says(visible, table):
     """Four tokens of one document and two of another; the table was written by hand from contract 1."""
     assert rule(SEGMENTS, visible) == table
+
+
+def test_a_window_bounds_the_look_in_every_mode_and_both_directions():
+    """Window 2: oneself and one neighbour, before or after as the mode allows; a wide window changes nothing."""
+    assert rule(SEGMENTS, [0] * 6, 2) == ["100000", "110000", "011000", "001100", "000010", "000011"]
+    assert rule(SEGMENTS, [1] * 6, 2) == ["110000", "111000", "011100", "001100", "000011", "000011"]
+    assert rule(SEGMENTS, [1, 1, 0, 0, 0, 0], 2) == ["110000", "110000", "011000", "001100", "000010", "000011"]
+    assert rule(SEGMENTS, [0] * 6, 6) == rule(SEGMENTS, [0] * 6)
 
 
 def test_padding_sees_itself_and_is_seen_by_no_document():
@@ -73,3 +81,15 @@ def test_softmax_is_float32_for_bfloat16_inputs():
     found = attend(q, k, v, jnp.ones((1, 1, 512), bool))
     assert found.dtype == jnp.bfloat16
     np.testing.assert_array_equal(found.astype(jnp.float32), 1.0)
+
+
+def test_a_cap_bends_scores_below_it():
+    """As the softmax of cap x tanh(score / cap), made by NumPy; a cap far above the scores changes nothing."""
+    q, k, v = heads(0, 1), heads(1, 1), heads(2, 1)
+    everyone = jnp.ones((len(q), 6, 6), bool)
+    scores = 2.0 * np.tanh(np.einsum("btnh,bsnh->bnts", q, k) / 2 / 2.0)
+    probs = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
+    capped = attend(q, k, v, everyone, 2.0)
+    np.testing.assert_allclose(capped, np.einsum("bnts,bsnh->btnh", probs, v), atol=1e-5)
+    np.testing.assert_allclose(attend(q, k, v, everyone, 1e4), attend(q, k, v, everyone), atol=1e-4)
+    assert np.abs(capped - attend(q, k, v, everyone)).max() > 1e-2

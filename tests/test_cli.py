@@ -67,6 +67,9 @@ def test_a_bad_call_is_refused_in_one_line(runs, monkeypatch, capsys):
         (run, "--tokens", "many"): "'many'",
         (run, "--temperature", "-1"): "temperature=-1.0: must be 0",
         (run, "--samples", "2"): "needs --prompt",
+        (run, "--log-probs"): "log_probs needs --prompt",
+        (run, "--prompt", "a", "--min-p", "2"): "min_p=2.0: must be above 0 and at most 1",
+        (run, "--prompt", "a", "--logit-bias", "the fox", "1"): "'the fox' is no token of this vocabulary, but 7 of",
         (run, "--prompt", "a", "--step", "3"): "no usable checkpoint of step 3; there are [10]",
         (run, "--prompt", "a" * 99): "has 100 tokens; this model's context holds from 1 to 64",
         (run, "--prompt", "a", "--topk", "3"): "did you mean '--top-k'?",
@@ -79,7 +82,19 @@ def test_a_bad_call_is_refused_in_one_line(runs, monkeypatch, capsys):
 def test_help_lists_verbs_and_teaches_options(monkeypatch, capsys):
     for words, expected in {
         ("--help",): ["generate", "Continue a text"],
-        ("generate", "--help"): ["RUN", "--prompt", "--temperature", "likeliest", "--seed", "/new", "(default: 200)"],
+        ("generate", "--help"): [
+            "RUN",
+            "--prompt",
+            "--temperature",
+            "likeliest",
+            "--seed",
+            "/new",
+            "(default: 200)",
+            "--min-p",
+            "--repetition-penalty",
+            '--logit-bias " the" -5',
+            "--log-probs",
+        ],
     }.items():
         monkeypatch.setattr(sys, "argv", ["gptjax", *words])
         with pytest.raises(SystemExit) as end:
@@ -97,6 +112,22 @@ def test_a_prompt_is_continued(runs, monkeypatch, capsys):
     assert (done.returncode, done.stdout) == (0, TEXT + "\n"), done.stderr
     out, _ = in_process(monkeypatch, capsys, *words, "the", "--stop", "曹", "fox!")
     assert out == "the quick brown fox \n"
+
+
+def test_log_probabilities_are_listed_token_by_token(runs, monkeypatch, capsys):
+    """After the text: nats, per cent and the token, also of EOS; then their mean. A bias changes the text, not them."""
+    words = ("generate", runs / "reciter", "--prompt", "", "--temperature", "0", "--log-probs")
+    out, _ = in_process(monkeypatch, capsys, *words)
+    text, *lines, mean = out.splitlines()
+    assert text == TEXT
+    assert len(lines) == len(TEXT) + 1
+    assert [line.split(maxsplit=2)[2] for line in lines] == [*map(repr, TEXT), "'<|eos|>'"]
+    nats = [float(line.split()[0]) for line in lines]
+    assert float(mean.split()[0]) == pytest.approx(sum(nats) / len(nats), abs=1e-4)
+    assert f"of {len(lines)} tokens" in mean
+    out, _ = in_process(monkeypatch, capsys, *words, "--tokens", "1", "--logit-bias", "t", "-inf", "f", "9")
+    assert out.startswith("f\n")
+    assert float(out.splitlines()[1].split()[0]) < nats[0]
 
 
 def test_samples_differ_and_are_printed_one_after_another(runs, monkeypatch, capsys):

@@ -9,7 +9,7 @@ import jax
 import pytest
 
 import gptjax.config
-from gptjax.config import SIZES, ModelConfig, gpt2, llama, load_model_config, save_model_config
+from gptjax.config import SIZES, ModelConfig, RopeScaling, gpt2, llama, load_model_config, save_model_config
 from gptjax.model import Transformer, init_params
 
 TINY = {"vocabulary": 60, "T": 8, "D": 16, "L": 2, "N": 4, "K": 2, "head_width": 4, "F": 24}
@@ -67,6 +67,9 @@ def test_flops_are_six_for_each_weight_in_a_product():
         ({"dropout": 1.0}, ("model.dropout=1.0", "below 1")),
         ({"vocabulary": 0}, ("model.vocabulary=0", "at least 1")),
         ({"activation": "gelu"}, ("'gelu'", "'llama'", "swiglu or relu2")),
+        ({"window": 0}, ("model.window=0", "at least 1")),
+        ({"attention_cap": 0.0}, ("model.attention_cap=0.0", "above 0")),
+        ({**GPT2, "rope_scaling": RopeScaling()}, ("'gpt2'", "rope_scaling")),
         ({**GPT2, "qk_norm": True}, ("'gpt2'", "qk_norm", "True")),
         ({**GPT2, "K": 2}, ("K=2", "N=4")),
         ({**GPT2, "D": 20}, ("model.D=20", "4 x 4 = 16", "make them equal")),
@@ -99,6 +102,20 @@ def test_a_wrong_type_or_choice_is_refused_outside_of_tests_too(fields, parts):
     assert all(part in str(error.value) for part in parts), error.value
 
 
+@pytest.mark.parametrize(
+    ("fields", "parts"),
+    [
+        ({"factor": -2.0}, ("model.rope_scaling.factor=-2.0", "above 0")),
+        ({"low_turns": 9.0}, ("model.rope_scaling.low_turns=9.0", "below high_turns=4.0")),
+    ],
+    ids=str,
+)
+def test_a_rope_scaling_that_cannot_be_is_refused(fields, parts):
+    with pytest.raises(ValueError, match=r"model\.rope_scaling") as error:
+        RopeScaling(**fields)
+    assert all(part in str(error.value) for part in parts), error.value
+
+
 def test_a_width_that_heads_do_not_divide_is_refused_for_both_families():
     """Heads of width D/N need D to be a multiple of N."""
     for make in (llama, gpt2):
@@ -118,6 +135,20 @@ def test_model_json_round_trips(tmp_path):
     save_model_config(config, tmp_path / "model.json")
     assert load_model_config(tmp_path / "model.json") == config
     assert config != ModelConfig(**TINY)
+    long = ModelConfig(**TINY, window=9, attention_cap=50.0, logit_cap=30.0, rope_scaling=RopeScaling(factor=2.0))
+    save_model_config(long, tmp_path / "model.json")
+    assert load_model_config(tmp_path / "model.json") == long
+
+
+def test_a_model_json_from_before_a_part_existed_is_a_model_without_it(tmp_path):
+    """Fields that are off by default may be missing; all others may not."""
+    path = tmp_path / "model.json"
+    save_model_config(ModelConfig(**TINY), path)
+    fields = json.loads(path.read_text())
+    for name in ("window", "attention_cap", "logit_cap", "rope_scaling"):
+        assert fields.pop(name) is None
+    path.write_text(json.dumps(fields))
+    assert load_model_config(path) == ModelConfig(**TINY)
 
 
 @pytest.mark.parametrize(

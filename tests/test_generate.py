@@ -10,7 +10,7 @@ import pytest
 
 import gptjax
 from gptjax.config import save_model_config
-from gptjax.decode import Choice, choose, decode, prefill
+from gptjax.decode import Choice, adjusted, choose, decode, narrowed, prefill
 from gptjax.generate import LanguageModel, certain
 from gptjax.likelihood import logits_from
 from gptjax.model import Transformer, head
@@ -29,9 +29,13 @@ def full_logits(model, ids, visible=0):
     return np.asarray(logits_from(hidden_BTD, head(model.params), model.config.vocabulary)[0])
 
 
-def choice(key, rows=1, temperature=1.0, top_k=10_000, top_p=1.0):
-    keys_B = jax.random.split(key, rows)
-    return Choice(keys_B, jnp.float32(temperature), jnp.int32(top_k), jnp.float32(top_p))
+def choice(key, rows=1, V=384, **settings):
+    """Settings by name; without them, tokens are drawn as the model believes."""
+    off = {"temperature": 1.0, "top_k": 10_000, "top_p": 1.0, "min_p": 0.0, "penalty": 1.0, "bias_V": np.zeros(V)}
+    arrays = {
+        name: jnp.asarray(value, None if name == "top_k" else "float32") for name, value in (off | settings).items()
+    }
+    return Choice(jax.random.split(key, rows), **arrays)
 
 
 def cached_greedy(model, prompt, tokens, prefix=False):
@@ -42,7 +46,7 @@ def cached_greedy(model, prompt, tokens, prefix=False):
     logits, said = [], []
     for _ in range(tokens):
         logits.append(np.asarray(state.logits_BV[0]))
-        state, token_B = decode(network, model.params, state, choice(jax.random.key(0), temperature=0.0))
+        state, token_B, _ = decode(network, model.params, state, choice(jax.random.key(0), temperature=0.0))
         said.append(int(token_B[0]))
     return said, np.stack(logits)
 
@@ -148,6 +152,84 @@ def test_choose_draws_from_the_kept_tokens_only_and_in_proportion():
     assert (np.asarray(draw(jnp.zeros((4000, 4)), tied.key_B, tied)) == 0).all()
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"penalty": 1.5}, [0.3034, 0.1116, 0.0249, 0.0527, 0.3034, 0.0056, 0.0869, 0.1116]),
+        ({"bias_V": {0: -1.5, 7: 2}}, [0.0327, 0.0888, 0.012, 0.0255, 0.3982, 0.0027, 0.042, 0.3982]),
+        ({"min_p": 0.2}, [0.2312, 0.1402, 0, 0, 0.6285, 0, 0, 0]),
+        ({"temperature": 2, "min_p": 0.4}, [0.2918, 0.2272, 0, 0, 0.481, 0, 0, 0]),
+        ({"top_k": 5, "top_p": 0.9, "min_p": 0.1}, [0.2131, 0.1293, 0, 0, 0.5793, 0, 0, 0.0784]),
+        ({"penalty": 0.8, "temperature": 1.5, "top_p": 0.8}, [0.1772, 0.163, 0, 0, 0.5689, 0, 0, 0.091]),
+        (
+            {"bias_V": {0: -1.5, 7: 2}, "penalty": 1.3, "temperature": 0.7, "top_k": 6, "top_p": 0.95, "min_p": 0.05},
+            [0, 0.0496, 0, 0, 0.2577, 0, 0, 0.6928],
+        ),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_settings_make_the_probabilities_that_hugging_face_makes(settings, expected):
+    """Numbers of the logits processors of transformers 5.23, in its order; tokens 1 and 4 were seen."""
+    logits_BV = jnp.array([[2.0, 1.5, -0.5, 0.25, 3.0, -2.0, 0.75, 1.0]])
+    bias_V = np.zeros(8, np.float32)
+    for id, bias in settings.get("bias_V", {}).items():
+        bias_V[id] = bias
+    how = choice(jax.random.key(0), **settings | {"bias_V": bias_V})
+    seen_BV = jnp.isin(jnp.arange(8), jnp.array([1, 4]))[None]
+    scores_BV = narrowed(adjusted(logits_BV, seen_BV, how), how)
+    np.testing.assert_allclose(jax.nn.softmax(scores_BV)[0], expected, atol=6e-5)
+
+
+def test_a_penalty_finds_the_tokens_of_prompt_and_text_and_no_others():
+    """A huge one: no token of a short text repeats itself or the prompt; padding and a neighbour do not count."""
+    model = random_model()
+    prompts = [model.encode_prompt(prompt) for prompt in PROMPTS]
+    for prompt, samples in zip(
+        prompts, model.generate(prompts, temperature=0, tokens=25, samples=2, repetition_penalty=1e9), strict=True
+    ):
+        for sample in samples:
+            assert len({*prompt, *sample.ids}) == len(set(prompt)) + len(sample.ids)
+        alone = model.generate([prompt], temperature=0, tokens=25, repetition_penalty=1e9)
+        assert alone[0][0] == samples[0]
+    [[free]] = model.generate(PROMPTS[0], temperature=0, tokens=25)
+    assert len(set(free.ids)) < len(free.ids)
+    seen_BV = prefill(
+        Transformer(model.config), model.params, jnp.array([[5, 6, 0, 0]]), jnp.array([2]), jnp.bool_(False)
+    ).seen_BV
+    assert np.flatnonzero(seen_BV[0]).tolist() == [5, 6]
+
+
+def test_a_bias_forbids_or_forces_a_token():
+    """By its text or its id; a text that is several tokens is refused with them."""
+    model = random_model()
+    [[free]] = model.generate("the", temperature=0, tokens=10)
+    first = free.ids[0]
+    [[other]] = model.generate("the", temperature=0, tokens=10, logit_bias={first: float("-inf")})
+    assert first not in other.ids
+    forced = bpe().encode("the quick brown")[-1]
+    [[quick]] = model.generate("the", tokens=5, logit_bias={bpe().token(forced): 1e4})
+    assert quick.ids == (forced,) * 5
+    with pytest.raises(ValueError, match=r"'the zebra' is no token of this vocabulary, but \d+ of them: \['t"):
+        model.stream("the", logit_bias={"the zebra": 1})
+    with pytest.raises(ValueError, match=f"token id 999 is beyond the vocabulary of {bpe().size}"):
+        model.generate("the", logit_bias={999: 1})
+
+
+def test_log_probabilities_are_those_of_a_full_forward_whatever_the_settings():
+    """One for each token, the last included, before temperature, bias and penalty."""
+    model = random_model()
+    prompt = model.encode_prompt("the quick brown")
+    [samples] = model.generate(
+        [prompt], samples=2, tokens=20, temperature=1.5, top_k=50, min_p=0.01, repetition_penalty=1.3,
+        logit_bias={7: 3.0},
+    )  # fmt: skip
+    for sample in samples:
+        scores = jax.nn.log_softmax(full_logits(model, [*prompt, *sample.ids])[len(prompt) - 1 : -1])
+        expected = np.take_along_axis(np.asarray(scores), np.array(sample.ids)[:, None], 1)[:, 0]
+        np.testing.assert_allclose(sample.log_probs, expected, atol=1e-4)
+    assert samples[0].log_probs != samples[1].log_probs
+
+
 def test_a_stop_string_ends_the_text_before_it():
     """Also if it lies across tokens; no piece of a stream holds a part of it; without one the text goes on."""
     model = reciter(bpe().encode("the quick brown fox jumps"), bpe())
@@ -208,6 +290,8 @@ def test_one_compilation_a_bucket_and_one_for_decode(caplog):
     assert compiled([model.tokenizer.bos] * 3, tokens=30) == ["decode", "prefill"]
     assert compiled([5] * 16, tokens=5, temperature=0) == []
     assert compiled([5] * 9, tokens=5, top_k=3, top_p=0.3, temperature=2.0, seed=5, prefix=True, stop=("a",)) == []
+    more = {"min_p": 0.1, "repetition_penalty": 1.2, "logit_bias": {5: -1.0}}
+    assert compiled([5] * 9, tokens=5, **more) == []
     assert compiled([5] * 17, tokens=5) == ["prefill"]
     assert compiled([5] * 40, tokens=100) == ["prefill"]  # up to 48, the context
     assert compiled([5] * 48, tokens=100) == []
@@ -222,7 +306,9 @@ def test_what_cannot_be_generated_is_refused_with_the_numbers():
     assert len(model.generate([5] * 64, tokens=9)[0][0].ids) == 1
     for settings, said in {
         "tokens=0": {"tokens": 0}, "temperature=-1": {"temperature": -1}, "top_k=0": {"top_k": 0},
-        "top_p=1.5": {"top_p": 1.5}, "stop=('',)": {"stop": ("",)}, "samples=0": {"samples": 0},
+        "min_p=0": {"min_p": 0}, "repetition_penalty=0": {"repetition_penalty": 0}, "'a' has nan": {
+            "logit_bias": {"a": float("nan")}
+        }, "top_p=1.5": {"top_p": 1.5}, "stop=('',)": {"stop": ("",)}, "samples=0": {"samples": 0},
     }.items():  # fmt: skip
         with pytest.raises(ValueError, match=re.escape(settings)):
             model.generate("the", **said)

@@ -21,7 +21,7 @@ case "$1 $2" in
     ;;
   "--version ") echo "Python ($FAKE_VERSION)" ;;
   "-m venv") echo venv >>"$FAKE_LOG"; mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; cp "$0" "$3/bin/gptjax" ;;
-  "-m pip") echo pip >>"$FAKE_LOG"; [ -z "$FAKE_PIP_FAILS" ] ;;
+  "-m pip") echo "pip${@: -1}" | sed 's/pip.*requirements/pip/' >>"$FAKE_LOG"; [ -z "$FAKE_PIP_FAILS" ] ;;
   *) echo "ran in $PWD:"; printf '<%s>' "$@" ;;
 esac
 """
@@ -38,7 +38,7 @@ class Checkout:
         self.bin.mkdir()
         shutil.copy(ROOT / "launch.sh", self.root)
         (self.root / ".python-version").write_text("3.12\n")
-        for name in ("cpu", "tpu", "cuda", "corpora"):
+        for name in ("cpu", "tpu", "cuda", "corpora", "corpora-as-is"):
             (self.root / f"requirements/{name}.txt").write_text("numpy==1.0\n")
         for tool in SYSTEM_TOOLS:
             (self.bin / tool).symlink_to(shutil.which(tool) or f"/bin/{tool}")
@@ -143,7 +143,41 @@ def test_a_second_call_installs_nothing_and_a_new_lock_installs_again(checkout: 
     assert checkout.launch("setup").returncode == 0
     assert checkout.installs == once * 2
     assert checkout.launch("setup", GPTJAX_PLATFORM="tpu").returncode == 0
-    assert checkout.installs == once * 3
+    assert checkout.installs == once * 2 + [step.replace("cpu", "tpu") for step in once]
+
+
+def test_text_of_unclear_licence_is_installed_only_on_demand_and_then_kept(checkout: Checkout):
+    """--as-is warns and adds its lock to the environment that is there; a set-up from the start brings it again."""
+    assert checkout.launch("setup").returncode == 0
+    assert "pip/corpora-as-is.txt" not in checkout.installs
+    done = checkout.launch("setup", "--as-is")
+    assert done.returncode == 0
+    assert "never redistribute" in done.stderr
+    assert checkout.installs[-1] == "pip/corpora-as-is.txt"
+    assert checkout.installs.count("venv") == 1
+    once = checkout.installs
+    for words in (("setup",), ("setup", "--as-is"), ("pretrain",)):
+        assert checkout.launch(*words).returncode == 0
+    assert checkout.installs == once
+    (checkout.root / "requirements/cpu.txt").write_text("numpy==2.0\n")
+    assert checkout.launch("setup", FAKE_PIP_FAILS="1").returncode == 1
+    assert checkout.launch("setup").returncode == 0
+    assert checkout.installs[-1] == "pip/corpora-as-is.txt"
+    assert checkout.installs.count("venv") == 3
+
+
+def test_a_failure_to_add_text_leaves_the_environment_whole(checkout: Checkout):
+    """The last line says what to do; without the text, the environment serves as before."""
+    assert checkout.launch("setup").returncode == 0
+    once = checkout.installs
+    assert_one_line(checkout.launch("setup", "--as-is", FAKE_PIP_FAILS="1"), "network", "try again")
+    assert checkout.launch("setup").returncode == 0
+    assert checkout.installs == [*once, "pip/corpora-as-is.txt"]
+
+
+def test_setup_refuses_what_it_does_not_know(checkout: Checkout):
+    assert_one_line(checkout.launch("setup", "--asis"), "--as-is", "'--asis'", code=2)
+    assert not checkout.installs
 
 
 def test_a_failed_set_up_is_not_taken_for_a_whole_one(checkout: Checkout):
@@ -157,11 +191,11 @@ def test_a_failed_set_up_is_not_taken_for_a_whole_one(checkout: Checkout):
 def test_a_set_up_at_work_is_not_disturbed(checkout: Checkout):
     """While another process builds .venv a call says so and leaves it alone; once that one is gone it starts over."""
     (checkout.root / ".venv").mkdir()
-    (checkout.root / ".venv/launch.stamp").write_text(f"building {os.getpid()}\n")
+    (checkout.root / ".venv/launch.stamp").write_text(f"building clean {os.getpid()}\n")
     assert_one_line(checkout.launch("setup"), f"process {os.getpid()}")
     gone = subprocess.Popen(["true"])
     gone.wait()
-    (checkout.root / ".venv/launch.stamp").write_text(f"building {gone.pid}\n")
+    (checkout.root / ".venv/launch.stamp").write_text(f"building clean {gone.pid}\n")
     assert checkout.launch("setup").returncode == 0
 
 

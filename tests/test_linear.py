@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gptjax.linear import linear
+from gptjax import linear as module
+
+AXES = ("embed", "mlp")
+
+
+def linear(x, w):
+    return module.linear(x, w, AXES)
 
 
 def inputs(dtype=jnp.float32):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -65,7 +66,16 @@ def test_a_run_directory_holds_all_that_its_readers_need(whole):
         assert (run / name).stat().st_size > 0, name
     assert list((run / "tensorboard").iterdir())
     assert steps(run) == [5, 10, 12]
-    assert "first step finished" in printed
+    said = re.search(r"first step finished (\S+) s after the start: (.*)", printed)
+    assert [stage.split(" ")[:-1] for stage in said[2].split(", ")] == [
+        ["imports"],
+        ["text"],
+        ["first", "state"],
+        ["peak"],
+        ["first", "batch"],
+        ["compiling"],
+        ["first", "step"],
+    ]
     assert "xz after the training text" in printed
     assert len((run / "samples.jsonl").read_text().splitlines()) == 2 * 2
 

@@ -6,7 +6,7 @@ import types
 import pytest
 
 from train import meter
-from train.meter import Records, Speed
+from train.meter import Records, Speed, Start
 
 
 def test_records_after_the_last_checkpoint_and_half_lines_are_dropped_on_restart(tmp_path):
@@ -35,6 +35,16 @@ def test_speed_counts_steps_since_its_start_and_mfu_is_its_share_of_the_peak(mon
     speed.start()
     speed.step()
     assert speed.tokens_per_second == 25.0
+
+
+def test_every_second_of_the_start_belongs_to_one_stage(monkeypatch):
+    now = iter([3.0, 3.5, 10.0])
+    monkeypatch.setattr(meter.time, "perf_counter", lambda: next(now))
+    start = Start(1.0)
+    for stage in ("imports", "text", "compiling"):
+        start.finished(stage)
+    assert start.seconds == {"imports": 2.0, "text": 0.5, "compiling": 6.5}
+    assert str(start) == "9.0 s after the start: imports 2.0, text 0.5, compiling 6.5"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """gptjax.model: what a token may see, against NumPy from the definitions, and that no setting changes the numbers."""
 
+import dataclasses
 import functools
 import math
 import re
@@ -11,8 +12,8 @@ import pytest
 from flax import linen as nn
 
 from gptjax.attention import may_look
-from gptjax.config import ModelConfig
-from gptjax.model import Block, Cache, Norm, Transformer, init_params, rotary_angles
+from gptjax.config import ModelConfig, RopeScaling, llama
+from gptjax.model import Block, Cache, Norm, Transformer, init_params, rotary_angles, rotary_frequencies
 
 TINY = {"vocabulary": 60, "T": 16, "D": 16, "L": 3, "N": 4, "K": 2, "head_width": 6, "F": 24}
 GPT2 = {"family": "gpt2", "activation": "gelu", "qk_norm": False, "K": 4, "head_width": 4, "norm_epsilon": 1e-5}
@@ -202,7 +203,7 @@ def test_the_scan_is_a_loop_over_layers(family):
             x_BTD = x_BTD + params["position_embedding"][position_BT]
         for layer in layers:
             w = jax.tree.map(lambda leaf: leaf[layer], params["layers"])  # noqa: B023  (used at once)
-            block = Block(config, deterministic=True)
+            block = Block(config, "xla", deterministic=True)
             x_BTD, _ = block.apply({"params": w}, x_BTD, None, mask_BTS, rotary_angles(config, position_BT), None)
         return Norm(config, centred=family == "gpt2").apply({"params": params["final_norm"]}, x_BTD)
 
@@ -321,3 +322,37 @@ def test_reading_through_the_cache_is_reading_all_at_once(family, prefix):
         found.append(x)
     for reading in np.concatenate(found, axis=1):
         np.testing.assert_allclose(reading, whole[0], atol=1e-5)
+
+
+# Hugging Face transformers 5.23.0, LlamaRotaryEmbedding.inv_freq: width 64, 4 heads, theta 500,000.
+SCALED = {
+    "linear": (
+        RopeScaling(kind="linear", factor=4.0),
+        (0.25, 0.04848069, 0.0094015077, 0.0018231663, 0.00035355336, 6.8562047e-05, 1.3295739e-05, 2.5783463e-06),
+    ),
+    "llama3": (
+        RopeScaling(kind="llama3", factor=8.0),
+        (1.0, 0.19392276, 0.037606031, 0.0072926651, 0.00052484602, 3.4281024e-05, 6.6478697e-06, 1.2891732e-06),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SCALED)
+def test_scaled_rotary_frequencies_are_those_of_transformers(kind):
+    """To float32 rounding; without scaling they are others."""
+    scaling, theirs = SCALED[kind]
+    config = llama(D=64, L=1, N=4, rope_theta=500_000.0, rope_scaling=scaling)
+    np.testing.assert_allclose(rotary_frequencies(config), theirs, rtol=2e-6)
+    plain = rotary_frequencies(dataclasses.replace(config, rope_scaling=None))
+    assert np.abs(plain / np.array(theirs) - 1).max() > 1
+
+
+def test_a_window_hides_what_is_further_away_than_all_layers_reach():
+    """Three layers of window 2 reach three tokens back: the first token moves the first four places alone."""
+    params = parameters(config_of(window=2))
+    tokens = [5, 3, 9, 1, 2, 7, 8]
+    one, other = (hidden(config_of(window=2), params, *row([first, *tokens[1:]])) for first in (5, 6))
+    moved = np.abs(one - other).max(axis=(0, 2)) > 0
+    assert moved.tolist() == [True] * 4 + [False] * 3
+    everywhere = np.abs(hidden(config_of(), params, *row(tokens)) - one).max(axis=(0, 2)) > 1e-4
+    assert everywhere.tolist() == [False] * 2 + [True] * 5

@@ -1,5 +1,7 @@
 """Batches from tf.data: row r is the same from any start, batch or host, and validation reads all of its text once."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -66,6 +68,24 @@ def test_the_mixture_follows_its_rates(prepared):
     rows = Rows(prepared, T, 0)
     named = [rows.source_of(row) for row in range(1024)]
     assert (named.count("one"), named.count("two")) == (700, 324)
+
+
+def test_the_mixture_may_depend_on_text_and_horizon(tmp_path):
+    """Rates come from the tokens that train: by size, or equal parts up to the epoch cap of the smaller source."""
+    prepared = write_prepared(tmp_path / "prepared", {"one": sentences(300), "two": sentences(60, seed=1)})
+    description = json.loads((prepared / "prepared.json").read_text())
+
+    def share_of_two(mixture: str, horizon: int | None) -> float:
+        (prepared / "prepared.json").write_text(json.dumps(description | {"mixture": mixture}))
+        rows = Rows(prepared, T, 0, horizon)
+        assert [rows.source_of(row) for row in range(1024)].count("two") == rows.rates["two"]
+        return rows.rates["two"] / 1024
+
+    one, two = (len(TokenStore(prepared / name / "train").tokens) for name in ("one", "two"))
+    assert share_of_two("rates", None) == 0.5
+    assert share_of_two("proportional", None) == pytest.approx(two / (one + two), abs=1 / 1024)
+    assert share_of_two("unimax 2", 2 * two) == 0.5
+    assert share_of_two("unimax 2", 2 * one) == pytest.approx(two / one, abs=1 / 1024)
 
 
 def test_another_seed_gives_other_rows(prepared):

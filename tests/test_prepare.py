@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import holdout, prepare
+from data import holdout, marks, prepare, sources, workitems
 from data.holdout import DROPPED, TRAIN, VALIDATION
 from data.spec import DataSpec
 from gptjax.tokenizer import Tokenizer, train_bpe
@@ -24,8 +24,9 @@ def some_documents(count, seed=0, words=150):
     return [f"{seed}.{number} " + " ".join(chance.choices(WORDS, k=words)) + "\n" for number in range(count)]
 
 
-def write_jsonl(path, texts):
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+def write_jsonl(path, texts, **fields):
+    lines = [{"text": text} | {name: values[n] for name, values in fields.items()} for n, text in enumerate(texts)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return path
 
 
@@ -78,8 +79,84 @@ def test_stored_tokens_decode_to_the_documents(tmp_path):
 
 def test_the_array_types_are_those_of_the_interface(tmp_path):
     folder = prepare.prepare(spec_of(tmp_path, f"files:{write_jsonl(tmp_path / 'a.jsonl', some_documents(200))}"))
-    types = [array_of(folder, "train", name).dtype for name in ("offsets", "bytes", "hashes")]
-    assert types == [np.int64, np.int32, np.uint64]
+    types = [array_of(folder, "train", name).dtype for name in ("offsets", "bytes", "hashes", "labels")]
+    assert types == [np.int64, np.int32, np.uint64, np.int32]
+
+
+def files_under(folder):
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+
+
+def assert_same_files(one, other):
+    assert one.name == other.name
+    assert files_under(one) == files_under(other)
+    assert all(filecmp.cmp(one / file, other / file, shallow=False) for file in files_under(one))
+
+
+def marks_of(folder, split):
+    return np.fromfile(folder / described(folder)["folder"] / split / "marks.bin", dtype="u1")
+
+
+@pytest.mark.parametrize("batch", [workitems.BATCH, 1000])
+def test_every_token_has_its_mark(tmp_path, monkeypatch, batch):
+    """The marks of a document are those of its text alone, and of BOS and EOS none, however documents are batched."""
+    monkeypatch.setattr(workitems, "BATCH", batch)
+    texts = [*some_documents(200), "One sentence. 我们去北京大学。 Another\n"]
+    folder = prepare.prepare(spec_of(tmp_path, f"files:{write_jsonl(tmp_path / 'a.jsonl', texts)}"))
+    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    for split in ("train", "validation"):
+        tokens, offsets, found = tokens_of(folder, split), array_of(folder, split, "offsets"), marks_of(folder, split)
+        assert len(found) == len(tokens)
+        for text, start, stop in zip(stored(folder, split), offsets, offsets[1:], strict=False):
+            alone = marks.marks([text], [tokens[start + 1 : stop - 1].tolist()], tokenizer, None)
+            assert found[start:stop].tolist() == [0, *alone, 0]
+            assert {0, marks.WORD_START} <= set(alone.tolist())
+
+
+def test_labels_are_numbers_of_sorted_classes(tmp_path, monkeypatch):
+    """One line a document, in its split, -1 where it has none; null and "" are none; pieces of a source agree."""
+    texts = some_documents(200)
+    topics = [("rain", "dogs", None, "", 7)[n % 5] for n in range(200)]
+    expected = {"rain": 2, "dogs": 1, 7: 0}
+    for size in (workitems.PART, 5000):
+        monkeypatch.setattr(sources, "SHARD", size)
+        for number in range(2):
+            half = slice(100 * number, 100 * number + 100)
+            write_jsonl(tmp_path / f"{number}.jsonl", texts[half], topic=topics[half])
+        spec = spec_of(tmp_path, f"files:{tmp_path}/*.jsonl", label_field="topic", prepared=tmp_path / str(size))
+        folder = prepare.prepare(spec)
+        assert described(folder)["labels"] == {"topic": ["7", "dogs", "rain"]}
+        for split in ("train", "validation"):
+            labels = array_of(folder, split, "labels")
+            assert labels.shape == (described(folder)["splits"][split]["documents"], 1)
+            wanted = [expected.get(topics[texts.index(text)], -1) for text in stored(folder, split)]
+            assert labels[:, 0].tolist() == wanted
+
+
+def test_a_document_across_the_cut_has_its_label_on_both_sides(tmp_path):
+    file = write_jsonl(tmp_path / "a.jsonl", some_documents(10), topic=[f"t{n}" for n in range(10)])
+    folder = prepare.prepare(spec_of(tmp_path, f"files:{file}", validation="tail 0.25", label_field="topic"))
+    assert [array_of(folder, split, "labels")[:, 0].tolist() for split in holdout.SPLITS] == [[*range(8)], [7, 8, 9]]
+
+
+def test_without_a_label_field_there_are_no_labels(tmp_path):
+    folder = prepare.prepare(spec_of(tmp_path, f"files:{write_jsonl(tmp_path / 'a.jsonl', some_documents(200))}"))
+    assert described(folder)["labels"] == {}
+    assert array_of(folder, "train", "labels").shape[1] == 0
+
+
+def test_pieces_of_a_source_make_the_same_folder(tmp_path, monkeypatch):
+    """Read file by file and tokenised in small parts, the bytes are those of one piece."""
+    for number in range(3):
+        write_jsonl(tmp_path / f"{number}.jsonl", some_documents(100, seed=number % 2))
+    folders = []
+    for size in (workitems.PART, 10_000):
+        monkeypatch.setattr(sources, "SHARD", size)
+        monkeypatch.setattr(workitems, "PART", size)
+        spec = spec_of(tmp_path, f"files:{tmp_path}/*.jsonl", validation="tail 0.3", prepared=tmp_path / str(size))
+        folders.append(prepare.prepare(spec))
+    assert_same_files(*folders)
+    assert described(folders[0])["duplicates"] == 100
 
 
 def test_special_tokens_come_only_from_code(tmp_path):
@@ -221,7 +298,13 @@ def test_a_second_call_returns_the_same_folder_without_work(tmp_path, monkeypatc
 
 @pytest.mark.parametrize(
     "change",
-    [{"vocabulary": 500}, {"tokenizer": "characters"}, {"validation": "tail 0.1"}, {"text_field": "body"}],
+    [
+        {"vocabulary": 500},
+        {"tokenizer": "characters"},
+        {"validation": "tail 0.1"},
+        {"text_field": "body"},
+        {"label_field": "topic"},
+    ],
 )
 def test_the_fingerprint_moves_with_every_setting(tmp_path, change):
     file = write_jsonl(tmp_path / "a.jsonl", some_documents(3))
@@ -230,17 +313,13 @@ def test_the_fingerprint_moves_with_every_setting(tmp_path, change):
     assert prepare.fingerprint(dataclasses.replace(spec, **change)) != prepare.fingerprint(spec)
 
 
-def files_under(folder):
-    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-
-
 KILLED = """
 import os, signal
 from pathlib import Path
-from data import prepare
+from data import prepare, workitems
 from data.spec import DataSpec
 from gptjax.tokenizer import Tokenizer
-prepare.PART, prepare.BATCH = 20_000, 8_000
+workitems.PART, workitems.BATCH = 20_000, 8_000
 whole, calls = Tokenizer.encode_batch, []
 def encode_batch(self, texts):
     calls.append(texts)
@@ -259,20 +338,18 @@ def test_a_killed_preparation_goes_on_where_it_was(tmp_path, monkeypatch):
     assert subprocess.run([sys.executable, "-c", killed], cwd=Path(prepare.__file__).parents[1]).returncode == -9
     (partial,) = (tmp_path / "killed").glob("[!.]*")
     assert partial.suffix == ".partial"
-    finished = [path for path in partial.glob("*/*") if path.name.isdigit()]
+    finished = list(partial.glob("work/tokens/*.npz"))
     assert finished
-    monkeypatch.setattr(prepare, "PART", 20_000)
-    monkeypatch.setattr(prepare, "BATCH", 8_000)
+    monkeypatch.setattr(workitems, "PART", 20_000)
+    monkeypatch.setattr(workitems, "BATCH", 8_000)
     whole, encoded = Tokenizer.encode_batch, []
     monkeypatch.setattr(Tokenizer, "encode_batch", lambda self, texts: encoded.extend(texts) or whole(self, texts))
-    documents_kept = sum(len(np.load(rows)) for part in finished for rows in part.glob("*.rows.npy"))
+    documents_kept = sum(len(np.load(part)[f"{split}.rows"]) for part in finished for split in holdout.SPLITS)
     resumed = prepare.prepare(spec_of(tmp_path, source, prepared=tmp_path / "killed"))
     assert len(encoded) == 200 - documents_kept
     monkeypatch.undo()
     undisturbed = prepare.prepare(spec_of(tmp_path, source, prepared=tmp_path / "undisturbed"))
-    assert resumed.name == undisturbed.name
-    assert files_under(resumed) == files_under(undisturbed)
-    assert all(filecmp.cmp(resumed / file, undisturbed / file, shallow=False) for file in files_under(resumed))
+    assert_same_files(resumed, undisturbed)
 
 
 def test_xz_figures_are_bits_per_byte_and_computed_once(tmp_path, monkeypatch):

@@ -40,7 +40,7 @@ def test_targets_are_shown_where_the_loss_is_and_nowhere_else(prepared):
 
 def test_the_program_names_row_and_source(prepared):
     console = Console(record=True, width=100)
-    show(prepared, 64, 0, first_row=10**6, rows=2, console=console)
+    show(prepared, 64, 0, 640, first_row=10**6, rows=2, console=console)
     printed = console.export_text()
     assert "row 1000000 · one" in printed
     assert "row 1000001 · one" in printed

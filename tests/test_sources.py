@@ -11,7 +11,12 @@ from data import sources
 
 
 def read(name, tmp_path, text_field="text"):
-    return list(sources.documents(name, text_field, tmp_path / "store"))
+    return [document.text for document in read_documents(name, tmp_path, text_field)]
+
+
+def read_documents(name, tmp_path, text_field="text", labels=()):
+    shards = sources.shards(name, tmp_path / "store")
+    return [document for shard in shards for document in sources.documents(shard, text_field, labels)]
 
 
 def write(path, content):
@@ -66,6 +71,54 @@ def test_the_field_of_a_jsonl_line_is_selectable(tmp_path):
     file = write_jsonl(tmp_path / "a.jsonl", {"text": "one", "body": "two"})
     assert read(f"files:{file}", tmp_path) == ["one"]
     assert read(f"files:{file}", tmp_path, "body") == ["two"]
+
+
+def test_the_label_of_a_jsonl_line_is_a_text(tmp_path):
+    """Numbers are spelt out, null is none; a .txt file has no label."""
+    write_jsonl(tmp_path / "a.jsonl", *({"text": "one", "topic": topic} for topic in ("rain", 3, None, "")))
+    write(tmp_path / "b.txt", "two")
+    documents = read_documents(f"files:{tmp_path}", tmp_path, labels=("topic",))
+    assert [document.labels for document in documents] == [("rain",), ("3",), ("",), ("",), ("",)]
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ({"text": "one", "topics": 1}, r"a\.jsonl:1: no field 'topic'; did you mean 'topics'\?; set data\.label_field"),
+        (
+            {"text": "one", "topic": 0.5},
+            r"'topic' holds a float, not a label \(text, a whole number, or null for none\)",
+        ),
+    ],
+)
+def test_a_line_without_a_label_is_named(tmp_path, line, complaint):
+    file = write_jsonl(tmp_path / "a.jsonl", line)
+    with pytest.raises(ValueError, match=complaint):
+        read_documents(f"files:{file}", tmp_path, labels=("topic",))
+
+
+def test_small_files_are_read_together_and_large_ones_alone(tmp_path, monkeypatch):
+    """A shard is a run of files in order; all shards together are the source."""
+    monkeypatch.setattr(sources, "SHARD", 10)
+    for name, size in {"a": 3, "b": 3, "c": 30, "d": 3, "e": 3}.items():
+        write(tmp_path / f"{name}.txt", name * size)
+    shards = sources.shards(f"files:{tmp_path}", tmp_path / "store")
+    assert ["".join(place[-5] for place in shard.places) for shard in shards] == ["abc", "de"]
+    assert [text[0] for text in read(f"files:{tmp_path}", tmp_path)] == list("abcde")
+
+
+def test_records_are_read_shard_by_shard_with_their_labels(tmp_path):
+    """A corpus of ours gives its card's labels; any run of its examples can be read alone."""
+    assert sources.fields("wiki_leads/es", "body", "other") == ("text", ("topic",))
+    (shard,) = sources.shards("wiki_leads/es", tmp_path / "store")
+    whole = list(sources.documents(shard, "text", ("topic",)))
+    middle = shard._replace(examples=(10, 14))
+    assert list(sources.documents(middle, "text", ("topic",))) == whole[10:14]
+    assert len({document.labels for document in whole}) > 1
+    with pytest.raises(ValueError, match=r"no field 'topics'; did you mean 'topic'\?; set data\.label_field"):
+        list(sources.documents(shard, "text", ("topics",)))
+    with pytest.raises(ValueError, match=r"no field 'texts'; did you mean 'text'\?; set data\.text_field"):
+        list(sources.documents(shard, "texts", ()))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 import pytest
 
-from data.spec import RATE_UNIT, DataSpec
+from data.mixture import RATE_UNIT
+from data.spec import DataSpec
 
 
 @pytest.mark.parametrize(
@@ -21,12 +22,13 @@ from data.spec import RATE_UNIT, DataSpec
 def test_rates_sum_to_1024_and_leave_no_source_out(sources):
     """Every row of a cycle has a source, and each source is within a row of its share, or has its one row."""
     spec = DataSpec(sources=sources)
-    assert sum(spec.rates.values()) == RATE_UNIT
+    rates = spec.rates
+    assert sum(rates.values()) == RATE_UNIT
     total = sum(share for _, share in spec.shares)
     for name, share in spec.shares:
         exact = share / total * RATE_UNIT
-        assert spec.rates[name] >= 1
-        assert abs(spec.rates[name] - exact) <= 1 or exact < 1
+        assert rates[name] >= 1
+        assert abs(rates[name] - exact) <= 1 or exact < 1
 
 
 def test_a_source_raised_to_its_one_row_gets_no_second():
@@ -74,7 +76,10 @@ def test_a_split_is_a_way_and_a_share(text, split):
         ({"sources": ("=0.5",)}, ("'=0.5'", "NAME=RATE")),
         ({"sources": ("a=1", "b=1", "c=1e6")}, ("1/1024", "1000000.0")),
         ({"sources": tuple(f"s{n}" for n in range(1025))}, ("1/1024",)),
+        ({"mixture": "uniform"}, ("data.mixture='uniform'", "proportional")),
+        ({"sources": ("a=2", "b"), "mixture": "unimax 4"}, ("data.mixture='unimax 4'", "['a=2']", "leave out")),
         ({"vocabulary": 299}, ("data.vocabulary=299", "300")),
+        ({"tokenizer": "bep"}, ("data.tokenizer='bep'", "bpe, characters, bytes, gpt2", "tokenizer.json")),
         *(
             ({"validation": v}, (f"data.validation={v!r}", "tail 0.1"))
             for v in ("", "hash", "hash 0", "tail 1", "head 0.1", "tail x", "tail nan", "hash 0.1 2")

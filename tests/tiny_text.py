@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from data.holdout import text_hash
+from data.marks import marks
 from data.spec import DataSpec
 from gptjax.tokenizer import Tokenizer, train_characters
 
@@ -47,6 +48,9 @@ def write_split(folder: Path, tokenizer: Tokenizer, documents: Sequence[str]) ->
     np.save(folder / "offsets.npy", np.cumsum([0, *map(len, ids)], dtype=np.int64))
     np.save(folder / "bytes.npy", np.array([len(text.encode()) for text in documents], np.int32))
     np.save(folder / "hashes.npy", np.array([text_hash(text.encode()) for text in documents], np.uint64))
+    np.save(folder / "labels.npy", np.zeros((len(documents), 0), np.int32))
+    of_text = [marks([text], [document[1:-1]], tokenizer, "en") for text, document in zip(documents, ids, strict=True)]
+    np.concatenate([np.pad(mark_T, 1) for mark_T in of_text]).tofile(folder / "marks.bin")
 
 
 def write_prepared(
@@ -62,7 +66,7 @@ def write_prepared(
         held = max(1, len(documents) // 10)
         write_split(folder / name / "train", tokenizer, documents[:-held])
         write_split(folder / name / "validation", tokenizer, documents[-held:])
-    described = {name: {"folder": name, "rate": rates[name], "language": "en"} for name in sources}
-    (folder / "prepared.json").write_text(json.dumps({"sources": described}))
+    described = {name: {"folder": name, "share": rates[name], "language": "en", "labels": {}} for name in sources}
+    (folder / "prepared.json").write_text(json.dumps({"mixture": "rates", "sources": described}))
     tokenizer.save(folder / "tokenizer.json")
     return folder

@@ -2,22 +2,28 @@
 
 import dataclasses
 import inspect
+import json
 import os
+import shlex
 import sys
-import time
 from pathlib import Path
 
 import tyro
 
 from gptjax.config import SIZES, did_you_mean
+from train import STARTED
 from train.allocator import keep_freed_memory
 from train.recipe import Recipe, load_recipe, recipe_names
-
-STARTED = time.perf_counter()
 
 HELP = """usage: python -m train VERB ...      (or ./launch.sh VERB ...)
 
   pretrain [RECIPE] [--size SIZE] [--FIELD VALUE ...]   prepare the text, train, write samples and a report
+  bench [RECIPE] [--size SIZE] [--FIELD VALUE ...]      measure a training step, the input, the start, the memory
+        [--steps 20]                 how many warm steps are timed
+        [--json FILE]                write what was found
+        [--against "RECIPE ..."]     another recipe in turn with this one, and the ratio; "--FIELD VALUE ..." alone
+                                     stands for this one with those fields changed
+        [--compile-for v5e:4x4]      measure nothing: compile for chips that need not be here
   report RUN                                            write the report of a run anew
 
 Recipes: {recipes}; or the path of your own .py file with a function recipe().
@@ -29,7 +35,7 @@ Fields:  python -m train pretrain RECIPE --help lists them all with their defaul
 
 def main(arguments: list[str]) -> int:
     """Runs one verb; returns the exit code: 0 done, 2 a mistake in what was asked, 130 interrupted (and saved)."""
-    verbs = {"pretrain": _pretrain, "report": _report}
+    verbs = {"pretrain": _pretrain, "bench": _bench, "report": _report}
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP.format(recipes=", ".join(recipe_names()), sizes=", ".join(SIZES)))
         return 0 if arguments else 2
@@ -49,7 +55,7 @@ def main(arguments: list[str]) -> int:
         return 130
 
 
-def parse(arguments: list[str]) -> Recipe:
+def parse(arguments: list[str], verb: str = "pretrain") -> Recipe:
     """A recipe with its overrides. Raises ValueError for an unknown recipe or size; exits 2 for an unknown field."""
     name, arguments = _taken("--recipe", arguments)
     if name is None and arguments and not arguments[0].startswith("-"):
@@ -61,39 +67,95 @@ def parse(arguments: list[str]) -> Recipe:
         if size not in SIZES:
             raise ValueError(f"unknown size {size!r}{did_you_mean(size, list(SIZES))}")
         recipe = dataclasses.replace(recipe, model=SIZES[size]())
-    program = f"python -m train pretrain {name or 'laptop'}"
+    program = f"python -m train {verb} {name or 'laptop'}"
     about = inspect.cleandoc(make.__globals__.get("__doc__") or "")
     return tyro.cli(Recipe, default=recipe, args=arguments, prog=program, description=about)
 
 
 def _taken(option: str, arguments: list[str]) -> tuple[str | None, list[str]]:
-    """(the value that follows an option, or None; the arguments without both)."""
-    for place, argument in enumerate(arguments):
-        if argument.startswith(f"{option}="):
-            return argument.partition("=")[2], [*arguments[:place], *arguments[place + 1 :]]
-    if option not in arguments:
-        return None, arguments
-    place = arguments.index(option)
-    if place + 1 == len(arguments):
-        raise ValueError(f"{option}: a name must follow")
-    return arguments[place + 1], [*arguments[:place], *arguments[place + 2 :]]
+    """(the last value given to an option, or None; the arguments without the option)."""
+    value, others, left = None, [], iter(arguments)
+    for argument in left:
+        name, equals, after = argument.partition("=")
+        if name != option:
+            others.append(argument)
+            continue
+        value = after if equals else next(left, None)
+        if value is None:
+            raise ValueError(f"{option}: a value must follow")
+    return value, others
 
 
 def _pretrain(arguments: list[str]) -> int:
     recipe = parse(arguments)
-    from data.sources import check
-
-    for name, _ in recipe.data.shares:
-        check(name)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # else TensorFlow announces them at every start
-    keep_freed_memory()
+    _check_sources(recipe)
+    # what was compiled once is read by later starts: on a CPU half of their time
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gptjax" / "compiled"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    _settle_process()
     from rich.console import Console
 
     from train.loop import pretrain
 
     pretrain(recipe, Console(), STARTED)
     return 0
+
+
+def _bench(arguments: list[str]) -> int:
+    count, arguments = _taken("--steps", arguments)
+    file, arguments = _taken("--json", arguments)
+    rival, arguments = _taken("--against", arguments)
+    topology, arguments = _taken("--compile-for", arguments)
+    recipe = parse(arguments, "bench")
+    steps = 20 if count is None else int(count) if count.isdecimal() else 0
+    if steps < 2:
+        raise ValueError(f"--steps {count}: give a number of steps to time, at least 2")
+    if file is not None and not Path(file).absolute().parent.is_dir():
+        raise ValueError(f"--json {file}: there is no folder {Path(file).parent}; make it first")
+    if topology is not None and rival is not None:
+        raise ValueError("--compile-for and --against: give one of them")
+    if topology is not None:
+        from train.compile_for import compile_for
+
+        found = compile_for(recipe, topology)
+    elif rival is not None:
+        others = shlex.split(rival)
+        if not others:
+            raise ValueError("--against: empty; give a recipe, or fields to change such as '--compute.dtype float32'")
+        others = [*arguments, *others] if others[0].startswith("--") else others
+        _check_sources(recipe)
+        _check_sources(parse(others, "bench"))
+        from train.compare import compare
+
+        found = compare(arguments, others, steps)
+    else:
+        _check_sources(recipe)
+        _settle_process()
+        from train.bench import bench
+
+        found = bench(recipe, steps, STARTED)
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 120).print(found.table())
+    if file is not None:
+        Path(file).write_text(json.dumps(found.as_json(), indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _check_sources(recipe: Recipe) -> None:
+    """Raises ValueError for text that cannot exist, before anything slow is imported."""
+    from data.sources import check
+
+    for name, _ in recipe.data.shares:
+        check(name)
+
+
+def _settle_process() -> None:
+    """What must be said before JAX and TensorFlow are imported."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # else TensorFlow announces them at every start
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # else it imports Keras, which nobody uses: a second
+    keep_freed_memory()
 
 
 def _report(arguments: list[str]) -> int:

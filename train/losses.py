@@ -20,7 +20,11 @@ def task_nats(
         {"params": params}, batch.tokens_BT, batch.segment_BT, batch.position_BT, batch.visible_BT,
         deterministic=dropout_key is None, rngs={} if dropout_key is None else {"dropout": dropout_key},
     )  # fmt: skip
-    nats_BT = token_nats(hidden_BTD, head(params), batch.targets_BT, vocabulary=model.config.vocabulary, chunks=chunks)
+    config = model.config
+    nats_BT = token_nats(
+        hidden_BTD, head(params), batch.targets_BT,
+        vocabulary=config.vocabulary, chunks=chunks, cap=config.logit_cap,
+    )  # fmt: skip
     return by_task(jnp.where(batch.weights_BT > 0, nats_BT * batch.weights_BT, 0.0), batch.task_BT)
 
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,16 @@ def check_disk(recipe: Recipe, config: ModelConfig) -> None:
         )
 
 
-def describe_run(run: Path, recipe: Recipe, config: ModelConfig, tokenizer: Tokenizer, prepared: Path) -> None:
-    """Writes what describes a run. Raises ValueError where the directory has another model, tokenizer or text."""
-    description = (prepared / "prepared.json").read_text(encoding="utf-8")
+def describe_run(
+    run: Path, recipe: Recipe, config: ModelConfig, tokenizer: Tokenizer, prepared: Path, rates: Mapping[str, int]
+) -> None:
+    """Writes what describes a run; `rates` are rows out of every 1024, by source.
+
+    Raises ValueError where the directory has another model, tokenizer or text.
+    """
+    description = json.loads((prepared / "prepared.json").read_text(encoding="utf-8"))
+    for name, source in description["sources"].items():
+        source["rate"] = rates[name]
     if (run / "model.json").exists():
         was, now = dataclasses.asdict(load_model_config(run / "model.json")), dataclasses.asdict(config)
         if listed := ", ".join(f"{name}: {was[name]!r} -> {now[name]!r}" for name in was if was[name] != now[name]):
@@ -60,7 +68,7 @@ def describe_run(run: Path, recipe: Recipe, config: ModelConfig, tokenizer: Toke
             "tokenizer": Tokenizer.load(run / "tokenizer.json").fingerprint,
             "text": json.loads((run / "data.json").read_text(encoding="utf-8"))["content"],
         }
-        found = {"tokenizer": tokenizer.fingerprint, "text": json.loads(description)["content"]}
+        found = {"tokenizer": tokenizer.fingerprint, "text": description["content"]}
         for what in held:
             if held[what] != found[what]:
                 raise ValueError(
@@ -72,8 +80,8 @@ def describe_run(run: Path, recipe: Recipe, config: ModelConfig, tokenizer: Toke
     run.mkdir(parents=True, exist_ok=True)
     write_whole(run / "recipe.json", to_json(recipe))  # first: marks the folder as a run
     write_whole(run / "environment.json", json.dumps(environment(), indent=1) + "\n")
-    write_whole(run / "ATTRIBUTION.md", attribution(json.loads(description)["sources"]))
-    write_whole(run / "data.json", description)
+    write_whole(run / "ATTRIBUTION.md", attribution(description["sources"]))
+    write_whole(run / "data.json", json.dumps(description, indent=1) + "\n")
     tokenizer.save(run / "tokenizer.json")
     save_model_config(config, run / "model.json")  # last: marks the description as whole
 

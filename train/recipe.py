@@ -82,6 +82,7 @@ class ComputeSpec:
 
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of products; parameters, norms, softmax, loss stay float32
     remat: Literal["none", "products", "full"] = "none"  # what backward recomputes: nothing, all but products, all
+    kernel: Literal["xla", "splash", "cudnn"] | None = None  # of attention; None = the fastest that the backend has
     unroll: bool = False  # write the layers out instead of looping: faster on a CPU, longer to compile
 
 
@@ -139,6 +140,11 @@ class Recipe:
         for name, path in (("run", self.run), ("data.prepared", self.data.prepared)):
             if re.match(r"\w+:/", str(path)):
                 raise ValueError(f"{name}={path}: only folders of this machine, or mounted on it, can be written to")
+
+    @property
+    def horizon(self) -> int:
+        """Tokens that the whole run reads."""
+        return self.steps * self.batch.rows * self.model.T
 
 
 # Parts of a recipe that may change when a run is continued, since its rows, updates and schedule stay the same.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from data.spec import RATE_UNIT
+from data.mixture import RATE_UNIT
 from gptjax.config import load_model_config
 from train.figures import COLOURS, NARROW, SERIES, STYLE, WIDE, column, draw, paint_curve, with_variables
 

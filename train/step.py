@@ -68,16 +68,22 @@ def make_train_step(
         factor_K, count_K = coefficients(batch_ABT)
         key = jax.random.fold_in(jax.random.key(seed), state.step) if model.config.dropout else None
 
-        def accumulate(sums, numbered):
-            a, batch = numbered
+        def gradient_of(a, batch):
             dropout_key = None if key is None else jax.random.fold_in(key, a)
-            gradient_of = jax.value_and_grad(micro_batch_loss, has_aux=True)
-            (_, nats_K), gradient = gradient_of(state.params, model, batch, factor_K, chunks, dropout_key)
-            return jax.tree.map(jnp.add, sums, (gradient, nats_K)), None
+            value_and_grad = jax.value_and_grad(micro_batch_loss, has_aux=True)
+            (_, nats_K), gradient = value_and_grad(state.params, model, batch, factor_K, chunks, dropout_key)
+            return gradient, nats_K
+
+        def accumulate(sums, numbered):
+            return jax.tree.map(jnp.add, sums, gradient_of(*numbered)), None
 
         A = batch_ABT.shape[0]
-        nothing = (jax.tree.map(jnp.zeros_like, state.params), jnp.zeros(len(TASKS)))
-        (gradient, nats_K), _ = jax.lax.scan(accumulate, nothing, (jnp.arange(A), batch_ABT))
+        numbered = (jnp.arange(A), batch_ABT)
+        if A == 1:  # without a second copy of the gradient
+            gradient, nats_K = gradient_of(*jax.tree.map(lambda array: array[0], numbered))
+        else:
+            nothing = (jax.tree.map(jnp.zeros_like, state.params), jnp.zeros(len(TASKS)))
+            (gradient, nats_K), _ = jax.lax.scan(accumulate, nothing, numbered)
         updates, moments = optimizer.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {"loss": jnp.sum(nats_K * factor_K), "gradient_norm": optax.tree.norm(gradient)}

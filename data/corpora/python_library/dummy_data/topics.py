@@ -1,0 +1,9 @@
+# made by hand
+topics = {
+    "with": r"""The "with" statement
+********
+
+It wraps.
+""",
+    "yield": 'The "yield"\n',
+}

@@ -1,0 +1,43 @@
+"""data.tokenizer_table: figures that can be counted by hand."""
+
+import pytest
+
+from data import tokenizer_table
+from gptjax.tokenizer import byte_tokenizer, train_bpe
+from tests.tiny_text import sentences, write_prepared
+
+
+def test_bytes_per_token_are_bytes_of_text_over_tokens():
+    """One for the byte tokenizer, whatever the text; more for one that was learnt from it."""
+    texts = ["the quick 界", "brown fox " * 9]
+    assert tokenizer_table.bytes_per_token(byte_tokenizer(), texts) == 1
+    learnt = train_bpe(texts, 280)
+    tokens = sum(len(learnt.encode(text)) for text in texts)
+    assert tokenizer_table.bytes_per_token(learnt, texts) == sum(len(text.encode()) for text in texts) / tokens > 1.5
+
+
+def test_training_text_is_shared_out_by_share(tmp_path):
+    """A source that is short for its share comes several times; held-out documents never do."""
+    folder = write_prepared(tmp_path / "prepared", {"long": sentences(200), "short": sentences(5, seed=1)})
+    sources = {"long": {"folder": "long", "share": 1.0}, "short": {"folder": "short", "share": 3.0}}
+    texts = list(tokenizer_table.training_text(folder, sources, 8000))
+    short, held_out = sentences(5, seed=1)[:-1], sentences(5, seed=1)[-1]
+    sizes = [sum(len(text) for text in texts if (text in short) == wanted) for wanted in (False, True)]
+    assert sizes == pytest.approx([2000, 6000], abs=250)
+    assert texts.count(short[0]) > 5
+    assert held_out not in texts
+
+
+def test_the_table_has_a_line_a_source_a_language_and_one_for_what_is_lost():
+    held_out = {"a": ["ab"], "b": ["é"], "c": ["cd", "e"]}
+    table = tokenizer_table.table(held_out, {"a": "en", "b": "fr", "c": "en"}, {"bytes": byte_tokenizer()})
+    assert list(table.columns[0].cells) == [
+        "a (en)",
+        "b (fr)",
+        "c (en)",
+        "all en",
+        "all fr",
+        "documents given back exactly",
+    ]
+    assert list(table.columns[1].cells) == ["1.00"] * 5 + ["100%"]
+    assert table.columns[1].header == "bytes (259)"

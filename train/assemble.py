@@ -1,0 +1,112 @@
+"""From a recipe to its text, mesh, model and steps: what training, benchmark and compiling for other chips share."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from data.prepare import prepare
+from gptjax.batch import Batch
+from gptjax.config import ModelConfig
+from gptjax.kernels import kernel_for
+from gptjax.model import Transformer
+from gptjax.sharding import batch_sharding, check_divides, held_rows, make_mesh
+from gptjax.tokenizer import Tokenizer
+from train.optimizer import make_optimizer
+from train.recipe import Recipe
+from train.step import State, abstract_state, make_train_step, make_validation_step
+
+if TYPE_CHECKING:  # imported where it is used: to compile for another chip needs no TensorFlow
+    from data.pipeline import Rows
+
+
+class Text(NamedTuple):
+    """What a run reads."""
+
+    prepared: Path  # folder of data.prepare
+    tokenizer: Tokenizer
+    rows: "Rows"
+
+
+def open_text(recipe: Recipe) -> Text:
+    """The text of a recipe, prepared now if it was not yet. Raises ValueError if a source cannot be read."""
+    from data.pipeline import Rows
+
+    prepared = prepare(recipe.data)
+    rows = Rows(prepared, recipe.model.T, recipe.seed, recipe.horizon)
+    return Text(prepared, Tokenizer.load(prepared / "tokenizer.json"), rows)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Assembly:
+    """A run before its first number: nothing is compiled or computed yet."""
+
+    recipe: Recipe
+    mesh: Mesh
+    config: ModelConfig
+    abstract: State  # shapes, dtypes and places of the state
+    fresh: Callable[[], State]  # makes the state of step 0
+    train_step: Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]
+    validation_step: Callable[..., jax.Array]
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.recipe.batch.rows * self.config.T
+
+    def own_rows(self) -> Any:
+        """Numbers of the rows of a micro-batch that this host's devices hold."""
+        return held_rows(self.mesh, self.recipe.batch.micro_rows, self.mesh.local_devices)
+
+    def batches(self, rows: "Rows", first_step: int, steps: int) -> Iterator[Batch]:
+        """This host's part of the batches [A, B, T] of `steps` steps after `first_step`, in its own memory."""
+        from data.pipeline import training_batches
+
+        batch = self.recipe.batch
+        return training_batches(
+            rows, first_row=first_step * batch.rows, steps=steps,
+            micro_batches=batch.micro_batches, B=batch.micro_rows, keep=self.own_rows(),
+        )  # fmt: skip
+
+    def placed(self, batches: Iterator[Batch], leading: int) -> Iterator[Batch]:
+        """Every host's rows as one array over the mesh; `leading` axes come before the row axis."""
+        place = batch_sharding(self.mesh, leading)
+        for batch in batches:
+            yield Batch(*(jax.make_array_from_process_local_data(place, array) for array in batch))
+
+
+def mesh_of(recipe: Recipe, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh that a recipe asks for; None = over all devices that are here."""
+    spec = recipe.mesh
+    devices = jax.devices() if devices is None else devices
+    return make_mesh(spec.data or max(1, len(devices) // (spec.fsdp * spec.tensor)), spec.fsdp, spec.tensor, devices)
+
+
+def config_of(recipe: Recipe, vocabulary: int, mesh: Mesh) -> ModelConfig:
+    """The model of a recipe and a tokenizer. Raises ValueError where the mesh does not divide it, or the rows."""
+    config = ModelConfig.of(recipe.model, vocabulary)
+    sizes = {name: getattr(config, name) for name in ("D", "N", "K", "F", "V")}
+    check_divides(mesh, rows=recipe.batch.micro_rows, **sizes)
+    return config
+
+
+def assemble(recipe: Recipe, vocabulary: int, mesh: Mesh) -> Assembly:
+    """Builds all of a run that its text does not decide. Call it, and the steps, under jax.set_mesh(mesh)."""
+    config = config_of(recipe, vocabulary, mesh)
+    unroll = config.L if recipe.compute.unroll else 1
+    dtype = jnp.dtype(recipe.compute.dtype)
+    platform = mesh.devices.flat[0].platform
+    kernel = recipe.compute.kernel or kernel_for(platform, dtype, config.T, config.H, config.attention_cap)
+    model = Transformer(config, dtype, recipe.compute.remat, unroll, kernel)
+    optimizer = make_optimizer(recipe.optimizer, recipe.steps)
+    # unrolled, the first state would take seconds longer to compile, and be the same
+    abstract, fresh = abstract_state(model.clone(unroll=1), optimizer, mesh, recipe.seed)
+    B = recipe.batch.micro_rows
+    return Assembly(
+        recipe=recipe, mesh=mesh, config=config, abstract=abstract, fresh=fresh,
+        train_step=make_train_step(model, optimizer, abstract, mesh, B, recipe.seed),
+        validation_step=make_validation_step(model, abstract, mesh, B),
+    )  # fmt: skip

@@ -1,0 +1,154 @@
+"""Reads the text of a compiled TPU program: the compiler's own estimate of cycles, and the bytes that chips exchange.
+
+The text is XLA's optimised HLO, as `compiled.as_text()` gives it. A loop's body counts as often as it runs.
+"""
+
+import collections
+import dataclasses
+import functools
+import math
+import re
+
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+BITS = {"pred": 8, "bf16": 16, "f8e4m3fn": 8, "f8e5m2": 8} | {
+    f"{kind}{bits}": bits for kind in "fsu" for bits in (4, 8, 16, 32, 64)
+}
+_COMPUTATION = re.compile(r"^(ENTRY )?%?(\S+) \(.*\) -> .* \{$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?(\S+) = (.*?) ([a-z][\w\-]*)\((.*)$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line of HLO."""
+
+    name: str
+    shape: str  # with layout; a tuple's parts in brackets
+    opcode: str
+    rest: str  # operands and attributes, as written
+
+    @property
+    def operands(self) -> list[str]:
+        return re.findall(r"%([\w.\-]+)", self.rest.partition("), ")[0])
+
+    def called(self, attribute: str) -> str | None:
+        """The computation that an attribute such as `body` names."""
+        found = re.search(rf"\b{attribute}=%?([\w.\-]+)", self.rest)
+        return found[1] if found else None
+
+    @property
+    def cycles(self) -> int:
+        """The compiler's estimate for this instruction alone; 0 where it gives none."""
+        found = re.search(r'"estimated_cycles":"(\d+)"', self.rest)
+        return int(found[1]) if found else 0
+
+    @property
+    def collective(self) -> str | None:
+        """The exchange that starts here: `all-gather` for `all-gather` and `all-gather-start`."""
+        kind = self.opcode.removesuffix("-start")
+        return kind if kind in COLLECTIVES else None
+
+    @property
+    def op_name(self) -> str:
+        """The JAX operation that it came from, as a path."""
+        found = re.search(r'op_name="([^"]*)"', self.rest)
+        return found[1] if found else ""
+
+
+class Program:
+    """A compiled module. Totals are of one run of it on one chip."""
+
+    def __init__(self, text: str):
+        self._computations: dict[str, dict[str, Instruction]] = {}
+        current: dict[str, Instruction] = {}
+        for line in text.splitlines():
+            if opening := _COMPUTATION.match(line):
+                current = self._computations[opening[2]] = {}
+                if opening[1]:
+                    self._entry = opening[2]
+            elif found := _INSTRUCTION.match(line):
+                current[found[1]] = Instruction(*found.groups())
+
+    @functools.cached_property
+    def runs(self) -> dict[str, int]:
+        """How often each computation that schedules instructions runs: the entry once, a loop's body as it turns."""
+        runs: dict[str, int] = collections.defaultdict(int)
+
+        def visit(name: str, times: int) -> None:
+            runs[name] += times
+            for instruction in self._computations[name].values():
+                if instruction.opcode == "while":
+                    body = instruction.called("body")
+                    assert body is not None
+                    visit(body, times * self.trips(instruction, name))
+                elif instruction.opcode == "call" and (target := instruction.called("to_apply")):
+                    visit(target, times)
+                elif instruction.opcode == "conditional":  # each branch once: an upper bound
+                    listed = re.search(r"branch_computations=\{([^}]*)\}", instruction.rest)
+                    both = [instruction.called("true_computation"), instruction.called("false_computation")]
+                    for branch in re.findall(r"%([\w.\-]+)", listed[1]) if listed else filter(None, both):
+                        visit(branch, times)
+
+        visit(self._entry, 1)
+        return dict(runs)
+
+    def scheduled(self):
+        """Every instruction that runs by itself, with how often it does."""
+        for name, times in self.runs.items():
+            for instruction in self._computations[name].values():
+                yield instruction, times
+
+    @property
+    def cycles(self) -> int:
+        """Estimated cycles of computing, loops multiplied out. Waiting for other chips is not in it."""
+        return sum(instruction.cycles * times for instruction, times in self.scheduled())
+
+    @property
+    def kernel_calls(self) -> int:
+        """Calls of Pallas kernels, whose cycles the compiler does not estimate."""
+        called = 'custom_call_target="tpu_custom_call"'
+        return sum(times for instruction, times in self.scheduled() if called in instruction.rest)
+
+    @property
+    def collective_bytes(self) -> dict[str, int]:
+        """Kind of exchange -> bytes of its results on this chip."""
+        sent: dict[str, int] = collections.defaultdict(int)
+        for instruction, times in self.scheduled():
+            if kind := instruction.collective:
+                # an asynchronous start gives (operand, result, ...)
+                shapes = _shapes(instruction.shape)
+                size = shapes[1] if instruction.opcode.endswith("-start") and len(shapes) > 1 else sum(shapes)
+                sent[kind] += size * times
+        return dict(sent)
+
+    def trips(self, loop: Instruction, within: str) -> int:
+        """How often a loop turns: (bound - start) / step of its counter. Raises ValueError for another kind of loop."""
+        condition, body = (self._computations[loop.called(part) or ""] for part in ("condition", "body"))
+        compare = next((item for item in condition.values() if "direction=LT" in item.rest), None)
+        if compare is None:
+            raise ValueError(f"loop {loop.name}: its condition is no counter below a bound; cannot count its turns")
+        counter, bound = (condition[name] for name in compare.operands[:2])
+        place = int(re.search(r"index=(\d+)", counter.rest)[1])  # pyright: ignore[reportOptionalSubscript]
+        root = list(body.values())[-1]
+        following = body[root.operands[place]]
+        steps = [_constant(body[name]) for name in following.operands]
+        step = next((value for value in steps if value is not None), 1)
+        carried = self._computations[within][loop.operands[0]]
+        start = _constant(self._computations[within][carried.operands[place]]) if carried.opcode == "tuple" else None
+        limit = _constant(bound)
+        if limit is None:
+            raise ValueError(f"loop {loop.name}: its bound is computed; cannot count its turns")
+        return math.ceil((limit - (start or 0)) / step)
+
+
+def _constant(instruction: Instruction) -> int | None:
+    found = re.match(r"(-?\d+)\)", instruction.rest) if instruction.opcode == "constant" else None
+    return int(found[1]) if found else None
+
+
+def _shapes(text: str) -> list[int]:
+    """Bytes of every array of a shape."""
+    sizes = []
+    for kind, axes in re.findall(r"([a-z]+\d*\w*)\[([\d,]*)\]", text):
+        if kind in BITS:
+            sizes.append(math.prod(int(axis) for axis in axes.split(",") if axis) * BITS[kind] // 8)
+    return sizes
