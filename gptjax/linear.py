@@ -45,10 +45,12 @@ linear.defvjp(_forward, _backward)
 def _gathered(w_XY, dtype, axes):
     """The weight in the products' dtype, whole on every device but for what `tensor` splits.
 
-    The barrier keeps XLA from casting the weights of all layers at once, and holding them.
+    Rounded before the cast, which then changes nothing more: XLA would move a mere cast out of the loop over layers, and
+    hold all of them twice.
     """
     whole = ("residual" if axis == "embed" else axis for axis in axes)
-    return constrain(jax.lax.optimization_barrier(w_XY).astype(dtype), *whole)
+    digits = jnp.finfo(dtype)
+    return constrain(jax.lax.reduce_precision(w_XY, digits.nexp, digits.nmant).astype(dtype), *whole)
 
 
 def _product(spec: str, a: Array, b: Array) -> Array:

@@ -75,7 +75,8 @@ TEXTS = [
     "  ",
     "wrapped at a width that is over forty chars\nok",
     "\U0001f600 ok\u200b",
-    "more",
+    "more than forty characters, and not one line end",
+    "ok so\nfine",
 ]
 
 
