@@ -5,7 +5,7 @@ set -euo pipefail
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 venv=$root/.venv
 stamp=$venv/launch.stamp # written last, so that an interrupted set-up is never taken for a whole one
-verbs='setup pretrain generate test'
+verbs='setup pretrain bench report generate test'
 
 help() {
   cat <<'HELP'
@@ -13,6 +13,8 @@ usage: ./launch.sh VERB [ARGS...]
 
   setup [--as-is]                     make .venv (the other verbs do it when needed); --as-is adds text of unclear licence
   pretrain [RECIPE] [--field value]   train: corpora, tokenizer, model, samples and a report, in runs/
+  bench [RECIPE] [--against FIELDS]   what a training step costs: speed, memory, start
+  report RUN                          write the report of a run anew
   generate [RUN] [--prompt TEXT]      talk with a run; the newest one if none is named
   test [PYTEST ARGS...]               lint, types, import rules and tests; with arguments, pytest alone
 
@@ -23,7 +25,7 @@ HELP
 
 help_about() { # the line of one verb, where its program is not installed yet to speak for itself
   help | sed -n "1s/VERB/$1/p; s/^  $1 /&/p"
-  case $1 in pretrain | generate) echo "Every option: ./launch.sh setup, then ./launch.sh $1 --help" ;; esac
+  case $1 in pretrain | bench | generate) echo "Every option: ./launch.sh setup, then ./launch.sh $1 --help" ;; esac
 }
 
 say() { printf 'launch.sh: %s\n' "$*" >&2; }
@@ -185,7 +187,7 @@ case $verb in
   setup)
     say "ready: $venv ($(cut -d ' ' -f 1,2 "$stamp"))"
     ;;
-  pretrain)
+  pretrain | bench | report)
     # The caller's folder stays the current one, so that paths mean what they say; -P keeps its files from shadowing ours.
     PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec "$venv/bin/python" -P -m train "$verb" "$@"
     ;;

@@ -120,7 +120,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         spec = tyro.cli(DataSpec, args=of_data, prog="python -m data.distribute [OPTIONS] --", description=__doc__)
         print(distribute(spec, known.runner, known.workers, known.shared, of_beam))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0

@@ -41,7 +41,7 @@ def mixture_rates(
     if how == "proportional":
         wanted = dict(sizes)
     elif how == "temperature":
-        wanted = {name: size ** (1 / number) for name, size in sizes.items()}
+        wanted = {name: (size / max(sizes.values())) ** (1 / number) for name, size in sizes.items()}
     else:
         assert horizon is not None  # who lays out rows of such a mixture knows how long the run is
         wanted = unimax(sizes, horizon, number)

@@ -118,7 +118,8 @@ def table(folder: Path) -> Table:
     prepared = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
     lines = Table(title=f"{folder} · vocabulary {prepared['vocabulary']:,}", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     lines.add_column("source", overflow="fold")
-    for column in ("rate", "documents", "MB", "k tokens", "bytes/token", "duplicates", "held out", "kB"):
+    rate = "rate of 1 epoch" if prepared["mixture"].startswith("unimax") else "rate"  # else of any run
+    for column in (rate, "documents", "MB", "k tokens", "bytes/token", "duplicates", "held out", "kB"):
         lines.add_column(column, justify="right", no_wrap=True)
     lines.add_column("licence", no_wrap=True)
     sizes = {name: source["splits"]["train"]["tokens"] for name, source in prepared["sources"].items()}
@@ -206,7 +207,7 @@ def _make(
     tables = {name: _measured(of_source) for name, of_source in items.items()}
     plans = holdout.plans(list(items), [table.rows_J3 for table in tables.values()], *spec.split)
     text_bytes = sum(plan.bytes for plan in plans.values())
-    _check_disk(spec.prepared, text_bytes)
+    _check_disk(spec, text_bytes)
     budgets = _budgets(spec, plans)
     for name, plan in plans.items():
         limit_J = _sample_limits(plan, budgets[name][0])
@@ -260,8 +261,11 @@ def _file_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:40]
 
 
-def _check_disk(folder: Path, text_bytes: int) -> None:
-    needed = 2 * text_bytes + 20_000_000  # tokens and marks twice (parts, then whole), and validation text
+def _check_disk(spec: DataSpec, text_bytes: int) -> None:
+    folder = spec.prepared
+    # 3 bytes for a token and its mark, twice (parts, then whole); other tokens are 3 bytes of text or so
+    times = 6 if spec.tokenizer in ("bytes", "characters") else 2
+    needed = times * text_bytes + 20_000_000
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ValueError(
@@ -396,7 +400,7 @@ def main() -> int:
 
     try:
         folder = prepare(tyro.cli(DataSpec, prog="python -m data.prepare", description=__doc__))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     print(folder)

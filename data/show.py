@@ -107,7 +107,7 @@ def main(arguments: list[str]) -> int:
 
         rows = (recipe.model.T, recipe.seed, recipe.horizon, window.first_row, window.rows)
         show(prepare(recipe.data), *rows, Console())
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

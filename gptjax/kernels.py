@@ -20,20 +20,32 @@ from gptjax.sharding import RULES
 Kernel = Literal["xla", "splash", "cudnn"]
 SMALLEST_BLOCK, LARGEST_BLOCK = 128, 512  # positions that splash works through at once
 CUDNN_WIDEST_HEAD = 128
+OLDEST_CUDNN_GPU = 8.0  # compute capability
 
 
-def kernel_for(platform: str, dtype: Any, T: int, H: int, cap: float | None = None) -> Kernel:
-    """The fastest kernel that computes exactly this on a platform ("cpu", "tpu", "gpu").
+def kernel_for(
+    device: Any, dtype: Any, T: int, H: int, cap: float | None = None, wanted: Kernel | None = None
+) -> Kernel:
+    """The fastest kernel that computes exactly this on a device; or the one wanted, if it can.
 
-    Splash wants T in blocks of 128 and 16-bit products, since it rounds float32 operands; cuDNN wants 16 bits, heads of
-    a width that is a multiple of 8 up to 128, and no cap. All else is XLA's.
+    Splash wants T in blocks of 128 and 16-bit products, since it rounds float32 operands; cuDNN wants an Ampere GPU or
+    later, 16 bits, an even T, heads of a width that is a multiple of 8 up to 128, and no cap. XLA does all.
+
+    Raises ValueError where the wanted one cannot.
     """
-    if jnp.dtype(dtype).itemsize == 2:
-        if platform == "tpu" and T % SMALLEST_BLOCK == 0:
-            return "splash"
-        if platform in ("gpu", "cuda") and H % 8 == 0 and H <= CUDNN_WIDEST_HEAD and cap is None:
-            return "cudnn"
-    return "xla"
+    short = jnp.dtype(dtype).itemsize == 2
+    able = {
+        "splash": device.platform == "tpu" and short and T % SMALLEST_BLOCK == 0,
+        "cudnn": (device.platform == "gpu" and float(device.compute_capability) >= OLDEST_CUDNN_GPU)
+        and (short and T % 2 == 0 and H % 8 == 0 and H <= CUDNN_WIDEST_HEAD and cap is None),
+        "xla": True,
+    }
+    if wanted is not None and not able[wanted]:
+        raise ValueError(
+            f"compute.kernel={wanted!r} cannot do this: device {device.platform}, {jnp.dtype(dtype).name}, T={T}, "
+            f"heads of {H}, attention_cap={cap}; leave it out, and the fastest that can is taken"
+        )
+    return wanted or next(kernel for kernel, can in able.items() if can)  # pyright: ignore[reportReturnType]
 
 
 def prepared(kernel: Kernel, mask_BTS: Bool[Array, "B T S"]) -> Any:
@@ -58,12 +70,16 @@ def attend_by(
         case "xla":
             return attend(q_BTNH, k_BSKH, v_BSKH, look, cap)
         case "cudnn":
-            mask_B1TS = look[:, None]
-            return jax.nn.dot_product_attention(q_BTNH, k_BSKH, v_BSKH, mask=mask_B1TS, implementation="cudnn")
+            assert cap is None  # `kernel_for` sees to it
+            run = _cudnn
         case "splash":
-            heads = ("batch", "length", "heads", "width")
             run = functools.partial(_splash, cap=cap, interpret=interpret)
-            return _over_mesh(run, (heads, heads, heads, ("batch",)), heads)(q_BTNH, k_BSKH, v_BSKH, look)
+    heads = ("batch", "length", "heads", "width")
+    return _over_mesh(run, (heads, heads, heads, ("batch",)), heads)(q_BTNH, k_BSKH, v_BSKH, look)
+
+
+def _cudnn(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, mask_BTS: Array) -> Array:
+    return jax.nn.dot_product_attention(q_BTNH, k_BSKH, v_BSKH, mask=mask_BTS[:, None], implementation="cudnn")
 
 
 def _blocks_of(mask_BTS: Array) -> tuple[Any, Any]:

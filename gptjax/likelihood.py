@@ -113,7 +113,9 @@ def _backward(vocabulary, chunks, cap, saved, g_BT):
         dtable_VD, dhidden_BTD = _in_pieces(piece, nothing, inputs, chunks)
         assert dtable_VD is not None
         # together: the whole table's gradient is given up before the backward pass goes on to the layers
-        return jax.lax.optimization_barrier((dhidden_BTD, scatter_over("fsdp", dtable_VD, axis=1).astype(table_VD.dtype)))
+        return jax.lax.optimization_barrier(
+            (dhidden_BTD, scatter_over("fsdp", dtable_VD, axis=1).astype(table_VD.dtype))
+        )
 
     rows, table = ("batch",), ("vocabulary", "embed")
     run = over_rows(slope, (rows, table, rows, rows, rows, rows), (rows, table))

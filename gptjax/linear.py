@@ -45,8 +45,8 @@ linear.defvjp(_forward, _backward)
 def _gathered(w_XY, dtype, axes):
     """The weight in the products' dtype, whole on every device but for what `tensor` splits.
 
-    Rounded before the cast, which then changes nothing more: XLA would move a mere cast out of the loop over layers, and
-    hold all of them twice.
+    Rounded before the cast, which then changes nothing more: a mere cast XLA would move out of the loop over layers,
+    and hold all of them twice.
     """
     whole = ("residual" if axis == "embed" else axis for axis in axes)
     digits = jnp.finfo(dtype)

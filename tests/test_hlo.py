@@ -52,6 +52,15 @@ def test_exchanged_bytes_are_those_of_the_results():
     assert Program(TEXT).collective_bytes == {"all-gather": 4 * 16 * 128 * 2, "all-reduce": 4 * 8 * 4}
 
 
+def test_a_combined_asynchronous_exchange_counts_all_of_its_results():
+    """Of a gather the second element of the tuple, which is one too; of a sum everything."""
+    loop = "(bf16[8,128]{1,0}, bf16[16,128]{1,0}) all-gather-start(%y)"
+    two = "((bf16[8,128]{1,0}, f32[5]{0}), (bf16[16,128]{1,0}, f32[10]{0})) all-gather-start(%y)"
+    assert Program(TEXT.replace(loop, two)).collective_bytes["all-gather"] == 4 * (16 * 128 * 2 + 10 * 4)
+    both = TEXT.replace(loop, "(f32[1000]{0}, f32[10]{0}) all-reduce-start(%y)")
+    assert Program(both).collective_bytes["all-reduce"] == 4 * 1010 * 4 + 4 * 8 * 4
+
+
 def test_kernels_are_counted_apart():
     assert Program(TEXT).kernel_calls == 1
     assert Program(TEXT.replace("tpu_custom_call", "AllocateBuffer")).kernel_calls == 0

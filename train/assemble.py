@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from data.prepare import prepare
 from gptjax.batch import Batch
 from gptjax.config import ModelConfig
-from gptjax.kernels import kernel_for
+from gptjax.kernels import Kernel, kernel_for
 from gptjax.model import Transformer
 from gptjax.sharding import batch_sharding, check_divides, held_rows, make_mesh
 from gptjax.tokenizer import Tokenizer
@@ -86,21 +86,26 @@ def mesh_of(recipe: Recipe, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def config_of(recipe: Recipe, vocabulary: int, mesh: Mesh) -> ModelConfig:
-    """The model of a recipe and a tokenizer. Raises ValueError where the mesh does not divide it, or the rows."""
+    """The model of a recipe and a tokenizer. Raises ValueError where mesh or kernel cannot compute it."""
     config = ModelConfig.of(recipe.model, vocabulary)
     sizes = {name: getattr(config, name) for name in ("D", "N", "K", "F", "V")}
     check_divides(mesh, rows=recipe.batch.micro_rows, **sizes)
+    kernel_of(recipe, config, mesh)
     return config
+
+
+def kernel_of(recipe: Recipe, config: ModelConfig, mesh: Mesh) -> Kernel:
+    """The attention kernel that a recipe asks for, or the fastest here. Raises ValueError if it cannot be had."""
+    compute, device = recipe.compute, mesh.devices.flat[0]
+    return kernel_for(device, compute.dtype, config.T, config.H, config.attention_cap, compute.kernel)
 
 
 def assemble(recipe: Recipe, vocabulary: int, mesh: Mesh) -> Assembly:
     """Builds all of a run that its text does not decide. Call it, and the steps, under jax.set_mesh(mesh)."""
     config = config_of(recipe, vocabulary, mesh)
     unroll = config.L if recipe.compute.unroll else 1
-    dtype = jnp.dtype(recipe.compute.dtype)
-    platform = mesh.devices.flat[0].platform
-    kernel = recipe.compute.kernel or kernel_for(platform, dtype, config.T, config.H, config.attention_cap)
-    model = Transformer(config, dtype, recipe.compute.remat, unroll, kernel)
+    compute = recipe.compute
+    model = Transformer(config, jnp.dtype(compute.dtype), compute.remat, unroll, kernel_of(recipe, config, mesh))
     optimizer = make_optimizer(recipe.optimizer, recipe.steps)
     # unrolled, the first state would take seconds longer to compile, and be the same
     abstract, fresh = abstract_state(model.clone(unroll=1), optimizer, mesh, recipe.seed)

@@ -79,13 +79,14 @@ def compare(a: Sequence[str], b: Sequence[str], steps: int, rounds: int = ROUNDS
             pair: dict[int, dict[str, Any]] = {}
             for k in ((0, 1), (1, 0))[number % 2]:  # so that a machine that slows down slows both
                 with console.status(f"round {number + 1} of {rounds}: {'AB'[k]}"):
-                    pair[k] = _measure((a, b)[k], steps, Path(folder))
+                    pair[k] = _measure((a, b)[k], steps, Path(folder) / "AB"[k])
             measured.append((pair[0], pair[1]))
     return Comparison(commands=(shlex.join(a), shlex.join(b)), rounds=tuple(measured))
 
 
 def _measure(arguments: Sequence[str], steps: int, folder: Path) -> dict[str, Any]:
-    """One measurement in a fresh process. All of a comparison share a cache of compiled steps."""
+    """One measurement in a fresh process. Those of one recipe share a cache of compiled steps."""
+    folder.mkdir(exist_ok=True)
     file = folder / "measured.json"
     options = ["--steps", str(steps), "--json", str(file)]
     safe = ["-P"] if sys.flags.safe_path else []

@@ -32,7 +32,8 @@ class CompiledFor:
     chip: str
     mesh: dict[str, int]
     argument_bytes: int  # parameters, moments, batch
-    temporary_bytes: int
+    peak_bytes: int  # what the chip must hold at once, arguments included
+    temporary_bytes: int  # as the compiler adds them up, those that a loop carries twice
     collective_bytes: dict[str, int]  # received in a step, by kind of exchange
     cycles: int  # the compiler's own estimate, loops multiplied out; neither kernels nor waiting are in it
     kernels: int  # calls a step of kernels that the compiler does not estimate
@@ -47,9 +48,9 @@ class CompiledFor:
         table = Table(
             "a step on one chip", "", title=f"{self.topology}, {self.chip}, mesh {self.mesh}: not run, compiled"
         )
-        table.add_row("arguments + temporaries", f"{(self.argument_bytes + self.temporary_bytes) / 1e9:.2f} GB")
-        table.add_row("  parameters, moments, batch", f"{self.argument_bytes / 1e9:.2f} GB")
-        table.add_row("  temporaries", f"{self.temporary_bytes / 1e9:.2f} GB")
+        table.add_row("memory at its peak", f"{self.peak_bytes / 1e9:.2f} GB")
+        table.add_row("  of it parameters, moments, batch", f"{self.argument_bytes / 1e9:.2f} GB")
+        table.add_row("temporaries, loop carries twice", f"{self.temporary_bytes / 1e9:.2f} GB")
         for kind, size in sorted(self.collective_bytes.items()):
             table.add_row(kind, f"{size / 1e9:.2f} GB")
         estimate = "" if self.milliseconds is None else f" = {self.milliseconds:,.0f} ms"
@@ -79,7 +80,8 @@ def compile_for(recipe: Recipe, topology: str) -> CompiledFor:
     program, memory = Program(compiled.as_text()), compiled.memory_analysis()
     return CompiledFor(
         topology=topology, chip=devices[0].device_kind, mesh=dict(mesh.shape),
-        argument_bytes=memory.argument_size_in_bytes, temporary_bytes=memory.temp_size_in_bytes,
+        argument_bytes=memory.argument_size_in_bytes, peak_bytes=memory.peak_memory_in_bytes,
+        temporary_bytes=memory.temp_size_in_bytes,
         collective_bytes=program.collective_bytes, cycles=program.cycles, kernels=program.kernel_calls,
         compile_seconds=seconds,
     )  # fmt: skip

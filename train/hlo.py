@@ -114,10 +114,10 @@ class Program:
         sent: dict[str, int] = collections.defaultdict(int)
         for instruction, times in self.scheduled():
             if kind := instruction.collective:
-                # an asynchronous start gives (operand, result, ...)
-                shapes = _shapes(instruction.shape)
-                size = shapes[1] if instruction.opcode.endswith("-start") and len(shapes) > 1 else sum(shapes)
-                sent[kind] += size * times
+                parts = _parts(instruction.shape)
+                # an asynchronous start gives (operands, results, ...), but that of an all-reduce its results alone
+                both = instruction.opcode.endswith("-start") and kind != "all-reduce" and len(parts) > 1
+                sent[kind] += sum(_shapes(parts[1] if both else instruction.shape)) * times
         return dict(sent)
 
     def trips(self, loop: Instruction, within: str) -> int:
@@ -143,6 +143,20 @@ class Program:
 def _constant(instruction: Instruction) -> int | None:
     found = re.match(r"(-?\d+)\)", instruction.rest) if instruction.opcode == "constant" else None
     return int(found[1]) if found else None
+
+
+def _parts(shape: str) -> list[str]:
+    """The elements of a tuple's shape, which may be tuples; an array's shape alone."""
+    if not shape.startswith("("):
+        return [shape]
+    parts, depth = [""], 0
+    for letter in shape[1:-1]:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
 
 
 def _shapes(text: str) -> list[int]:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import tensorflow as tf
 
+from gptjax.attention import product_precision
 from gptjax.checkpoint import write_whole
 
 # Peak bfloat16 products, operations a second of one chip, from the makers' data sheets.
@@ -43,7 +44,8 @@ def measured_flops(dtype: str) -> float:
     kind = jax.devices()[0].device_kind
     size = 1024 if kind == "cpu" else 8192
     a = jnp.ones((size, size), dtype)
-    product = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32).astype(dtype))
+    exact = {"preferred_element_type": jnp.float32, "precision": product_precision(a.dtype)}  # as the model multiplies
+    product = jax.jit(lambda a, b: jnp.matmul(a, b, **exact).astype(dtype))
     product(a, a).block_until_ready()
     fastest = min(_seconds(product, a) for _ in range(5))
     return 2 * size**3 / fastest * jax.device_count() / (jax.local_device_count() if kind == "cpu" else 1)

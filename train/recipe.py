@@ -191,8 +191,9 @@ def to_json(recipe: Recipe) -> str:
 def changes(old: str, new: str) -> list[str]:
     """`field: old -> new` for every field that differs between two recipes as JSON and may not change in a run."""
     before, after = _flat(json.loads(old)), _flat(json.loads(new))
+    unknown = "nothing of it, as an older gptjax began the run: finish it with that one"
     return [
-        f"{name}: {before.get(name)!r} -> {after.get(name)!r}"
+        f"{name}: {repr(before[name]) if name in before else unknown} -> {after.get(name)!r}"
         for name in sorted(before.keys() | after.keys())
         if before.get(name) != after.get(name) and not name.startswith(MAY_CHANGE)
     ]
