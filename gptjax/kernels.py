@@ -34,9 +34,10 @@ def kernel_for(
     Raises ValueError where the wanted one cannot.
     """
     short = jnp.dtype(dtype).itemsize == 2
+    nvidia = device.platform == "gpu" and device.device_kind.startswith("NVIDIA")
     able = {
         "splash": device.platform == "tpu" and short and T % SMALLEST_BLOCK == 0,
-        "cudnn": (device.platform == "gpu" and float(device.compute_capability) >= OLDEST_CUDNN_GPU)
+        "cudnn": (nvidia and float(device.compute_capability) >= OLDEST_CUDNN_GPU)
         and (short and T % 2 == 0 and H % 8 == 0 and H <= CUDNN_WIDEST_HEAD and cap is None),
         "xla": True,
     }

@@ -12,7 +12,10 @@ from gptjax.kernels import attend_by, kernel_for, prepared
 
 T, N, K, H = 256, 4, 2, 32
 CPU, TPU = SimpleNamespace(platform="cpu"), SimpleNamespace(platform="tpu")
-H100, T4 = (SimpleNamespace(platform="gpu", compute_capability=number) for number in ("9.0", "7.5"))
+H100, T4, MI300 = (
+    SimpleNamespace(platform="gpu", device_kind=kind, compute_capability=number)
+    for kind, number in (("NVIDIA H100 80GB HBM3", "9.0"), ("NVIDIA T4", "7.5"), ("AMD Instinct MI300X", "gfx942"))
+)
 
 
 def packed_row():
@@ -80,6 +83,7 @@ def test_each_backend_gets_the_kernel_that_can_do_the_work():
     assert kernel_for(H100, jnp.bfloat16, 2048, 64, cap=50.0) == "xla"
     assert kernel_for(H100, jnp.bfloat16, 2048, 256) == "xla"
     assert kernel_for(T4, jnp.bfloat16, 2048, 64) == "xla"
+    assert kernel_for(MI300, jnp.bfloat16, 2048, 64) == "xla"
 
 
 def test_a_kernel_that_was_asked_for_is_taken_or_refused():
