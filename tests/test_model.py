@@ -278,7 +278,7 @@ def test_dropout_is_off_in_evaluation_and_decided_by_its_key():
 
 @both_families
 def test_bfloat16_products_stay_near_float32(family):
-    """Parameters as they are initialised: hidden states of unit size within 0.008 (RMS), and parameters stay float32."""
+    """Parameters as they are initialised: hidden states of unit size within 0.008 (RMS); parameters stay float32."""
     config = config_of(family, D=64, head_width=16)
     params = nn.unbox(init_params(Transformer(config), jax.random.key(0)))
     batch = row([5, 3, 9, 1, 2, 7, 8])

@@ -69,7 +69,9 @@ def parse(arguments: list[str], verb: str = "pretrain") -> Recipe:
         recipe = dataclasses.replace(recipe, model=SIZES[size]())
     program = f"python -m train {verb} {name or 'laptop'}"
     about = inspect.cleandoc(make.__globals__.get("__doc__") or "")
-    return tyro.cli(Recipe, default=recipe, args=arguments, prog=program, description=about)
+    # what is off in the recipe, rope_scaling for one, is switched on in a recipe, not by a subcommand
+    off = (tyro.conf.AvoidSubcommands,)
+    return tyro.cli(Recipe, default=recipe, args=arguments, prog=program, description=about, config=off)
 
 
 def _taken(option: str, arguments: list[str]) -> tuple[str | None, list[str]]:
