@@ -11,11 +11,10 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from gptjax.attention import attend
-from gptjax.sharding import RULES
+from gptjax.sharding import MESH_AXES, per_device
 
 Kernel = Literal["xla", "splash", "cudnn"]
 SMALLEST_BLOCK, LARGEST_BLOCK = 128, 512  # positions that splash works through at once
@@ -53,7 +52,7 @@ def prepared(kernel: Kernel, mask_BTS: Bool[Array, "B T S"]) -> Any:
     """What `attend_by` takes for the mask; made once for all layers."""
     if kernel != "splash":
         return mask_BTS
-    return _over_mesh(_blocks_of, (("batch",),), ("batch",))(mask_BTS)
+    return per_device(_blocks_of, (("batch",),), ("batch",), MESH_AXES)(mask_BTS)
 
 
 def attend_by(
@@ -76,7 +75,7 @@ def attend_by(
         case "splash":
             run = functools.partial(_splash, cap=cap, interpret=interpret)
     heads = ("batch", "length", "heads", "width")
-    return _over_mesh(run, (heads, heads, heads, ("batch",)), heads)(q_BTNH, k_BSKH, v_BSKH, look)
+    return per_device(run, (heads, heads, heads, ("batch",)), heads, MESH_AXES)(q_BTNH, k_BSKH, v_BSKH, look)
 
 
 def _cudnn(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, mask_BTS: Array) -> Array:
@@ -126,15 +125,3 @@ def _splash(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, look: Any, *, cap: floa
     out_hTH = kernel(heads_first(q_BTNH * H**-0.5), heads_first(k_BSKH), heads_first(v_BSKH))
     assert isinstance(out_hTH, jax.Array)  # residuals were not asked for
     return jnp.swapaxes(out_hTH.reshape(B, N, T, H), 1, 2)
-
-
-def _over_mesh(function: Any, in_axes: tuple[tuple[str, ...], ...], out_axes: tuple[str, ...]) -> Any:
-    """The function run by every device on its own part, as a kernel must be; outside of any mesh, the function."""
-    if jax.sharding.get_abstract_mesh().empty:
-        return function
-
-    def spec(axes: tuple[str, ...]) -> PartitionSpec:
-        return PartitionSpec(*(RULES[axis] for axis in axes))
-
-    # a kernel says nothing of how its result varies over the mesh
-    return jax.shard_map(function, in_specs=tuple(map(spec, in_axes)), out_specs=spec(out_axes), check_vma=False)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from gptjax.attention import product_precision, soft_cap
-from gptjax.sharding import constrain, gather_over, over_rows, scatter_over
+from gptjax.sharding import constrain, gather_over, per_device, scatter_over
 
 CHUNK_BYTES = 64 * 2**20  # float32 logits that may exist at once on one device
 
@@ -83,7 +83,7 @@ def _forward(hidden_BTD, table_VD, targets_BT, vocabulary, chunks, cap):
         return scored
 
     rows, table = ("batch",), ("vocabulary", "embed")
-    nats_BT, *kept = over_rows(score, (rows, table, rows), rows)(hidden_BTD, table_VD, targets_BT)
+    nats_BT, *kept = per_device(score, (rows, table, rows), rows)(hidden_BTD, table_VD, targets_BT)
     return nats_BT, (hidden_BTD, table_VD, targets_BT, *kept)
 
 
@@ -118,7 +118,7 @@ def _backward(vocabulary, chunks, cap, saved, g_BT):
         )
 
     rows, table = ("batch",), ("vocabulary", "embed")
-    run = over_rows(slope, (rows, table, rows, rows, rows, rows), (rows, table))
+    run = per_device(slope, (rows, table, rows, rows, rows, rows), (rows, table))
     dhidden_BTD, dtable_VD = run(*saved, g_BT)
     return dhidden_BTD, dtable_VD, None
 

@@ -1,7 +1,7 @@
 """Where every array lives: the mesh and the one table from logical axis names to mesh axes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
@@ -114,44 +114,50 @@ def check_divides(mesh: Mesh, *, rows: int, D: int, N: int, K: int, F: int, V: i
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     """Pins an activation to its place on the mesh in force; outside of any mesh, x itself.
 
-    Inside `over_rows` an array is already the device's own part of the rows, and only the other axes are pinned.
+    Inside `per_device` an array is already the device's own part, and only the axes left to the compiler are pinned.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x
-    spec = partition(names)
-    if mesh.manual_axes:
-        spec = PartitionSpec(*(None if name is None or RULES[name] == ROW_AXES else RULES[name] for name in names))
-    return jax.lax.with_sharding_constraint(x, spec)
+    partition(names)  # refuses what the table does not know
+    return jax.lax.with_sharding_constraint(x, _along(names, set(mesh.axis_names) - set(mesh.manual_axes)))
 
 
-def over_rows(function: Any, in_names: Sequence[Sequence[str]], out_names: Any) -> Any:
-    """The function run by every device on its own rows; how `tensor` splits the arrays stays the compiler's affair.
+def per_device(
+    function: Any, in_names: Sequence[Sequence[str]], out_names: Any, mesh_axes: Sequence[str] = ROW_AXES
+) -> Any:
+    """The function run by every device on its own part along these mesh axes; the others stay the compiler's affair.
 
     Names are logical axes, of an array's first axes or of all; `out_names` fits the result's tree from above. Weights
     come as `fsdp` splits them: see `gather_over`. Outside of any mesh, or on one device, the function itself.
     """
-    if _ways(*ROW_AXES) == 1:
+    if _ways(*mesh_axes) == 1:
         return function
 
     def spec(names: Sequence[str]) -> PartitionSpec:
-        axes = (tuple(axis for axis in RULES[name] or () if axis in ROW_AXES) for name in names)
-        return PartitionSpec(*(part or None for part in axes))
+        return _along(names, mesh_axes)
 
     is_names = lambda tree: all(isinstance(name, str) for name in tree)  # noqa: E731
+    # a kernel says nothing of how its result varies over the mesh, hence no check
     return jax.shard_map(
         function, in_specs=tuple(map(spec, in_names)), out_specs=jax.tree.map(spec, out_names, is_leaf=is_names),
-        axis_names=set(ROW_AXES), check_vma=False,
+        axis_names=set(mesh_axes), check_vma=False,
     )  # fmt: skip
 
 
+def _along(names: Sequence[str | None], mesh_axes: Collection[str]) -> PartitionSpec:
+    """The partition of an array with these logical axes, as far as these mesh axes split it."""
+    rules = (RULES[name] or () if name is not None else () for name in names)
+    return PartitionSpec(*(tuple(axis for axis in rule if axis in mesh_axes) or None for rule in rules))
+
+
 def gather_over(mesh_axis: str, x: jax.Array, axis: int) -> jax.Array:
-    """Inside `over_rows`: the whole of an array that a mesh axis splits along `axis`."""
+    """Inside `per_device`: the whole of an array that a mesh axis splits along `axis`."""
     return x if _ways(mesh_axis) == 1 else jax.lax.all_gather(x, mesh_axis, axis=axis, tiled=True)
 
 
 def scatter_over(mesh_axis: str, x: jax.Array, axis: int) -> jax.Array:
-    """Inside `over_rows`: the sum of every device's x, of which each keeps its own part along `axis`."""
+    """Inside `per_device`: the sum of every device's x, of which each keeps its own part along `axis`."""
     if _ways(*ROW_AXES) == 1:
         return x
     x = jax.lax.psum(x, [name for name in ROW_AXES if name != mesh_axis])
