@@ -38,6 +38,7 @@ class Rows:
         self._stores = [TokenStore(prepared / source["folder"] / "train") for source in sources.values()]
         shares = {name: source["share"] for name, source in sources.items()}
         sizes = {name: len(store.tokens) for name, store in zip(sources, self._stores, strict=True)}
+        self.tokens = sum(sizes.values())  # of the whole text
         self.rates = mixture_rates(description["mixture"], shares, sizes, horizon)
         self._rates = tuple(self.rates.values())
         self.plans = []

@@ -4,7 +4,7 @@
 >>> model.generate("Once upon a time", temperature=0)[0][0].text
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from gptjax.generate import LanguageModel
@@ -12,12 +12,21 @@ if TYPE_CHECKING:
 __all__ = ["load"]
 
 
-def load(run: Any, step: int | None = None, *, dtype: Any = "float32", mesh: Any = None) -> "LanguageModel":
+def load(
+    run: Any,
+    step: int | None = None,
+    *,
+    weights: Literal["trained", "ema"] = "trained",
+    dtype: Any = "float32",
+    mesh: Any = None,
+) -> "LanguageModel":
     """The model of a run directory, ready to generate.
 
-    `step`: which checkpoint; None = the newest usable one. Its files are verified first. `dtype`: of the products;
+    `step`: which checkpoint; None = the newest good one, with a warning for each newer one that is damaged. Its files
+    are verified first. `weights`: "ema" = their moving average, where the run kept one. `dtype`: of the products;
     scores are float32. `mesh`: from gptjax.sharding.make_mesh, to spread the parameters; None = all on one device.
-    Raises ValueError if there is no such run or step, or if its files do not belong together.
+    Raises ValueError if there is no such run or step, if its files do not belong together or are damaged, or if a
+    weight is NaN or infinite.
     """
     from gptjax.rundir import read_run
 
@@ -25,4 +34,4 @@ def load(run: Any, step: int | None = None, *, dtype: Any = "float32", mesh: Any
 
     from gptjax.generate import restore_model
 
-    return restore_model(found, step, dtype=dtype, mesh=mesh)
+    return restore_model(found, step, weights=weights, dtype=dtype, mesh=mesh)

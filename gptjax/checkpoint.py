@@ -1,160 +1,318 @@
 """What survives a crash: steps under `checkpoints/`, each usable only once its manifest is written.
 
-`checkpoints/<step>/params` and `checkpoints/<step>/training` are plain trees that orbax writes; `manifest.json`,
-written last, lists the size and SHA-256 of every file. A step without a manifest was cut short and does not count.
+`checkpoints/<step>/params`, `training` and perhaps `ema` are plain trees that Orbax writes. They are written in
+`<step>.unfinished-...`; once every file is on the disk and its SHA-256 in the manifest, one renaming makes it the step.
+
+A program that watches a run can follow each save: `sys.addaudithook` is told ("gptjax.save", (stage, step)) with the
+stages begin, write, written, manifest, committed, clean, end; `clean` comes before each deletion of an older step.
 """
 
-import hashlib
+import contextlib
+import errno
+import functools
 import json
 import logging
 import os
+import re
+import secrets
 import shutil
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # orbax misses, aloud, a file that our layout does without
+from gptjax.manifest import (
+    MANIFEST,
+    describe,
+    folder_of,
+    manifest,
+    newest_good,
+    set_aside,
+    steps,
+    sync_folder,
+    verify,
+    write_manifest,
+    write_whole,
+)
 
-FORMAT = 1
-MANIFEST = "manifest.json"
+__all__ = [  # with what reads: who has JAX at hand need not know which half does
+    "CheckpointWriter",
+    "manifest",
+    "newest_good",
+    "refuse_nonfinite",
+    "restore",
+    "saved_shapes",
+    "set_aside",
+    "steps",
+    "verify",
+    "write_whole",
+]
 
+# Orbax misses, aloud, a file that our layout does without, and logs with all their frames errors that it raises too.
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 
-def steps(run: Path) -> list[int]:
-    """Usable steps of a run, oldest first."""
-    found = (run / "checkpoints").glob(f"*/{MANIFEST}")
-    return sorted(int(path.parent.name) for path in found if path.parent.name.isdigit())
-
-
-def manifest(run: Path, step: int) -> dict[str, Any]:
-    """The manifest of a usable step."""
-    path = _folder(run, step) / MANIFEST
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"step {step}: {path} is damaged ({error}); resume from another step of {steps(run)}"
-        ) from error
-
-
-def verify(run: Path, step: int) -> None:
-    """Raises ValueError naming a step's first file that is missing, or differs in size or SHA-256 from its manifest."""
-    for name, wanted in manifest(run, step)["files"].items():
-        path = _folder(run, step) / name
-        if not path.is_file():
-            raise ValueError(
-                f"step {step}: {path} is missing; restore the file, or resume from another step of {steps(run)}"
-            )
-        if (found := _describe(path)) != wanted:
-            raise ValueError(
-                f"step {step}: {path} has {found}, its manifest says {wanted}; resume from another step of {steps(run)}"
-            )
+LEFTOVER = re.compile(r"\d+\.(unfinished-|deleted-|orbax-checkpoint-tmp).*")  # the last as an older gptjax left it
+BARRIER_SECONDS = 600  # how long a process waits for the slowest to have hashed its share
 
 
 def restore(run: Path, step: int, name: str, abstract: Any) -> Any:
-    """The tree `name` ("params" or "training") of a verified step, as `abstract` gives shapes, dtypes and shardings.
+    """The tree `name` of a verified step, as `abstract` gives shapes, dtypes and shardings.
 
-    Raises ValueError where the trees or their shapes differ.
+    Raises ValueError, in one line, naming a leaf that only one of them has or whose shapes differ.
     """
+    found, wanted = (_shapes(tree) for tree in (saved_shapes(run, step, name), abstract))
+    for leaf in [*wanted, *found]:
+        if found.get(leaf) != wanted.get(leaf):
+            raise ValueError(
+                f"step {step}: {name}/{leaf} is {found.get(leaf, 'absent')} in the checkpoint, "
+                f"{wanted.get(leaf, 'absent')} in this model; use the run's own model.json and recipe"
+            )
     arguments = ocp.args.PyTreeRestore(
         item=abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract)
     )  # pyright: ignore[reportCallIssue]
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        folder = _folder(run, step).resolve() / name
-        kept = jax.tree.leaves_with_path(
-            checkpointer.metadata(folder).item_metadata.tree, is_leaf=lambda node: hasattr(node, "shape")
-        )
-        shapes = {jax.tree_util.keystr(path): leaf.shape for path, leaf in kept}
-        for path, wanted in jax.tree.leaves_with_path(abstract):
-            where = jax.tree_util.keystr(path)
-            if shapes.get(where, wanted.shape) != wanted.shape:  # orbax looks only where a sharding is given
-                raise ValueError(
-                    f"step {step}: {name}{where} has shape {shapes[where]}, this model wants {wanted.shape}; "
-                    f"use the run's model.json"
-                )
-        return checkpointer.restore(folder, args=arguments)
+    with _reader(abstract) as checkpointer:
+        return checkpointer.restore(folder_of(run, step).resolve() / name, args=arguments)
+
+
+def _reader(abstract: Any) -> ocp.Checkpointer:
+    """Reads with all processes of a run; alone, if the arrays are to lie on this one's devices only."""
+    places = [leaf.sharding for leaf in jax.tree.leaves(abstract) if getattr(leaf, "sharding", None) is not None]
+    together = jax.process_count() == 1 or not all(place.is_fully_addressable for place in places)
+    own = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=0 if together else own,
+        active_processes=None if together else {own},
+        barrier_sync_key_prefix=None if together else f"alone-{own}",
+    )
+    return ocp.Checkpointer(
+        ocp.PyTreeCheckpointHandler(multiprocessing_options=options), multiprocessing_options=options
+    )
+
+
+def saved_shapes(run: Path, step: int, name: str) -> Any:
+    """A tree of a verified step as shapes and dtypes. Raises ValueError where the step has no such tree."""
+    folder = folder_of(run, step).resolve() / name
+    if not folder.is_dir():
+        raise ValueError(f"step {step}: has no {name}")
+    with _reader(()) as checkpointer:
+        tree = checkpointer.metadata(folder).item_metadata.tree
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree, is_leaf=lambda node: hasattr(node, "shape")
+    )
+
+
+def refuse_nonfinite(step: int, name: str, tree: Any) -> None:
+    """Raises ValueError naming the first leaf of a tree that holds NaN or infinity, and how many of them."""
+    for path, count in jax.tree.leaves_with_path(_nonfinite(tree)):
+        if count:
+            raise ValueError(
+                f"step {step}: {name}/{_label(path)} has {count} values that are NaN or infinite; use an earlier step"
+            )
 
 
 class CheckpointWriter:
-    """Saves steps in the background, one at a time, and keeps the newest `keep`."""
+    """Saves steps in the background, one at a time, and keeps the newest `keep` and the best.
 
-    def __init__(self, run: Path, keep: int):
+    `commit` guards the renaming that makes a step: it raises where this process may no longer write to the run.
+    Every process of a run makes one and calls the same methods; the first of them commits and deletes.
+    Raises OSError, before anything else, where the run's folder cannot be written.
+    """
+
+    cleared: tuple[str, ...] = ()  # folders that earlier processes left unfinished or half deleted, gone now
+    seconds: float | None = None  # how long the newest finished save took, from the call to the end
+
+    def __init__(
+        self, run: Path, keep: int, commit: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
+    ):
         if keep < 1:
             raise ValueError(f"keep={keep} checkpoints: must be at least 1")
-        self._run = run
-        self._keep = keep
-        self._commit: Future[None] | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
-        folder = run / "checkpoints"
-        folder.mkdir(parents=True, exist_ok=True)
-        if jax.process_index() == 0:
-            for unfinished in folder.iterdir():
-                ours = (
-                    unfinished.is_dir() and unfinished.name.split(".")[0].isdigit()
-                )  # orbax adds a suffix while it writes
-                if ours and not (unfinished / MANIFEST).exists():
-                    shutil.rmtree(unfinished)  # never announced as saved
+        self._run, self._keep, self._commit = run, keep, commit
+        self._folder = run / "checkpoints"
+        self._first = jax.process_index() == 0
+        if self._first:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            leftover = [path for path in self._folder.iterdir() if LEFTOVER.fullmatch(path.name) and path.is_dir()]
+            (trial := self._folder / f"0.unfinished-{secrets.token_hex(4)}").mkdir()  # raises where this is forbidden
+            for path in [*leftover, trial]:
+                shutil.rmtree(path)
+            self.cleared = tuple(sorted(path.name for path in leftover))
+        # of this writer alone, so that a fenced-off owner that still writes meets nobody's files
+        self._token = int(multihost_utils.broadcast_one_to_all(np.uint32(secrets.randbits(32))))
+        self._saves = 0
+        self._copies: Any = None
+        self._under_way: Future[None] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=_give_way)
+        # float32 state shrinks by 7 % under zstd, for which saving takes five times as long
+        handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
+        handlers.add(None, ocp.args.PyTreeSave, ocp.PyTreeCheckpointHandler(use_compression=False))
+        self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(handler_registry=handlers))
 
-    def save(self, step: int, params: Any, training: Any, notes: Mapping[str, Any]) -> None:
-        """Copies the trees and returns; they are written behind. Raises here if the save before this one failed."""
+    def save(self, step: int, trees: Mapping[str, Any], notes: Mapping[str, Any], best: int | None = None) -> None:
+        """Copies the trees, by name, and returns; they are written behind.
+
+        The trees have the same leaves at every save. `notes`: any JSON, kept in the manifest, where
+        `gptjax checkpoint list` looks for a `loss`. `best`: a step that is not deleted as too old.
+        Raises what the save before this one raised, if nobody has asked, and OSError where the disk lacks room.
+        """
         self.wait()
-        trees = ocp.args.Composite(params=ocp.args.PyTreeSave(params), training=ocp.args.PyTreeSave(training))  # pyright: ignore[reportCallIssue]
-        if jax.process_index() == 0:  # a run resumed from an earlier step comes by again
-            (_folder(self._run, step) / MANIFEST).unlink(missing_ok=True)
-        self._checkpointer.save(_folder(self._run, step).resolve(), args=trees, force=True)
-        self._commit = self._thread.submit(self._finish, step, dict(notes))
+        began = time.perf_counter()
+        _tell("begin", step)
+        self._saves += 1
+        self._check_room(step, trees)
+        unfinished = self._folder / f"{step}.unfinished-{self._token:08x}"
+        with self._removing(unfinished):
+            saves = {name: ocp.args.PyTreeSave(tree) for name, tree in self._copied(trees).items()}  # pyright: ignore[reportCallIssue]
+            arguments = ocp.args.Composite(**saves)
+            self._thread.submit(self._orbax.save, unfinished.resolve(), args=arguments).result()
+            _tell("write", step)
+        self._under_way = self._thread.submit(self._finish, step, unfinished, {**notes, "best": best}, began)
+
+    def failure(self) -> BaseException | None:
+        """What the save under way has failed with, if it has; does not wait. `wait` raises it, and then it is over."""
+        ended = self._under_way is not None and self._under_way.done()
+        return self._under_way.exception() if self._under_way is not None and ended else None
 
     def wait(self) -> None:
         """Returns when the save under way is usable; raises what it raised."""
-        if self._commit is not None:
-            commit, self._commit = self._commit, None
-            commit.result()
+        if self._under_way is not None:
+            under_way, self._under_way = self._under_way, None
+            under_way.result()
 
     def close(self) -> None:
         try:
             self.wait()
         finally:
             self._thread.shutdown()
-            self._checkpointer.close()
+            self._orbax.close()
 
-    def _finish(self, step: int, notes: dict[str, Any]) -> None:
-        self._checkpointer.wait_until_finished()
-        if jax.process_index() != 0:
-            return
-        folder = _folder(self._run, step)
-        files = {str(path.relative_to(folder)): _describe(path) for path in sorted(folder.rglob("*")) if path.is_file()}
-        content = {
-            "format": FORMAT,
-            "step": step,
-            "saved": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            **notes,
-            "files": files,
-        }
-        write_whole(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
-        for old in set(steps(self._run)[: -self._keep]) - {step}:  # it may be older than a damaged one that stays
-            (_folder(self._run, old) / MANIFEST).unlink()  # first, so that a half-deleted step never looks usable
-            shutil.rmtree(_folder(self._run, old))
+    def _check_room(self, step: int, trees: Mapping[str, Any]) -> None:
+        needed, free = sum(leaf.nbytes for leaf in jax.tree.leaves(dict(trees))), shutil.disk_usage(self._folder).free
+        if multihost_utils.broadcast_one_to_all(np.bool_(needed > free)):  # one disk, seen at slightly different times
+            said = f"step {step} needs {needed / 1e6:,.0f} MB, the disk has {free / 1e6:,.0f} MB left"
+            raise OSError(errno.ENOSPC, said, str(self._folder))
+
+    def _copied(self, trees: Mapping[str, Any]) -> Any:
+        """Trees that the next step does not overwrite while they are written.
+
+        From an accelerator Orbax copies before it returns. On the CPU it reads the arrays where they lie, and a step
+        that is to overwrite them waits for it. Memory used again is six times as fast to fill as new memory.
+        """
+        trees = dict(trees)
+        if jax.default_backend() != "cpu":
+            return trees
+        self._copies = _copy(trees) if self._copies is None else _copy_over(self._copies, trees)
+        return self._copies
+
+    def _finish(self, step: int, unfinished: Path, notes: Mapping[str, Any], began: float) -> None:
+        with self._removing(unfinished):
+            self._orbax.wait_until_finished()
+            _tell("written", step)
+            self._describe_share(unfinished)
+            self._meet("hashed")
+            try:
+                if self._first:
+                    self._make_step(step, unfinished, notes)
+            finally:
+                self._meet("committed")
+            if not folder_of(self._run, step).is_dir():
+                raise OSError(f"step {step} was not saved; process 0 says why")
+        self.seconds = time.perf_counter() - began
+        _tell("end", step)
+
+    def _describe_share(self, unfinished: Path) -> None:
+        """Hashes every n-th file, n the number of processes, and writes down what the manifest says of them."""
+        paths = [path for path in unfinished.rglob("*") if not path.name.startswith(MANIFEST)]  # another may be quicker
+        for folder in {path.parent for path in paths}:
+            sync_folder(folder)
+        names = sorted(str(path.relative_to(unfinished)) for path in paths if path.is_file())
+        share = names[jax.process_index() :: jax.process_count()]
+        with ThreadPoolExecutor() as threads:
+            files = dict(zip(share, threads.map(describe, [unfinished / name for name in share]), strict=True))
+        write_whole(_part(unfinished, jax.process_index()), json.dumps(files))
+
+    def _make_step(self, step: int, unfinished: Path, notes: Mapping[str, Any]) -> None:
+        files = {}
+        for process in range(jax.process_count()):
+            part = _part(unfinished, process)
+            files |= json.loads(part.read_text(encoding="utf-8"))
+            part.unlink()
+        write_manifest(unfinished, step, notes, dict(sorted(files.items())))
+        sync_folder(unfinished)
+        _tell("manifest", step)
+        with self._commit():
+            if folder_of(self._run, step).exists():
+                set_aside(self._run, step)
+            unfinished.rename(folder_of(self._run, step))
+            sync_folder(self._folder)
+        _tell("committed", step)
+        for old in set(steps(self._run)[: -self._keep]) - {step, notes["best"]}:  # a run resumed earlier comes by again
+            _tell("clean", old)
+            half = self._folder / f"{old}.deleted-{self._token:08x}"
+            folder_of(self._run, old).rename(half)  # first, so that a half-deleted step never looks usable
+            shutil.rmtree(half)
+
+    def _meet(self, where: str) -> None:
+        """Waits for the other processes, without their devices, which are busy with the next steps."""
+        key = f"gptjax-{self._token:08x}-{self._saves}-{where}"
+        ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=BARRIER_SECONDS * 1000)
+
+    @contextlib.contextmanager
+    def _removing(self, unfinished: Path) -> Iterator[None]:
+        """Removes a save that fails at once: on a full disk, its own files would make every later one fail.
+
+        An error of the system that Orbax passes on, somewhere in a long text of its own, becomes an OSError.
+        """
+        try:
+            yield
+        except BaseException as error:
+            for path in self._folder.glob(f"{unfinished.name}*") if self._first else ():
+                shutil.rmtree(path, ignore_errors=True)
+            if code := re.search(r"os_error_code='(\d+)'", str(error)):
+                raise OSError(int(code[1]), os.strerror(int(code[1])), str(unfinished)) from error
+            raise
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that a reader, or a crash, finds the old content or all of the new."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+def _give_way() -> None:
+    """Lets training go first: Linux takes this for the thread alone, and for those it starts, Orbax's among them."""
+    if sys.platform == "linux":
+        os.nice(10)
 
 
-def _folder(run: Path, step: int) -> Path:
-    return run / "checkpoints" / str(step)
+def _tell(stage: str, step: int) -> None:
+    sys.audit("gptjax.save", stage, step)
 
 
-def _describe(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+def _part(unfinished: Path, process: int) -> Path:
+    return unfinished / f"{MANIFEST}.{process}"
+
+
+def _label(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {_label(path): tuple(leaf.shape) for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+@jax.jit
+def _nonfinite(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: (~jnp.isfinite(leaf)).sum(), tree)
+
+
+@jax.jit
+def _copy(trees: Any) -> Any:
+    return jax.tree.map(jnp.copy, trees)
+
+
+@functools.partial(jax.jit, donate_argnums=0, keep_unused=True)
+def _copy_over(old: Any, trees: Any) -> Any:
+    return jax.tree.map(jnp.copy, trees)

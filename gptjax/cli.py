@@ -9,15 +9,20 @@ import dataclasses
 import io
 import math
 import os
+import re
 import sys
+import warnings
 from collections.abc import Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 import gptjax
 from gptjax.chat import Chat
 from gptjax.config import did_you_mean
+from gptjax.manifest import check_sizes, folder_of, numbered, verify
+from gptjax.rundir import read_run
 from gptjax.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -54,7 +59,9 @@ class Generate(Verb):
     samples: int = 1
     """How many different continuations of the prompt."""
     step: int | None = None
-    """Checkpoint to load; None = the newest usable one."""
+    """Checkpoint to load; None = the newest good one."""
+    weights: Literal["trained", "ema"] = "trained"
+    """Those of the step itself, or their moving average, where the run kept one."""
     log_probs: bool = False
     """After a text, list its tokens: log-probability in nats and probability, as the model believes, and the token."""
     sampling: Annotated[Sampling, tyro.conf.OmitArgPrefixes] = dataclasses.field(default_factory=Sampling)
@@ -68,18 +75,60 @@ class Generate(Verb):
             raise ValueError("log_probs needs --prompt: a conversation shows replies only")
 
     def run(self) -> None:
-        model = gptjax.load(self.directory, self.step)
+        model = gptjax.load(self.directory, self.step, weights=self.weights)
         if self.prompt is None:
             converse(model, self.directory, self.sampling)
         else:
             continue_prompt(model, self.prompt, self.samples, self.sampling, self.log_probs)
 
 
-VERBS: dict[str, type[Verb]] = {"generate": Generate}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint(Verb):
+    """List a run's saved steps, or verify that they are what was saved.
+
+    `list` is quick: it compares sizes. `verify` reads every file, compares its SHA-256 with the step's manifest and
+    looks for weights that are not numbers; one line a step, and exit status 1 if any is bad.
+
+      gptjax checkpoint list runs/first
+      gptjax checkpoint verify runs/first --step 1200
+    """
+
+    action: Annotated[Literal["list", "verify"], tyro.conf.Positional]
+    """What to do."""
+    directory: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of a run, as `python -m train pretrain` makes it."""
+    step: int | None = None
+    """The only step to verify; None = all of them."""
+
+    def __post_init__(self):
+        if self.step is not None and self.action == "list":
+            raise ValueError(f"step={self.step}: goes with verify; list shows all steps")
+
+    def run(self) -> None:
+        run = Path(self.directory)
+        if not (run / "checkpoints").is_dir():
+            read_run(run)  # says what a mistyped name may mean
+            raise ValueError(f"{run}: has no checkpoints yet")
+        if self.action == "list":
+            print("\n".join(step_lines(run)))
+            return
+        bad = False
+        for step in numbered(run) if self.step is None else [self.step]:
+            try:
+                print(verified(run, step), flush=True)
+            except ValueError as error:
+                print(error, flush=True)
+                bad = True
+        if bad:
+            sys.exit(1)
+
+
+VERBS: dict[str, type[Verb]] = {"generate": Generate, "checkpoint": Checkpoint}
 
 
 def main() -> None:
     """Entry point of the `gptjax` command."""
+    warnings.showwarning = lambda message, *_, **__: print(f"gptjax: {message}", file=sys.stderr)
     try:
         parse(sys.argv[1:]).run()
         sys.stdout.flush()
@@ -135,8 +184,60 @@ def first_message(box: str) -> str:
 
 def options_of(verb: type) -> list[str]:
     """The options of a verb, those of its nested settings included."""
-    names = [field.name for kind in (verb, Sampling) for field in dataclasses.fields(kind)]
-    return [f"--{name.replace('_', '-')}" for name in names if name not in ("directory", "sampling")]
+    names = [field.name for field in dataclasses.fields(verb)]
+    if "sampling" in names:
+        names += [field.name for field in dataclasses.fields(Sampling)]
+    return [f"--{name.replace('_', '-')}" for name in names if name not in ("action", "directory", "sampling")]
+
+
+def verified(run: Path, step: int) -> str:
+    """A line that says so. Raises ValueError naming what is damaged, or what is not a number."""
+    verify(run, step)
+
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # the accelerator may be training this very run
+    from gptjax.checkpoint import refuse_nonfinite, restore, saved_shapes
+
+    for name in ("params", "ema"):
+        if (folder_of(run, step) / name).is_dir():
+            refuse_nonfinite(step, name, restore(run, step, name, saved_shapes(run, step, name)))
+    return f"step {step}: good, {size_of(folder_of(run, step))}"
+
+
+def step_lines(run: Path) -> list[str]:
+    """A table of a run's steps, then of the folders that were set aside or are not finished."""
+    found: dict[int, dict[str, Any] | ValueError] = {}
+    for step in numbered(run):
+        try:
+            found[step] = check_sizes(run, step)
+        except ValueError as error:
+            found[step] = error
+    best = next((kept.get("best") for kept in reversed(found.values()) if isinstance(kept, dict)), None)
+    rows = [("step", "saved", "size", "best", "loss", "state")]
+    for step, kept in found.items():
+        size = size_of(folder_of(run, step))
+        if isinstance(kept, dict):
+            loss = f"{kept['loss']:.4f}" if isinstance(kept.get("loss"), float) else ""
+            rows.append((str(step), str(kept["saved"]), size, "best" if step == best else "", loss, "complete"))
+        else:
+            rows.append((str(step), "", size, "", "", f"damaged: {kept}"))
+    for folder in sorted((run / "checkpoints").iterdir()):
+        if kind := re.match(r"\d+\.(damaged|unfinished|deleted)", folder.name):
+            state = {"damaged": "set aside", "unfinished": "unfinished", "deleted": "half deleted"}[kind[1]]
+            rows.append((folder.name, "", size_of(folder), "", "", state))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def size_of(folder: Path) -> str:
+    """Of all files in a folder, such as "1.2 GB"."""
+    size = float(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
 
 
 def continue_prompt(

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import itertools
 import math
+import warnings
 import zlib
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from jaxtyping import Float
 from gptjax import checkpoint
 from gptjax.config import ModelConfig
 from gptjax.decode import Choice, decode, prefill, repeat_rows
+from gptjax.manifest import folder_of
 from gptjax.model import Transformer, init_params
 from gptjax.rundir import Run
 from gptjax.sampling import Sampling
@@ -194,15 +196,22 @@ class LanguageModel:
         return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
 
 
-def restore_model(run: Run, step: int | None, *, dtype: Any, mesh: Any) -> LanguageModel:
-    """The model of a run at a step, None = the newest usable one, after verifying the step's files."""
+def restore_model(
+    run: Run, step: int | None, *, weights: Literal["trained", "ema"], dtype: Any, mesh: Any
+) -> LanguageModel:
+    """The model of a run at a step, None = the newest good one, after verifying the step's files."""
     usable = checkpoint.steps(run.path)
-    if not usable:
-        raise ValueError(f"{run.path}: no usable checkpoint yet (a step counts once its manifest.json is written)")
-    if step is not None and step not in usable:
+    if step is None:
+        step = checkpoint.newest_good(run.path, lambda line: warnings.warn(line, stacklevel=5), set_bad_aside=False)
+        if step is None:
+            raise ValueError(f"{run.path}: no usable checkpoint yet (a step counts once its manifest.json is written)")
+    elif step in usable:
+        checkpoint.verify(run.path, step)
+    else:
         raise ValueError(f"{run.path}: no usable checkpoint of step {step}; there are {usable}")
-    step = usable[-1] if step is None else step
-    checkpoint.verify(run.path, step)
+    name = {"trained": "params", "ema": "ema"}[weights]
+    if not (folder_of(run.path, step) / name).is_dir():
+        raise ValueError(f"{run.path}: step {step} has no {name}; a run started with --optimizer.ema 0.999 keeps one")
     config = run.config
     boxed = jax.eval_shape(lambda: init_params(Transformer(config), jax.random.key(0)))
     if mesh is None:
@@ -216,9 +225,9 @@ def restore_model(run: Run, step: int | None, *, dtype: Any, mesh: Any) -> Langu
     abstract = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), nn.unbox(boxed), places
     )
-    model = LanguageModel(
-        config, run.tokenizer, checkpoint.restore(run.path, step, "params", abstract), dtype=dtype, mesh=mesh
-    )
+    params = checkpoint.restore(run.path, step, name, abstract)
+    checkpoint.refuse_nonfinite(step, name, params)
+    model = LanguageModel(config, run.tokenizer, params, dtype=dtype, mesh=mesh)
     model.step = step
     return model
 

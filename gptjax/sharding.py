@@ -87,6 +87,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def one_a_device(mesh: Mesh) -> NamedSharding:
+    """A vector of as many numbers as there are devices, each on its own."""
+    return NamedSharding(mesh, PartitionSpec(MESH_AXES))
+
+
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     """Rows over `data` and `fsdp`; `leading` axes before the row axis (micro-batches) are not split."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * leading, RULES["batch"]))

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import pytest
 from rich.console import Console
 
-from tests.test_loop import recipe
-from tests.tiny_text import sentences
+from tests.tiny_recipe import recipe, write_text
 from train import bench as benchmark
 from train.bench import bench
 from train.meter import Compilations
@@ -20,9 +19,7 @@ from train.meter import Compilations
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     """A bench of a tiny run on eight fake devices, in two micro-batches, with dropout."""
-    folder = tmp_path_factory.mktemp("bench")
-    (folder / "one.txt").write_text("".join(sentences(300)))
-    (folder / "two.txt").write_text("".join(sentences(200, seed=1)))
+    folder = write_text(tmp_path_factory.mktemp("bench"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(benchmark, "INPUT_TOKENS", 10_000)
         return bench(recipe(folder, "never written"), 5, time.perf_counter())

@@ -1,12 +1,20 @@
-"""gptjax.checkpoint: a step is usable once its manifest says so, and what comes back is what went in."""
+"""gptjax.checkpoint: a step is there whole or not at all, and what comes back is what went in."""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gptjax import checkpoint
-from gptjax.checkpoint import MANIFEST, CheckpointWriter, manifest, restore, steps, verify
+from gptjax.checkpoint import CheckpointWriter, manifest, refuse_nonfinite, restore, steps, verify
+from gptjax.manifest import MANIFEST
 from gptjax.sharding import make_mesh, replicated
 
 
@@ -17,6 +25,10 @@ def tree(value=0.0):
 
 def state(step):
     return {"step": jnp.int32(step), "mean": {"w": jnp.full((8, 8), step, jnp.bfloat16)}}
+
+
+def both(step, value=None):
+    return {"params": tree(step if value is None else value), "training": state(step)}
 
 
 def abstract(like, sharding=None):
@@ -32,16 +44,42 @@ def writer(tmp_path):
     found.close()
 
 
-def save(writer, *numbers, **notes):
+def save(writer, *numbers, best=None, **notes):
     for step in numbers:
-        writer.save(step, tree(step), state(step), notes)
+        writer.save(step, both(step), notes, best)
     writer.wait()
 
 
 def files(run, step):
-    return sorted(
-        path for path in (run / "checkpoints" / str(step)).rglob("*") if path.is_file() and path.name != MANIFEST
-    )
+    folder = run / "checkpoints" / str(step)
+    return [path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST]
+
+
+def names(run):
+    return sorted(path.name for path in (run / "checkpoints").iterdir())
+
+
+HEARD = []  # an audit hook cannot be taken away again
+LISTENERS = [HEARD.append]
+
+
+def hear(event, arguments):
+    if event == "gptjax.save":
+        for listener in LISTENERS:
+            listener(arguments)
+
+
+sys.addaudithook(hear)
+
+
+@contextlib.contextmanager
+def at(stage, act):
+    """Acts when a save reaches a stage."""
+    LISTENERS.append(listener := lambda arguments: act() if arguments[0] == stage else None)
+    try:
+        yield
+    finally:
+        LISTENERS.remove(listener)
 
 
 def test_what_is_restored_is_what_was_saved(writer, tmp_path):
@@ -55,74 +93,122 @@ def test_what_is_restored_is_what_was_saved(writer, tmp_path):
     assert (manifest(tmp_path, 3)["step"], manifest(tmp_path, 3)["rows"]) == (3, 96)
 
 
-def test_a_save_holds_what_was_there_when_it_was_called(writer, tmp_path):
-    """Arrays that the next step overwrites in place (donation) while they are being written come back as they were."""
+def test_a_save_holds_what_was_there_when_it_was_called(tmp_path):
+    """Arrays that later steps overwrite in place (donation) while they are being written come back as they were."""
+    writer = CheckpointWriter(tmp_path, keep=9)
+    add = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree), donate_argnums=0)
     params = {"w": jnp.arange(2_000_000.0)}
-    writer.save(1, params, state(1), {})
-    jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf * 0 - 1, tree), donate_argnums=0)(params)
-    writer.wait()
-    found = restore(tmp_path, 1, "params", abstract({"w": jax.ShapeDtypeStruct((2_000_000,), jnp.float32)}))
-    np.testing.assert_array_equal(found["w"], np.arange(2_000_000.0))
+    for step in (1, 2, 3):
+        writer.save(step, {"params": params}, {})
+        for _ in range(3):
+            params = add(params)
+    writer.close()
+    for step in (1, 2, 3):
+        found = restore(tmp_path, step, "params", abstract({"w": jax.ShapeDtypeStruct((2_000_000,), jnp.float32)}))
+        np.testing.assert_array_equal(found["w"], np.arange(2_000_000.0) + 3 * (step - 1))
 
 
 def test_a_step_can_be_restored_on_another_mesh(writer, tmp_path):
     """Saved split over eight devices, restored split 2 x 2 x 2 and whole on one."""
     rows, grid = (jax.NamedSharding(make_mesh(*shape), jax.P("data", "tensor")) for shape in ((8, 1, 1), (2, 2, 2)))
     value = np.arange(64.0, dtype=np.float32).reshape(8, 8)
-    writer.save(1, {"w": jax.device_put(value, rows)}, state(1), {})
+    writer.save(1, {"params": {"w": jax.device_put(value, rows)}}, {})
+    writer.save(2, {"params": {"w": jax.device_put(value, rows)}}, {})  # through the copy of the first
     writer.wait()
     for sharding in (grid, replicated(make_mesh(devices=jax.devices()[:1]))):
-        found = restore(tmp_path, 1, "params", abstract({"w": value}, sharding))["w"]
-        assert found.sharding == sharding
-        np.testing.assert_array_equal(found, value)
+        for step in (1, 2):
+            found = restore(tmp_path, step, "params", abstract({"w": value}, sharding))["w"]
+            assert found.sharding == sharding
+            np.testing.assert_array_equal(found, value)
 
 
 @pytest.mark.parametrize("placed", [True, False], ids=["with sharding", "without"])
 def test_a_tree_of_another_model_is_refused(writer, tmp_path, placed):
-    """Another shape, a leaf too many and a leaf too few are errors."""
+    """Another shape, a leaf too many, a leaf too few and an absent tree are errors of one line."""
     save(writer, 1)
     whole = replicated(make_mesh(8)) if placed else None
-    leaf = jax.ShapeDtypeStruct((8, 8), jnp.float32, sharding=whole)
-    scale = jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
+    leaf, wider, scale = (jax.ShapeDtypeStruct(shape, jnp.float32, sharding=whole) for shape in ((8, 8), (8, 9), ()))
     restore(tmp_path, 1, "params", {"layers": {"w": leaf}, "scale": scale})
-    wider = jax.ShapeDtypeStruct((8, 9), jnp.float32, sharding=whole)
-    with pytest.raises(ValueError, match=r"params\['layers'\]\['w'\] has shape \(8, 8\), this model wants \(8, 9\)"):
-        restore(tmp_path, 1, "params", {"layers": {"w": wider}, "scale": scale})
-    for wrong in ({"layers": {"w": leaf}}, {"layers": {"w": leaf}, "scale": scale, "b": leaf}):
-        with pytest.raises(ValueError, match="structure"):
-            restore(tmp_path, 1, "params", wrong)
+    for other, said in (
+        ({"layers": {"w": wider}, "scale": scale}, r"params/layers/w is \(8, 8\) in the checkpoint, \(8, 9\) in this"),
+        ({"layers": {"w": leaf}}, r"params/scale is \(\) in the checkpoint, absent in this model"),
+        ({"layers": {"w": leaf}, "scale": scale, "b": leaf}, r"params/b is absent in the checkpoint, \(8, 8\) in this"),
+    ):
+        with pytest.raises(ValueError, match=f"^step 1: {said}[^\n]*$"):
+            restore(tmp_path, 1, "params", other)
+    with pytest.raises(ValueError, match=r"^step 1: has no ema$"):
+        restore(tmp_path, 1, "ema", {"w": leaf})
 
 
-def test_a_step_without_a_manifest_does_not_count_and_is_cleared(writer, tmp_path):
-    """It is not among the steps, the next start removes it and what orbax left half written; files of others stay."""
+def test_numbers_that_are_none_are_refused(tmp_path):
+    """NaN and infinity, with leaf and count; the largest number is one."""
+    params = {"a": jnp.full(3, jnp.finfo(jnp.bfloat16).max, jnp.bfloat16), "b": [jnp.arange(4), jnp.ones((2, 2))]}
+    refuse_nonfinite(7, "params", params)
+    for bad in (jnp.nan, jnp.inf, -jnp.inf):
+        params["b"][1] = jnp.array([[1, bad], [bad, 1]])
+        with pytest.raises(ValueError, match=r"^step 7: params/b/1 has 2 values that are NaN or infinite"):
+            refuse_nonfinite(7, "params", params)
+
+
+def test_a_step_appears_whole_or_not_at_all(writer, tmp_path):
+    """At each stage of a save, in order: before the commit there is no such step, after it the step verifies."""
+    save(writer, 1, 2)
+    HEARD.clear()
+    seen = {}
+    order = ("begin", "write", "written", "manifest", "committed", "clean", "end")
+    with contextlib.ExitStack() as stages:
+        for stage in order:
+            stages.enter_context(at(stage, lambda s=stage: seen.update({s: (steps(tmp_path), names(tmp_path))})))
+        save(writer, 3)
+    assert [(stage, 1 if stage == "clean" else 3) for stage in order] == HEARD
+    for stage in order[:4]:
+        assert seen[stage][0] == [1, 2]
+        assert "3" not in seen[stage][1]
+    assert [seen[stage][0] for stage in order[4:]] == [[1, 2, 3], [1, 2, 3], [2, 3]]
+    assert seen["end"][1] == names(tmp_path) == ["2", "3"]
+    verify(tmp_path, 3)
+    assert writer.seconds > 0
+
+
+def test_what_was_left_unfinished_is_cleared_and_told(writer, tmp_path):
+    """Saves that a kill cut short, and steps half deleted. Folders of others stay, a step without manifest too."""
     save(writer, 1, 2)
     (tmp_path / "checkpoints/2" / MANIFEST).unlink()
-    (tmp_path / "checkpoints/3.orbax-checkpoint-tmp-9").mkdir()
-    (tmp_path / "checkpoints/notes").mkdir()
-    (tmp_path / "checkpoints/.DS_Store").touch()
+    rubbish = ["3.deleted-ab", "3.orbax-checkpoint-tmp-9", "4.unfinished-ab", "4.unfinished-ab.orbax-checkpoint-tmp"]
+    for name in [*rubbish, "notes", "5.damaged"]:
+        (tmp_path / "checkpoints" / name / "params").mkdir(parents=True)
+    (tmp_path / "checkpoints/6.unfinished-file").touch()
     assert steps(tmp_path) == [1]
-    CheckpointWriter(tmp_path, keep=2).close()
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [".DS_Store", "1", "notes"]
+    again = CheckpointWriter(tmp_path, keep=2)
+    again.close()
+    assert again.cleared == tuple(rubbish)
+    assert names(tmp_path) == ["1", "2", "5.damaged", "6.unfinished-file", "notes"]
+    assert writer.cleared == ()
 
 
-def test_the_newest_are_kept(writer, tmp_path):
-    """Of four saves two stay, in order of number and not of name, and are whole."""
+def test_the_newest_and_the_best_are_kept(writer, tmp_path):
+    """Of four saves two stay, in order of number and not of name, and are whole; a best one stays beside them."""
     save(writer, 8, 9, 10, 11)
-    assert steps(tmp_path) == [10, 11]
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["10", "11"]
-    for step in (10, 11):
+    assert names(tmp_path) == ["10", "11"]
+    save(writer, 12, 13, 14, best=11)
+    assert names(tmp_path) == ["11", "13", "14"]
+    for step in (11, 13, 14):
         verify(tmp_path, step)
+    assert manifest(tmp_path, 14)["best"] == 11
+    save(writer, 15, best=15)
+    assert names(tmp_path) == ["14", "15"]
 
 
 def test_a_run_resumed_from_an_earlier_step_keeps_what_it_writes(writer, tmp_path):
-    """With 10 and 11 damaged and 9 resumed, step 9 is not deleted as the oldest, and step 10 is written anew."""
+    """With 10 and 11 left and 9 resumed, step 9 is not deleted as the oldest; step 10 is written anew, the old kept."""
     save(writer, 10, 11)
     save(writer, 9)
     assert 9 in steps(tmp_path)
-    writer.save(10, tree(7.0), state(10), {})
+    writer.save(10, both(10, value=7.0), {})
     writer.wait()
     verify(tmp_path, 10)
     jax.tree.map(np.testing.assert_array_equal, restore(tmp_path, 10, "params", abstract(tree())), tree(7.0))
+    assert "10.damaged" in names(tmp_path)
 
 
 def test_keeping_none_is_refused(tmp_path):
@@ -131,44 +217,205 @@ def test_keeping_none_is_refused(tmp_path):
         CheckpointWriter(tmp_path, keep=0)
 
 
-def test_one_flipped_byte_is_found_and_its_file_named(writer, tmp_path):
-    """In every file of a step; unharmed, the step verifies."""
+def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path):
+    """A file in its place; one that may not be written, or a disk mounted read-only, here as /proc."""
+    (tmp_path / "checkpoints").touch()
+    for run in (tmp_path, tmp_path / "checkpoints" / "run"):
+        with pytest.raises(OSError, match="checkpoints"):
+            CheckpointWriter(run, keep=1)
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "checkpoints").symlink_to("/proc")
+    with pytest.raises(OSError, match=r"checkpoints/0\.unfinished"):
+        CheckpointWriter(tmp_path / "linked", keep=1)
+
+
+def test_an_owner_who_was_replaced_cannot_commit(tmp_path):
+    """The step is not made, those before it are whole, and nothing of the save is left."""
+    lost = False
+
+    @contextlib.contextmanager
+    def held():
+        if lost:
+            raise RuntimeError("another job took the run over")
+        yield
+
+    writer = CheckpointWriter(tmp_path, keep=2, commit=held)
     save(writer, 1)
+    assert writer.failure() is None
+    lost = True
+    writer.save(2, both(2), {})
+    assert ended(writer, "another job")
+    assert names(tmp_path) == ["1"]
     verify(tmp_path, 1)
-    for path in files(tmp_path, 1):
-        content = path.read_bytes()
-        if content:
-            path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
-            with pytest.raises(ValueError, match=r"resume from another step") as error:
-                verify(tmp_path, 1)
-            assert str(path) in str(error.value)
-            path.write_bytes(content)
-    verify(tmp_path, 1)
+    with pytest.raises(RuntimeError, match="another job"):
+        writer.close()
 
 
-def test_a_missing_file_and_a_damaged_manifest_are_named(writer, tmp_path):
-    """Each with its path."""
+def ended(writer, said):
+    """Whether the save under way fails, as its writer tells, with these words."""
+    writer._under_way.exception()  # waits, and leaves it to be told
+    return said in str(writer.failure())
+
+
+def test_a_failed_save_is_told_once_and_the_next_one_works(writer, tmp_path):
+    """While step 2 is being written and hashed there is none; then it is told, raised once, and saving goes on."""
     save(writer, 1)
-    files(tmp_path, 1)[-1].unlink()
-    with pytest.raises(ValueError, match="is missing"):
-        verify(tmp_path, 1)
-    (tmp_path / "checkpoints/1" / MANIFEST).write_text("{")
-    with pytest.raises(ValueError, match=r"1/manifest\.json is damaged"):
-        verify(tmp_path, 1)
+    goes_on = threading.Event()
 
-
-def test_a_failed_save_is_raised_at_the_next_call_and_leaves_no_usable_step(writer, tmp_path, monkeypatch):
-    """A full disk while step 2 is written: the call for step 3 raises, 1 stays the newest, and saving goes on."""
-    save(writer, 1)
-
-    def full(path):
+    def fail():
+        goes_on.wait(60)
         raise OSError("no space left on device")
 
-    with monkeypatch.context() as broken:
-        broken.setattr(checkpoint, "_describe", full)
-        writer.save(2, tree(), state(2), {})
-        with pytest.raises(OSError, match="no space left"):
-            writer.save(3, tree(), state(3), {})
-    assert steps(tmp_path) == [1]
+    with at("written", fail):
+        writer.save(2, both(2), {})
+        assert writer.failure() is None
+        goes_on.set()
+        assert ended(writer, "no space left")
+    with pytest.raises(OSError, match="no space left"):
+        writer.save(3, both(3), {})
+    assert writer.failure() is None
+    assert names(tmp_path) == ["1"]
     save(writer, 3)
     assert steps(tmp_path) == [1, 3]
+
+
+def test_a_save_that_has_no_room_is_refused_before_it_begins(writer, tmp_path, monkeypatch):
+    """With both sizes; one that has room is made."""
+    free = sum(leaf.nbytes for leaf in jax.tree.leaves(both(1)))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free))
+    save(writer, 1)
+    free -= 1
+    with pytest.raises(OSError, match="step 2 needs 0 MB, the disk has 0 MB left"):
+        save(writer, 2)
+    assert names(tmp_path) == ["1"]
+
+
+def run_processes(program, *arguments):
+    """Runs a program in one process for each list of arguments; all must end well."""
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, *map(str, words)],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+        )
+        for words in arguments
+    ]  # fmt: skip
+    try:
+        for process in running:
+            said, _ = process.communicate(timeout=100)
+            assert process.returncode == 0, said
+    finally:
+        for process in running:
+            process.kill()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Eight megabytes. Skips where a test may not mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("this user may not mount a tmpfs")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_disk_that_fills_up_costs_only_the_save_it_stops(small_disk):
+    """An error that says so, none of its files left, older steps whole; with room again, saving goes on.
+
+    In a process of its own, because Orbax's threads complain for a while about what they could not finish.
+    """
+    program = """if True:
+        import errno, pathlib, sys
+        import jax, numpy as np
+        from gptjax.checkpoint import CheckpointWriter, restore, steps, verify
+
+        run = pathlib.Path(sys.argv[1])
+        ballast = run / "ballast"
+        fills = False
+
+        def hear(event, arguments):
+            if fills and event == "gptjax.save" and arguments[0] == "begin":
+                ballast.write_bytes(bytes(4_000_000))
+
+        sys.addaudithook(hear)
+        params = {f"w{number}": jax.random.normal(jax.random.key(number), (700, 128)) for number in range(7)}  # 2.5 MB
+        writer = CheckpointWriter(run, keep=9)
+        writer._check_room = lambda step, trees: None  # as if the disk filled up just after
+        writer.save(1, {"params": params}, {})
+        writer.wait()
+        fills = True
+        for step in (2, 3):
+            writer.save(step, {"params": params}, {})
+            error = writer._under_way.exception()
+            assert writer.failure() is error
+            assert isinstance(error, OSError) and error.errno == errno.ENOSPC, error
+            assert [path.name for path in (run / "checkpoints").iterdir()] == ["1"]
+            try:
+                writer.wait()
+            except OSError:
+                continue
+            raise AssertionError("not raised")
+        verify(run, 1)
+        fills = False
+        ballast.unlink()
+        writer.save(4, {"params": params}, {})
+        writer.close()
+        assert steps(run) == [1, 4]
+        for step in (1, 4):
+            verify(run, step)
+            jax.tree.map(np.testing.assert_array_equal, restore(run, step, "params", params), params)
+    """
+    run_processes(program, [small_disk])
+
+
+def test_two_processes_save_one_step(tmp_path):
+    """Each its part of the arrays and its share of the hashes; the first commits, and both know whether it could."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    program = """if True:
+        import contextlib, pathlib, sys
+        import jax, numpy as np
+        run, port, process = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+        jax.distributed.initialize(f"127.0.0.1:{port}", 2, process)
+        from gptjax.checkpoint import CheckpointWriter, restore, steps, verify
+        from gptjax.sharding import make_mesh
+
+        lost = False
+
+        @contextlib.contextmanager
+        def held():
+            if lost:
+                raise RuntimeError("another job")
+            yield
+
+        rows = jax.NamedSharding(make_mesh(4), jax.P("data"))
+        value = np.arange(32.0, dtype=np.float32).reshape(8, 4)
+        array = jax.make_array_from_callback(value.shape, rows, lambda index: value[index])
+        writer = CheckpointWriter(run, keep=1, commit=held)
+        for step in (1, 2):
+            writer.save(step, {"params": {"w": array}}, {})
+            writer.wait()
+            verify(run, step)
+            assert steps(run) == [step]
+        lost = True
+        writer.save(3, {"params": {"w": array}}, {})
+        try:
+            writer.close()
+        except (RuntimeError, OSError) as error:
+            assert "another job" in str(error) if process == 0 else "step 3 was not saved" in str(error)
+        assert steps(run) == [2]
+        found = restore(run, 2, "params", {"w": jax.ShapeDtypeStruct((8, 4), np.float32, sharding=rows)})["w"]
+        for shard in found.addressable_shards:
+            np.testing.assert_array_equal(shard.data, value[shard.index])
+    """
+    run_processes(program, (tmp_path, port, 0), (tmp_path, port, 1))
+    assert names(tmp_path) == ["2"]
+    listed = manifest(tmp_path, 2)["files"]
+    assert any("ocdbt.process_1" in name for name in listed)
+    assert set(listed) == {str(path.relative_to(tmp_path / "checkpoints/2")) for path in files(tmp_path, 2)}
+    found = restore(tmp_path, 2, "params", abstract({"w": np.zeros((8, 4), np.float32)}))
+    np.testing.assert_array_equal(found["w"], np.arange(32.0).reshape(8, 4))

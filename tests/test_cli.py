@@ -1,13 +1,17 @@
 """The command `gptjax`, as its user meets it."""
 
 import io
+import shutil
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from gptjax import cli
+from gptjax.checkpoint import CheckpointWriter
+from gptjax.manifest import MANIFEST
 from tests.tiny_run import characters, random_model, reciter, write_run
 
 TEXT = "the quick brown fox 曹操 jumps"
@@ -51,6 +55,9 @@ def test_a_typo_is_reported_at_once_and_without_jax(runs):
         ("generate", runs / "recitr"): "no such run; did you mean 'reciter'?",
         ("generate", runs / "reciter", "--tokns", "3"): "unknown option '--tokns'; did you mean '--tokens'?",
         ("genrate",): "unknown verb 'genrate'; did you mean 'generate'?",
+        ("checkpoint", "verify", runs / "recitr"): "no such run; did you mean 'reciter'?",
+        ("checkpoint", "list", runs / "reciter", "--stp", "3"): "unknown option '--stp'; did you mean '--step'?",
+        ("checkpoint", "list", runs / "reciter", "--step", "3"): "step=3: goes with verify",
     }.items():
         began = time.perf_counter()
         command = [sys.executable, "-c", program, *map(str, words)]
@@ -182,3 +189,80 @@ def test_a_session_greets_and_leaves_cleanly(runs, monkeypatch, capsys):
         assert first == second
         assert first.startswith("B: ")
         assert err == ""
+
+
+@pytest.fixture
+def steps(tmp_path):
+    """A run with steps 10, 20 and 30."""
+    return write_run(tmp_path / "run", random_model(), steps=(10, 20, 30))
+
+
+def damage(run, step):
+    """Changes one byte of a file and says which."""
+    path = run / "checkpoints" / str(step) / "params" / "_METADATA"
+    path.write_bytes(path.read_bytes().replace(b"{", b"[", 1))
+    return "params/_METADATA"
+
+
+def test_steps_are_listed_with_what_is_wrong_with_them(steps, monkeypatch, capsys):
+    """Without JAX: what is whole, what was set aside, left unfinished or cut short; the best one, and its loss."""
+    writer = CheckpointWriter(steps, keep=2)
+    model = random_model()
+    writer.save(40, {"params": model.params}, {"loss": 1.25}, best=20)
+    writer.close()
+    shutil.copytree(steps / "checkpoints/40", steps / "checkpoints/50.damaged")
+    (steps / "checkpoints/60.unfinished-ab").mkdir()
+    (steps / "checkpoints/70").mkdir()
+    program = (
+        "import sys\nfrom gptjax import cli\ncli.main()\n"
+        "assert not {'jax', 'flax', 'orbax', 'tensorflow'} & sys.modules.keys(), 'slow'"
+    )
+    command = [sys.executable, "-c", program, "checkpoint", "list", str(steps)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    heading, *rows = [line.split() for line in done.stdout.splitlines()]
+    assert heading == ["step", "saved", "size", "best", "loss", "state"]
+    assert [(row[0], row[-1]) for row in rows] == [
+        ("20", "complete"), ("30", "complete"), ("40", "complete"), ("70", "part"), ("50.damaged", "aside"),
+        ("60.unfinished-ab", "unfinished"),
+    ]  # fmt: skip
+    assert [row[0] for row in rows if "best" in row] == ["20"]
+    assert [row[0] for row in rows if "1.2500" in row] == ["40"]
+    assert f"step 70: {MANIFEST}: is missing" in done.stdout
+
+
+def test_verifying_reads_every_file_and_the_numbers(steps, monkeypatch, capsys):
+    """One line a step; status 1 where one is bad, by its bytes or by a weight that is NaN. A good one alone is good."""
+    lines = in_process(monkeypatch, capsys, "checkpoint", "verify", steps).out.splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"step {step}: good" for step in (10, 20, 30)]
+    name = damage(steps, 20)
+    model = random_model()
+    writer = CheckpointWriter(steps, keep=9)
+    params = dict(model.params, embedding=model.params["embedding"] * np.float32("nan"))
+    writer.save(40, {"params": params}, {})
+    writer.save(50, {"params": model.params | {}, "ema": params}, {})
+    writer.close()
+    with pytest.raises(SystemExit) as end:
+        in_process(monkeypatch, capsys, "checkpoint", "verify", steps)
+    assert end.value.code == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert [line.split(",")[0] for line in lines if "good" in line] == ["step 10: good", "step 30: good"]
+    assert f"step 20: {name}: sha256 is" in lines[1]
+    assert "step 40: params/embedding has" in lines[3]
+    assert "step 50: ema/embedding has" in lines[4]
+    assert in_process(monkeypatch, capsys, "checkpoint", "verify", steps, "--step", "10").out.count("good") == 1
+    with pytest.raises(SystemExit):
+        in_process(monkeypatch, capsys, "checkpoint", "verify", steps, "--step", "11")
+    assert "step 11: manifest.json: is missing" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("always")
+def test_a_damaged_newest_step_is_told_and_the_one_before_it_speaks(steps, monkeypatch, capsys):
+    """One line on stderr, beside the text."""
+    name = damage(steps, 30)
+    out, err = in_process(monkeypatch, capsys, "generate", steps, "--prompt", "the", "--tokens", "5")
+    assert out.startswith("the")
+    assert err.count("\n") == 1
+    assert f"gptjax: not used: step 30: {name}: sha256 is" in err
+    assert "has no ema" in refused(monkeypatch, capsys, "generate", steps, "--step", "10", "--weights", "ema")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import gptjax
+from gptjax.checkpoint import CheckpointWriter
 from gptjax.config import save_model_config
 from gptjax.decode import Choice, adjusted, choose, decode, narrowed, prefill
 from gptjax.generate import LanguageModel, certain
@@ -331,9 +332,34 @@ def test_a_loaded_run_says_what_was_saved(tmp_path):
     with pytest.raises(ValueError, match=r"no usable checkpoint of step 15; there are \[10, 20\]"):
         gptjax.load(path, step=15)
     next(file for file in (path / "checkpoints" / "20" / "params").rglob("*") if file.is_file()).unlink()
-    with pytest.raises(ValueError, match="is missing"):
-        gptjax.load(path)
+    with pytest.raises(ValueError, match=r"^step 20: params/.* is missing"):
+        gptjax.load(path, step=20)
+    with pytest.warns(UserWarning, match=r"^not used: step 20: params/.* is missing$"):
+        assert gptjax.load(path).step == 10
     assert gptjax.load(path, step=10).step == 10
+
+
+def test_the_moving_average_is_loaded_where_there_is_one(tmp_path):
+    """In place of the weights of the step; a run that kept none says how to get one."""
+    model = random_model()
+    path = write_run(tmp_path / "run", model)
+    writer = CheckpointWriter(path, keep=9)
+    halved = jax.tree.map(lambda leaf: leaf / 2, model.params)
+    writer.save(20, {"params": model.params, "training": {"step": np.int32(20)}, "ema": halved}, {})
+    writer.close()
+    for weights, wanted in (("trained", model.params), ("ema", halved)):
+        jax.tree.map(np.testing.assert_array_equal, gptjax.load(path, weights=weights).params, wanted)
+    with pytest.raises(ValueError, match=r"step 10 has no ema; a run started with --optimizer\.ema 0\.999 keeps one"):
+        gptjax.load(path, step=10, weights="ema")
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+    """With the place and their number."""
+    model = random_model()
+    params = dict(model.params, embedding=model.params["embedding"].at[3, 5:7].set(jnp.nan))
+    path = write_run(tmp_path / "run", LanguageModel(model.config, model.tokenizer, params))
+    with pytest.raises(ValueError, match=r"^step 10: params/embedding has 2 values that are NaN or infinite"):
+        gptjax.load(path)
 
 
 def test_files_of_two_runs_are_refused(tmp_path):

@@ -1,26 +1,11 @@
 """Numbers of a run on disk, and speed counted over finished steps."""
 
-import json
 import types
 
 import pytest
 
 from train import meter
-from train.meter import Records, Speed, Start
-
-
-def test_records_after_the_last_checkpoint_and_half_lines_are_dropped_on_restart(tmp_path):
-    first = Records(tmp_path, 0)
-    for step in (1, 2, 3):
-        first.write("train", step, loss=float(step))
-    first.close()
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"kind": "train", "step": 4, "lo')
-    second = Records(tmp_path, 2)
-    second.write("validation", 3, source="a", loss=9.0)
-    second.close()
-    kept = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [(record["kind"], record["step"]) for record in kept] == [("train", 1), ("train", 2), ("validation", 3)]
+from train.meter import Speed, Start
 
 
 def test_speed_counts_steps_since_its_start_and_mfu_is_its_share_of_the_peak(monkeypatch):

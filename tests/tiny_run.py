@@ -64,7 +64,7 @@ def write_run(path: Path, model: LanguageModel, steps: tuple[int, ...] = (10,)) 
     model.tokenizer.save(path / "tokenizer.json")
     writer = CheckpointWriter(path, keep=9)
     for step in steps:
-        writer.save(step, model.params, {"step": np.int32(step)}, {})
+        writer.save(step, {"params": model.params, "training": {"step": np.int32(step)}}, {})
     writer.close()
     return path
 

@@ -11,13 +11,17 @@ from pathlib import Path
 import tyro
 
 from gptjax.config import SIZES, did_you_mean
-from train import STARTED
+from train import STARTED, hosts
 from train.allocator import keep_freed_memory
+from train.exits import BAD_NUMBERS, DONE, FAULT, INTERRUPTED, MISTAKE, TAKEN, BadNumbersError, StoppedError
+from train.lease import LeaseLostError, LeaseTakenError
 from train.recipe import Recipe, load_recipe, recipe_names
+from train.signals import Signals, block
 
 HELP = """usage: python -m train VERB ...      (or ./launch.sh VERB ...)
 
   pretrain [RECIPE] [--size SIZE] [--FIELD VALUE ...]   prepare the text, train, write samples and a report
+        [--accept-changes]           go on with a run although its recipe now reads other rows or makes other updates
   bench [RECIPE] [--size SIZE] [--FIELD VALUE ...]      measure a training step, the input, the start, the memory
         [--steps 20]                 how many warm steps are timed
         [--json FILE]                write what was found
@@ -25,6 +29,9 @@ HELP = """usage: python -m train VERB ...      (or ./launch.sh VERB ...)
                                      stands for this one with those fields changed
         [--compile-for v5e:4x4]      measure nothing: compile for chips that need not be here
   report RUN                                            write the report of a run anew
+  audit RUN                                             prove what a run was trained on: no row skipped, none twice
+  verify-resume [RECIPE] [--FIELD VALUE ...]            prove that this recipe, killed and resumed, is never another run
+        [--steps 20]                 train so many, twice
 
 Recipes: {recipes}; or the path of your own .py file with a function recipe().
 Sizes:   {sizes}
@@ -34,25 +41,33 @@ Fields:  python -m train pretrain RECIPE --help lists them all with their defaul
 
 
 def main(arguments: list[str]) -> int:
-    """Runs one verb; returns the exit code: 0 done, 2 a mistake in what was asked, 130 interrupted (and saved)."""
-    verbs = {"pretrain": _pretrain, "bench": _bench, "report": _report}
+    """Runs one verb; returns the exit code, as train/exits.py lists them."""
+    verbs = {
+        "pretrain": _pretrain, "bench": _bench, "report": _report, "audit": _audit, "verify-resume": _verify_resume
+    }  # fmt: skip
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP.format(recipes=", ".join(recipe_names()), sizes=", ".join(SIZES)))
-        return 0 if arguments else 2
+        return DONE if arguments else MISTAKE
     verb, *rest = arguments
     try:
         if verb not in verbs:
             raise ValueError(f"unknown verb {verb!r}{did_you_mean(verb, list(verbs))}")
         return verbs[verb](rest)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except (StoppedError, BadNumbersError, LeaseTakenError, LeaseLostError, ValueError, OSError) as error:
+        print(f"{'stopped' if isinstance(error, StoppedError) else 'error'}: {error}", file=sys.stderr)
+        return _exit_code(error)
     except ModuleNotFoundError as missing:
         print(f"error: {missing}; in the checkout, ./launch.sh setup installs what training needs", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as interrupt:
-        print(f"\nstopped: {interrupt}", file=sys.stderr)
-        return 130
+        return MISTAKE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _exit_code(error: Exception) -> int:
+    if isinstance(error, StoppedError):
+        return error.code
+    kinds = {BadNumbersError: BAD_NUMBERS, LeaseTakenError: TAKEN, LeaseLostError: TAKEN}
+    return next((code for kind, code in kinds.items() if isinstance(error, kind)), MISTAKE)
 
 
 def parse(arguments: list[str], verb: str = "pretrain") -> Recipe:
@@ -88,19 +103,53 @@ def _taken(option: str, arguments: list[str]) -> tuple[str | None, list[str]]:
     return value, others
 
 
+def _flag(option: str, arguments: list[str]) -> tuple[bool, list[str]]:
+    """(whether an option without a value was given, the arguments without it)."""
+    return option in arguments, [argument for argument in arguments if argument != option]
+
+
 def _pretrain(arguments: list[str]) -> int:
+    accept, arguments = _flag("--accept-changes", arguments)
     recipe = parse(arguments)
+    block()  # before NumPy and JAX start threads, which inherit it
+    signals = Signals()
+    signals.listen()
     _check_sources(recipe)
     # what was compiled once is read by later starts: on a CPU half of their time
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gptjax" / "compiled"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     _settle_process()
+    hosts.join()
     from rich.console import Console
 
-    from train.loop import pretrain
+    from train.pretrain import pretrain
 
-    pretrain(recipe, Console(), STARTED)
-    return 0
+    pretrain(recipe, Console(quiet=not hosts.is_first()), STARTED, signals, accept_changes=accept)
+    return DONE
+
+
+def _verify_resume(arguments: list[str]) -> int:
+    count, arguments = _taken("--steps", arguments)
+    recipe = parse(arguments, "verify-resume")
+    steps = 20 if count is None else int(count) if count.isdecimal() else 0
+    if steps < 2 or steps % 2 or steps > recipe.steps:
+        raise ValueError(f"--steps {count}: give an even number of steps, from 2 to the recipe's {recipe.steps}")
+    _check_sources(recipe)
+    from rich.console import Console
+
+    from train.verify_resume import verify_resume
+
+    return DONE if verify_resume(arguments, recipe, steps // 2, Console()) else FAULT
+
+
+def _audit(arguments: list[str]) -> int:
+    run = _run_of("audit", arguments)
+    _settle_process()
+    from rich.console import Console
+
+    from train.audit import audit
+
+    return DONE if audit(run, Console()) else FAULT
 
 
 def _bench(arguments: list[str]) -> int:
@@ -141,7 +190,7 @@ def _bench(arguments: list[str]) -> int:
     Console(width=None if sys.stdout.isatty() else 120).print(found.table())
     if file is not None:
         Path(file).write_text(json.dumps(found.as_json(), indent=1) + "\n", encoding="utf-8")
-    return 0
+    return DONE
 
 
 def _check_sources(recipe: Recipe) -> None:
@@ -161,12 +210,17 @@ def _settle_process() -> None:
 
 
 def _report(arguments: list[str]) -> int:
-    if len(arguments) != 1 or not (Path(arguments[0]) / "model.json").exists():
-        raise ValueError(f"report: give one run directory (found {arguments})")
+    run = _run_of("report", arguments)
     from train.report import write_report
 
-    print(write_report(Path(arguments[0])))
-    return 0
+    print(write_report(run))
+    return DONE
+
+
+def _run_of(verb: str, arguments: list[str]) -> Path:
+    if len(arguments) != 1 or not (Path(arguments[0]) / "model.json").exists():
+        raise ValueError(f"{verb}: give one run directory (found {arguments})")
+    return Path(arguments[0])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from data.prepare import prepare
@@ -14,9 +15,8 @@ from gptjax.batch import Batch
 from gptjax.config import ModelConfig
 from gptjax.kernels import Kernel, kernel_for
 from gptjax.model import Transformer
-from gptjax.sharding import batch_sharding, check_divides, held_rows, make_mesh
+from gptjax.sharding import batch_sharding, check_divides, held_rows, make_mesh, one_a_device
 from gptjax.tokenizer import Tokenizer
-from train.optimizer import make_optimizer
 from train.recipe import Recipe
 from train.step import State, abstract_state, make_train_step, make_validation_step
 
@@ -50,7 +50,7 @@ class Assembly:
     config: ModelConfig
     abstract: State  # shapes, dtypes and places of the state
     fresh: Callable[[], State]  # makes the state of step 0
-    train_step: Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]
+    train_step: Callable[[State, Batch, jax.Array], tuple[State, dict[str, jax.Array]]]
     validation_step: Callable[..., jax.Array]
 
     @property
@@ -61,13 +61,18 @@ class Assembly:
         """Numbers of the rows of a micro-batch that this host's devices hold."""
         return held_rows(self.mesh, self.recipe.batch.micro_rows, self.mesh.local_devices)
 
-    def batches(self, rows: "Rows", first_step: int, steps: int) -> Iterator[Batch]:
-        """This host's part of the batches [A, B, T] of `steps` steps after `first_step`, in its own memory."""
+    def asks(self, stop: bool) -> jax.Array:
+        """What this host tells the others with a step: whether it wants to stop after it."""
+        own = np.full(len(self.mesh.local_devices), stop, np.int32)
+        return jax.make_array_from_process_local_data(one_a_device(self.mesh), own)
+
+    def batches(self, rows: "Rows", first_row: int, steps: int) -> Iterator[Batch]:
+        """This host's part of the batches [A, B, T] of `steps` steps from `first_row` on, in its own memory."""
         from data.pipeline import training_batches
 
         batch = self.recipe.batch
         return training_batches(
-            rows, first_row=first_step * batch.rows, steps=steps,
+            rows, first_row=first_row, steps=steps,
             micro_batches=batch.micro_batches, B=batch.micro_rows, keep=self.own_rows(),
         )  # fmt: skip
 
@@ -106,12 +111,11 @@ def assemble(recipe: Recipe, vocabulary: int, mesh: Mesh) -> Assembly:
     unroll = config.L if recipe.compute.unroll else 1
     compute = recipe.compute
     model = Transformer(config, jnp.dtype(compute.dtype), compute.remat, unroll, kernel_of(recipe, config, mesh))
-    optimizer = make_optimizer(recipe.optimizer, recipe.steps)
+    spec, steps, B = recipe.optimizer, recipe.steps, recipe.batch.micro_rows
     # unrolled, the first state would take seconds longer to compile, and be the same
-    abstract, fresh = abstract_state(model.clone(unroll=1), optimizer, mesh, recipe.seed)
-    B = recipe.batch.micro_rows
+    abstract, fresh = abstract_state(model.clone(unroll=1), spec, steps, mesh, recipe.seed)
     return Assembly(
         recipe=recipe, mesh=mesh, config=config, abstract=abstract, fresh=fresh,
-        train_step=make_train_step(model, optimizer, abstract, mesh, B, recipe.seed),
+        train_step=make_train_step(model, spec, steps, abstract, mesh, B, recipe.seed),
         validation_step=make_validation_step(model, abstract, mesh, B),
     )  # fmt: skip

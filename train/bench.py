@@ -127,7 +127,7 @@ def bench(recipe: Recipe, steps: int, started: float) -> Measured:
         batches = parts.placed(parts.batches(rows, 0, 1 + WARM_UP + steps), leading=1)
         batch = next(batches)
         start.finished("first batch")
-        state, metrics = parts.train_step(state, batch)
+        state, metrics = parts.train_step(state, batch, parts.asks(stop=False))
         start.finished("compiling")
         jax.block_until_ready((state, metrics))
         start.finished("first step")
@@ -167,7 +167,7 @@ def _timed(
         began = time.perf_counter()
         batch = jax.block_until_ready(next(batches))
         there = time.perf_counter()
-        state, metrics = parts.train_step(state, batch)
+        state, metrics = parts.train_step(state, batch, parts.asks(stop=False))
         jax.block_until_ready((state, metrics))
         times.append(((time.perf_counter() - began) * 1e3, (there - began) * 1e3))
     return state, times

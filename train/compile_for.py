@@ -16,7 +16,7 @@ from rich.table import Table
 
 from data.prepare import vocabulary_bound
 from gptjax.batch import Batch, text_batch
-from gptjax.sharding import batch_sharding
+from gptjax.sharding import batch_sharding, one_a_device
 from train.assemble import assemble, mesh_of
 from train.hlo import Program
 from train.recipe import Recipe
@@ -75,7 +75,9 @@ def compile_for(recipe: Recipe, topology: str) -> CompiledFor:
         place = batch_sharding(mesh, leading=1)
         abstract = Batch(*(jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place) for array in batch))
         began = time.perf_counter()
-        compiled = assembly.train_step.lower(assembly.abstract, abstract).compile()  # pyright: ignore[reportFunctionMemberAccess]
+        asks = jax.ShapeDtypeStruct((mesh.size,), np.int32, sharding=one_a_device(mesh))
+        lowered = assembly.train_step.lower(assembly.abstract, abstract, asks)  # pyright: ignore[reportFunctionMemberAccess]
+        compiled = lowered.compile()
         seconds = time.perf_counter() - began
     program, memory = Program(compiled.as_text()), compiled.memory_analysis()
     return CompiledFor(

@@ -1,234 +1,302 @@
-"""A training run from its recipe to its report: the only training loop, and all of its printing, timing and saving."""
+"""The only training loop, and all that it prints, times, measures and saves."""
 
-import json
+import contextlib
 import time
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from data.pipeline import Rows, validation_batches
-from data.prepare import vocabulary_bound, xz_figures
-from gptjax.checkpoint import CheckpointWriter, manifest, restore, steps, verify, write_whole
-from gptjax.generate import LanguageModel
-from gptjax.tokenizer import Tokenizer
-from train.assemble import Assembly, assemble, config_of, mesh_of, open_text
+from gptjax.checkpoint import CheckpointWriter, restore
+from gptjax.manifest import manifest, newest_good, steps
+from train.assemble import Assembly, Text
+from train.exits import INTERRUPTED, STOPPED, BadNumbersError, StoppedError
+from train.hosts import from_first
+from train.journal import Journal
+from train.lease import Lease, LeaseLostError
+from train.ledger import entry_of
 from train.meter import Records, Speed, Start, peak_flops
-from train.optimizer import learning_rate
-from train.provenance import check_continues, check_disk, describe_run
-from train.recipe import Recipe
-from train.samples import write_samples
+from train.optimizer import cooldown_steps
+from train.signals import Signals
 from train.step import State
+from train.stopping import Health, out_of_patience, planned_end, reached_target
+from train.validate import Score, held_out, overall
+from train.watchdog import Watchdog
 
 RECORD_EVERY = 10  # steps
 
 
-def pretrain(recipe: Recipe, console: Console, started: float | None = None) -> Path:
-    """Trains until the recipe's last step, or from where the run directory left off; returns the run directory.
+class Guards(NamedTuple):
+    """Who watches over a run from outside its loop."""
 
-    `started` is when the program was, by time.perf_counter(), so that times told include its imports; None = now.
-
-    Raises ValueError, before anything slow and with the run as it was, where recipe, devices, text and run do not fit.
-    """
-    start = Start(time.perf_counter() if started is None else started)
-    start.finished("imports")
-    run = recipe.run
-    mesh = mesh_of(recipe)
-    config = config_of(recipe, vocabulary_bound(recipe.data), mesh)
-    check_continues(run, recipe)
-    check_disk(recipe, config)
-
-    prepared, tokenizer, rows = open_text(recipe)
-    config = config_of(recipe, tokenizer.size, mesh)
-    describe_run(run, recipe, config, tokenizer, prepared, rows.rates)
-    start.finished("text")
-    console.print(
-        f"[bold]{escape(str(run))}[/]  {config.parameters / 1e6:.2f}M parameters, {config.L} layers, width {config.D}, "
-        f"{recipe.batch.rows} rows of {config.T} tokens a step, {recipe.compute.dtype}, mesh {dict(mesh.shape)}"
-    )
-    with jax.set_mesh(mesh):
-        parts = assemble(recipe, tokenizer.size, mesh)
-        state = _Trainer(parts, rows, prepared, tokenizer, console, start).train()
-    console.print("\ncomparing with xz, writing samples and the report ...")
-    write_whole(run / "xz.json", json.dumps(xz_figures(prepared), indent=1) + "\n")
-    model = LanguageModel(config, tokenizer, state.params, mesh=mesh)
-    samples = {"step": int(state.step), "samples": recipe.samples, "seed": recipe.seed}
-    write_samples(run, prepared, model, **samples, console=console)
-    from train.report import write_report  # here: it imports Matplotlib, which the first step does not wait for
-
-    console.print(_results(run))
-    minutes = (time.perf_counter() - start.began) / 60
-    console.print(f"report: [bold]{escape(str(write_report(run)))}[/]   ({minutes:.1f} minutes in all)")
-    console.print(f"talk with it: [bold]./launch.sh generate {escape(str(run))}[/]")
-    return run
+    signals: Signals
+    lease: Lease
+    dog: Watchdog
 
 
-class _Trainer:
-    """The loop and what it holds open: progress bar, records, checkpoints."""
+class Trainer:
+    """The loop and what it holds open: progress bar, journals, checkpoints."""
 
     def __init__(
-        self, parts: Assembly, rows: Rows, prepared: Path, tokenizer: Tokenizer, console: Console, start: Start
+        self, parts: Assembly, text: Text, about: Mapping[str, Any], console: Console, start: Start, guards: Guards
     ):
-        self.parts, self.recipe, self.rows, self.prepared = parts, parts.recipe, rows, prepared
+        self.parts, self.recipe, self.text, self.about = parts, parts.recipe, text, about
         self.console, self.start = console, start
-        self.last_step = min(self.recipe.steps, self.recipe.stop_after or self.recipe.steps)
-        self.learning_rate = learning_rate(self.recipe.optimizer, self.recipe.steps)
-        self.bytes_V = np.zeros(parts.config.V, np.float32)
-        self.bytes_V[: tokenizer.size] = tokenizer.byte_lengths()
+        self.signals, self.lease, self.dog = guards
+        self.asks = {stop: parts.asks(stop) for stop in (False, True)}
+        self.asked = False  # whether any host wants to stop, as all hosts know
 
     def train(self) -> State:
-        """Steps to the last one, with validation, checkpoints and records. Saves before it passes Ctrl-C on."""
-        self.state = self._first_state()
-        first_step = int(self.state.step)
-        self.start.finished("first state")
-        if first_step >= self.last_step:
-            self.console.print(f"already at step {first_step}; nothing to train")
-            return self.state
-        self.records = Records(self.recipe.run, first_step)
-        self.writer = CheckpointWriter(self.recipe.run, self.recipe.checkpoint.keep)
-        peak = peak_flops(self.recipe.compute.dtype)
-        self.speed = Speed(self.parts.tokens_per_step, self.parts.config.flops_per_token, peak)
-        self.start.finished("peak")
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
-        self.task = self.bar.add_task("compiling", total=self.last_step, completed=first_step)
-        try:
-            with self.bar:
-                self._steps(first_step)
-        except KeyboardInterrupt:
-            self.writer.wait()
-            step = int(self.state.step)
-            if step not in steps(self.recipe.run):
-                self._save()
-            raise KeyboardInterrupt(f"saved at step {step}; the same command goes on from there") from None
-        finally:
-            self.writer.close()
-            self.records.close()
+        """Steps until something ends the run, and says what; returns the last state, which is saved.
+
+        Raises StoppedError where a signal or the clock ends it early, saved; BadNumbersError; LeaseLostError; OSError
+        where it cannot save. What was saved before stays.
+        """
+        run, recipe = self.recipe.run, self.recipe
+        first_process = jax.process_index() == 0
+        with contextlib.ExitStack() as stack:
+            self.writer = CheckpointWriter(run, recipe.checkpoint.keep, self.lease.held)
+            stack.callback(self.writer.close)
+            with self.dog.phase("first state"):
+                self._first_state()
+            step = self.first_step = int(self.state.step)
+            self.start.finished("first state")
+            peak = peak_flops(recipe.compute.dtype)
+            self.speed = Speed(self.parts.tokens_per_step, self.parts.config.flops_per_token, peak)
+            self.start.finished("peak")
+            self.records = Records(run, step, self._say, writes=first_process)
+            stack.callback(self.records.close)
+            self.ledger = Journal(run / "ledger.jsonl", step, self._say, writes=first_process)
+            stack.callback(self.ledger.close)
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self.bar = stack.enter_context(
+                Progress(*columns, console=self.console, disable=not self.console.is_terminal)
+            )
+            stack.enter_context(self.signals.saving(lambda: f"the steps since {max(steps(run), default=0)} are lost"))
+            why = self._steps(step)
+            with self.dog.phase("save"):
+                self.writer.wait()
+        if why is None or self.signals.asked is not None:
+            code = INTERRUPTED if self.signals.asked == "SIGINT" else STOPPED
+            raise StoppedError(f"saved at step {int(self.state.step)}; the same command goes on from there", code)
+        self._say(f"ended at step {int(self.state.step)}: {why}")
         return self.state
 
-    def _first_state(self) -> State:
-        """The newest step whose files are whole; a fresh state where there is none."""
+    def _first_state(self) -> None:
+        """The newest checkpoint whose files are whole, damaged ones set aside; a fresh state where there is none."""
         run = self.recipe.run
-        for step in reversed(steps(run)):
-            try:
-                verify(run, step)
-            except ValueError as error:
-                self.console.print(f"[bold]not used:[/] {escape(str(error))}")
-                continue
-            params = restore(run, step, "params", self.parts.abstract.params)
-            training = restore(run, step, "training", _training(self.parts.abstract))
-            self.console.print(f"continuing from step {step}, saved {manifest(run, step)['saved']}")
-            return State(training["step"], params, training["optimizer"])
-        if steps(run):
-            raise ValueError(f"run={run}: every checkpoint is damaged; restore one, or start anew with another --run")
-        return self.parts.fresh()
+        for name in self.writer.cleared:
+            self._say(f"removed checkpoints/{name}, which an earlier process had not finished")
+        step = from_first(lambda: newest_good(run, self._say, set_bad_aside=True))
+        self.rows, self.health, self.save_seconds = 0, Health(), None
+        if step is None:
+            if any((run / "checkpoints").glob("*.damaged*")):
+                raise ValueError(
+                    f"run={run}: every checkpoint is damaged; restore one from a copy, or start anew with another --run"
+                )
+            self.state = self.parts.fresh()
+            return
+        notes = manifest(run, step)
+        trees = {name: restore(run, step, name, tree) for name, tree in _trees(self.parts.abstract).items()}
+        self.state = State(**trees["training"], params=trees["params"], ema=trees.get("ema"))
+        self.rows, self.health = notes["rows"], Health(**notes["health"])
+        self._say(f"continuing from step {step}, saved {notes['saved']}")
+        self._tell_save_time(notes["save_seconds"])
 
-    def _steps(self, first_step: int) -> None:
-        """Takes one step after another. A loss is read while the device works on the next step."""
-        batches = self.parts.batches(self.rows, first_step, self.last_step - first_step)
-        losses, waiting = [], None
-        for step, batch in enumerate(self.parts.placed(batches, leading=1), start=first_step + 1):
-            if step == first_step + 1:
-                self.start.finished("first batch")
-            self.state, metrics = self.parts.train_step(self.state, batch)
-            if step == first_step + 1:
-                self.start.finished("compiling")
-            if waiting is not None:
-                losses.append(self._finished(waiting, step - 1, first_step))
-            waiting = metrics
-            ends = step == self.last_step
-            validates = ends or step % self.recipe.validation.every == 0
-            saves = ends or step % self.recipe.checkpoint.every == 0
-            if validates or saves or step % RECORD_EVERY == 0:
-                losses.append(self._finished(metrics, step, first_step))
-                self._record(step, float(np.mean(losses)), metrics)
-                losses, waiting = [], None
-            self.bar.update(self.task, completed=step)
-            if validates:
-                self._validate("validation", step, self.recipe.validation.rows)
-            if ends:  # before the save: a run killed in between does it again
-                self._validate("final", step, self.recipe.validation.final_rows)
-            if saves:
-                self._save()
-            if validates or saves:
-                self.speed.start()
+    def _steps(self, step: int) -> str | None:
+        """Takes one step after another. Returns what ended the run; None where it was asked to stop early.
 
-    def _finished(self, metrics: dict[str, jax.Array], step: int, first_step: int) -> float:
-        """The loss of a step, once the device has it. The first step compiles: the clock starts after it.
-
-        Raises ValueError where loss or gradient is not a number, before the state that came of it can be saved.
+        A step's loss is read while the device works on the next.
         """
-        loss, norm = float(metrics["loss"]), float(metrics["gradient_norm"])
-        if not (np.isfinite(loss) and np.isfinite(norm)):
-            raise ValueError(
-                f"step {step}: the loss is {loss}, the gradient's norm {norm}; saved steps: {steps(self.recipe.run)}. "
-                "Start a new run (--run) with a lower optimizer.learning_rate"
-            )
-        if step == first_step + 1:
+        if step not in steps(self.recipe.run):
+            self._save(step)  # step 0: shows at once that it can be, and how long it takes
+        end = self._planned_end(step)
+        self.task = self.bar.add_task("compiling", total=end[0], completed=step)
+        why = self._measure(step, end) if step else None
+        self.losses: list[float] = []
+        waiting = None
+        for batch in self._batches(end[0] - step):
+            if why is not None or self.asked:
+                break
+            with self.dog.phase("step" if step > self.first_step else "compile"):
+                self.state, metrics = self.parts.train_step(self.state, batch, self.asks[self._wants_to_stop()])
+                step += 1
+                if step == self.first_step + 1:
+                    self.start.finished("compiling")
+                if waiting is not None:
+                    self._read(*waiting)
+                waiting = (step, metrics)
+                measures = step == end[0] or step % self.recipe.validation.every == 0
+                saves = step == end[0] or step % self.recipe.checkpoint.every == 0
+                if measures or saves or self.asked or step % RECORD_EVERY == 0:
+                    self._record(step, self._read(*waiting))
+                    waiting = None
+            self.bar.update(self.task, completed=step)
+            if measures:
+                best = self.health.best_step
+                why = self._measure(step, end)
+                saves |= self.health.best_step != best or why is not None
+                end = self._planned_end(step)
+            if saves or self.asked:
+                self._save(step)
+            if measures or saves:
+                self.speed.start()
+        return why
+
+    def _planned_end(self, step: int) -> tuple[int, str]:
+        """(the step that this run ends at by arithmetic, why)."""
+        T, recipe = self.parts.config.T, self.recipe
+        last = int(self.state.cooldown) + cooldown_steps(recipe.optimizer, recipe.steps)
+        tokens = (self.rows * T, self.parts.tokens_per_step, self.text.rows.tokens)
+        return planned_end(recipe.stop, last, step, *tokens)
+
+    def _batches(self, count: int) -> Iterator[Any]:
+        """The batches of the next steps, on the devices."""
+        batches = self.parts.placed(self.parts.batches(self.text.rows, self.rows, count), leading=1)
+        for number, batch in enumerate(batches):
+            if number == 0:
+                self.start.finished("first batch")
+            yield batch
+
+    def _read(self, step: int, metrics: dict[str, jax.Array]) -> dict[str, Any]:
+        """What a step measured, once the device has it: noted, and looked at for trouble.
+
+        Raises BadNumbersError, LeaseLostError, and OSError where the save behind it failed.
+        """
+        found = jax.device_get(metrics)
+        self.dog.progress()
+        self.lease.beat("step", step)
+        if step == self.first_step + 1:  # the first step compiles: the clock starts after it
             self.start.finished("first step")
-            self.console.print(f"first step finished {self.start}", highlight=False)
+            self._say(f"first step finished {self.start}")
             self.speed.start()
         else:
             self.speed.step()
-        return loss
+        entry = entry_of(step, self.rows, self.recipe.batch.rows, found)
+        self.rows += entry.rows
+        self.ledger.note(entry._asdict())
+        remark = self.health.note_step(entry, self.recipe.stop)
+        if remark is not None:
+            self._say(remark)
+            self.records.write("remark", step, text=remark)
+        if not entry.skipped:
+            self.losses.append(entry.loss)
+        self.asked |= bool(found["asked"])
+        if self.lease.lost:
+            raise LeaseLostError(f"run={self.recipe.run}: another process took over; nothing more was saved")
+        if self.writer.failure() is not None:
+            self._despite(self.writer.wait)
+        if self.save_seconds is None and self.writer.seconds is not None:
+            self._tell_save_time(self.writer.seconds)
+        return found
 
-    def _record(self, step: int, loss: float, metrics: dict[str, jax.Array]) -> None:
+    def _record(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes the mean loss since the last record, and what else a curve is drawn of."""
+        self.ledger.flush()
+        if not self.losses:
+            return
+        loss, self.losses = float(np.mean(self.losses)), []
         self.records.write(
-            "train", step, tokens=step * self.parts.tokens_per_step, loss=loss,
-            learning_rate=float(np.asarray(self.learning_rate(step - 1))),
-            gradient_norm=float(metrics["gradient_norm"]), tokens_per_second=self.speed.tokens_per_second,
-            mfu=self.speed.mfu, seconds=time.perf_counter() - self.start.began,
+            "train", step, tokens=self.rows * self.parts.config.T, loss=loss,
+            learning_rate=float(metrics["learning_rate"]), gradient_norm=float(metrics["gradient_norm"]),
+            tokens_per_second=self.speed.tokens_per_second, mfu=self.speed.mfu,
+            seconds=time.perf_counter() - self.start.began,
         )  # fmt: skip
         shown = f"loss {loss:.3f}  {self.speed.tokens_per_second:,.0f} tokens/s  MFU {self.speed.mfu:.0%}"
         self.bar.update(self.task, description=shown)
 
-    def _save(self) -> None:
-        step = int(self.state.step)
-        self.writer.save(step, self.state.params, _training(self.state), {"rows": step * self.recipe.batch.rows})
+    def _save(self, step: int) -> None:
+        """Starts to save the state. Raises BadNumbersError where parameters are not finite."""
+        if not _all_finite(self.state.params):
+            raise BadNumbersError(f"step {step}: parameters are not finite, and not saved; see the steps before it")
+        notes = {
+            "rows": self.rows, "health": self.health.as_json(), "save_seconds": self.writer.seconds,
+            "provenance": self.about,
+        }  # fmt: skip
+        with self.dog.phase("save"):
+            self._despite(lambda: self.writer.save(step, _trees(self.state), notes, best=self.health.best_step))
 
-    def _validate(self, kind: str, step: int, most_rows: int) -> None:
-        """Measures every source's held-out text: nats per token, perplexity, bits per byte."""
-        sources = json.loads((self.prepared / "prepared.json").read_text(encoding="utf-8"))["sources"]
-        told = []
-        for name, source in sources.items():
-            folder = self.prepared / source["folder"] / "validation"
-            B, own_rows = self.recipe.batch.micro_rows, self.parts.own_rows()
-            batches = validation_batches(folder, self.rows.T, B, most_rows, own_rows)
-            sums = np.zeros(3)
-            for batch in self.parts.placed(batches, leading=0):
-                sums += np.asarray(self.parts.validation_step(self.state.params, batch, self.bytes_V), np.float64)
-            nats, targets, size = sums.tolist()
-            loss, bits = nats / targets, nats / np.log(2) / size
-            self.records.write(
-                kind, step, source=name, loss=loss, perplexity=float(np.exp(loss)), bits_per_byte=float(bits),
-                targets=int(targets), bytes=int(size),
-            )  # fmt: skip
-            told.append(f"{name} {bits:.3f}")
+    def _despite(self, save: Callable[[], None]) -> None:
+        """Calls what may find that a save has failed, and stops or goes on, as the recipe has it."""
+        try:
+            save()
+        except LeaseLostError:
+            raise
+        except Exception as error:  # orbax has many kinds
+            said = f"a checkpoint could not be written: {' '.join(str(error).split())[:300]}"
+            saved = f"saved steps: {steps(self.recipe.run)}"
+            if self.recipe.checkpoint.if_it_fails == "stop":
+                raise OSError(f"{said}; {saved}. Make room, and repeat the command") from error
+            self._say(f"{said}; {saved}. Training goes on (checkpoint.if_it_fails=continue)")
+
+    def _tell_save_time(self, seconds: float | None) -> None:
+        self.save_seconds = seconds
+        if seconds is not None:
+            self._say(f"a save takes {seconds:.1f} s: SIGTERM and Ctrl-C need that, and the end of the step")
+
+    def _measure(self, step: int, end: tuple[int, str]) -> str | None:
+        """Measures held-out text where that is due; returns why the run ends here, if it does."""
+        recipe, spec = self.recipe, self.recipe.optimizer
+        why = end[1] if step >= end[0] else None
+        if why is not None or step % recipe.validation.every == 0:
+            self._held_out("validation", step, recipe.validation.rows)
+        why = why or reached_target(recipe.stop, self.health)
+        falling = spec.schedule == "wsd" and step >= int(self.state.cooldown)
+        impatient = None if falling else out_of_patience(recipe.stop, self.health)
+        if impatient is not None and spec.schedule == "wsd":
+            self.state = self.state._replace(cooldown=jax.device_put(np.int32(step), self.state.cooldown.sharding))
+            self._say(f"{impatient}: the learning rate falls now, for {cooldown_steps(spec, recipe.steps)} steps")
+        else:
+            why = why or impatient
+        if why is not None:
+            self._held_out("final", step, recipe.validation.final_rows)
+        return None if self.asked else why
+
+    def _held_out(self, kind: str, step: int, most_rows: int) -> None:
+        """Measures and records, by the parameters and by their average; not twice, after a restart, the same step."""
+        if self.asked or self.health.measured.get(kind) == step:
+            return
+        found: list[tuple[str, dict[str, Score]]] = []
+        with self.dog.phase(kind):
+            for name, params in ((kind, self.state.params), (f"{kind}_ema", self.state.ema)):
+                if params is None:
+                    continue
+                asks = lambda: self.asks[self._wants_to_stop()]  # noqa: E731
+                scores = held_out(self.parts, self.text, params, most_rows, asks, self.dog.progress)
+                if scores is None:
+                    self.asked = True  # to be measured by the next start
+                    return
+                found.append((name, scores))
+        for name, scores in found:
+            for source, score in scores.items():
+                self.records.write(name, step, source=source, **score._asdict())
+        self.health.measured[kind] = step
         if kind == "validation":
-            said = f"step {step}: bits per byte of held-out text: {', '.join(told)}"
-            self.console.print(said, highlight=False, markup=False)
+            _, scores = found[-1]
+            self.health.note_held_out(step, overall(scores, self.text.rows.rates))
+            bits = ", ".join(f"{source} {score.bits_per_byte:.3f}" for source, score in scores.items())
+            self._say(f"step {step}: bits per byte of held-out text: {bits}")
+
+    def _wants_to_stop(self) -> bool:
+        """Whether this host does; what comes of it, all hosts learn from the step that they take together."""
+        minutes = self.recipe.stop.minutes
+        late = minutes is not None and time.perf_counter() - self.start.began > 60 * minutes
+        return late or self.signals.asked is not None
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False)
 
 
-def _training(state: State) -> dict[str, Any]:
-    """What a checkpoint keeps beside the parameters."""
-    return {"step": state.step, "optimizer": state.optimizer}
+def _trees(state: State) -> dict[str, Any]:
+    """What a checkpoint holds, by name: parameters, their average where there is one, and what only training needs."""
+    training = {"step": state.step, "cooldown": state.cooldown, "optimizer": state.optimizer}
+    return {"params": state.params, "training": training} | ({} if state.ema is None else {"ema": state.ema})
 
 
-def _results(run: Path) -> Table:
-    """Bits per byte of every source beside xz."""
-    from train.report import last_scores
-
-    xz = json.loads((run / "xz.json").read_text(encoding="utf-8"))
-    table = Table("held-out text of", title="bits per byte (lower is better), beside what xz makes of the same text")
-    for heading in ("nats/token", "bits/byte", "xz -9 alone", "xz after the training text"):
-        table.add_column(heading, justify="right")
-    for name, record in last_scores(run / "metrics.jsonl").items():
-        figures = (record["bits_per_byte"], xz[name]["alone"], xz[name]["after_training_text"])
-        table.add_row(escape(name), f"{record['loss']:.4f}", *(f"{figure:.3f}" for figure in figures))
-    return table
+@jax.jit
+def _all_finite(params: Any) -> jax.Array:
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))

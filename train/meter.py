@@ -1,8 +1,8 @@
 """How fast, and compared with what: seconds of the start, tokens a second, compilations, the share of the peak."""
 
-import json
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import tensorflow as tf
 
 from gptjax.attention import product_precision
-from gptjax.checkpoint import write_whole
+from train.journal import Journal
 
 # Peak bfloat16 products, operations a second of one chip, from the makers' data sheets.
 CHIP_PEAKS = {
@@ -127,29 +127,28 @@ class Speed:
 class Records:
     """`metrics.jsonl`, and the same numbers as TensorBoard events."""
 
-    def __init__(self, run: Path, last_step: int):
-        path = run / "metrics.jsonl"
-        keep = [line for line in _whole_lines(path) if json.loads(line)["step"] <= last_step]
-        write_whole(path, "".join(keep))  # what a run did after its last checkpoint, it will do again
-        self._file = path.open("a", encoding="utf-8")
-        self._events = tf.summary.create_file_writer(str(run / "tensorboard"))
+    def __init__(self, run: Path, last_step: int, warn: Callable[[str], None], writes: bool = True):
+        self._journal = Journal(run / "metrics.jsonl", last_step, warn, writes)
+        self._events = tf.summary.create_file_writer(str(run / "tensorboard")) if writes else None
+        self._warn = warn
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Appends one record; numbers become TensorBoard curves named `kind/value` or `kind/source/value`."""
-        print(json.dumps({"kind": kind, "step": step, **values}), file=self._file, flush=True)
+        self._journal.note({"kind": kind, "step": step, **values})
+        self._journal.flush()
+        if self._events is None:
+            return
         group = "/".join([kind, *([values["source"]] if "source" in values else [])])
-        with self._events.as_default():
-            for name, value in values.items():
-                if isinstance(value, int | float):
-                    tf.summary.scalar(f"{group}/{name}", value, step=step)
+        try:
+            with self._events.as_default():
+                for name, value in values.items():
+                    if isinstance(value, int | float):
+                        tf.summary.scalar(f"{group}/{name}", value, step=step)
+        except (OSError, tf.errors.OpError) as error:
+            self._events = None
+            self._warn(f"TensorBoard's events cannot be written ({error}): training goes on without them")
 
     def close(self) -> None:
-        self._file.close()
-        self._events.close()
-
-
-def _whole_lines(path: Path) -> list[str]:
-    """Lines of a file that end in a line break: a killed run may leave half a line behind."""
-    if not path.exists():
-        return []
-    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+        self._journal.close()
+        if self._events is not None:
+            self._events.close()

@@ -1,47 +1,235 @@
-"""From a gradient to an update: clipping, AdamW, the learning rate over the run, and which parameters decay."""
+"""From a gradient to an update: who trains and when, clipping, a direction by name, weight decay, the learning rate.
 
-from typing import Any
+Every step changes a parameter p by -rate(step) x factor x (direction + weight decay x factor x p).
+"""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from train.recipe import OptimizerSpec
+from gptjax.config import did_you_mean
+from train.recipe import WEIGHT_DECAY, OptimizerName, OptimizerSpec
 
-
-def learning_rate(spec: OptimizerSpec, steps: int) -> optax.Schedule:
-    """Learning rate of every step: linear warm-up, then a cosine, or a plateau and a linear fall, to `final` x peak."""
-    peak, end = spec.learning_rate, spec.learning_rate * spec.final
-    warmup = optax.linear_schedule(0.0, peak, spec.warmup)
-    if spec.schedule == "cosine":
-        rest = optax.cosine_decay_schedule(peak, max(1, steps - spec.warmup), alpha=spec.final)
-        return optax.join_schedules([_from_one(warmup), rest], [spec.warmup])
-    fall = max(1, round(steps * spec.decay))
-    plateau = optax.constant_schedule(peak)
-    return optax.join_schedules(
-        [_from_one(warmup), plateau, optax.linear_schedule(peak, end, fall)], [spec.warmup, steps - fall]
-    )
+Params = Any  # nested dicts of arrays, or of Linen's boxes of them; None = a parameter that never trains
+State = Any  # of every group of parameters, by its name, what optax keeps of it
 
 
-def _from_one(schedule: optax.Schedule) -> optax.Schedule:
-    """The same ramp without its zero: the first step learns too."""
-    return lambda count: schedule(count + 1)
+class Optimizer(NamedTuple):
+    """Pure functions; one compilation serves all steps, as step and cool-down are traced."""
+
+    trainable: Callable[[Params], Params]  # the same tree with None for what never trains: differentiate by this
+    init: Callable[[Params], State]  # moments of what trains, float32, in boxes where the parameters are
+    # (gradient, state, params, step, cooldown) -> (updates, state, norm); gradient and updates are like `trainable`,
+    # norm is the gradient's over what trains at this step, before clipping
+    update: Callable[[Params, State, Params, jax.Array, jax.Array], tuple[Params, State, jax.Array]]
 
 
-def decays(params: Any) -> Any:
-    """True for matrices, False for norms and biases; by name, as stacking gives a layer's vectors a second axis."""
+def make_optimizer(spec: OptimizerSpec, steps: int, params: Params) -> Optimizer:
+    """The optimizer of a run of so many steps; of `params`, only the names count.
 
-    def is_matrix(path, _):
-        name = [part.key for part in path if isinstance(part, jax.tree_util.DictKey)][-1]
-        return not name.endswith(("scale", "bias"))
+    A parameter frozen for a share of the run trains from step ceil(share x steps) on. Until then its gradient counts
+    as zero and its moments stay as they were made, so it thaws with fresh ones and with a bias correction of its own.
+    Raises ValueError where the lists of regular expressions and the names do not fit, or nothing would train.
+    """
+    names = list(_flat(params))
+    factors, decays, frozen = (_resolved(field, getattr(spec, field), names) for field in ("rates", "decays", "frozen"))
+    weight_decay = WEIGHT_DECAY.get(spec.name, 0.0) if spec.weight_decay is None else spec.weight_decay
+    # 0.07 x 100 is a little more than 7 in floating point
+    starts = {name: math.ceil(share * steps - 1e-9) for name, share in frozen.items() if share < 1}
+    if not starts:
+        raise ValueError("optimizer.frozen: every parameter has 1, so nothing would train; give some a share below 1")
+    groups: dict[str, _Group] = {}
+    for name, start in starts.items():
+        kind = direction_of(spec, name)
+        groups.setdefault(f"{kind}_from_{start}", _Group(start, _DIRECTIONS[kind](spec), [])).names.append(name)
+    rate_at = learning_rate(spec, steps)
+    clip: Any = optax.clip_by_global_norm(spec.clip)
 
-    return jax.tree_util.tree_map_with_path(is_matrix, params)
+    def trainable(params: Params) -> Params:
+        return _nested({name: leaf if name in starts else None for name, leaf in _flat(params).items()})
+
+    def init(params: Params) -> State:
+        flat = _flat(params)
+        state = {key: group.direction.init({name: flat[name] for name in group.names}) for key, group in groups.items()}
+        return _named(state) if any(map(_is_box, flat.values())) else state
+
+    def update(
+        gradient: Params, state: State, params: Params, step: jax.Array, cooldown: jax.Array
+    ) -> tuple[Params, State, jax.Array]:
+        def thawed(start: int, new: Any, old: Any) -> Any:
+            return new if start == 0 else jax.tree.map(lambda new, old: jnp.where(step >= start, new, old), new, old)
+
+        old, flat = _flat(params), _flat(gradient)
+        flat = {name: thawed(start, flat[name], jnp.zeros_like(flat[name])) for name, start in starts.items()}
+        norm = optax.tree.norm(flat)
+        clipped, _ = clip.update(flat, clip.init(flat))
+        rate = rate_at(step, cooldown)
+        updates, new_state = dict.fromkeys(old), {}
+        for key, group in groups.items():
+            its_gradient, its_params = ({name: leaves[name] for name in group.names} for leaves in (clipped, old))
+            directions, moments = group.direction.update(its_gradient, state[key], its_params)
+            new_state[key] = thawed(group.start, moments, state[key])
+            for name, direction in directions.items():
+                if decay := weight_decay * decays[name] * _is_matrix(name):
+                    direction += decay * old[name]
+                moved = -rate * factors[name] * direction
+                updates[name] = thawed(group.start, moved, jnp.zeros_like(moved))
+        return _nested(updates), new_state, norm
+
+    return Optimizer(trainable, init, update)
 
 
-def make_optimizer(spec: OptimizerSpec, steps: int) -> optax.GradientTransformation:
-    """AdamW with decoupled weight decay after clipping by global norm. Moments are float32, as the parameters are."""
-    return optax.chain(
-        optax.clip_by_global_norm(spec.clip),
-        optax.adamw(
-            learning_rate(spec, steps), b1=spec.beta1, b2=spec.beta2, weight_decay=spec.weight_decay, mask=decays
-        ),
-    )  # fmt: skip
+def merge(trainable: Params, params: Params) -> Params:
+    """`params` with its trainable parameters taken from `trainable`."""
+    return jax.tree.map(lambda new, old: old if new is None else new, trainable, params, is_leaf=lambda x: x is None)
+
+
+def direction_of(spec: OptimizerSpec, name: str) -> OptimizerName:
+    """Muon is for the layers' matrices; tables and vectors have AdamW beside it."""
+    if spec.name == "muon" and not (name.startswith("layers/") and _is_matrix(name)):
+        return "adamw"
+    return spec.name
+
+
+def cooldown_steps(spec: OptimizerSpec, steps: int) -> int:
+    """How many steps the fall of wsd takes; 0 for the other schedules."""
+    return max(1, round(steps * spec.decay)) if spec.schedule == "wsd" else 0
+
+
+def cooldown_start(spec: OptimizerSpec, steps: int) -> int:
+    """The step from which wsd falls by plan, so that it ends with the run."""
+    return steps - cooldown_steps(spec, steps)
+
+
+def learning_rate(spec: OptimizerSpec, steps: int) -> Callable[[Any, Any], jax.Array]:
+    """(step, from 0; the step from which wsd falls) -> the learning rate, a float32 scalar.
+
+    After a linear warm-up that counts from 1, so that step 0 learns too: constant; linear or cosine, reaching `final` x
+    peak at `steps`; wsd (warm-up, stable, decay: Hu et al. 2024, arXiv:2404.06395, section 4), a plateau and a linear
+    fall to `final` x peak, where it stays. slanted: up for a tenth of the steps and down, from and to peak / 32, by
+    Howard and Ruder 2018, arXiv:1801.06146, equation 3.
+    """
+    peak, warmup, final, fall = spec.learning_rate, spec.warmup, spec.final, cooldown_steps(spec, steps)
+
+    def rate(step: Any, cooldown: Any) -> jax.Array:
+        def done(start: Any, length: int) -> jax.Array:
+            """Share of a phase that lies behind, from 0 to 1."""
+            return jnp.clip((step - start) / jnp.float32(max(1, length)), 0, 1)
+
+        up = done(-1, warmup)
+        match spec.schedule:
+            case "constant":
+                return peak * up
+            case "linear":
+                return peak * up * (1 - (1 - final) * done(warmup, steps - warmup))
+            case "cosine":
+                cosine = (1 + jnp.cos(jnp.pi * done(warmup, steps - warmup))) / 2
+                return peak * up * (final + (1 - final) * cosine)
+            case "wsd":
+                return peak * up * (1 - (1 - final) * done(cooldown, fall))
+            case "slanted":
+                cut = max(1, steps // 10)
+                triangle = jnp.minimum(done(0, cut), 1 - done(cut, steps - cut))
+                return peak * (1 + triangle * 31) / 32
+
+    return rate
+
+
+class _Group(NamedTuple):
+    """Parameters that share a direction and the step from which they train."""
+
+    start: int
+    direction: Any  # an optax.GradientTransformation
+    names: list[str]
+
+
+def _muon(spec: OptimizerSpec) -> optax.GradientTransformation:
+    """Momentum made orthogonal, layer by layer, in steps as long as AdamW's usually are.
+
+    Sources: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; Liu et al. 2025, arXiv:2502.16982, section
+    2.2 (the length: 0.2 times the root of the longer side).
+    """
+
+    def last_two_axes(updates: Params) -> Any:
+        return jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(-2, -1), updates)
+
+    def lengthened(updates: Params, _: Params) -> Params:
+        return jax.tree.map(lambda update: 0.2 * max(update.shape[-2:]) ** 0.5 * update, updates)
+
+    orthogonal = optax.contrib.scale_by_muon(beta=spec.beta1, weight_dimension_numbers=last_two_axes)
+    return optax.chain(orthogonal, optax.stateless(lengthened))
+
+
+# What a gradient is turned into before decay and learning rate.
+# Sources: Sutskever et al. 2013 (momentum, nesterov); Duchi et al. 2011 (adagrad); Tieleman and Hinton 2012, lecture 6
+# (rmsprop, here with Adam's bias correction: without, its first steps are 1 / sqrt(1 - beta2) times too long); Kingma
+# and Ba 2015, arXiv:1412.6980 (adam); Loshchilov and Hutter 2019, arXiv:1711.05101 (adamw: adam, and the decay that
+# all names here can have); Shazeer and Stern 2018, arXiv:1804.04235 (adafactor, without section 8's steps relative to
+# the parameter's size, so that learning rates are like AdamW's; its bound on a step holds for a whole stack of layers);
+# Chen et al. 2023, arXiv:2302.06675 (lion).
+_DIRECTIONS: dict[OptimizerName, Callable[[OptimizerSpec], Any]] = {
+    "sgd": lambda spec: optax.identity(),
+    "momentum": lambda spec: optax.trace(spec.beta1),
+    "nesterov": lambda spec: optax.trace(spec.beta1, nesterov=True),
+    "adagrad": lambda spec: optax.scale_by_rss(),
+    "rmsprop": lambda spec: optax.scale_by_rms(spec.beta2, eps_in_sqrt=False, bias_correction=True),
+    "adam": lambda spec: optax.scale_by_adam(spec.beta1, spec.beta2),
+    "adamw": lambda spec: optax.scale_by_adam(spec.beta1, spec.beta2),
+    "adafactor": lambda spec: optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)),
+    "lion": lambda spec: optax.scale_by_lion(spec.beta1, spec.beta2),
+    "muon": _muon,
+}
+
+
+def _resolved(field: str, rules: Sequence[tuple[str, float]], names: Sequence[str]) -> dict[str, float]:
+    """Every name's value: that of the first pattern that matches the whole of it. Raises ValueError where none does."""
+    found = {}
+    for pattern, value in rules:
+        matched = [name for name in names if re.fullmatch(pattern, name)]
+        if not matched:
+            raise ValueError(f"optimizer.{field}: {pattern!r} matches no parameter{did_you_mean(pattern, names)}")
+        found |= {name: value for name in matched if name not in found}
+    unmatched = [name for name in names if name not in found]
+    if unmatched:
+        others = f" (+{len(unmatched) - 5} more)" if len(unmatched) > 5 else ""
+        value = 0.0 if field == "frozen" else 1.0
+        raise ValueError(
+            f"optimizer.{field}: no pattern matches {unmatched[:5]}{others}; end the list with ('.*', {value})"
+        )
+    return found
+
+
+def _is_matrix(name: str) -> bool:
+    """False for norms and biases, which never decay; by name, as stacking gives a layer's vectors a second axis."""
+    return not name.endswith(("scale", "bias"))
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+    return flatten_dict(tree, sep="/")
+
+
+def _nested(flat: dict[str, Any]) -> Any:
+    return unflatten_dict(flat, sep="/")
+
+
+def _is_box(leaf: Any) -> bool:
+    return isinstance(leaf, nn.LogicallyPartitioned)
+
+
+def _named(state: State) -> State:
+    """The state of boxed parameters with a name for every axis; None, on every device, where it is no parameter's."""
+
+    def named(leaf: Any) -> Any:
+        array = nn.unbox(leaf)
+        if _is_box(leaf) and len(leaf.names) == array.ndim:
+            return leaf
+        return nn.LogicallyPartitioned(array, (None,) * array.ndim)  # adafactor's rows and columns; counters
+
+    return jax.tree.map(named, state, is_leaf=_is_box)

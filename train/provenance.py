@@ -1,6 +1,7 @@
 """What a run directory says of itself: model, tokenizer, recipe, machine, code, and whose text it learnt."""
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -9,37 +10,48 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from gptjax.checkpoint import write_whole
 from gptjax.config import ModelConfig, load_model_config, save_model_config
+from gptjax.manifest import write_whole
 from gptjax.tokenizer import Tokenizer
-from train.recipe import Recipe, changes, to_json
+from train.assemble import Text
+from train.recipe import Change, Recipe, changes, to_json
 
+BEFORE_A_RUN = ("lease", "failures.json")  # may lie in a folder that is no run yet
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "tokenizers", "numpy")
 
 
-def check_continues(run: Path, recipe: Recipe) -> None:
-    """Raises ValueError, field by field, where the run directory holds a run of another recipe, or something else."""
+def changed_fields(run: Path, recipe: Recipe, accept: bool) -> list[Change]:
+    """Where a recipe differs from that of the run directory, which it goes on with.
+
+    Raises ValueError, field by field, where the run could not go on with it, or, unless told to `accept` that, would
+    read other rows or make other updates than the run it continues; and where the directory is something else.
+    """
     if not (run / "recipe.json").exists():
-        if run.exists() and any(run.iterdir()):
+        if run.exists() and any(path.name not in BEFORE_A_RUN for path in run.iterdir()):
             raise ValueError(f"run={run}: not empty and not a run of gptjax; choose another folder with --run")
-        return
-    if differing := changes((run / "recipe.json").read_text(encoding="utf-8"), to_json(recipe)):
+        return []
+    found = changes((run / "recipe.json").read_text(encoding="utf-8"), to_json(recipe))
+    impossible = [change for change in found if change.kind == "impossible"]
+    refused = impossible if accept else [change for change in found if change.kind != "harmless"]
+    if refused:
+        remedy = "repeat the old command to continue this one" + ("" if impossible else ", or add --accept-changes")
         raise ValueError(
-            f"run={run} was started with another recipe:\n  " + "\n  ".join(differing) + "\n"
-            "start a new run with --run runs/another-name, or repeat the old command to continue this one"
+            f"run={run} was started with another recipe:\n  " + "\n  ".join(map(str, refused)) + "\n"
+            f"start a new run with --run runs/another-name, or {remedy}"
         )
+    return found
 
 
 def check_disk(recipe: Recipe, config: ModelConfig) -> None:
     """Raises ValueError unless the run may be written and the checkpoints that will exist at once fit the disk."""
     folder = next(parent for parent in recipe.run.absolute().parents if parent.is_dir())
-    needed = config.parameters * 3 * 4 * (recipe.checkpoint.keep + 1)  # parameters and two moments, float32
+    trees = 3 if recipe.optimizer.ema is None else 4  # parameters, their average, at most two moments: float32
+    needed = config.parameters * trees * 4 * (recipe.checkpoint.keep + 1)
     if not os.access(folder, os.W_OK):
         raise ValueError(f"run={recipe.run}: {folder} may not be written to; choose another folder with --run")
     free = shutil.disk_usage(folder).free
@@ -50,16 +62,16 @@ def check_disk(recipe: Recipe, config: ModelConfig) -> None:
         )
 
 
-def describe_run(
-    run: Path, recipe: Recipe, config: ModelConfig, tokenizer: Tokenizer, prepared: Path, rates: Mapping[str, int]
-) -> None:
-    """Writes what describes a run; `rates` are rows out of every 1024, by source.
+def describe_run(run: Path, recipe: Recipe, config: ModelConfig, text: Text) -> dict[str, Any]:
+    """Writes what describes a run, if that was not done; returns what each of its checkpoints says of its origin.
 
     Raises ValueError where the directory has another model, tokenizer or text.
     """
-    description = json.loads((prepared / "prepared.json").read_text(encoding="utf-8"))
+    description = json.loads((text.prepared / "prepared.json").read_text(encoding="utf-8"))
     for name, source in description["sources"].items():
-        source["rate"] = rates[name]
+        source["rate"] = text.rows.rates[name]  # rows out of every 1024
+    found = {"tokenizer": text.tokenizer.fingerprint, "text": description["content"]}
+    about = provenance(recipe) | found
     if (run / "model.json").exists():
         was, now = dataclasses.asdict(load_model_config(run / "model.json")), dataclasses.asdict(config)
         if listed := ", ".join(f"{name}: {was[name]!r} -> {now[name]!r}" for name in was if was[name] != now[name]):
@@ -68,31 +80,45 @@ def describe_run(
             "tokenizer": Tokenizer.load(run / "tokenizer.json").fingerprint,
             "text": json.loads((run / "data.json").read_text(encoding="utf-8"))["content"],
         }
-        found = {"tokenizer": tokenizer.fingerprint, "text": description["content"]}
         for what in held:
             if held[what] != found[what]:
                 raise ValueError(
                     f"run={run} was trained with another {what} (SHA-256 {held[what][:12]} -> {found[what][:12]}): "
                     "the sources have changed since; restore them, or choose another folder with --run"
                 )
-    if jax.process_index() != 0 or (run / "model.json").exists():
-        return
-    run.mkdir(parents=True, exist_ok=True)
-    write_whole(run / "recipe.json", to_json(recipe))  # first: marks the folder as a run
-    write_whole(run / "environment.json", json.dumps(environment(), indent=1) + "\n")
-    write_whole(run / "ATTRIBUTION.md", attribution(description["sources"]))
-    write_whole(run / "data.json", json.dumps(description, indent=1) + "\n")
-    tokenizer.save(run / "tokenizer.json")
-    save_model_config(config, run / "model.json")  # last: marks the description as whole
+    elif jax.process_index() == 0:
+        run.mkdir(parents=True, exist_ok=True)
+        write_whole(run / "recipe.json", to_json(recipe))  # first: marks the folder as a run
+        write_whole(run / "environment.json", json.dumps(environment(), indent=1) + "\n")
+        write_whole(run / "ATTRIBUTION.md", attribution(description["sources"]))
+        write_whole(run / "data.json", json.dumps(description, indent=1) + "\n")
+        text.tokenizer.save(run / "tokenizer.json")
+        save_model_config(config, run / "model.json")  # last: marks the description as whole
+    if jax.process_index() == 0:
+        write_whole(run / "recipe.json", to_json(recipe))  # of the newest start; older ones are in the checkpoints
+    return about
+
+
+def provenance(recipe: Recipe) -> dict[str, Any]:
+    """Where numbers come from, as far as it is known before the text: the same in every process of a run."""
+    about = environment()
+    flags = {name: value for name, value in sorted(os.environ.items()) if name.startswith(("XLA_", "LIBTPU_", "JAX_"))}
+    flags.pop("JAX_PROCESS_ID", None)
+    return {
+        **{name: about[name] for name in ("git", "changed", "python", *PACKAGES, "devices")},
+        "flags": flags,
+        "recipe": json.loads(to_json(recipe)),
+    }
 
 
 def environment() -> dict[str, str]:
-    """What a reader needs to repeat the run; the git revision ends in '+' where files were changed."""
+    """What a reader needs to repeat the run; `changed` is the hash of what git says is not in its revision, or ""."""
     device = jax.devices()[0]
     return {
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "command": "python -m train " + " ".join(sys.argv[1:]),
-        "git": _revision(),
+        "git": _git("rev-parse", "HEAD") or "not a git checkout",
+        "changed": _hash(_git("status", "--porcelain") + _git("diff", "HEAD")),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in PACKAGES},
         "devices": f"{jax.device_count()} x {device.device_kind} ({device.platform}), {jax.process_count()} host(s)",
@@ -110,14 +136,14 @@ def attribution(sources: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _revision() -> str:
-    root = Path(__file__).resolve().parent.parent
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(root), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
+def _git(*arguments: str) -> str:
+    """What git says of this checkout; "" where there is none."""
+    command = ["git", "-C", str(Path(__file__).resolve().parent.parent), *arguments]
     try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return "not a git checkout"
+        return ""
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest() if text else ""

@@ -8,39 +8,66 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args
 
 from data.spec import DataSpec
 from gptjax.config import Architecture, did_you_mean
 
 RECIPES = Path(__file__).parent / "recipes"
 
+OptimizerName = Literal[
+    "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "adafactor", "lion", "muon"
+]
+Schedule = Literal["constant", "linear", "cosine", "slanted", "wsd"]
+WEIGHT_DECAY = {"adamw": 0.1, "adafactor": 0.1, "lion": 0.1, "muon": 0.1}  # decoupled; of the others 0
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerSpec:
-    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) on gradients clipped by their global norm."""
+    """How gradients become updates: clipped by their global norm, given a direction by `name`, scaled by the schedule.
 
+    `rates`, `decays` and `frozen` are lists of (regular expression, value) over parameter names such as layers/query or
+    final_norm/scale: the first that matches the whole name counts, and every name must match one.
+    """
+
+    name: OptimizerName = "adamw"
     learning_rate: float = 3e-3  # at its peak
-    warmup: int = 100  # steps from 0 to the peak, linear
-    schedule: Literal["cosine", "wsd"] = "cosine"  # cosine, or warm-up, stable, decay: a plateau and a linear fall
+    schedule: Schedule = "cosine"  # each is described in train/optimizer.py
+    warmup: int = 100  # steps from 0 to the peak, linear; slanted has its own
     decay: float = 0.2  # share of the steps that wsd falls over
-    final: float = 0.1  # where the learning rate ends, as a share of its peak
-    beta1: float = 0.9
-    beta2: float = 0.99
-    weight_decay: float = 0.1  # on matrices; never on norms and biases
+    final: float = 0.1  # where the learning rate ends, as a share of its peak; slanted has its own
+    beta1: float = 0.9  # of first moments; of momentum, nesterov, lion and muon too
+    beta2: float = 0.99  # of second moments
+    weight_decay: float | None = None  # on matrices, never on norms and biases; None = WEIGHT_DECAY of the name, or 0
     clip: float = 1.0  # longest global norm of a gradient
+    ema: float | None = None  # decay of a moving average of the parameters, saved beside them; None = none is kept
+    rates: tuple[tuple[str, float], ...] = ((".*", 1.0),)  # factor on the learning rate
+    decays: tuple[tuple[str, float], ...] = ((".*", 1.0),)  # factor on the weight decay
+    frozen: tuple[tuple[str, float], ...] = ((".*", 0.0),)  # share of the steps before it trains; 1 = never
 
     def __post_init__(self):
+        for name, kind in (("name", OptimizerName), ("schedule", Schedule)):
+            value = getattr(self, name)
+            if value not in get_args(kind):
+                raise ValueError(f"optimizer.{name}={value!r}{did_you_mean(str(value), get_args(kind))}")
         _positive(self, "optimizer", "learning_rate", "clip")
-        for name in ("beta1", "beta2", "decay", "final"):
+        for name in ("beta1", "beta2", "decay", "final", *(["ema"] if self.ema is not None else [])):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"optimizer.{name}={getattr(self, name)}: must lie between 0 and 1")
-        for name in ("beta1", "beta2"):
+        for name in ("beta1", "beta2", "ema"):
             if getattr(self, name) == 1:
                 raise ValueError(f"optimizer.{name}=1: the average would never move; use less, such as 0.99")
-        for name in ("warmup", "weight_decay"):
+        for name in ("warmup", *(["weight_decay"] if self.weight_decay is not None else [])):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"optimizer.{name}={getattr(self, name)}: must be 0 or more")
+        for name, most in (("rates", math.inf), ("decays", math.inf), ("frozen", 1.0)):
+            for pattern, value in getattr(self, name):
+                if not 0 <= value <= most:
+                    raise ValueError(f"optimizer.{name}: {pattern!r} has {value}; it must be 0 or more, at most {most}")
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    raise ValueError(f"optimizer.{name}: {pattern!r} is no regular expression: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,11 +127,32 @@ class ValidationSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointSpec:
-    every: int = 500  # steps; the last step is always saved
-    keep: int = 2  # newest ones that stay
+    """When the state is saved, beside the first step, the last one and every new best on held-out text."""
+
+    every: int = 500  # steps
+    keep: int = 2  # newest ones that stay, beside the best
+    if_it_fails: Literal["stop", "continue"] = "stop"  # a full disk, for one: end the run, or train on and try again
 
     def __post_init__(self):
         _positive(self, "checkpoint", "every", "keep")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StopSpec:
+    """What ends a run, beside its last step: whichever comes first, and it says which. None = never."""
+
+    step: int | None = None  # before the last step; starting again without it goes on from there
+    tokens: int | None = None  # read since step 0
+    epochs: float | None = None  # tokens read, as a multiple of the training text
+    minutes: float | None = None  # since this start; starting again goes on
+    loss: float | None = None  # nats a token of held-out text, its sources weighted as they are trained on
+    patience: int | None = None  # measurements of that loss without a gain of 0.2 %; wsd then falls first
+    skipped: int = 5  # steps in a row whose loss or gradient is not a number
+    divergence: float = 3.0  # a training loss of so many times its running median
+
+    def __post_init__(self):
+        given = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) is not None]
+        _positive(self, "stop", *given)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,20 +167,21 @@ class Recipe:
     compute: ComputeSpec = dataclasses.field(default_factory=ComputeSpec)
     validation: ValidationSpec = dataclasses.field(default_factory=ValidationSpec)
     checkpoint: CheckpointSpec = dataclasses.field(default_factory=CheckpointSpec)
+    stop: StopSpec = dataclasses.field(default_factory=StopSpec)
     run: Path  # the run directory; starting again in the same one continues it
     steps: int  # the horizon that schedules are laid out over
-    stop_after: int | None = None  # step to stop at before the horizon; starting again goes on from there
     samples: int = 5  # texts a source written at the end
     seed: int = 0
+    hang_after: float = 300.0  # seconds without progress, ten times as many before any is known, after which a run ends
 
     def __post_init__(self):
-        _positive(self, "", "steps", *(["stop_after"] if self.stop_after is not None else []))
+        _positive(self, "", "steps", "hang_after")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed={self.seed}: must be at least 0 and below 2**32")
         if self.samples < 0:
             raise ValueError(f"samples={self.samples}: must be 0 or more")
         fall = round(self.steps * self.optimizer.decay) if self.optimizer.schedule == "wsd" else 0
-        if self.optimizer.warmup > self.steps - fall:
+        if self.optimizer.schedule != "slanted" and self.optimizer.warmup > self.steps - fall:
             raise ValueError(
                 f"optimizer.warmup={self.optimizer.warmup} is more than steps={self.steps} leave"
                 f"{f' beside {fall} of decay' if fall else ''}; use at most {self.steps - fall}"
@@ -147,17 +196,10 @@ class Recipe:
         return self.steps * self.batch.rows * self.model.T
 
 
-# Parts of a recipe that may change when a run is continued, since its rows, updates and schedule stay the same.
-MAY_CHANGE = (
-    "mesh.",
-    "compute.",
-    "validation.",
-    "checkpoint.",
-    "stop_after",
-    "samples",
-    "run",
-    "data.prepared",
-)
+# Parts of a recipe that may change when a run is continued: its rows, updates and schedule stay the same.
+HARMLESS = ("mesh.", "compute.", "validation.", "checkpoint.", "stop.", "hang_after", "samples", "run", "data.prepared")
+# Parts that a checkpoint is made of; of the rest, a change means other rows or updates from there on.
+FIXED = ("model.", "data.tokenizer", "data.vocabulary", "optimizer.name", "optimizer.ema", "optimizer.frozen")
 
 
 def recipe_names() -> list[str]:
@@ -188,15 +230,31 @@ def to_json(recipe: Recipe) -> str:
     return json.dumps(dataclasses.asdict(recipe), indent=1, default=str) + "\n"
 
 
-def changes(old: str, new: str) -> list[str]:
-    """`field: old -> new` for every field that differs between two recipes as JSON and may not change in a run."""
+class Change(NamedTuple):
+    """A field in which two recipes differ."""
+
+    field: str
+    old: str
+    new: str
+    kind: Literal["harmless", "inexact", "impossible"]  # what it does to a run that goes on with it
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.old} -> {self.new}"
+
+
+def changes(old: str, new: str) -> list[Change]:
+    """Every field that differs between two recipes as JSON."""
     before, after = _flat(json.loads(old)), _flat(json.loads(new))
     unknown = "nothing of it, as an older gptjax began the run: finish it with that one"
-    return [
-        f"{name}: {repr(before[name]) if name in before else unknown} -> {after.get(name)!r}"
-        for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name) and not name.startswith(MAY_CHANGE)
-    ]
+    found = []
+    for name in sorted(before.keys() | after.keys()):
+        if name in before and before[name] == after.get(name):
+            continue
+        known = name in before
+        kind = "impossible" if name.startswith(FIXED) or not known else "inexact"
+        kind = "harmless" if known and name.startswith(HARMLESS) else kind
+        found.append(Change(name, repr(before[name]) if known else unknown, repr(after.get(name)), kind))
+    return found
 
 
 def _flat(tree: Any, path: str = "") -> dict[str, Any]:

@@ -1,9 +1,7 @@
 """A run from its text to its report, stopped and continued."""
 
 import dataclasses
-import json
 import re
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,45 +9,18 @@ import pytest
 from rich.console import Console
 
 import gptjax
-from data.spec import DataSpec
-from gptjax.checkpoint import steps
 from gptjax.config import Architecture
+from gptjax.manifest import steps
+from tests.tiny_recipe import recipe, records, write_text
 from tests.tiny_text import sentences
-from train import loop
-from train.loop import pretrain
-from train.recipe import BatchSpec, CheckpointSpec, ComputeSpec, MeshSpec, OptimizerSpec, Recipe, ValidationSpec
+from train.exits import BadNumbersError
+from train.pretrain import pretrain
+from train.recipe import BatchSpec, CheckpointSpec, MeshSpec, OptimizerSpec, StopSpec
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    """A folder with two sources of a few sentences each."""
-    folder = tmp_path_factory.mktemp("loop")
-    (folder / "one.txt").write_text("".join(sentences(300)))
-    (folder / "two.txt").write_text("".join(sentences(200, seed=1)))
-    return folder
-
-
-def recipe(text: Path, run: str, **changes) -> Recipe:
-    made = Recipe(
-        data=DataSpec(
-            sources=(f"files:{text / 'one.txt'}=3", f"files:{text / 'two.txt'}"),
-            validation="tail 0.1", tokenizer="characters", vocabulary=400, prepared=text / "prepared",
-        ),
-        model=Architecture(T=32, D=32, L=2, N=4, K=2, head_width=8, F=48, dropout=0.1),
-        optimizer=OptimizerSpec(learning_rate=1e-2, warmup=2),
-        batch=BatchSpec(rows=8, micro_batches=2),
-        mesh=MeshSpec(data=2, fsdp=2, tensor=2),
-        compute=ComputeSpec(dtype="float32"),
-        validation=ValidationSpec(every=6, rows=4),
-        checkpoint=CheckpointSpec(every=5, keep=3),
-        samples=2, steps=12, run=text / run,
-    )  # fmt: skip
-    return dataclasses.replace(made, **changes)
-
-
-def records(run: Path, kind: str) -> list[dict]:
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [record for record in map(json.loads, lines) if record["kind"] == kind]
+    return write_text(tmp_path_factory.mktemp("pretrain"))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +36,7 @@ def test_a_run_directory_holds_all_that_its_readers_need(whole):
                  "ATTRIBUTION.md", "metrics.jsonl", "samples.jsonl", "report.html"):  # fmt: skip
         assert (run / name).stat().st_size > 0, name
     assert list((run / "tensorboard").iterdir())
-    assert steps(run) == [5, 10, 12]
+    assert steps(run) == [6, 10, 12]  # the last three; the best is the last
     said = re.search(r"first step finished (\S+) s after the start: (.*)", printed)
     assert [stage.split(" ")[:-1] for stage in said[2].split(", ")] == [
         ["imports"],
@@ -77,6 +48,9 @@ def test_a_run_directory_holds_all_that_its_readers_need(whole):
         ["first", "step"],
     ]
     assert "xz after the training text" in printed
+    assert "a save takes" in printed
+    assert "ended at step 12: its last step, 12" in printed
+    assert not list((run / "lease").glob("*.json"))
     assert len((run / "samples.jsonl").read_text().splitlines()) == 2 * 2
 
 
@@ -99,7 +73,7 @@ def test_the_python_door_opens_on_the_run(whole):
 
 def test_stopped_and_continued_is_bit_for_bit_the_run_that_was_not(whole, text):
     """Seven steps and five more equal twelve: parameters and the records of the steps after the break."""
-    pretrain(recipe(text, "parts", stop_after=7), Console(quiet=True))
+    pretrain(recipe(text, "parts", stop=StopSpec(step=7)), Console(quiet=True))
     run = pretrain(recipe(text, "parts"), Console(quiet=True))
     straight, broken = gptjax.load(whole[0]).params, gptjax.load(run).params
     for a, b in zip(jax.tree.leaves(straight), jax.tree.leaves(broken), strict=True):
@@ -149,51 +123,48 @@ def test_what_cannot_fit_is_refused_before_anything_slow(text, changes, message)
 def test_numbers_that_are_none_stop_the_run_before_they_are_saved(text):
     """At a rate of 1e30 the first update ruins the parameters; whatever was saved before is finite."""
     ruinous = OptimizerSpec(learning_rate=1e30, warmup=0, clip=1e30)
-    with pytest.raises(ValueError, match=r"step \d+: the loss is .*lower optimizer.learning_rate"):
+    with pytest.raises(BadNumbersError, match=r"5 steps in a row .stop.skipped.; lower optimizer.learning_rate"):
         pretrain(recipe(text, "burst", optimizer=ruinous, checkpoint=CheckpointSpec(every=1)), Console(quiet=True))
+    assert steps(text / "burst")
     for step in steps(text / "burst"):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gptjax.load(text / "burst", step=step).params))
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on(text, monkeypatch):
-    finished = loop._Trainer._finished
-
-    def interrupted(self, metrics, step, first_step):
-        if step == 4:
-            raise KeyboardInterrupt
-        return finished(self, metrics, step, first_step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop._Trainer, "_finished", interrupted)
-        with pytest.raises(KeyboardInterrupt, match="saved at step 5"):
-            pretrain(recipe(text, "interrupted", checkpoint=CheckpointSpec(every=50)), Console(quiet=True))
-    assert steps(text / "interrupted") == [5]
-    console = Console(record=True, width=200)
-    pretrain(recipe(text, "interrupted", checkpoint=CheckpointSpec(every=50)), console)
-    assert "continuing from step 5" in console.export_text()
-
-
-def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_used(whole, text):
-    pretrain(recipe(text, "damaged", stop_after=10), Console(quiet=True))
-    victim = max((text / "damaged" / "checkpoints" / "10" / "params").rglob("*"), key=lambda path: path.stat().st_size)
+@pytest.mark.fault(3, 4)
+def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_it_used(whole, text):
+    pretrain(recipe(text, "damaged", stop=StopSpec(step=10)), Console(quiet=True))
+    folder = text / "damaged" / "checkpoints"
+    victim = max((folder / "10" / "params").rglob("*"), key=lambda path: path.stat().st_size)
     victim.write_bytes(victim.read_bytes()[:-1] + b"?")
     console = Console(record=True, width=400)
     run = pretrain(recipe(text, "damaged"), console)
     printed = console.export_text()
-    assert f"not used: step 10: {victim.resolve()}" in printed or f"not used: step 10: {victim}" in printed
-    assert "continuing from step 5" in printed
+    assert f"step 10: {victim.relative_to(folder / '10')}: sha256" in printed
+    assert "continuing from step 6" in printed  # the best one, saved when it was measured
+    assert (folder / "10.damaged").is_dir()
     straight, repaired = gptjax.load(whole[0]).params, gptjax.load(run).params
     np.testing.assert_array_equal(repaired["embedding"], straight["embedding"])
+
+
+@pytest.mark.fault(3, 17)
+def test_a_run_whose_checkpoints_are_all_damaged_is_never_started_anew_in_silence(text):
+    """The second start, too, finds no step to go on from, and says so."""
+    pretrain(recipe(text, "ruined", stop=StopSpec(step=2)), Console(quiet=True))
+    for manifest in (text / "ruined" / "checkpoints").glob("*/manifest.json"):
+        manifest.write_text("{")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="every checkpoint is damaged; restore one"):
+            pretrain(recipe(text, "ruined"), Console(quiet=True))
 
 
 def test_changed_text_is_refused_and_a_touched_file_is_not(text):
     """The comparison is of what was read, not of dates."""
     (text / "diary.txt").write_text("".join(sentences(300, seed=5)))
     settings = {"data": dataclasses.replace(recipe(text, "x").data, sources=(f"files:{text / 'diary.txt'}",))}
-    pretrain(recipe(text, "diary", **settings, stop_after=2), Console(quiet=True))
+    pretrain(recipe(text, "diary", **settings, stop=StopSpec(step=2)), Console(quiet=True))
     (text / "diary.txt").touch()
-    pretrain(recipe(text, "diary", **settings, stop_after=3), Console(quiet=True))
+    pretrain(recipe(text, "diary", **settings, stop=StopSpec(step=3)), Console(quiet=True))
     words = (text / "diary.txt").read_text().split(" ")
     (text / "diary.txt").write_text(" ".join(words[::-1]))
     with pytest.raises(ValueError, match="was trained with another text"):
-        pretrain(recipe(text, "diary", **settings, stop_after=4), Console(quiet=True))
+        pretrain(recipe(text, "diary", **settings, stop=StopSpec(step=4)), Console(quiet=True))

@@ -1,0 +1,66 @@
+"""Files that grow a line at a time: cut back on a restart, and given up for good where the disk says no."""
+
+import json
+
+import pytest
+
+from train.journal import Journal, whole_lines
+from train.meter import Records
+
+
+def refuse(text: str) -> None:
+    raise AssertionError(text)
+
+
+def lines(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_records_after_the_last_checkpoint_and_half_lines_are_dropped_on_restart(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    first = Journal(path, 0, refuse)
+    for step in (1, 2, 3):
+        first.note({"step": step})
+    first.close()
+    with path.open("a") as file:
+        file.write('{"step": 4, "lo')
+    assert len(whole_lines(path)) == 3
+    second = Journal(path, 2, refuse)
+    second.note({"step": 3, "again": True})
+    second.close()
+    assert lines(path) == [{"step": 1}, {"step": 2}, {"step": 3, "again": True}]
+
+
+def test_only_one_host_writes(tmp_path):
+    journal = Journal(tmp_path / "ledger.jsonl", 0, refuse, writes=False)
+    journal.note({"step": 1})
+    journal.close()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.fault(35)
+def test_a_full_disk_is_told_once_and_training_goes_on_without_the_file():
+    """/dev/full answers every write with "no space left"."""
+    said = []
+    journal = Journal.__new__(Journal)
+    journal._path, journal._warn, journal._file = "/dev/full", said.append, open("/dev/full", "a")  # noqa: SIM115
+    for step in range(3):
+        journal.note({"step": step})
+        journal.flush()
+    journal._file = None
+    journal.close()
+    assert len(said) == 1
+    assert "No space left" in said[0]
+
+
+@pytest.mark.fault(35)
+def test_metrics_that_cannot_be_written_are_told_and_the_rest_goes_on(tmp_path):
+    """metrics.jsonl is a folder here; TensorBoard's events are written all the same."""
+    (tmp_path / "metrics.jsonl").mkdir()
+    said = []
+    records = Records(tmp_path, 0, said.append)
+    records.write("train", 1, loss=1.0)
+    records.close()
+    assert len(said) == 1
+    assert "metrics.jsonl cannot be written" in said[0]
+    assert any((tmp_path / "tensorboard").iterdir())

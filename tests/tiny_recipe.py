@@ -1,0 +1,40 @@
+"""A recipe that trains in seconds, and the text for it."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from data.spec import DataSpec
+from gptjax.config import Architecture
+from tests.tiny_text import sentences
+from train.recipe import BatchSpec, CheckpointSpec, ComputeSpec, MeshSpec, OptimizerSpec, Recipe, ValidationSpec
+
+
+def write_text(folder: Path) -> Path:
+    """Puts two sources of a few sentences each into a folder; returns it."""
+    (folder / "one.txt").write_text("".join(sentences(300)))
+    (folder / "two.txt").write_text("".join(sentences(200, seed=1)))
+    return folder
+
+
+def recipe(text: Path, run: str, **changes) -> Recipe:
+    made = Recipe(
+        data=DataSpec(
+            sources=(f"files:{text / 'one.txt'}=3", f"files:{text / 'two.txt'}"),
+            validation="tail 0.1", tokenizer="characters", vocabulary=400, prepared=text / "prepared",
+        ),
+        model=Architecture(T=32, D=32, L=2, N=4, K=2, head_width=8, F=48, dropout=0.1),
+        optimizer=OptimizerSpec(learning_rate=1e-2, warmup=2),
+        batch=BatchSpec(rows=8, micro_batches=2),
+        mesh=MeshSpec(data=2, fsdp=2, tensor=2),
+        compute=ComputeSpec(dtype="float32"),
+        validation=ValidationSpec(every=6, rows=4),
+        checkpoint=CheckpointSpec(every=5, keep=3),
+        samples=2, steps=12, run=text / run,
+    )  # fmt: skip
+    return dataclasses.replace(made, **changes)
+
+
+def records(run: Path, kind: str) -> list[dict]:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["kind"] == kind]

@@ -1,0 +1,61 @@
+"""Files of a run that grow a line at a time: cut back when a run goes on, and never the reason why it ends."""
+
+import contextlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from gptjax.manifest import write_whole
+
+
+class Journal:
+    """A .jsonl file of records, each with its `step`.
+
+    What was noted after `last_step` is dropped: the run does it again. `writes` is False on all hosts but one. If the
+    file cannot be written, on a full disk for one, `warn` is called once, and what follows is lost.
+    """
+
+    def __init__(self, path: Path, last_step: int, warn: Callable[[str], None], writes: bool = True):
+        self._path, self._warn, self._file = path, warn, None
+        try:
+            self._file = _opened(path, last_step) if writes else None
+        except OSError as error:
+            self._give_up(error)
+
+    def note(self, record: dict[str, Any]) -> None:
+        self._safely(lambda file: file.write(json.dumps(record) + "\n"))
+
+    def flush(self) -> None:
+        """Hands the records to the system; before a save, so that they are never behind a checkpoint."""
+        self._safely(lambda file: file.flush())
+
+    def close(self) -> None:
+        self._safely(lambda file: file.close())
+
+    def _safely(self, act: Callable[[IO[str]], object]) -> None:
+        if self._file is None:
+            return
+        try:
+            act(self._file)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self._file = None
+        self._warn(f"{self._path} cannot be written ({error}): training goes on without it")
+
+
+def _opened(path: Path, last_step: int) -> IO[str]:
+    keep = [line for line in whole_lines(path) if json.loads(line)["step"] <= last_step]
+    write_whole(path, "".join(keep))
+    return path.open("a", encoding="utf-8")
+
+
+def whole_lines(path: Path) -> list[str]:
+    """Lines of a file that end in a line break: a killed run may leave half a line behind."""
+    if not path.exists():
+        return []
+    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]

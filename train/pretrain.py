@@ -1,0 +1,156 @@
+"""From a recipe to a finished run: what is checked first, who owns the run, training, samples and the report."""
+
+import contextlib
+import json
+import os
+import time
+from pathlib import Path
+
+import jax
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+import gptjax
+from data.prepare import vocabulary_bound, xz_figures
+from gptjax.generate import LanguageModel
+from gptjax.manifest import steps, write_whole
+from gptjax.sharding import make_mesh
+from train import failures
+from train.assemble import Assembly, Text, assemble, config_of, mesh_of, open_text
+from train.exits import HUNG, StoppedError
+from train.hosts import check_agree, from_first
+from train.lease import Lease
+from train.loop import Guards, Trainer
+from train.meter import Start
+from train.provenance import changed_fields, check_disk, describe_run, provenance
+from train.recipe import Recipe
+from train.samples import write_samples
+from train.signals import Signals
+from train.step import State
+from train.watchdog import Watchdog, report_hang
+
+
+def pretrain(
+    recipe: Recipe,
+    console: Console,
+    started: float | None = None,
+    signals: Signals | None = None,
+    *,
+    accept_changes: bool = False,
+) -> Path:
+    """Trains until the recipe's last step, or from where the run directory left off; returns the run directory.
+
+    `started` is when the program was, by time.perf_counter(), so that times told include its imports; None = now.
+    `signals`: listens to SIGTERM and Ctrl-C; None = nobody does. `accept_changes`: goes on although the recipe has
+    changed, and with it rows or updates.
+
+    Raises ValueError, before anything slow and with the run as it was, where recipe, devices, text and run do not fit;
+    StoppedError where it was stopped early, saved; BadNumbersError where the loss or gradient is lost.
+    """
+    start = Start(time.perf_counter() if started is None else started)
+    start.finished("imports")
+    run, process = recipe.run, jax.process_index()
+    mesh = mesh_of(recipe)
+    config = config_of(recipe, vocabulary_bound(recipe.data), mesh)
+    for change in changed_fields(run, recipe, accept_changes):
+        console.print(f"changed: {change}", markup=False, highlight=False)
+    check_disk(recipe, config)
+    check_agree(provenance(recipe))  # and nobody has written anything yet
+    lease, signals = Lease(run, process), signals or Signals()
+    from_first(lambda: _own(run, lease, console))
+    if process > 0:
+        lease.take(console.print)
+    with contextlib.ExitStack() as stack:
+        stack.callback(lease.release)
+        signals.leaving = lease.release
+        dog = Watchdog(recipe.hang_after, lambda phase, seconds: _hung(run, dog.limit(phase), phase, seconds))
+        stack.callback(dog.stop)
+        signals.doing = lambda: dog.current
+        try:
+            with dog.phase("text"):
+                text = open_text(recipe)
+            config = config_of(recipe, text.tokenizer.size, mesh)
+            about = describe_run(run, recipe, config, text)
+            check_agree(about)
+            start.finished("text")
+            console.print(
+                f"[bold]{escape(str(run))}[/]  {config.parameters / 1e6:.2f}M parameters, {config.L} layers, width "
+                f"{config.D}, {recipe.batch.rows} rows of {config.T} tokens a step, {recipe.compute.dtype}, mesh "
+                f"{dict(mesh.shape)}"
+            )
+            with jax.set_mesh(mesh):
+                parts = assemble(recipe, text.tokenizer.size, mesh)
+                guards = Guards(signals, lease, dog)
+                state = Trainer(parts, text, about, console, start, guards).train()
+            if process == 0:
+                with dog.phase("samples and report"):
+                    _finish(parts, text, state, console)
+                failures.cleared(run)
+        except StoppedError:
+            raise
+        except Exception as error:
+            if process == 0:
+                failures.failed(run, _newest(run), f"{type(error).__name__}: {error}")
+            raise
+    if process == 0:
+        minutes = (time.perf_counter() - start.began) / 60
+        console.print(f"report: [bold]{escape(str(run / 'report.html'))}[/]   ({minutes:.1f} minutes in all)")
+        console.print(f"talk with it: [bold]./launch.sh generate {escape(str(run))}[/]")
+    return run
+
+
+def _own(run: Path, lease: Lease, console: Console) -> None:
+    """Makes this the job that writes to a run. Raises LeaseTakenError; ValueError where it fails again and again."""
+    if lease.take(console.print) is not None:
+        failures.failed(run, _newest(run), failures.SILENT)
+    try:
+        failures.check(run, _newest(run))
+    except ValueError:
+        lease.release()
+        raise
+
+
+def _newest(run: Path) -> int:
+    """The newest step that was saved, 0 before the first."""
+    return max(steps(run), default=0)
+
+
+def _hung(run: Path, limit: float, phase: str, seconds: float) -> None:
+    """Tells all that can be known, and ends the process."""
+    try:
+        report_hang(run, jax.process_index(), jax.process_count(), phase, seconds, limit)
+    finally:
+        os._exit(HUNG)
+
+
+def _finish(parts: Assembly, text: Text, state: State, console: Console) -> None:
+    """Compares with xz, writes samples and the report."""
+    recipe, run = parts.recipe, parts.recipe.run
+    console.print("\ncomparing with xz, writing samples and the report ...")
+    write_whole(run / "xz.json", json.dumps(xz_figures(text.prepared), indent=1) + "\n")
+    if jax.process_count() == 1:
+        model = LanguageModel(parts.config, text.tokenizer, state.params, mesh=parts.mesh)
+    else:  # the other processes are not asked to take part: their share is on disk
+        local = jax.local_devices()
+        model = gptjax.load(run, int(state.step), mesh=make_mesh(fsdp=len(local), devices=local))
+    samples = {"step": int(state.step), "samples": recipe.samples, "seed": recipe.seed}
+    write_samples(run, text.prepared, model, **samples, console=console)
+    from train.report import write_report  # here: it imports Matplotlib, which the first step does not wait for
+
+    console.print(_results(run))
+    write_report(run)
+
+
+def _results(run: Path) -> Table:
+    """Bits per byte of every source beside xz."""
+    from train.report import last_scores
+
+    xz = json.loads((run / "xz.json").read_text(encoding="utf-8"))
+    table = Table("held-out text of", title="bits per byte (lower is better), beside what xz makes of the same text")
+    for heading in ("nats/token", "bits/byte", "xz -9 alone", "xz after the training text"):
+        table.add_column(heading, justify="right")
+    for name, record in last_scores(run / "metrics.jsonl").items():
+        figures = (record["bits_per_byte"], xz[name]["alone"], xz[name]["after_training_text"])
+        table.add_row(escape(name), f"{record['loss']:.4f}", *(f"{figure:.3f}" for figure in figures))
+    return table

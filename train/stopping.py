@@ -1,0 +1,115 @@
+"""What ends a run before its last step, and what is worth a line on the way there: spikes, steps without numbers.
+
+All of it is decided by numbers that every host knows, so that every host decides alike; `minutes` is the exception,
+and is agreed on through the step (see `asks` in train/step.py).
+"""
+
+import dataclasses
+import math
+import statistics
+from typing import Any
+
+from train.exits import BadNumbersError
+from train.ledger import Entry
+from train.recipe import StopSpec
+
+GAIN = 0.002  # share by which a held-out loss must fall to count as progress
+WINDOW = 128  # steps whose losses say what is normal
+ENOUGH = 20  # of them before anything is called abnormal
+SPIKE = 6.0  # standard deviations above the mean
+
+
+@dataclasses.dataclass
+class Health:
+    """How a run fares: kept in every checkpoint, as JSON, so that a resumed run decides what a whole one would."""
+
+    losses: list[float] = dataclasses.field(default_factory=list)  # of the newest steps, nats a token
+    skipped: int = 0  # steps in a row whose loss or gradient was not a number
+    held_out: float | None = None  # newest held-out loss, nats a token
+    best_loss: float | None = None  # the lowest of them
+    best_step: int | None = None  # where it was
+    reference: float | None = None  # held-out loss that patience compares with
+    without_gain: int = 0  # measurements since that one
+    measured: dict[str, int] = dataclasses.field(default_factory=dict)  # newest step of each kind of measurement
+
+    def note_step(self, entry: Entry, spec: StopSpec) -> str | None:
+        """Takes in a finished step; returns what is remarkable about it. Raises BadNumbersError if the run must end."""
+        which = f"step {entry.step} (rows {entry.first_row} to {entry.first_row + entry.rows - 1})"
+        loss = entry.loss
+        if entry.skipped:
+            self.skipped += 1
+            found = f"{which}: the loss is {loss}, the gradient's norm {entry.gradient_norm}"
+            if self.skipped >= spec.skipped:
+                raise BadNumbersError(
+                    f"{found}, and no update was made for {self.skipped} steps in a row (stop.skipped); "
+                    "lower optimizer.learning_rate in a new run (--run), or look at these rows"
+                )
+            return f"{found}: no update was made, {self.skipped} in a row"
+        self.skipped = 0
+        said = None
+        if len(self.losses) >= ENOUGH:
+            median, mean = statistics.median(self.losses), statistics.fmean(self.losses)
+            if loss > spec.divergence * median:
+                raise BadNumbersError(
+                    f"{which}: the loss is {loss:.4g}, more than {spec.divergence:g} times its running median of "
+                    f"{median:.4g} (stop.divergence): it diverges; lower optimizer.learning_rate in a new run (--run)"
+                )
+            if loss > mean + SPIKE * statistics.pstdev(self.losses, mean):
+                said = f"{which}: the loss jumped to {loss:.4g} from a running mean of {mean:.4g}"
+        self.losses = [*self.losses[1 - WINDOW :], loss]
+        return said
+
+    def note_held_out(self, step: int, loss: float) -> bool:
+        """Takes in a measurement of held-out text; True if it is the best so far."""
+        self.held_out = loss
+        if self.reference is None or loss < self.reference * (1 - GAIN):
+            self.reference, self.without_gain = loss, 0
+        else:
+            self.without_gain += 1
+        if self.best_loss is not None and loss >= self.best_loss:
+            return False
+        self.best_loss, self.best_step = loss, step
+        return True
+
+    def as_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def planned_end(
+    spec: StopSpec, last_step: int, step: int, tokens: int, tokens_per_step: int, training_tokens: int
+) -> tuple[int, str]:
+    """(the step that a run ends at by arithmetic alone, why).
+
+    `last_step` is the recipe's, or where wsd has fallen; `tokens` were read in the `step` steps so far;
+    `training_tokens` is all the text there is.
+    """
+
+    def when(read: float) -> int:
+        return step + max(0, math.ceil((read - tokens) / tokens_per_step))
+
+    ends = [(last_step, f"its last step, {last_step}")]
+    if spec.step is not None:
+        ends.append((spec.step, f"stop.step={spec.step}"))
+    if spec.tokens is not None:
+        ends.append((when(spec.tokens), f"stop.tokens={spec.tokens}"))
+    if spec.epochs is not None:
+        why = f"stop.epochs={spec.epochs:g} of {training_tokens:,} tokens"
+        ends.append((when(spec.epochs * training_tokens), why))
+    return min(ends, key=lambda end: end[0])
+
+
+def reached_target(spec: StopSpec, health: Health) -> str | None:
+    """Why a run that has learnt enough ends; None = it goes on."""
+    if spec.loss is None or health.held_out is None or health.held_out > spec.loss:
+        return None
+    return f"stop.loss={spec.loss:g}: the loss on held-out text is {health.held_out:.4f}"
+
+
+def out_of_patience(spec: StopSpec, health: Health) -> str | None:
+    """Why a run that learns no more ends; None = it goes on."""
+    if spec.patience is None or health.without_gain < spec.patience:
+        return None
+    return (
+        f"stop.patience={spec.patience}: so many measurements without a gain of {GAIN:.1%} over "
+        f"{health.reference:.4f} nats a token"
+    )
