@@ -5,7 +5,7 @@ set -euo pipefail
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 venv=$root/.venv
 stamp=$venv/launch.stamp # written last, so that an interrupted set-up is never taken for a whole one
-verbs='setup pretrain bench report generate test'
+verbs='setup pretrain bench report audit verify-resume checkpoint generate test'
 
 help() {
   cat <<'HELP'
@@ -15,8 +15,11 @@ usage: ./launch.sh VERB [ARGS...]
   pretrain [RECIPE] [--field value]   train: corpora, tokenizer, model, samples and a report, in runs/
   bench [RECIPE] [--against FIELDS]   what a training step costs: speed, memory, start
   report RUN                          write the report of a run anew
+  audit RUN                           prove that a run read every row once, over all its restarts
+  verify-resume [RECIPE]              prove that a run killed and resumed is the run that never was
+  checkpoint list|verify RUN          a run's checkpoints, and whether every byte of them is as it was written
   generate [RUN] [--prompt TEXT]      talk with a run; the newest one if none is named
-  test [PYTEST ARGS...]               lint, types, import rules and tests; with arguments, pytest alone
+  test [PYTEST ARGS...]               lint, types, import rules and all tests but slow ones; with arguments, pytest
 
 ./launch.sh VERB --help shows what a verb takes. The environment is for the CPU, or for the TPU or the NVIDIA GPU
 that is found here; GPTJAX_PLATFORM=cpu|tpu|cuda decides it.
@@ -25,7 +28,7 @@ HELP
 
 help_about() { # the line of one verb, where its program is not installed yet to speak for itself
   help | sed -n "1s/VERB/$1/p; s/^  $1 /&/p"
-  case $1 in pretrain | bench | generate) echo "Every option: ./launch.sh setup, then ./launch.sh $1 --help" ;; esac
+  case $1 in pretrain | bench | verify-resume | checkpoint | generate) echo "Every option: ./launch.sh setup, then ./launch.sh $1 --help" ;; esac
 }
 
 say() { printf 'launch.sh: %s\n' "$*" >&2; }
@@ -187,7 +190,7 @@ case $verb in
   setup)
     say "ready: $venv ($(cut -d ' ' -f 1,2 "$stamp"))"
     ;;
-  pretrain | bench | report)
+  pretrain | bench | report | audit | verify-resume)
     # The caller's folder stays the current one, so that paths mean what they say; -P keeps its files from shadowing ours.
     PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec "$venv/bin/python" -P -m train "$verb" "$@"
     ;;
@@ -201,6 +204,9 @@ case $verb in
     esac
     exec "$venv/bin/gptjax" "$verb" "$@"
     ;;
+  checkpoint)
+    exec "$venv/bin/gptjax" "$verb" "$@"
+    ;;
   test)
     cd "$root"
     if [ $# -eq 0 ]; then
@@ -208,7 +214,7 @@ case $verb in
       check ruff format --check
       check basedpyright --level error
       check lint-imports
-      set -- --numprocesses 2 --dist loadfile
+      set -- --numprocesses 2 --dist loadfile -m 'not slow'
     fi
     exec "$venv/bin/python" -m pytest "$@"
     ;;

@@ -18,7 +18,7 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -176,6 +176,11 @@ class CheckpointWriter:
             _tell("write", step)
         self._under_way = self._thread.submit(self._finish, step, unfinished, {**notes, "best": best}, began)
 
+    def continued(self, step: int) -> None:
+        """To be called once a verified step is restored: deletes the older ones that its save came not to delete."""
+        if self._first:
+            self._delete_old({step, manifest(self._run, step)["best"]})
+
     def failure(self) -> BaseException | None:
         """What the save under way has failed with, if it has; does not wait. `wait` raises it, and then it is over."""
         ended = self._under_way is not None and self._under_way.done()
@@ -254,7 +259,10 @@ class CheckpointWriter:
             unfinished.rename(folder_of(self._run, step))
             sync_folder(self._folder)
         _tell("committed", step)
-        for old in set(steps(self._run)[: -self._keep]) - {step, notes["best"]}:  # a run resumed earlier comes by again
+        self._delete_old({step, notes["best"]})  # a run resumed earlier comes by again
+
+    def _delete_old(self, kept: Collection[int | None]) -> None:
+        for old in set(steps(self._run)[: -self._keep]).difference(kept):
             _tell("clean", old)
             half = self._folder / f"{old}.deleted-{self._token:08x}"
             folder_of(self._run, old).rename(half)  # first, so that a half-deleted step never looks usable

@@ -21,13 +21,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from gptjax.checkpoint import restore, saved_shapes, verify
 from tests.killed import POINTS
-from tests.tiny_text import sentences
+from tests.tiny_text import write_sources
 from train.audit import audit
 from train.ledger import read_ledger
 from train.verify_resume import differing
@@ -64,14 +65,9 @@ class Campaign:
         self.kills: list[Kill] = []
         self.runs = 0  # that were killed, and reached their end
         self._longest = 10.0  # seconds that a resumed process lived
-        texts = [folder / f"{number}.jsonl" for number in range(2)]
-        for number, text in enumerate(texts):
-            lines = [json.dumps({"text": sentence}) for sentence in sentences(400, number)]
-            text.write_text("\n".join(lines) + "\n", encoding="utf-8")
         self._arguments = [
-            "pretrain", *recipe, "--data.sources", *[f"files:{text}" for text in texts], "--data.validation", "tail 0.1",
-            "--data.vocabulary", "512", "--data.prepared", str(folder / "prepared"), "--batch.micro-batches", "2",
-            "--model.dropout", "0.1", "--optimizer.ema", "0.99", "--optimizer.warmup", "5", "--validation.rows", "8",
+            "pretrain", *recipe, *write_sources(folder), "--batch.micro-batches", "2", "--model.dropout", "0.1",
+            "--optimizer.ema", "0.99", "--optimizer.warmup", "5", "--validation.rows", "8",
             "--validation.final-rows", "8", "--samples", "1",
         ]  # fmt: skip
         if self._live(self.straight, "never", 1):
@@ -85,7 +81,7 @@ class Campaign:
             self.runs += 1
             run = self._folder / f"killed-{self.runs}"
             self._kill_one(run, queue)
-            self.kills[-1].differing += self._otherwise(run)
+            self.kills[-1].differing += self.otherwise(run)
 
     def _kill_one(self, run: Path, queue: list[str]) -> None:
         """Kills and resumes one run until it reaches its end, and takes off the queue what it was killed at."""
@@ -102,10 +98,14 @@ class Campaign:
             if code != -9:
                 raise ValueError(f"{run} ended with exit status {code}: {self._last_words(run)}")
             announced = self._log(run).read_text(encoding="utf-8").splitlines()
-            kill = Kill(point=queue.pop(0), where=(announced or ["no save"])[-1], lost=list(lost(run, announced)), differing=[])
+            kill = Kill(
+                point=queue.pop(0), where=(announced or ["no save"])[-1], lost=list(lost(run, announced)), differing=[]
+            )
             self.kills.append(kill)
             faults = f", lost: {kill.lost}" if kill.lost else ""
-            self._console.print(f"{len(self.kills):3}  {run.name}: {kill.point}, after {kill.where}{faults}", highlight=False)
+            self._console.print(
+                f"{len(self.kills):3}  {run.name}: {kill.point}, after {kill.where}{faults}", highlight=False
+            )
 
     def _live(self, run: Path, point: str, number: int) -> int:
         """One process of a run, up to its end or its kill; returns its exit status, -9 where it was killed."""
@@ -128,13 +128,15 @@ class Campaign:
             self._longest = max(self._longest, time.monotonic() - began)
         return code
 
-    def _otherwise(self, run: Path) -> Iterator[str]:
+    def otherwise(self, run: Path) -> Iterator[str]:
         """In what a run that was killed differs, at its end, from the one left alone: a line each."""
         yield from differing(self.straight, run)
         strange = names(self.straight) ^ names(run)
         for name in sorted(strange):
             if str(Path(name).parent) not in strange:
                 yield f"{name}: only one of them has it"
+        if records(self.straight) != records(run):
+            yield "metrics.jsonl: not the same"
         for name in SAME:
             if (self.straight / name).read_bytes() != (run / name).read_bytes():
                 yield f"{name}: not the same"
@@ -155,7 +157,7 @@ class Campaign:
 
 
 def lost(run: Path, announced: Sequence[str]) -> Iterator[str]:
-    """Of the steps that were announced as saved ("committed 12"), and not as deleted since, those that are not whole."""
+    """What is wrong with steps that were announced as saved ("committed 12"), and not as deleted since."""
     saved: set[int] = set()
     for line in announced:
         stage, step = line.split()
@@ -172,8 +174,15 @@ def lost(run: Path, announced: Sequence[str]) -> Iterator[str]:
             yield f"step {step}: {error}"
 
 
+def records(run: Path) -> list[dict[str, Any]]:
+    """The metrics of a run, without what a clock had a part in."""
+    found = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    clocked = ("seconds", "tokens_per_second", "mfu")
+    return [{name: value for name, value in record.items() if name not in clocked} for record in found]
+
+
 def names(run: Path) -> set[str]:
-    """What a run directory holds, by name, with a star for what is random in one: Orbax's data, events by their time."""
+    """What a run directory holds, with a star for what is random in a name: Orbax's data, the time of events."""
     files = [str(path.relative_to(run)) for path in run.rglob("*")]
     return {re.sub(r"[0-9a-f]{32}|(?<=events\.out\.).*", "*", name) for name in files}
 
@@ -193,7 +202,11 @@ def table(campaign: Campaign) -> Table:
 
 
 def _sums(kills: Sequence[Kill]) -> list[str]:
-    return [str(len(kills)), str(sum(len(kill.lost) for kill in kills)), str(sum(bool(kill.differing) for kill in kills))]
+    return [
+        str(len(kills)),
+        str(sum(len(kill.lost) for kill in kills)),
+        str(sum(bool(kill.differing) for kill in kills)),
+    ]
 
 
 def main() -> int:

@@ -53,7 +53,7 @@ class Killer:
             self._reached("after renaming")
         elif event == "os.remove" and self._stage == "clean":
             self._reached("mid clean-up")
-        elif event == "open" and str(arguments[0]).endswith("report.html"):
+        elif event == "open" and "report.html" in str(arguments[0]):
             self._reached("report")
 
     def _watch_data(self, step: str) -> None:

@@ -108,6 +108,20 @@ def test_a_save_holds_what_was_there_when_it_was_called(tmp_path):
         np.testing.assert_array_equal(found["w"], np.arange(2_000_000.0) + 3 * (step - 1))
 
 
+def test_on_the_cpu_a_save_writes_from_memory_of_its_own(writer):
+    """So that no step waits for it; the same memory again at the next save, whose values it then holds."""
+
+    def places(trees):
+        return [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(trees)]
+
+    trees = [{"params": {"w": jnp.full(100_000, value)}} for value in (1.0, 2.0)]
+    first, second = (places(writer._copied(given)) for given in trees)
+    assert first == second
+    assert set(first).isdisjoint(places(trees))
+    np.testing.assert_array_equal(writer._copies["params"]["w"], 2.0)
+
+
+@pytest.mark.fault(13)
 def test_a_step_can_be_restored_on_another_mesh(writer, tmp_path):
     """Saved split over eight devices, restored split 2 x 2 x 2 and whole on one."""
     rows, grid = (jax.NamedSharding(make_mesh(*shape), jax.P("data", "tensor")) for shape in ((8, 1, 1), (2, 2, 2)))
@@ -122,6 +136,7 @@ def test_a_step_can_be_restored_on_another_mesh(writer, tmp_path):
             np.testing.assert_array_equal(found, value)
 
 
+@pytest.mark.fault(11)
 @pytest.mark.parametrize("placed", [True, False], ids=["with sharding", "without"])
 def test_a_tree_of_another_model_is_refused(writer, tmp_path, placed):
     """Another shape, a leaf too many, a leaf too few and an absent tree are errors of one line."""
@@ -140,6 +155,7 @@ def test_a_tree_of_another_model_is_refused(writer, tmp_path, placed):
         restore(tmp_path, 1, "ema", {"w": leaf})
 
 
+@pytest.mark.fault(32)
 def test_numbers_that_are_none_are_refused(tmp_path):
     """NaN and infinity, with leaf and count; the largest number is one."""
     params = {"a": jnp.full(3, jnp.finfo(jnp.bfloat16).max, jnp.bfloat16), "b": [jnp.arange(4), jnp.ones((2, 2))]}
@@ -150,6 +166,7 @@ def test_numbers_that_are_none_are_refused(tmp_path):
             refuse_nonfinite(7, "params", params)
 
 
+@pytest.mark.fault(1)
 def test_a_step_appears_whole_or_not_at_all(writer, tmp_path):
     """At each stage of a save, in order: before the commit there is no such step, after it the step verifies."""
     save(writer, 1, 2)
@@ -170,6 +187,7 @@ def test_a_step_appears_whole_or_not_at_all(writer, tmp_path):
     assert writer.seconds > 0
 
 
+@pytest.mark.fault(1, 2)
 def test_what_was_left_unfinished_is_cleared_and_told(writer, tmp_path):
     """Saves that a kill cut short, and steps half deleted. Folders of others stay, a step without manifest too."""
     save(writer, 1, 2)
@@ -186,6 +204,7 @@ def test_what_was_left_unfinished_is_cleared_and_told(writer, tmp_path):
     assert writer.cleared == ()
 
 
+@pytest.mark.fault(17)
 def test_the_newest_and_the_best_are_kept(writer, tmp_path):
     """Of four saves two stay, in order of number and not of name, and are whole; a best one stays beside them."""
     save(writer, 8, 9, 10, 11)
@@ -197,6 +216,21 @@ def test_the_newest_and_the_best_are_kept(writer, tmp_path):
     assert manifest(tmp_path, 14)["best"] == 11
     save(writer, 15, best=15)
     assert names(tmp_path) == ["14", "15"]
+
+
+def test_deletions_that_were_cut_short_are_made_up_for(writer, tmp_path):
+    """A run that is killed between a commit and the clean-up after it may have no save left that would do it."""
+
+    def die():
+        raise InterruptedError("killed")
+
+    with at("clean", die), pytest.raises(InterruptedError):
+        save(writer, 1, 2, 3, 4, best=1)
+    assert steps(tmp_path) == [1, 2, 3, 4]
+    again = CheckpointWriter(tmp_path, keep=2)
+    again.continued(4)
+    again.close()
+    assert names(tmp_path) == ["1", "3", "4"]
 
 
 def test_a_run_resumed_from_an_earlier_step_keeps_what_it_writes(writer, tmp_path):
@@ -211,12 +245,14 @@ def test_a_run_resumed_from_an_earlier_step_keeps_what_it_writes(writer, tmp_pat
     assert "10.damaged" in names(tmp_path)
 
 
+@pytest.mark.fault(17)
 def test_keeping_none_is_refused(tmp_path):
     """Zero would mean all or nothing, depending on who reads it."""
     with pytest.raises(ValueError, match="keep=0"):
         CheckpointWriter(tmp_path, keep=0)
 
 
+@pytest.mark.fault(7)
 def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path):
     """A file in its place; one that may not be written, or a disk mounted read-only, here as /proc."""
     (tmp_path / "checkpoints").touch()
@@ -229,6 +265,7 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path):
         CheckpointWriter(tmp_path / "linked", keep=1)
 
 
+@pytest.mark.fault(9)
 def test_an_owner_who_was_replaced_cannot_commit(tmp_path):
     """The step is not made, those before it are whole, and nothing of the save is left."""
     lost = False
@@ -257,6 +294,7 @@ def ended(writer, said):
     return said in str(writer.failure())
 
 
+@pytest.mark.fault(6)
 def test_a_failed_save_is_told_once_and_the_next_one_works(writer, tmp_path):
     """While step 2 is being written and hashed there is none; then it is told, raised once, and saving goes on."""
     save(writer, 1)
@@ -279,6 +317,7 @@ def test_a_failed_save_is_told_once_and_the_next_one_works(writer, tmp_path):
     assert steps(tmp_path) == [1, 3]
 
 
+@pytest.mark.fault(6)
 def test_a_save_that_has_no_room_is_refused_before_it_begins(writer, tmp_path, monkeypatch):
     """With both sizes; one that has room is made."""
     free = sum(leaf.nbytes for leaf in jax.tree.leaves(both(1)))
@@ -322,6 +361,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", disk], check=True)
 
 
+@pytest.mark.fault(6)
 def test_a_disk_that_fills_up_costs_only_the_save_it_stops(small_disk):
     """An error that says so, none of its files left, older steps whole; with room again, saving goes on.
 

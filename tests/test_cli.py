@@ -231,6 +231,7 @@ def test_steps_are_listed_with_what_is_wrong_with_them(steps, monkeypatch, capsy
     assert f"step 70: {MANIFEST}: is missing" in done.stdout
 
 
+@pytest.mark.fault(32)
 def test_verifying_reads_every_file_and_the_numbers(steps, monkeypatch, capsys):
     """One line a step; status 1 where one is bad, by its bytes or by a weight that is NaN. A good one alone is good."""
     lines = in_process(monkeypatch, capsys, "checkpoint", "verify", steps).out.splitlines()
@@ -257,6 +258,7 @@ def test_verifying_reads_every_file_and_the_numbers(steps, monkeypatch, capsys):
     assert "step 11: manifest.json: is missing" in capsys.readouterr().out
 
 
+@pytest.mark.fault(3)
 @pytest.mark.filterwarnings("always")
 def test_a_damaged_newest_step_is_told_and_the_one_before_it_speaks(steps, monkeypatch, capsys):
     """One line on stderr, beside the text."""

@@ -56,6 +56,7 @@ def test_flops_are_six_for_each_weight_in_a_product():
     assert deeper.flops_per_token - tied.flops_per_token == 6 * layer + 12 * 4 * 4 * 8
 
 
+@pytest.mark.fault(50)
 @pytest.mark.parametrize(
     ("fields", "parts"),
     [
@@ -83,6 +84,7 @@ def test_a_shape_that_cannot_be_is_refused_with_its_values_and_the_remedy(fields
     assert all(part in str(error.value) for part in parts), error.value
 
 
+@pytest.mark.fault(50)
 @pytest.mark.parametrize(
     ("fields", "parts"),
     [
@@ -151,6 +153,7 @@ def test_a_model_json_from_before_a_part_existed_is_a_model_without_it(tmp_path)
     assert load_model_config(path) == ModelConfig(**TINY)
 
 
+@pytest.mark.fault(14, 50)
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
@@ -173,6 +176,7 @@ def test_a_model_json_of_another_kind_is_named(tmp_path, change, parts):
     assert all(part in str(error.value) for part in parts), error.value
 
 
+@pytest.mark.fault(4, 16)
 @pytest.mark.parametrize("content", [b"{", b"[]", b"3", b"\xff"], ids=str)
 def test_a_file_that_is_no_model_json_is_named(tmp_path, content):
     """Broken JSON, another kind of JSON and no text at all are one error."""

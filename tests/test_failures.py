@@ -12,6 +12,7 @@ def bad_ends(run, count, step=120, cause="ValueError: no such\n  text"):
         failed(run, step, cause)
 
 
+@pytest.mark.fault(36)
 def test_the_fifth_bad_end_at_a_step_refuses_the_next_start_and_names_cause_and_file(tmp_path):
     bad_ends(tmp_path, MOST - 1)
     check(tmp_path, 120)
@@ -21,6 +22,7 @@ def test_the_fifth_bad_end_at_a_step_refuses_the_next_start_and_names_cause_and_
         check(tmp_path, 120)
 
 
+@pytest.mark.fault(36)
 def test_ends_without_a_word_may_be_preemptions_and_count_half(tmp_path):
     bad_ends(tmp_path, MOST_SILENT - 1, cause=SILENT)
     check(tmp_path, 120)
@@ -29,6 +31,7 @@ def test_ends_without_a_word_may_be_preemptions_and_count_half(tmp_path):
         check(tmp_path, 120)
 
 
+@pytest.mark.fault(36)
 def test_a_newer_checkpoint_starts_the_count_anew(tmp_path):
     bad_ends(tmp_path, MOST)
     check(tmp_path, 130)

@@ -12,27 +12,31 @@ def refuse(text: str) -> None:
     raise AssertionError(text)
 
 
+def until(step: int):
+    return lambda record: record["step"] <= step
+
+
 def lines(path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_records_after_the_last_checkpoint_and_half_lines_are_dropped_on_restart(tmp_path):
     path = tmp_path / "ledger.jsonl"
-    first = Journal(path, 0, refuse)
+    first = Journal(path, until(0), refuse)
     for step in (1, 2, 3):
         first.note({"step": step})
     first.close()
     with path.open("a") as file:
         file.write('{"step": 4, "lo')
     assert len(whole_lines(path)) == 3
-    second = Journal(path, 2, refuse)
+    second = Journal(path, until(2), refuse)
     second.note({"step": 3, "again": True})
     second.close()
     assert lines(path) == [{"step": 1}, {"step": 2}, {"step": 3, "again": True}]
 
 
 def test_only_one_host_writes(tmp_path):
-    journal = Journal(tmp_path / "ledger.jsonl", 0, refuse, writes=False)
+    journal = Journal(tmp_path / "ledger.jsonl", until(0), refuse, writes=False)
     journal.note({"step": 1})
     journal.close()
     assert not list(tmp_path.iterdir())
@@ -58,7 +62,7 @@ def test_metrics_that_cannot_be_written_are_told_and_the_rest_goes_on(tmp_path):
     """metrics.jsonl is a folder here; TensorBoard's events are written all the same."""
     (tmp_path / "metrics.jsonl").mkdir()
     said = []
-    records = Records(tmp_path, 0, said.append)
+    records = Records(tmp_path, until(0), said.append)
     records.write("train", 1, loss=1.0)
     records.close()
     assert len(said) == 1

@@ -90,6 +90,7 @@ def test_a_lease_is_given_back_without_litter_and_can_be_taken_again(tmp_path):
         assert files(tmp_path) == ["lock"]
 
 
+@pytest.mark.fault(9)
 def test_a_live_owner_is_not_replaced_and_the_refusal_says_who_it_is_and_what_to_do(tmp_path, start):
     owner = start(SLURM_JOB_ID="77")
     assert line(owner) == "taken"
@@ -102,6 +103,7 @@ def test_a_live_owner_is_not_replaced_and_the_refusal_says_who_it_is_and_what_to
     assert "--run runs/another-name" in str(refusal.value)
 
 
+@pytest.mark.fault(9)
 def test_an_owner_that_was_stopped_by_a_signal_lives(tmp_path, start):
     owner = start()
     assert line(owner) == "taken"
@@ -111,6 +113,7 @@ def test_an_owner_that_was_stopped_by_a_signal_lives(tmp_path, start):
         Lease(tmp_path).take(never)
 
 
+@pytest.mark.fault(9)
 def test_an_owner_that_was_killed_is_replaced_at_once_and_named(tmp_path, start):
     killed = start()
     assert line(killed) == "taken"
@@ -134,6 +137,7 @@ def test_a_process_that_got_the_number_of_a_dead_owner_is_not_taken_for_it(tmp_p
         Lease(tmp_path).take(never)
 
 
+@pytest.mark.fault(9, 18)
 @pytest.mark.parametrize("jump", [-3600, 3600])
 def test_on_another_machine_only_a_count_that_stands_still_is_death_whatever_clocks_say(tmp_path, monkeypatch, jump):
     sign = of_another_machine(tmp_path)
@@ -197,6 +201,7 @@ def test_the_lease_is_not_taken_from_an_owner_that_woke_up_at_the_last_moment(tm
     assert "another boot" in (tmp_path / "lease" / "0.json").read_text()
 
 
+@pytest.mark.fault(9)
 @pytest.mark.parametrize("after", ["while the other trains", "when the other has ended"])
 def test_an_owner_that_slept_and_was_replaced_writes_nothing_and_knows_it(tmp_path, after):
     slept = Lease(tmp_path)
@@ -216,6 +221,7 @@ def test_an_owner_that_slept_and_was_replaced_writes_nothing_and_knows_it(tmp_pa
     assert files(tmp_path) == before
 
 
+@pytest.mark.fault(9, 10)
 def test_nobody_takes_over_while_the_owner_writes_and_it_is_seen_to_live(tmp_path):
     owner = Lease(tmp_path)
     owner.take(never)
@@ -228,6 +234,7 @@ def test_nobody_takes_over_while_the_owner_writes_and_it_is_seen_to_live(tmp_pat
     owner.release()
 
 
+@pytest.mark.fault(9)
 def test_of_two_that_come_at_once_one_owns_the_run(tmp_path, start):
     dead = start()
     assert line(dead) == "taken"
@@ -297,6 +304,7 @@ def test_a_file_system_without_locks_will_do(tmp_path, monkeypatch):
     owner.release()
 
 
+@pytest.mark.fault(23)
 def test_absent_are_those_who_stand_still_who_are_behind_and_who_never_came(tmp_path):
     run = [Lease(tmp_path, process) for process in range(4)]
     for one, step in zip(run, (17, 17, 16, 17), strict=True):

@@ -47,6 +47,7 @@ def rewrite(run, **changes):
     write_manifest(run / "checkpoints" / str(NEWER), content["step"], notes, content["files"])
 
 
+@pytest.mark.fault(3, 4, 19)
 def test_every_damage_is_named_and_the_older_step_used(whole):
     """A few of what `python tests/damage.py` does. Without damage the newer step is used, which is no such outcome."""
     every = list(damages(whole, flips=8))
@@ -55,6 +56,7 @@ def test_every_damage_is_named_and_the_older_step_used(whole):
     assert outcome(whole, Damage("none", MANIFEST, lambda path: None)) == f"silent: step {NEWER} was used"
 
 
+@pytest.mark.fault(3)
 def test_every_bit_of_a_manifest_is_guarded(run):
     """Each twentieth is flipped. That of a format number is a damage, not a message from the future."""
     path = run / "checkpoints" / str(NEWER) / MANIFEST
@@ -70,6 +72,7 @@ def test_every_bit_of_a_manifest_is_guarded(run):
     assert manifest(run, NEWER)["rows"] == NEWER
 
 
+@pytest.mark.fault(14)
 def test_a_newer_format_is_refused_and_the_first_one_read(run, monkeypatch):
     """The first had no digest of its own, and is verified by its files."""
     with monkeypatch.context() as future:
@@ -85,6 +88,7 @@ def test_a_newer_format_is_refused_and_the_first_one_read(run, monkeypatch):
     assert "params/_METADATA" in refusal(run, OLDER)
 
 
+@pytest.mark.fault(4, 16)
 @pytest.mark.parametrize(
     "content", ["", "[]", "3", "{}", "[" * 100_000, '{"format": 1, "step": 20, "saved": "", "files": ["a"]}',
                 '{"format": 1, "step": 20, "saved": "", "files": {"a": 3}}', '{"format": [1], "sha256": 7}'],
@@ -95,6 +99,7 @@ def test_what_is_no_manifest_is_refused(run, content):
     assert f"step {NEWER}: {MANIFEST}: " in refusal(run)
 
 
+@pytest.mark.fault(15)
 def test_names_that_lead_out_of_a_step_are_refused(run):
     """Absolute, through the parent, and through a link; a link to a file of the same step is no harm."""
     folder = run / "checkpoints" / str(NEWER)
@@ -114,12 +119,14 @@ def test_names_that_lead_out_of_a_step_are_refused(run):
     verify(run, NEWER)
 
 
+@pytest.mark.fault(15)
 def test_a_manifest_of_another_step_is_refused(run):
     """As after renaming a step by hand."""
     (run / "checkpoints" / str(NEWER)).rename(run / "checkpoints" / "30")
     assert "is of step 20" in refusal(run, 30)
 
 
+@pytest.mark.fault(5)
 def test_only_folders_named_by_a_plain_number_are_steps(run):
     """What else lies about is not used, does not crash, and is left alone by whoever only reads."""
     for name in ("99", "007", "notes", "²", "31.unfinished-ab", "32.damaged"):
@@ -139,6 +146,7 @@ def test_only_folders_named_by_a_plain_number_are_steps(run):
     assert set(before) - set(names(run)) == {"98", "99"}
 
 
+@pytest.mark.fault(5)
 def test_a_file_that_the_manifest_does_not_list_does_no_harm(run):
     """One that a file browser leaves, for example; a listed file that is missing does."""
     (run / "checkpoints" / str(NEWER) / "params" / ".DS_Store").write_text("x")
@@ -158,6 +166,7 @@ def test_sizes_alone_do_not_find_a_changed_byte(run):
         check_sizes(run, NEWER)
 
 
+@pytest.mark.fault(17)
 def test_where_no_step_is_good_none_is_touched(run, tmp_path):
     """Twice: a run that sets its last steps aside would start anew the second time. A run without steps has none."""
     assert newest_good(tmp_path, pytest.fail, set_bad_aside=True) is None
@@ -171,6 +180,7 @@ def test_where_no_step_is_good_none_is_touched(run, tmp_path):
     assert names(run) == [str(OLDER), str(NEWER)]
 
 
+@pytest.mark.fault(3)
 def test_what_is_set_aside_does_not_replace_what_was_before(run):
     for name in (f"{NEWER}.damaged", f"{NEWER}.damaged-2", f"{NEWER}.damaged-3"):
         assert set_aside(run, NEWER).name == name
@@ -178,6 +188,7 @@ def test_what_is_set_aside_does_not_replace_what_was_before(run):
     assert steps(run) == [OLDER, NEWER]
 
 
+@pytest.mark.fault(4)
 def test_a_file_that_cannot_be_read_is_named(run, monkeypatch):
     """The disk answers with an error."""
 

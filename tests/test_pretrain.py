@@ -87,6 +87,7 @@ def test_stopped_and_continued_is_bit_for_bit_the_run_that_was_not(whole, text):
     assert not np.array_equal(gptjax.load(other).params["embedding"], straight["embedding"])
 
 
+@pytest.mark.fault(11, 12)
 def test_a_run_of_another_recipe_is_refused_field_by_field_and_left_as_it_was(whole, text):
     before = {path: path.stat().st_mtime_ns for path in whole[0].rglob("*")}
     changed = recipe(
@@ -97,6 +98,7 @@ def test_a_run_of_another_recipe_is_refused_field_by_field_and_left_as_it_was(wh
     assert {path: path.stat().st_mtime_ns for path in whole[0].rglob("*")} == before
 
 
+@pytest.mark.fault(7)
 def test_a_folder_that_is_no_run_is_not_written_into(text):
     (text / "mine").mkdir()
     (text / "mine" / "diary.txt").write_text("dear diary")
@@ -105,6 +107,7 @@ def test_a_folder_that_is_no_run_is_not_written_into(text):
     assert [path.name for path in (text / "mine").iterdir()] == ["diary.txt"]
 
 
+@pytest.mark.fault(6, 28)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -120,6 +123,7 @@ def test_what_cannot_fit_is_refused_before_anything_slow(text, changes, message)
     assert not (text / "never").exists()
 
 
+@pytest.mark.fault(31)
 def test_numbers_that_are_none_stop_the_run_before_they_are_saved(text):
     """At a rate of 1e30 the first update ruins the parameters; whatever was saved before is finite."""
     ruinous = OptimizerSpec(learning_rate=1e30, warmup=0, clip=1e30)
@@ -157,6 +161,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_never_started_anew_in_silenc
             pretrain(recipe(text, "ruined"), Console(quiet=True))
 
 
+@pytest.mark.fault(12)
 def test_changed_text_is_refused_and_a_touched_file_is_not(text):
     """The comparison is of what was read, not of dates."""
     (text / "diary.txt").write_text("".join(sentences(300, seed=5)))

@@ -1,7 +1,15 @@
 """A run says where it came from, and gives the credit its sources ask for."""
 
-from train.provenance import PACKAGES, attribution, environment
+import dataclasses
+from pathlib import Path
 
+import pytest
+
+from data.spec import DataSpec
+from train.provenance import PACKAGES, attribution, changed_fields, environment, provenance
+from train.recipe import BatchSpec, MeshSpec, OptimizerSpec, Recipe, to_json
+
+SMALL = Recipe(data=DataSpec(sources=("chitchat",)), run=Path("runs/small"), steps=200)
 SOURCES = {
     "mine": {"licence": "yours", "attribution": None},
     "leads": {"licence": "CC-BY-SA-4.0", "attribution": "Text from Wikipedia, changed."},
@@ -12,10 +20,38 @@ def test_the_environment_names_versions_devices_and_code():
     found = environment()
     assert {"python", "git", "command", "devices", *PACKAGES} <= found.keys()
     assert found["devices"].startswith("8 x cpu")
-    assert all(isinstance(value, str) and value for value in found.values())
+    assert all(isinstance(value, str) for value in found.values())
+    assert all(found[name] for name in found.keys() - {"changed"})
 
 
 def test_every_source_is_listed_and_credit_is_given_where_it_is_due():
     page = attribution(SOURCES)
     assert "## mine\n\nLicence: yours\n" in page
     assert "## leads\n\nLicence: CC-BY-SA-4.0\n\nText from Wikipedia, changed.\n" in page
+
+
+def test_every_checkpoint_says_where_it_comes_from(tmp_path, monkeypatch):
+    """Recipe, code, packages, flags, devices; not which of several processes wrote it."""
+    monkeypatch.setenv("JAX_PROCESS_ID", "1")
+    monkeypatch.setenv("XLA_FLAGS_OF_MINE", "fast")
+    found = provenance(SMALL)
+    assert {"git", "changed", "python", "devices", "flags", "recipe", *PACKAGES} <= found.keys()
+    assert found["flags"]["XLA_FLAGS_OF_MINE"] == "fast"
+    assert "JAX_PROCESS_ID" not in found["flags"]
+    assert found["recipe"]["seed"] == SMALL.seed
+
+
+@pytest.mark.fault(11, 12)
+def test_a_harmless_change_goes_on_an_inexact_one_must_be_accepted_and_an_impossible_one_never_goes_on(tmp_path):
+    (tmp_path / "recipe.json").write_text(to_json(SMALL))
+    assert changed_fields(tmp_path, SMALL, accept=False) == []
+    meshed = dataclasses.replace(SMALL, mesh=MeshSpec(fsdp=2))
+    assert [str(change) for change in changed_fields(tmp_path, meshed, accept=False)] == ["mesh.fsdp: 1 -> 2"]
+    rows = dataclasses.replace(SMALL, batch=BatchSpec(rows=32), seed=3)
+    with pytest.raises(ValueError, match=r"batch.rows: 16 -> 32\n  seed: 0 -> 3\n.*or add --accept-changes"):
+        changed_fields(tmp_path, rows, accept=False)
+    assert [change.field for change in changed_fields(tmp_path, rows, accept=True)] == ["batch.rows", "seed"]
+    other = dataclasses.replace(SMALL, optimizer=OptimizerSpec(name="lion"))
+    for accept in (False, True):
+        with pytest.raises(ValueError, match=r"optimizer.name: 'adamw' -> 'lion'\n.*repeat the old command"):
+            changed_fields(tmp_path, other, accept=accept)

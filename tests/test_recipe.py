@@ -1,6 +1,7 @@
 """Recipes: typed, checked when built, overridden by dotted path, and compared field by field when a run goes on."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from train.recipe import (
     MeshSpec,
     OptimizerSpec,
     Recipe,
+    StopSpec,
     ValidationSpec,
     changes,
     load_recipe,
@@ -70,6 +72,7 @@ def test_a_users_own_file_is_a_recipe(tmp_path):
     assert parse([str(path), "--steps", "124"]).steps == 124
 
 
+@pytest.mark.fault(50)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -82,6 +85,7 @@ def test_an_unknown_recipe_is_refused_with_a_hint(arguments, message):
         parse(arguments)
 
 
+@pytest.mark.fault(50)
 def test_an_unknown_field_or_a_wrong_type_exits_with_a_hint(capsys):
     for arguments, hint in ((["laptop", "--model.DD", "3"], "--model.D"), (["laptop", "--steps", "many"], "many")):
         with pytest.raises(SystemExit) as stopped:
@@ -90,6 +94,7 @@ def test_an_unknown_field_or_a_wrong_type_exits_with_a_hint(capsys):
         assert hint in capsys.readouterr().err
 
 
+@pytest.mark.fault(28, 33, 50)
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -103,7 +108,15 @@ def test_an_unknown_field_or_a_wrong_type_exits_with_a_hint(capsys):
         (lambda: ValidationSpec(every=0), "validation.every=0"),
         (lambda: CheckpointSpec(keep=0), "checkpoint.keep=0"),
         (lambda: dataclasses.replace(SMALL, seed=-1), "seed=-1"),
-        (lambda: dataclasses.replace(SMALL, stop_after=0), "stop_after=0"),
+        (lambda: StopSpec(step=0), "stop.step=0: must be a number above 0"),
+        (lambda: StopSpec(minutes=float("nan")), "stop.minutes=nan: must be a number above 0"),
+        (lambda: OptimizerSpec(ema=1.0), "optimizer.ema=1: the average would never move"),
+        (
+            lambda: OptimizerSpec(frozen=((".*", 2.0),)),
+            "optimizer.frozen: '.*' has 2.0; it must be 0 or more, at most 1",
+        ),
+        (lambda: OptimizerSpec(rates=(("(", 2.0),)), "optimizer.rates: '\\(' is no regular expression"),
+        (lambda: dataclasses.replace(SMALL, hang_after=0), "hang_after=0: must be a number above 0"),
         (lambda: dataclasses.replace(SMALL, run=Path("gs://bucket/run")), "only folders of this machine"),
         (
             lambda: dataclasses.replace(SMALL, optimizer=OptimizerSpec(schedule="wsd", warmup=170, decay=0.2)),
@@ -121,8 +134,26 @@ def test_a_bad_value_is_refused_when_built(make, message):
         make()
 
 
-def test_a_continued_run_may_change_its_mesh_and_must_not_change_its_rows():
-    other_mesh = dataclasses.replace(SMALL, mesh=MeshSpec(fsdp=2), stop_after=7, run=Path("elsewhere"))
-    assert changes(to_json(SMALL), to_json(other_mesh)) == []
-    other_rows = dataclasses.replace(SMALL, batch=BatchSpec(rows=32), seed=3)
-    assert changes(to_json(SMALL), to_json(other_rows)) == ["batch.rows: 16 -> 32", "seed: 0 -> 3"]
+@pytest.mark.fault(11, 12)
+def test_changes_are_told_apart_by_what_they_do_to_a_run_that_goes_on():
+    """Harmless: neither rows nor updates change. Inexact: they do. Impossible: the checkpoint does not fit."""
+    other = dataclasses.replace(
+        SMALL, mesh=MeshSpec(fsdp=2), stop=StopSpec(step=7), run=Path("elsewhere"), batch=BatchSpec(rows=32), seed=3,
+        optimizer=OptimizerSpec(ema=0.9),
+    )  # fmt: skip
+    found = changes(to_json(SMALL), to_json(other))
+    assert {change.field: change.kind for change in found} == {
+        "mesh.fsdp": "harmless", "stop.step": "harmless", "run": "harmless", "batch.rows": "inexact",
+        "seed": "inexact", "optimizer.ema": "impossible",
+    }  # fmt: skip
+    assert str(found[0]) == "batch.rows: 16 -> 32"
+    assert changes(to_json(SMALL), to_json(SMALL)) == []
+
+
+@pytest.mark.fault(14)
+def test_a_run_of_an_older_gptjax_without_a_field_cannot_go_on():
+    old = json.loads(to_json(SMALL))
+    del old["optimizer"]["name"]
+    (found,) = changes(json.dumps(old), to_json(SMALL))
+    assert found.kind == "impossible"
+    assert "an older gptjax began the run" in str(found)

@@ -41,3 +41,11 @@ def test_samples_are_kept_with_their_prompt_source_and_language(prepared, tmp_pa
     assert [(record["source"], record["language"], record["step"]) for record in records] == [("fables", "en", 7)] * 2
     store = TokenStore(prepared / "fables" / "validation")
     assert bpe().decode(np.asarray(store.tokens).tolist()).startswith(records[0]["prompt"])
+
+
+def test_a_run_that_ends_twice_has_its_samples_once(prepared, tmp_path):
+    """As when it is killed while it writes its report; those of an earlier step stay."""
+    for step in (7, 9, 9):
+        write_samples(tmp_path, prepared, random_model(), step=step, samples=1, seed=0, console=Console(quiet=True))
+    lines = (tmp_path / "samples.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [7, 9]

@@ -51,6 +51,7 @@ def test_a_mesh_axis_serves_one_axis_of_an_array():
         partition(("batch", "embed"))
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize("shape", [(4, 1, 1), (3, 3, 1), (0, 8, 1), (-2, -4, 1)])
 def test_a_mesh_of_another_size_than_the_devices_is_refused(shape):
     """The error holds the product, the devices and a mesh that fits; (2, 2, 2) fits."""
@@ -75,6 +76,7 @@ def test_a_leaf_needs_a_name_for_each_axis():
     assert shardings(make_mesh(2, 2, 2), {"w": unsplit})["w"].spec == PartitionSpec(None, ("tensor",))
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize(
     ("sizes", "parts"),
     [

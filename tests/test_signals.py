@@ -84,6 +84,7 @@ def ended(run):
     return run.returncode, out, err
 
 
+@pytest.mark.fault(20, 21)
 @both
 def test_where_nothing_new_needs_saving_a_signal_ends_the_process_though_it_is_in_c(sent, start):
     run = start(START + COMPILES)
@@ -92,6 +93,7 @@ def test_where_nothing_new_needs_saving_a_signal_ends_the_process_though_it_is_i
     assert ended(run) == (CODES[sent], "lease given back\n", said)
 
 
+@pytest.mark.fault(20)
 @both
 @pytest.mark.parametrize(
     "program",
@@ -110,6 +112,7 @@ def test_a_handler_that_somebody_else_installs_is_never_called(program, sent, st
     assert (code, out) == (CODES[sent], "lease given back\n")
 
 
+@pytest.mark.fault(20, 21)
 @both
 def test_while_saving_a_signal_only_asks(sent, start):
     run = start(START + SAVES, "0")
@@ -119,6 +122,7 @@ def test_while_saving_a_signal_only_asks(sent, start):
     assert err.startswith(f"\n{sent.name}: saving, then stopping")
 
 
+@pytest.mark.fault(21)
 def test_a_second_ctrl_c_ends_at_once_and_says_what_is_lost(start):
     run = start(START + SAVES, "60")
     run.send_signal(signal.SIGINT)
@@ -138,6 +142,7 @@ def test_a_ctrl_c_that_a_launcher_passes_on_is_not_a_second_one(start):
     assert ended(run)[0] == 7
 
 
+@pytest.mark.fault(20)
 def test_a_second_sigterm_does_not_cut_a_save_short(start):
     run = start(START + SAVES, "1")
     run.send_signal(signal.SIGTERM)
@@ -147,6 +152,7 @@ def test_a_second_sigterm_does_not_cut_a_save_short(start):
     assert ended(run)[0] == 7
 
 
+@pytest.mark.fault(20)
 def test_a_signal_before_anybody_listens_is_not_lost(start):
     run = start(
         START.replace("listener.listen()", "") + "say('ready'); time.sleep(0.5); listener.listen(); wait_in_c()"
@@ -191,6 +197,7 @@ def terminal():
         yield reader, theirs
 
 
+@pytest.mark.fault(21)
 def test_when_its_terminal_goes_away_the_process_goes_on(tmp_path, terminal, start):
     done = tmp_path / "done"
     program = """

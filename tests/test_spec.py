@@ -64,6 +64,7 @@ def test_a_split_is_a_way_and_a_share(text, split):
     assert DataSpec(sources=("a",), validation=text).split == split
 
 
+@pytest.mark.fault(50)
 @pytest.mark.parametrize(
     ("fields", "parts"),
     [

@@ -151,18 +151,27 @@ def test_a_step_without_any_target_is_finite_and_has_no_gradient():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state.params)))
 
 
+@functools.cache
+def compiled(spec: OptimizerSpec) -> tuple[Any, Any, Any]:
+    """(fresh, step, nobody asks) on one device."""
+    mesh = make_mesh(devices=jax.devices()[:1])
+    abstract, fresh = abstract_state(Transformer(CONFIG), spec, 100, mesh, seed=0)
+    step = make_train_step(Transformer(CONFIG), spec, 100, abstract, mesh, ROWS, seed=0)
+    return fresh, step, asks(mesh)
+
+
 def once(state: State, batch: Batch, spec: OptimizerSpec = SPEC) -> tuple[State, dict]:
     """One step on one device; the state that went in is kept."""
-    with jax.set_mesh(mesh := make_mesh(devices=jax.devices()[:1])):
-        abstract, _ = abstract_state(Transformer(CONFIG), spec, 100, mesh, seed=0)
-        step = make_train_step(Transformer(CONFIG), spec, 100, abstract, mesh, ROWS, seed=0)
-        return step(jax.tree.map(jnp.copy, state), jax.device_put(batch), asks(mesh))
+    _, step, nobody = compiled(spec)
+    with jax.set_mesh(make_mesh(devices=jax.devices()[:1])):
+        return step(jax.tree.map(jnp.copy, state), jax.device_put(batch), nobody)
 
 
 def equal(a, b) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_step_whose_loss_is_no_number_changes_nothing_but_the_count(bad):
     """Parameters and moments stay, bit for bit; the next step with numbers moves them, as if there had been none."""
@@ -182,9 +191,8 @@ def test_a_step_whose_loss_is_no_number_changes_nothing_but_the_count(bad):
 def test_the_average_follows_the_parameters_and_leaves_them_alone():
     """After n steps a tenth of the way at n = 0, then (1 + n) / (10 + n) is kept, at most the decay that was asked."""
     spec = dataclasses.replace(SPEC, ema=0.5)
-    with jax.set_mesh(mesh := make_mesh(devices=jax.devices()[:1])):
-        _, fresh = abstract_state(Transformer(CONFIG), spec, 100, mesh, seed=0)
-        state = start = fresh()
+    with jax.set_mesh(make_mesh(devices=jax.devices()[:1])):
+        state = start = compiled(spec)[0]()
     assert equal(state.ema, state.params)
     wanted = np.asarray(state.ema["embedding"])
     for number in range(12):
@@ -209,6 +217,7 @@ def test_rows_have_the_same_hash_on_every_mesh_and_in_any_micro_batches():
     assert len(set(hashes[0])) == 20
 
 
+@pytest.mark.fault(20)
 def test_one_device_that_wants_to_stop_is_heard_by_all():
     mesh = make_mesh(2, 2, 2)
     with jax.set_mesh(mesh):

@@ -16,6 +16,7 @@ def program(*arguments: str, first: str = "") -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.fault(50)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -36,6 +37,9 @@ def program(*arguments: str, first: str = "") -> subprocess.CompletedProcess:
         (["bench", "--against", ""], "--against: empty"),
         (["bench", "--against", "characters", "--compile-for", "v5e:4x4"], "give one of them"),
         (["bench", "--json"], "--json: a value must follow"),
+        (["audit", "/nowhere"], "audit: give one run directory"),
+        (["verify-resume", "--steps", "7"], "--steps 7: give an even number of steps, from 2 to the recipe's 1000"),
+        (["verify-resume", "laptopp"], "unknown recipe 'laptopp'; did you mean 'laptop'?"),
     ],
 )
 def test_a_mistake_is_answered_without_importing_jax(arguments, said):
@@ -47,9 +51,12 @@ def test_a_mistake_is_answered_without_importing_jax(arguments, said):
 
 def test_compiled_steps_are_kept_where_the_user_keeps_caches_unless_told_otherwise():
     """A stand-in for the loop prints the folder that JAX will read at its import."""
-    loop = "import os, types; pretrain = lambda *_: print('kept in', os.environ['JAX_COMPILATION_CACHE_DIR']);"
-    stand_in = f"{loop} sys.modules['train.loop'] = types.SimpleNamespace(pretrain=pretrain);"
-    said = program("pretrain", first=f"{stand_in} os.environ['XDG_CACHE_HOME'] = '/caches';").stdout
+    loop = "import os, types; pretrain = lambda *_, **__: print('kept in', os.environ['JAX_COMPILATION_CACHE_DIR']);"
+    stand_in = f"{loop} sys.modules['train.pretrain'] = types.SimpleNamespace(pretrain=pretrain);"
+    name = "JAX_COMPILATION_CACHE_DIR"
+    said = program(
+        "pretrain", first=f"{stand_in} os.environ.pop('{name}', 0); os.environ['XDG_CACHE_HOME'] = '/caches';"
+    ).stdout
     assert said == "kept in /caches/gptjax/compiled\n"
     said = program("pretrain", first=f"{stand_in} os.environ['JAX_COMPILATION_CACHE_DIR'] = '/mine';").stdout
     assert said == "kept in /mine\n"

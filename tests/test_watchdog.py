@@ -112,6 +112,7 @@ def test_it_says_once_which_phase_hangs_and_is_silent_while_there_is_progress():
     assert barks == [("step", True)]
 
 
+@pytest.mark.fault(8)
 def test_a_main_thread_that_does_not_come_out_of_c_is_ended_with_its_stack_told(tmp_path):
     command = [sys.executable, "-c", HANGS, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -123,6 +124,7 @@ def test_a_main_thread_that_does_not_come_out_of_c_is_ended_with_its_stack_told(
     assert "waits_in_c" in (tmp_path / "stacks-0.txt").read_text()
 
 
+@pytest.mark.fault(18)
 def test_a_run_that_was_stopped_and_continued_did_not_hang():
     with subprocess.Popen([sys.executable, "-c", GOES_ON], stdout=subprocess.PIPE) as run:
         assert run.stdout is not None
@@ -133,6 +135,7 @@ def test_a_run_that_was_stopped_and_continued_did_not_hang():
     assert run.returncode == 0
 
 
+@pytest.mark.fault(23)
 def test_the_report_names_the_process_that_shows_no_sign_of_life(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(lease, "HEARTBEAT", 0.1)
     mine, other = Lease(tmp_path, 0), Lease(tmp_path, 1)
@@ -150,6 +153,7 @@ def test_the_report_names_the_process_that_shows_no_sign_of_life(tmp_path, monke
     mine.release()
 
 
+@pytest.mark.fault(8)
 def test_the_report_does_not_wait_for_a_disk_that_hangs(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(watchdog, "REPORT", 0.2)
     monkeypatch.setattr(watchdog, "absent", lambda *_: time.sleep(1))

@@ -70,3 +70,15 @@ def write_prepared(
     (folder / "prepared.json").write_text(json.dumps({"mixture": "rates", "sources": described}))
     tokenizer.save(folder / "tokenizer.json")
     return folder
+
+
+def write_sources(folder: Path) -> list[str]:
+    """Two sources of 400 documents; returns the arguments of a run that reads them with a small vocabulary."""
+    texts = [folder / f"{number}.jsonl" for number in range(2)]
+    for number, text in enumerate(texts):
+        lines = [json.dumps({"text": sentence}) for sentence in sentences(400, number)]
+        text.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return [
+        "--data.sources", *[f"files:{text}" for text in texts], "--data.validation", "tail 0.1",
+        "--data.vocabulary", "512", "--data.prepared", str(folder / "prepared"),
+    ]  # fmt: skip

@@ -6,17 +6,22 @@ import json
 import os
 import shlex
 import sys
+import traceback
 from pathlib import Path
+
+from train.signals import Signals, block
+
+if __name__ == "__main__" and sys.argv[1:2] == ["pretrain"]:
+    block()  # before NumPy and JAX start threads, which inherit it
 
 import tyro
 
 from gptjax.config import SIZES, did_you_mean
 from train import STARTED, hosts
 from train.allocator import keep_freed_memory
-from train.exits import BAD_NUMBERS, DONE, FAULT, INTERRUPTED, MISTAKE, TAKEN, BadNumbersError, StoppedError
+from train.exits import BAD_NUMBERS, DONE, FAULT, INTERRUPTED, MISTAKE, STOPPED, TAKEN, BadNumbersError, StoppedError
 from train.lease import LeaseLostError, LeaseTakenError
 from train.recipe import Recipe, load_recipe, recipe_names
-from train.signals import Signals, block
 
 HELP = """usage: python -m train VERB ...      (or ./launch.sh VERB ...)
 
@@ -111,7 +116,6 @@ def _flag(option: str, arguments: list[str]) -> tuple[bool, list[str]]:
 def _pretrain(arguments: list[str]) -> int:
     accept, arguments = _flag("--accept-changes", arguments)
     recipe = parse(arguments)
-    block()  # before NumPy and JAX start threads, which inherit it
     signals = Signals()
     signals.listen()
     _check_sources(recipe)
@@ -224,4 +228,11 @@ def _run_of(verb: str, arguments: list[str]) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        code = main(sys.argv[1:])
+    except Exception:
+        traceback.print_exc()
+        code = FAULT
+    if code not in (DONE, STOPPED, INTERRUPTED):
+        hosts.leave_failed(code)
+    sys.exit(code)

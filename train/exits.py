@@ -5,7 +5,7 @@
 2    a mistake in what was asked: one line says which
 3    the numbers went bad; the last good checkpoint is kept
 4    the run belongs to another job
-70   hung: the watchdog ended it, with every thread's stack
+70   hung: the watchdog ended it, with every thread's stack; or another process of the run is gone
 75   stopped early by SIGTERM or the wall-time limit, and saved: the same command goes on
 130  Ctrl-C, and saved: the same command goes on
 """

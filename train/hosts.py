@@ -7,12 +7,16 @@ process is alone. All of them see the run directory.
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from train.exits import leave
+
 NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_PROCESS_COUNT", "JAX_PROCESS_ID")
 PATIENCE = "GPTJAX_JOIN_SECONDS"  # how long processes wait for each other
+STAYS = 15.0  # seconds
 
 
 def join() -> None:
@@ -46,6 +50,19 @@ def join() -> None:
             f"process {process} of {count} waited {wait} s at {address} for the others: "
             f"{str(error).splitlines()[0]}; start all of them within {PATIENCE}={wait} seconds"
         ) from error
+
+
+def leave_failed(code: int) -> None:
+    """Ends a process that has failed and said so, if it is one of several; returns where it is alone.
+
+    JAX would have it wait for the others, which wait for it. Process 0, through which all of them are connected, stays
+    until they have found out (train/peers.py).
+    """
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.distributed.is_initialized():
+        if is_first():
+            time.sleep(STAYS)
+        leave(code, sys.stdout.flush)
 
 
 def is_first() -> bool:

@@ -10,16 +10,22 @@ from gptjax.manifest import write_whole
 
 
 class Journal:
-    """A .jsonl file of records, each with its `step`.
+    """A .jsonl file of records.
 
-    What was noted after `last_step` is dropped: the run does it again. `writes` is False on all hosts but one. If the
-    file cannot be written, on a full disk for one, `warn` is called once, and what follows is lost.
+    What it holds already is dropped unless it `stays`: the run does it again. `writes` is False on all hosts but one.
+    If the file cannot be written, on a full disk for one, `warn` is called once, and what follows is lost.
     """
 
-    def __init__(self, path: Path, last_step: int, warn: Callable[[str], None], writes: bool = True):
+    def __init__(
+        self,
+        path: Path,
+        stays: Callable[[dict[str, Any]], bool],
+        warn: Callable[[str], None],
+        writes: bool = True,
+    ):
         self._path, self._warn, self._file = path, warn, None
         try:
-            self._file = _opened(path, last_step) if writes else None
+            self._file = _opened(path, stays) if writes else None
         except OSError as error:
             self._give_up(error)
 
@@ -48,8 +54,8 @@ class Journal:
         self._warn(f"{self._path} cannot be written ({error}): training goes on without it")
 
 
-def _opened(path: Path, last_step: int) -> IO[str]:
-    keep = [line for line in whole_lines(path) if json.loads(line)["step"] <= last_step]
+def _opened(path: Path, stays: Callable[[dict[str, Any]], bool]) -> IO[str]:
+    keep = [line for line in whole_lines(path) if stays(json.loads(line))]
     write_whole(path, "".join(keep))
     return path.open("a", encoding="utf-8")
 

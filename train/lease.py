@@ -120,7 +120,7 @@ class Lease:
         if found is None:
             return None
         if sign is not None and sign.machine is not None and sign.machine == self._sign.machine:
-            if _start_of(sign.pid) == sign.started:
+            if not has_ended(sign):
                 raise LeaseTakenError(self._refusal(sign))
             return found
         who = sign or f"whoever wrote {self._file}, which is damaged"
@@ -222,6 +222,16 @@ def absent(run: Path, process: int, processes: int) -> list[str]:
         elif sign.step < furthest or (here and sign.phase != here.phase):
             lines.append(f"{sign}: lives, but is in phase {sign.phase!r} at step {sign.step}")
     return lines
+
+
+def sign_of(run: Path, process: int) -> Sign | None:
+    """The newest sign of life of a process of a run; None where it never came, or has left."""
+    return _sign(_content(run / "lease" / f"{process}.json"))
+
+
+def has_ended(sign: Sign) -> bool:
+    """Whether a process is known to have ended: one of this machine. Of another machine's, only silence tells."""
+    return sign.machine is not None and sign.machine == _machine() and _start_of(sign.pid) != sign.started
 
 
 def _content(file: Path) -> bytes | None:

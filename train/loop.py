@@ -64,19 +64,20 @@ class Trainer:
             with self.dog.phase("first state"):
                 self._first_state()
             step = self.first_step = int(self.state.step)
+            self.first_row = self.rows
             self.start.finished("first state")
             peak = peak_flops(recipe.compute.dtype)
             self.speed = Speed(self.parts.tokens_per_step, self.parts.config.flops_per_token, peak)
             self.start.finished("peak")
-            self.records = Records(run, step, self._say, writes=first_process)
+            self.records = Records(run, self._is_past, self._say, writes=first_process)
             stack.callback(self.records.close)
-            self.ledger = Journal(run / "ledger.jsonl", step, self._say, writes=first_process)
+            self.ledger = Journal(run / "ledger.jsonl", self._is_past, self._say, writes=first_process)
             stack.callback(self.ledger.close)
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self.bar = stack.enter_context(
                 Progress(*columns, console=self.console, disable=not self.console.is_terminal)
             )
-            stack.enter_context(self.signals.saving(lambda: f"the steps since {max(steps(run), default=0)} are lost"))
+            self.stack = stack
             why = self._steps(step)
             with self.dog.phase("save"):
                 self.writer.wait()
@@ -94,10 +95,6 @@ class Trainer:
         step = from_first(lambda: newest_good(run, self._say, set_bad_aside=True))
         self.rows, self.health, self.save_seconds = 0, Health(), None
         if step is None:
-            if any((run / "checkpoints").glob("*.damaged*")):
-                raise ValueError(
-                    f"run={run}: every checkpoint is damaged; restore one from a copy, or start anew with another --run"
-                )
             self.state = self.parts.fresh()
             return
         notes = manifest(run, step)
@@ -105,7 +102,14 @@ class Trainer:
         self.state = State(**trees["training"], params=trees["params"], ema=trees.get("ema"))
         self.rows, self.health = notes["rows"], Health(**notes["health"])
         self._say(f"continuing from step {step}, saved {notes['saved']}")
+        self.writer.continued(step)
         self._tell_save_time(notes["save_seconds"])
+
+    def _is_past(self, record: dict[str, Any]) -> bool:
+        """Whether a record is of what the checkpoint knows of; what came after it will be done again."""
+        kind = record.get("kind", "").removesuffix("_ema")
+        unknown = kind in ("validation", "final") and self.health.measured.get(kind, 0) < record["step"]
+        return record["step"] <= self.first_step and not unknown
 
     def _steps(self, step: int) -> str | None:
         """Takes one step after another. Returns what ended the run; None where it was asked to stop early.
@@ -173,6 +177,9 @@ class Trainer:
         if step == self.first_step + 1:  # the first step compiles: the clock starts after it
             self.start.finished("first step")
             self._say(f"first step finished {self.start}")
+            # until now there was nothing to save, and a signal ended the process at once
+            lost = lambda: f"the steps since {max(steps(self.recipe.run), default=0)} are lost"  # noqa: E731
+            self.stack.enter_context(self.signals.saving(lost))
             self.speed.start()
         else:
             self.speed.step()
@@ -187,7 +194,7 @@ class Trainer:
             self.losses.append(entry.loss)
         self.asked |= bool(found["asked"])
         if self.lease.lost:
-            raise LeaseLostError(f"run={self.recipe.run}: another process took over; nothing more was saved")
+            raise LeaseLostError(self.lease.lost)
         if self.writer.failure() is not None:
             self._despite(self.writer.wait)
         if self.save_seconds is None and self.writer.seconds is not None:
@@ -214,8 +221,8 @@ class Trainer:
         if not _all_finite(self.state.params):
             raise BadNumbersError(f"step {step}: parameters are not finite, and not saved; see the steps before it")
         notes = {
-            "rows": self.rows, "health": self.health.as_json(), "save_seconds": self.writer.seconds,
-            "provenance": self.about,
+            "rows": self.rows, "loss": self.health.held_out, "health": self.health.as_json(),
+            "save_seconds": self.writer.seconds, "provenance": self.about,
         }  # fmt: skip
         with self.dog.phase("save"):
             self._despite(lambda: self.writer.save(step, _trees(self.state), notes, best=self.health.best_step))
@@ -285,6 +292,7 @@ class Trainer:
         """Whether this host does; what comes of it, all hosts learn from the step that they take together."""
         minutes = self.recipe.stop.minutes
         late = minutes is not None and time.perf_counter() - self.start.began > 60 * minutes
+        late = late and self.rows > self.first_row  # every start makes progress
         return late or self.signals.asked is not None
 
     def _say(self, text: str) -> None:

@@ -125,10 +125,16 @@ class Speed:
 
 
 class Records:
-    """`metrics.jsonl`, and the same numbers as TensorBoard events."""
+    """`metrics.jsonl`, and the same numbers as TensorBoard events; arguments as of `Journal`."""
 
-    def __init__(self, run: Path, last_step: int, warn: Callable[[str], None], writes: bool = True):
-        self._journal = Journal(run / "metrics.jsonl", last_step, warn, writes)
+    def __init__(
+        self,
+        run: Path,
+        stays: Callable[[dict[str, Any]], bool],
+        warn: Callable[[str], None],
+        writes: bool = True,
+    ):
+        self._journal = Journal(run / "metrics.jsonl", stays, warn, writes)
         self._events = tf.summary.create_file_writer(str(run / "tensorboard")) if writes else None
         self._warn = warn
 

@@ -2,8 +2,9 @@
 
 import contextlib
 import json
-import os
+import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -18,11 +19,12 @@ from gptjax.manifest import steps, write_whole
 from gptjax.sharding import make_mesh
 from train import failures
 from train.assemble import Assembly, Text, assemble, config_of, mesh_of, open_text
-from train.exits import HUNG, StoppedError
+from train.exits import HUNG, StoppedError, leave, tell
 from train.hosts import check_agree, from_first
 from train.lease import Lease
 from train.loop import Guards, Trainer
 from train.meter import Start
+from train.peers import watching
 from train.provenance import changed_fields, check_disk, describe_run, provenance
 from train.recipe import Recipe
 from train.samples import write_samples
@@ -64,7 +66,7 @@ def pretrain(
     with contextlib.ExitStack() as stack:
         stack.callback(lease.release)
         signals.leaving = lease.release
-        dog = Watchdog(recipe.hang_after, lambda phase, seconds: _hung(run, dog.limit(phase), phase, seconds))
+        dog = Watchdog(recipe.hang_after, lambda phase, seconds: _hung(run, lease, dog.limit(phase), phase, seconds))
         stack.callback(dog.stop)
         signals.doing = lambda: dog.current
         try:
@@ -79,7 +81,9 @@ def pretrain(
                 f"{config.D}, {recipe.batch.rows} rows of {config.T} tokens a step, {recipe.compute.dtype}, mesh "
                 f"{dict(mesh.shape)}"
             )
-            with jax.set_mesh(mesh):
+            lost = lambda said: _lost(run, lease, said)  # noqa: E731
+            peers = watching(run, process, jax.process_count(), lost)
+            with jax.set_mesh(mesh), peers, _saying_what_takes_memory(recipe):
                 parts = assemble(recipe, text.tokenizer.size, mesh)
                 guards = Guards(signals, lease, dog)
                 state = Trainer(parts, text, about, console, start, guards).train()
@@ -116,12 +120,40 @@ def _newest(run: Path) -> int:
     return max(steps(run), default=0)
 
 
-def _hung(run: Path, limit: float, phase: str, seconds: float) -> None:
+def _hung(run: Path, lease: Lease, limit: float, phase: str, seconds: float) -> None:
     """Tells all that can be known, and ends the process."""
     try:
         report_hang(run, jax.process_index(), jax.process_count(), phase, seconds, limit)
+        failures.failed(run, _newest(run), f"hung in phase {phase}")
     finally:
-        os._exit(HUNG)
+        leave(HUNG, lease.release)
+
+
+def _lost(run: Path, lease: Lease, said: str) -> None:
+    """Ends the process: without the others it could only wait."""
+    try:
+        tell(f"{said}. This process ends too; repeat the command in all of them")
+        if jax.process_index() == 0:
+            failures.failed(run, _newest(run), said)
+    finally:
+        leave(HUNG, lease.release)
+
+
+@contextlib.contextmanager
+def _saying_what_takes_memory(recipe: Recipe) -> Iterator[None]:
+    """Turns XLA's error of a device that is full into one of a line, with the fields that decide."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        found = re.search(r"RESOURCE_EXHAUSTED: *(.*)", str(error))
+        if found is None:
+            raise
+        batch = recipe.batch
+        raise ValueError(
+            f"device memory: {found[1]} batch.rows={batch.rows} in batch.micro_batches={batch.micro_batches}, "
+            f"model.T={recipe.model.T}, compute.remat={recipe.compute.remat!r}: more micro_batches and remat 'full' "
+            f"take less. Saved steps: {steps(recipe.run)}"
+        ) from error
 
 
 def _finish(parts: Assembly, text: Text, state: State, console: Console) -> None:

@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from data.rowplan import TokenStore
 from gptjax.generate import LanguageModel
+from gptjax.manifest import write_whole
 
 PROMPT_TOKENS, TOKENS = 12, 160
 TEMPERATURE, TOP_P = 0.8, 0.95
@@ -17,26 +18,36 @@ TEMPERATURE, TOP_P = 0.8, 0.95
 def write_samples(
     run: Path, prepared: Path, model: LanguageModel, *, step: int, samples: int, seed: int, console: Console
 ) -> None:
-    """Appends `samples` texts a source to samples.jsonl; shows the first of each."""
+    """Writes `samples` texts a source to samples.jsonl, after those of earlier steps; shows the first of each."""
     prompts: list[list[int]] = []
     sources = json.loads((prepared / "prepared.json").read_text(encoding="utf-8"))["sources"]
     for source in sources.values():
         prompts += _openings(prepared / source["folder"] / "validation", samples, model)
     texts = model.generate(prompts, tokens=TOKENS, temperature=TEMPERATURE, top_p=TOP_P, seed=seed) if prompts else []
     names = [name for name in sources for _ in range(samples)]
-    with (run / "samples.jsonl").open("a", encoding="utf-8") as file:
-        for number, (name, prompt, (sample,)) in enumerate(zip(names, prompts, texts, strict=True)):
-            record = {
-                "step": step, "source": name, "language": sources[name]["language"],
-                "prompt": model.tokenizer.decode(prompt), "text": sample.text,
-                "temperature": TEMPERATURE, "top_p": TOP_P,
-            }  # fmt: skip
-            print(json.dumps(record, ensure_ascii=False), file=file)
-            if number % samples == 0:
-                console.print(
-                    f"\n[dim]{escape(name)}[/]\n[bold]{escape(record['prompt'])}[/]{escape(sample.text)}",
-                    highlight=False,
-                )
+    path = run / "samples.jsonl"
+    lines = _earlier(path, step)
+    for number, (name, prompt, (sample,)) in enumerate(zip(names, prompts, texts, strict=True)):
+        record = {
+            "step": step, "source": name, "language": sources[name]["language"],
+            "prompt": model.tokenizer.decode(prompt), "text": sample.text,
+            "temperature": TEMPERATURE, "top_p": TOP_P,
+        }  # fmt: skip
+        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+        if number % samples == 0:
+            console.print(
+                f"\n[dim]{escape(name)}[/]\n[bold]{escape(record['prompt'])}[/]{escape(sample.text)}",
+                highlight=False,
+            )
+    write_whole(path, "".join(lines))
+
+
+def _earlier(path: Path, step: int) -> list[str]:
+    """Lines of samples that were written at earlier steps; a run may come to its end twice."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8") as file:  # not splitlines(), which also breaks where a sample has U+2028
+        return [line for line in file if json.loads(line)["step"] < step]
 
 
 def _openings(folder: Path, count: int, model: LanguageModel) -> list[list[int]]:

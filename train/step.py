@@ -103,8 +103,7 @@ def make_train_step(
         }  # fmt: skip
         for k, name in enumerate(TASKS[1:], start=1):
             metrics |= {f"loss/{name}": nats_K[k] / jnp.maximum(count_K[k], 1), f"weight/{name}": count_K[k]}
-        chosen = jax.tree.map(lambda new, old: jnp.where(finite, new, old), changed, kept)
-        return State(state.step + 1, state.cooldown, *chosen), metrics
+        return State(state.step + 1, state.cooldown, *chosen(finite, changed, kept)), metrics
 
     placed = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(
@@ -114,6 +113,11 @@ def make_train_step(
         donate_argnums=0,
         compiler_options=COMPILER_OPTIONS.get(mesh.devices.flat[0].platform),
     )
+
+
+def chosen(first: jax.Array, one: Any, other: Any) -> Any:
+    """The first of two trees, or the second, in one pass over both."""
+    return jax.tree.map(lambda a, b: jnp.where(first, a, b), one, other)
 
 
 def _averaged(ema: Any, params: Any, step: jax.Array, decay: float) -> Any:

@@ -1,0 +1,72 @@
+"""The other processes of a run: where one dies or leaves early, the others say which, and end, instead of waiting."""
+
+import contextlib
+import ctypes
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from train.lease import HEARTBEAT, absent, has_ended, sign_of
+
+SILENT = 60.0  # seconds without a heartbeat; after 100 JAX ends the run, and names nobody
+LEFT = 10.0  # seconds that a process may leave before this one does
+
+
+@contextlib.contextmanager
+def watching(run: Path, process: int, processes: int, lost: Callable[[str], object]) -> Iterator[None]:
+    """In here, `lost` is called with a line about the first of the others that is gone; it is to end this process.
+
+    When this is entered, all of them have given a sign of life in the run directory.
+    """
+    if processes == 1:
+        yield
+        return
+    ended = threading.Event()
+    peers = [_Peer(run, number) for number in range(processes) if number != process]
+
+    def watch() -> None:
+        while not ended.wait(HEARTBEAT):
+            for said in filter(None, [peer.look() for peer in peers]):
+                lost(said)
+                return
+
+    def aborted(_: int) -> None:
+        lost("JAX has lost the other processes of this run:\n  " + "\n  ".join(absent(run, process, processes)))
+
+    threading.Thread(target=watch, name="peers", daemon=True).start()
+    # when process 0 dies, JAX calls abort() in all others at once, and has no setting for that
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted)
+    ctypes.CDLL(None).signal(signal.SIGABRT, handler)
+    try:
+        yield
+    finally:
+        ctypes.CDLL(None).signal(signal.SIGABRT, None)
+        ended.set()
+
+
+class _Peer:
+    """Another process, as it is seen from here."""
+
+    def __init__(self, run: Path, number: int):
+        self._run, self._number = run, number
+        self._sign = sign_of(run, number)
+        self._silent = 0.0  # seconds, by counting looks: it stands still while this process does (Ctrl-Z)
+
+    def look(self) -> str | None:
+        """What became of it since the last look, HEARTBEAT ago; None while it lives."""
+        sign = sign_of(self._run, self._number)
+        self._silent += HEARTBEAT
+        if sign is not None and sign != self._sign:
+            self._sign, self._silent = sign, 0.0
+        if sign is None and self._silent >= LEFT:
+            return f"{self}: has left the run; its own last words say why"
+        if sign is not None and has_ended(sign):
+            return f"{self}: died"
+        if self._silent >= SILENT:
+            return f"{self}: no sign of life for {SILENT:.0f} s"
+        return None
+
+    def __str__(self) -> str:
+        last = self._sign
+        return f"process {self._number}" if last is None else f"{last}, in phase {last.phase!r} at step {last.step}"
