@@ -102,7 +102,7 @@ FAULTS = {
     ),
     23: Fault(
         "one of several processes stands still",
-        "the watchdog of the others names it, and ends them",
+        "the others name it and end with code 70",
         "in a barrier, or while reading: only in a step",
     ),
     24: Fault(

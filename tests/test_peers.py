@@ -1,9 +1,13 @@
 """Another process of a run is missed when it died, left before us, or gives no sign of life, and not while it lives."""
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import threading
+import time
 
+import jax
 import pytest
 
 from train import peers
@@ -30,15 +34,35 @@ def write(run, number: int, **changes) -> Sign:
     return sign
 
 
+@contextlib.contextmanager
+def beating(run, number: int):
+    """In here, the count of a process moves."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        for count in itertools.count():
+            if ended.wait(0.005):
+                return
+            write(run, number, beats=count)
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 def missed(run, act=lambda: None, seconds: float = 10) -> str | None:
-    """What process 0 of two says of the other when `act` is done; None if it says nothing in so many seconds."""
+    """What process 0 of two says of the other once `act` is done; None if it says nothing in so many seconds."""
     said, heard = [], threading.Event()
 
     def lost(line: str) -> None:
         said.append(line)
         heard.set()
 
-    with watching(run, 0, 2, lost):
+    with beating(run, 0), watching(run, 0, 2, lost):
         act()
         heard.wait(seconds)
     return said[0] if said else None
@@ -69,20 +93,31 @@ def test_a_process_that_leaves_before_this_one_is_missed_with_what_it_last_did(t
     )
 
 
-def test_a_process_whose_count_moves_is_not_missed(tmp_path):
-    """Nor one that is alone, nor one that leaves at the same time as this one."""
+def test_an_error_of_jax_waits_for_the_name_of_who_caused_it(tmp_path, monkeypatch):
+    """Any other error is this process's own, and does not."""
+    monkeypatch.setattr(peers, "LEFT", 1.0)
     write(tmp_path, 1)
-    beats = iter(range(1, 10**6))
-    ended = threading.Event()
+    said = []
+    for error in (OSError, jax.errors.JaxRuntimeError):
+        with pytest.raises(error), beating(tmp_path, 0), watching(tmp_path, 0, 2, said.append):
+            raise error
+        assert len(said) == (error is not OSError)
 
-    def beat() -> None:
-        while not ended.wait(0.01):
-            write(tmp_path, 1, beats=next(beats))
 
-    thread = threading.Thread(target=beat)
-    assert missed(tmp_path, thread.start, seconds=1) is None
-    ended.set()
-    thread.join()
+def test_a_process_whose_count_moves_is_not_missed(tmp_path):
+    """Nor one that leaves at the same time as this one; nor is there another where a process is alone."""
+    with beating(tmp_path, 1):
+        assert missed(tmp_path, seconds=1) is None
     assert missed(tmp_path, (tmp_path / "lease" / "1.json").unlink, seconds=0.02) is None
     with watching(tmp_path, 0, 1, pytest.fail):
         assert sign_of(tmp_path, 1) is None
+
+
+def test_silence_of_all_says_nothing_of_one(tmp_path):
+    """On a full disk no heartbeat is written, and training may go on."""
+    write(tmp_path, 0)
+    write(tmp_path, 1)
+    said = []
+    with watching(tmp_path, 0, 2, said.append):
+        time.sleep(1)
+    assert said == []

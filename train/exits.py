@@ -11,10 +11,12 @@
 """
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 DONE = 0
@@ -49,6 +51,20 @@ def leave(code: int, last: Callable[[], object]) -> NoReturn:
             child.kill()
     finally:
         os._exit(code)
+
+
+@contextlib.contextmanager
+def on_abort(act: Callable[[], object]) -> Iterator[None]:
+    """In here, `act` is called where C++ calls abort(), and is to end the process.
+
+    JAX does so where it misses other processes of a run, after a text of its own, and has no setting for that.
+    """
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: act())
+    ctypes.CDLL(None).signal(signal.SIGABRT, handler)  # Python's own handlers wait for a main thread that waits too
+    try:
+        yield
+    finally:
+        ctypes.CDLL(None).signal(signal.SIGABRT, None)
 
 
 class StoppedError(Exception):

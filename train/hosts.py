@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from train.exits import leave
+from train.exits import MISTAKE, leave, on_abort, tell
 
 NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_PROCESS_COUNT", "JAX_PROCESS_ID")
 PATIENCE = "GPTJAX_JOIN_SECONDS"  # how long processes wait for each other
@@ -43,13 +43,18 @@ def join() -> None:
     import jax
 
     jax.config.update("jax_enable_preemption_service", False)  # else it handles SIGTERM; see train/signals.py
+    waited = f"process {process} of {count} waited {wait} s at {address} for the others"
+    remedy = f"start all of them within {PATIENCE}={wait} seconds"
+
+    def give_up() -> None:
+        tell(f"error: {waited}; {remedy}")
+        leave(MISTAKE, sys.stdout.flush)
+
     try:
-        jax.distributed.initialize(address, int(count), int(process), initialization_timeout=wait)
+        with on_abort(give_up):
+            jax.distributed.initialize(address, int(count), int(process), initialization_timeout=wait)
     except Exception as error:  # of JAX's own kinds
-        raise ValueError(
-            f"process {process} of {count} waited {wait} s at {address} for the others: "
-            f"{str(error).splitlines()[0]}; start all of them within {PATIENCE}={wait} seconds"
-        ) from error
+        raise ValueError(f"{waited}: {str(error).splitlines()[0]}; {remedy}") from error
 
 
 def leave_failed(code: int) -> None:

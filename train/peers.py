@@ -1,15 +1,17 @@
 """The other processes of a run: where one dies or leaves early, the others say which, and end, instead of waiting."""
 
 import contextlib
-import ctypes
-import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jax
+
+from train.exits import on_abort
 from train.lease import HEARTBEAT, absent, has_ended, sign_of
 
-SILENT = 60.0  # seconds without a heartbeat; after 100 JAX ends the run, and names nobody
+SILENT = 30.0  # seconds without a heartbeat; after 100 JAX ends the run, and names nobody
 LEFT = 10.0  # seconds that a process may leave before this one does
 
 
@@ -26,23 +28,27 @@ def watching(run: Path, process: int, processes: int, lost: Callable[[str], obje
     peers = [_Peer(run, number) for number in range(processes) if number != process]
 
     def watch() -> None:
+        own = None
         while not ended.wait(HEARTBEAT):
-            for said in filter(None, [peer.look() for peer in peers]):
-                lost(said)
-                return
+            with contextlib.suppress(OSError):  # a disk that does not answer is for the watchdog
+                before, own = own, sign_of(run, process)
+                # where our own heartbeat is not written, on a full disk for one, others' silence says nothing
+                for said in filter(None, [peer.look(counts=own != before) for peer in peers]):
+                    lost(said)
+                    return
 
-    def aborted(_: int) -> None:
+    def aborted() -> None:  # as all others are at once when process 0 dies
         lost("JAX has lost the other processes of this run:\n  " + "\n  ".join(absent(run, process, processes)))
 
     threading.Thread(target=watch, name="peers", daemon=True).start()
-    # when process 0 dies, JAX calls abort() in all others at once, and has no setting for that
-    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted)
-    ctypes.CDLL(None).signal(signal.SIGABRT, handler)
-    try:
-        yield
-    finally:
-        ctypes.CDLL(None).signal(signal.SIGABRT, None)
-        ended.set()
+    with on_abort(aborted):
+        try:
+            yield
+        except jax.errors.JaxRuntimeError:  # such as of a connection that was closed: by whom, the watch finds out
+            time.sleep(SILENT + LEFT)
+            raise
+        finally:
+            ended.set()
 
 
 class _Peer:
@@ -53,10 +59,10 @@ class _Peer:
         self._sign = sign_of(run, number)
         self._silent = 0.0  # seconds, by counting looks: it stands still while this process does (Ctrl-Z)
 
-    def look(self) -> str | None:
-        """What became of it since the last look, HEARTBEAT ago; None while it lives."""
+    def look(self, counts: bool) -> str | None:
+        """What became of it since the last look, HEARTBEAT ago; None while it lives. `counts`: so does its silence."""
         sign = sign_of(self._run, self._number)
-        self._silent += HEARTBEAT
+        self._silent += HEARTBEAT if counts else 0.0
         if sign is not None and sign != self._sign:
             self._sign, self._silent = sign, 0.0
         if sign is None and self._silent >= LEFT:
