@@ -170,3 +170,33 @@ def test_the_average_is_measured_beside_the_parameters_saved_and_loaded_when_ask
     assert trained_loss != ema_loss
     weights, average = gptjax.load(run).params, gptjax.load(run, weights="ema").params
     assert not np.array_equal(weights["embedding"], average["embedding"])
+
+
+def test_a_longer_run_than_was_begun_goes_on_to_its_new_end_and_its_schedule_follows(text):
+    """Four steps of six, then of twelve: accepted, wsd falls before step 12 and no more before step 6."""
+    spec = OptimizerSpec(learning_rate=1e-2, warmup=1, schedule="wsd", decay=0.5, final=0.0)
+    trained(small(text, "longer", optimizer=spec, steps=6, stop=StopSpec(step=4)))
+    longer = small(text, "longer", optimizer=spec, steps=12)
+    with pytest.raises(ValueError, match=r"steps: 6 -> 12\n.*or add --accept-changes"):
+        trained(longer)
+    said, _ = trained(longer, accept_changes=True)
+    assert "changed: steps: 6 -> 12" in said
+    assert "ended at step 12: its last step, 12" in said
+    rates = {record["step"]: record["learning_rate"] for record in records(text / "longer", "train")}
+    assert rates[6] == pytest.approx(1e-2)
+    assert rates[12] == pytest.approx(1e-2 / 6)
+
+
+def test_a_last_save_that_fails_is_never_called_saved(text, monkeypatch):
+    """Going on in spite of failures does not include the end."""
+
+    def full(self, step, *_, **__):
+        if step == 4:
+            raise OSError(28, "No space left on device")
+        return save(self, step, *_, **__)
+
+    save = checkpoint.CheckpointWriter.save
+    monkeypatch.setattr(checkpoint.CheckpointWriter, "save", full)
+    settings = small(text, "last", checkpoint=CheckpointSpec(every=2, if_it_fails="continue"), steps=4)
+    with pytest.raises(OSError, match="step 4 is not saved, see above"):
+        trained(settings)

@@ -81,8 +81,12 @@ def test_a_spike_is_told_and_a_loss_out_of_bounds_ends_the_run():
     health = after(*([2.0, 2.1] * 15))
     assert health.note_step(entry(31, 2.11), StopSpec()) is None
     assert "the loss jumped to 3 from" in health.note_step(entry(32, 3.0), StopSpec())
-    with pytest.raises(BadNumbersError, match=r"more than 3 times its running median of 2\.1"):
-        health.note_step(entry(33, 6.4), StopSpec())
+    for step in range(33, 37):
+        health.note_step(entry(step, 9.0), StopSpec())
+    with pytest.raises(BadNumbersError, match=r"for 5 steps was more than 3 times its running median of 2\.1 "):
+        health.note_step(entry(37, 9.0), StopSpec())
+    health = after(*([2.0, 2.1] * 15), 9.0, 9.0, 9.0, 9.0, 2.0)
+    assert health.out_of_bounds == 0
     assert after(2.0, 200.0).losses == [2.0, 200.0], "too few steps to know what is normal"
 
 

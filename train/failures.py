@@ -12,7 +12,8 @@ MOST, MOST_SILENT = 5, 10  # bad ends in a row
 def failed(run: Path, step: int, cause: str) -> None:
     """Counts a start that ended badly, with `step` as the newest checkpoint."""
     before = _read(run)
-    count = before["count"] if before and before["step"] == step else 0
+    same = before and before["step"] == step and (before["cause"] == SILENT) == (cause == SILENT)
+    count = before["count"] if before and same else 0
     content = {"step": step, "cause": " ".join(cause.split()), "count": count + 1}
     with contextlib.suppress(OSError):  # the cause is told elsewhere; a full disk must not hide it
         _file(run).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

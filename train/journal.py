@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -33,8 +34,12 @@ class Journal:
         self._safely(lambda file: file.write(json.dumps(record) + "\n"))
 
     def flush(self) -> None:
-        """Hands the records to the system; before a save, so that they are never behind a checkpoint."""
+        """Hands the records to the system."""
         self._safely(lambda file: file.flush())
+
+    def sync(self) -> None:
+        """Returns when the records are on the disk; before a save, so that they are never behind a checkpoint."""
+        self._safely(lambda file: (file.flush(), os.fsync(file.fileno())))
 
     def close(self) -> None:
         self._safely(lambda file: file.close())
@@ -55,9 +60,18 @@ class Journal:
 
 
 def _opened(path: Path, stays: Callable[[dict[str, Any]], bool]) -> IO[str]:
-    keep = [line for line in whole_lines(path) if stays(json.loads(line))]
+    lines = [(line, _parsed(line)) for line in whole_lines(path)]
+    keep = [line for line, record in lines if record is not None and stays(record)]
     write_whole(path, "".join(keep))
     return path.open("a", encoding="utf-8")
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """A record; None for what a power cut left of one."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
 
 
 def whole_lines(path: Path) -> list[str]:

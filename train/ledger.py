@@ -29,7 +29,8 @@ def rows_hash(batch: Batch, xp: ModuleType) -> Any:
 
 def _lane(batch: Batch, seed: int, xp: ModuleType) -> Any:
     row = xp.full(batch.shape[:-1], seed, np.uint32)
-    for shared in (batch[:7], batch[7:]):  # arrays of a row's positions, arrays of its sequence-level targets
+    for axes in ("_BT", "_BC"):  # arrays of a row's positions, arrays of its sequence-level targets
+        shared = [array for name, array in zip(Batch._fields, batch, strict=True) if name.endswith(axes)]
         place = xp.arange(shared[0].shape[-1], dtype=np.uint32)
         mixed = xp.broadcast_to(place * np.uint32(2654435761) + np.uint32(seed), shared[0].shape)
         for array in shared:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gptjax.checkpoint import CheckpointWriter, restore
-from gptjax.manifest import manifest, newest_good, steps
+from gptjax.manifest import manifest, newest_good, steps, write_whole
 from train.assemble import Assembly, Text
 from train.exits import INTERRUPTED, STOPPED, BadNumbersError, StoppedError
 from train.hosts import from_first
@@ -20,7 +20,8 @@ from train.journal import Journal
 from train.lease import Lease, LeaseLostError
 from train.ledger import entry_of
 from train.meter import Records, Speed, Start, peak_flops
-from train.optimizer import cooldown_steps
+from train.optimizer import cooldown_start, cooldown_steps
+from train.recipe import to_json
 from train.signals import Signals
 from train.step import State
 from train.stopping import Health, out_of_patience, planned_end, reached_target
@@ -60,7 +61,7 @@ class Trainer:
         first_process = jax.process_index() == 0
         with contextlib.ExitStack() as stack:
             self.writer = CheckpointWriter(run, recipe.checkpoint.keep, self.lease.held)
-            stack.callback(self.writer.close)
+            stack.push(self._close_writer)
             with self.dog.phase("first state"):
                 self._first_state()
             step = self.first_step = int(self.state.step)
@@ -79,8 +80,7 @@ class Trainer:
             )
             self.stack = stack
             why = self._steps(step)
-            with self.dog.phase("save"):
-                self.writer.wait()
+            self._check_saved()
         if why is None or self.signals.asked is not None:
             code = INTERRUPTED if self.signals.asked == "SIGINT" else STOPPED
             raise StoppedError(f"saved at step {int(self.state.step)}; the same command goes on from there", code)
@@ -93,14 +93,19 @@ class Trainer:
         for name in self.writer.cleared:
             self._say(f"removed checkpoints/{name}, which an earlier process had not finished")
         step = from_first(lambda: newest_good(run, self._say, set_bad_aside=True))
-        self.rows, self.health, self.save_seconds = 0, Health(), None
+        self.rows, self.health, self.losses, self.save_seconds = 0, Health(), [], None
         if step is None:
             self.state = self.parts.fresh()
             return
         notes = manifest(run, step)
         trees = {name: restore(run, step, name, tree) for name, tree in _trees(self.parts.abstract).items()}
         self.state = State(**trees["training"], params=trees["params"], ema=trees.get("ema"))
-        self.rows, self.health = notes["rows"], Health(**notes["health"])
+        self.rows, self.health, self.losses = notes["rows"], Health(**notes["health"]), notes["losses"]
+        recipe = self.recipe
+        if jax.process_index() == 0:
+            write_whole(run / "recipe.json", to_json(recipe))  # of the newest start; older ones are in the checkpoints
+        planned = cooldown_start(recipe.optimizer, recipe.steps)  # anew: the recipe may have changed
+        self._cool_down_from(planned if self.health.cooled_at is None else self.health.cooled_at)
         self._say(f"continuing from step {step}, saved {notes['saved']}")
         self.writer.continued(step)
         self._tell_save_time(notes["save_seconds"])
@@ -121,7 +126,6 @@ class Trainer:
         end = self._planned_end(step)
         self.task = self.bar.add_task("compiling", total=end[0], completed=step)
         why = self._measure(step, end) if step else None
-        self.losses: list[float] = []
         waiting = None
         for batch in self._batches(end[0] - step):
             if why is not None or self.asked:
@@ -137,8 +141,10 @@ class Trainer:
                 measures = step == end[0] or step % self.recipe.validation.every == 0
                 saves = step == end[0] or step % self.recipe.checkpoint.every == 0
                 if measures or saves or self.asked or step % RECORD_EVERY == 0:
-                    self._record(step, self._read(*waiting))
+                    found = self._read(*waiting)
                     waiting = None
+                    if self._records(step):
+                        self._record(step, found)
             self.bar.update(self.task, completed=step)
             if measures:
                 best = self.health.best_step
@@ -154,17 +160,26 @@ class Trainer:
     def _planned_end(self, step: int) -> tuple[int, str]:
         """(the step that this run ends at by arithmetic, why)."""
         T, recipe = self.parts.config.T, self.recipe
-        last = int(self.state.cooldown) + cooldown_steps(recipe.optimizer, recipe.steps)
         tokens = (self.rows * T, self.parts.tokens_per_step, self.text.rows.tokens)
-        return planned_end(recipe.stop, last, step, *tokens)
+        return planned_end(recipe.stop, self._last_step(), step, *tokens)
 
     def _batches(self, count: int) -> Iterator[Any]:
         """The batches of the next steps, on the devices."""
         batches = self.parts.placed(self.parts.batches(self.text.rows, self.rows, count), leading=1)
-        for number, batch in enumerate(batches):
+        for number in range(count):
+            with self.dog.phase("next batch"):
+                batch = next(batches)
             if number == 0:
                 self.start.finished("first batch")
             yield batch
+
+    def _records(self, step: int) -> bool:
+        """Whether a record ends at a step: a matter of the recipe, not of where a run was stopped and resumed."""
+        periods = (RECORD_EVERY, self.recipe.validation.every, self.recipe.checkpoint.every)
+        return step == self._last_step() or any(step % period == 0 for period in periods)
+
+    def _last_step(self) -> int:
+        return int(self.state.cooldown) + cooldown_steps(self.recipe.optimizer, self.recipe.steps)
 
     def _read(self, step: int, metrics: dict[str, jax.Array]) -> dict[str, Any]:
         """What a step measured, once the device has it: noted, and looked at for trouble.
@@ -178,8 +193,7 @@ class Trainer:
             self.start.finished("first step")
             self._say(f"first step finished {self.start}")
             # until now there was nothing to save, and a signal ended the process at once
-            lost = lambda: f"the steps since {max(steps(self.recipe.run), default=0)} are lost"  # noqa: E731
-            self.stack.enter_context(self.signals.saving(lost))
+            self.stack.enter_context(self.signals.saving(lambda: "steps since the newest checkpoint are lost"))
             self.speed.start()
         else:
             self.speed.step()
@@ -203,7 +217,6 @@ class Trainer:
 
     def _record(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes the mean loss since the last record, and what else a curve is drawn of."""
-        self.ledger.flush()
         if not self.losses:
             return
         loss, self.losses = float(np.mean(self.losses)), []
@@ -222,10 +235,34 @@ class Trainer:
             raise BadNumbersError(f"step {step}: parameters are not finite, and not saved; see the steps before it")
         notes = {
             "rows": self.rows, "loss": self.health.held_out, "health": self.health.as_json(),
-            "save_seconds": self.writer.seconds, "provenance": self.about,
+            "losses": self.losses, "save_seconds": self.writer.seconds, "provenance": self.about,
         }  # fmt: skip
+        self.ledger.sync()
+        with self.dog.phase("save before"):
+            self._despite(self.writer.wait)
         with self.dog.phase("save"):
             self._despite(lambda: self.writer.save(step, _trees(self.state), notes, best=self.health.best_step))
+
+    def _check_saved(self) -> None:
+        """Waits for the last save. Raises OSError where it failed, whatever the recipe says of failures on the way."""
+        step = int(self.state.step)
+        with self.dog.phase("last save"):
+            try:
+                self.writer.wait()
+            except LeaseLostError:
+                raise
+            except Exception as error:
+                raise OSError(self._not_saved(error)) from error
+        if step not in steps(self.recipe.run):
+            raise OSError(f"step {step} is not saved, see above; make room, and repeat the command")
+
+    def _close_writer(self, kind: type[BaseException] | None, *_: object) -> None:
+        with contextlib.suppress(Exception) if kind else contextlib.nullcontext():  # the first error is the one to tell
+            self.writer.close()
+
+    def _not_saved(self, error: Exception) -> str:
+        said, saved = " ".join(str(error).split())[:300], steps(self.recipe.run)
+        return f"a checkpoint could not be written: {said}; saved steps: {saved}. Make room, and repeat the command"
 
     def _despite(self, save: Callable[[], None]) -> None:
         """Calls what may find that a save has failed, and stops or goes on, as the recipe has it."""
@@ -234,11 +271,9 @@ class Trainer:
         except LeaseLostError:
             raise
         except Exception as error:  # orbax has many kinds
-            said = f"a checkpoint could not be written: {' '.join(str(error).split())[:300]}"
-            saved = f"saved steps: {steps(self.recipe.run)}"
             if self.recipe.checkpoint.if_it_fails == "stop":
-                raise OSError(f"{said}; {saved}. Make room, and repeat the command") from error
-            self._say(f"{said}; {saved}. Training goes on (checkpoint.if_it_fails=continue)")
+                raise OSError(self._not_saved(error)) from error
+            self._say(f"{self._not_saved(error)}. Training goes on (checkpoint.if_it_fails=continue)")
 
     def _tell_save_time(self, seconds: float | None) -> None:
         self.save_seconds = seconds
@@ -255,7 +290,8 @@ class Trainer:
         falling = spec.schedule == "wsd" and step >= int(self.state.cooldown)
         impatient = None if falling else out_of_patience(recipe.stop, self.health)
         if impatient is not None and spec.schedule == "wsd":
-            self.state = self.state._replace(cooldown=jax.device_put(np.int32(step), self.state.cooldown.sharding))
+            self.health.cooled_at = step
+            self._cool_down_from(step)
             self._say(f"{impatient}: the learning rate falls now, for {cooldown_steps(spec, recipe.steps)} steps")
         else:
             why = why or impatient
@@ -268,6 +304,7 @@ class Trainer:
         if self.asked or self.health.measured.get(kind) == step:
             return
         found: list[tuple[str, dict[str, Score]]] = []
+        self.lease.beat(kind, step)
         with self.dog.phase(kind):
             for name, params in ((kind, self.state.params), (f"{kind}_ema", self.state.ema)):
                 if params is None:
@@ -282,11 +319,14 @@ class Trainer:
             for source, score in scores.items():
                 self.records.write(name, step, source=source, **score._asdict())
         self.health.measured[kind] = step
-        if kind == "validation":
+        if kind == "validation" and step % self.recipe.validation.every == 0:  # not where a run happens to stop
             _, scores = found[-1]
             self.health.note_held_out(step, overall(scores, self.text.rows.rates))
             bits = ", ".join(f"{source} {score.bits_per_byte:.3f}" for source, score in scores.items())
             self._say(f"step {step}: bits per byte of held-out text: {bits}")
+
+    def _cool_down_from(self, step: int) -> None:
+        self.state = self.state._replace(cooldown=jax.device_put(np.int32(step), self.state.cooldown.sharding))
 
     def _wants_to_stop(self) -> bool:
         """Whether this host does; what comes of it, all hosts learn from the step that they take together."""

@@ -21,7 +21,7 @@ from train import failures
 from train.assemble import Assembly, Text, assemble, config_of, mesh_of, open_text
 from train.exits import HUNG, StoppedError, leave, tell
 from train.hosts import check_agree, from_first
-from train.lease import Lease
+from train.lease import Lease, LeaseLostError
 from train.loop import Guards, Trainer
 from train.meter import Start
 from train.peers import watching
@@ -58,40 +58,38 @@ def pretrain(
     for change in changed_fields(run, recipe, accept_changes):
         console.print(f"changed: {change}", markup=False, highlight=False)
     check_disk(recipe, config)
-    check_agree(provenance(recipe))  # and nobody has written anything yet
+    about = provenance(recipe)
+    check_agree(about)  # and nobody has written anything yet
     lease, signals = Lease(run, process), signals or Signals()
     from_first(lambda: _own(run, lease, console))
     if process > 0:
         lease.take(console.print)
     with contextlib.ExitStack() as stack:
         stack.callback(lease.release)
-        signals.leaving = lease.release
+        signals.leaving, signals.doing = lease.release, lambda: "text"
+        text = open_text(recipe)
+        config = config_of(recipe, text.tokenizer.size, mesh)
+        about |= describe_run(run, recipe, config, text)
+        check_agree(about)
+        start.finished("text")
+        console.print(
+            f"[bold]{escape(str(run))}[/]  {config.parameters / 1e6:.2f}M parameters, {config.L} layers, width "
+            f"{config.D}, {recipe.batch.rows} rows of {config.T} tokens a step, {recipe.compute.dtype}, mesh "
+            f"{dict(mesh.shape)}"
+        )
         dog = Watchdog(recipe.hang_after, lambda phase, seconds: _hung(run, lease, dog.limit(phase), phase, seconds))
         stack.callback(dog.stop)
         signals.doing = lambda: dog.current
+        peers = watching(run, process, jax.process_count(), lambda said: _lost(run, lease, said))
         try:
-            with dog.phase("text"):
-                text = open_text(recipe)
-            config = config_of(recipe, text.tokenizer.size, mesh)
-            about = describe_run(run, recipe, config, text)
-            check_agree(about)
-            start.finished("text")
-            console.print(
-                f"[bold]{escape(str(run))}[/]  {config.parameters / 1e6:.2f}M parameters, {config.L} layers, width "
-                f"{config.D}, {recipe.batch.rows} rows of {config.T} tokens a step, {recipe.compute.dtype}, mesh "
-                f"{dict(mesh.shape)}"
-            )
-            lost = lambda said: _lost(run, lease, said)  # noqa: E731
-            peers = watching(run, process, jax.process_count(), lost)
             with jax.set_mesh(mesh), peers, _saying_what_takes_memory(recipe):
                 parts = assemble(recipe, text.tokenizer.size, mesh)
-                guards = Guards(signals, lease, dog)
-                state = Trainer(parts, text, about, console, start, guards).train()
+                state = Trainer(parts, text, about, console, start, Guards(signals, lease, dog)).train()
             if process == 0:
                 with dog.phase("samples and report"):
                     _finish(parts, text, state, console)
                 failures.cleared(run)
-        except StoppedError:
+        except (StoppedError, LeaseLostError):
             raise
         except Exception as error:
             if process == 0:
@@ -124,19 +122,21 @@ def _hung(run: Path, lease: Lease, limit: float, phase: str, seconds: float) -> 
     """Tells all that can be known, and ends the process."""
     try:
         report_hang(run, jax.process_index(), jax.process_count(), phase, seconds, limit)
-        failures.failed(run, _newest(run), f"hung in phase {phase}")
     finally:
-        leave(HUNG, lease.release)
+        leave(HUNG, lambda: _give_up(run, lease, f"hung in phase {phase}"))
 
 
 def _lost(run: Path, lease: Lease, said: str) -> None:
     """Ends the process: without the others it could only wait."""
-    try:
-        tell(f"{said}. This process ends too; repeat the command in all of them")
-        if jax.process_index() == 0:
-            failures.failed(run, _newest(run), said)
-    finally:
-        leave(HUNG, lease.release)
+    tell(f"{said}. This process ends too; repeat the command in all of them")
+    leave(HUNG, lambda: _give_up(run, lease, said))
+
+
+def _give_up(run: Path, lease: Lease, cause: str) -> None:
+    """What is written when a process ends at once; its caller does not wait for a disk that hangs."""
+    if jax.process_index() == 0:
+        failures.failed(run, _newest(run), cause)
+    lease.release()
 
 
 @contextlib.contextmanager

@@ -22,6 +22,10 @@ from train.assemble import Text
 from train.recipe import Change, Recipe, changes, to_json
 
 BEFORE_A_RUN = ("lease", "failures.json")  # may lie in a folder that is no run yet
+PLACES = (  # variables that say where a process is, which may differ from one to the next
+    "JAX_COORDINATOR_ADDRESS", "JAX_COORDINATOR_BIND_ADDRESS", "JAX_PROCESS_ID", "JAX_LOCAL_DEVICE_IDS",
+    "JAX_COMPILATION_CACHE_DIR",
+)  # fmt: skip
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "tokenizers", "numpy")
 
 
@@ -51,19 +55,21 @@ def check_disk(recipe: Recipe, config: ModelConfig) -> None:
     """Raises ValueError unless the run may be written and the checkpoints that will exist at once fit the disk."""
     folder = next(parent for parent in recipe.run.absolute().parents if parent.is_dir())
     trees = 3 if recipe.optimizer.ema is None else 4  # parameters, their average, at most two moments: float32
-    needed = config.parameters * trees * 4 * (recipe.checkpoint.keep + 1)
+    kept = recipe.checkpoint.keep + 2  # the best one, and the one that is being written
+    there = sum(path.stat().st_size for path in (recipe.run / "checkpoints").rglob("*") if path.is_file())
+    needed = config.parameters * trees * 4 * kept - there
     if not os.access(folder, os.W_OK):
         raise ValueError(f"run={recipe.run}: {folder} may not be written to; choose another folder with --run")
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ValueError(
-            f"disk: {recipe.checkpoint.keep + 1} checkpoints of {config.parameters / 1e6:.1f}M parameters need "
+            f"disk: {kept} checkpoints of {config.parameters / 1e6:.1f}M parameters need "
             f"{needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free; free some, or set --run on another disk"
         )
 
 
 def describe_run(run: Path, recipe: Recipe, config: ModelConfig, text: Text) -> dict[str, Any]:
-    """Writes what describes a run, if that was not done; returns what each of its checkpoints says of its origin.
+    """Writes what describes a run, if that was not done; returns the hashes of its tokenizer and its text.
 
     Raises ValueError where the directory has another model, tokenizer or text.
     """
@@ -71,7 +77,6 @@ def describe_run(run: Path, recipe: Recipe, config: ModelConfig, text: Text) -> 
     for name, source in description["sources"].items():
         source["rate"] = text.rows.rates[name]  # rows out of every 1024
     found = {"tokenizer": text.tokenizer.fingerprint, "text": description["content"]}
-    about = provenance(recipe) | found
     if (run / "model.json").exists():
         was, now = dataclasses.asdict(load_model_config(run / "model.json")), dataclasses.asdict(config)
         if listed := ", ".join(f"{name}: {was[name]!r} -> {now[name]!r}" for name in was if was[name] != now[name]):
@@ -94,16 +99,15 @@ def describe_run(run: Path, recipe: Recipe, config: ModelConfig, text: Text) -> 
         write_whole(run / "data.json", json.dumps(description, indent=1) + "\n")
         text.tokenizer.save(run / "tokenizer.json")
         save_model_config(config, run / "model.json")  # last: marks the description as whole
-    if jax.process_index() == 0:
-        write_whole(run / "recipe.json", to_json(recipe))  # of the newest start; older ones are in the checkpoints
-    return about
+    return found
 
 
 def provenance(recipe: Recipe) -> dict[str, Any]:
     """Where numbers come from, as far as it is known before the text: the same in every process of a run."""
     about = environment()
     flags = {name: value for name, value in sorted(os.environ.items()) if name.startswith(("XLA_", "LIBTPU_", "JAX_"))}
-    flags.pop("JAX_PROCESS_ID", None)
+    for name in PLACES:
+        flags.pop(name, None)
     return {
         **{name: about[name] for name in ("git", "changed", "python", *PACKAGES, "devices")},
         "flags": flags,
@@ -140,7 +144,7 @@ def _git(*arguments: str) -> str:
     """What git says of this checkout; "" where there is none."""
     command = ["git", "-C", str(Path(__file__).resolve().parent.parent), *arguments]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, check=True).stdout.decode(errors="replace").strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
 

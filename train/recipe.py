@@ -148,7 +148,7 @@ class StopSpec:
     loss: float | None = None  # nats a token of held-out text, its sources weighted as they are trained on
     patience: int | None = None  # measurements of that loss without a gain of 0.2 %; wsd then falls first
     skipped: int = 5  # steps in a row whose loss or gradient is not a number
-    divergence: float = 3.0  # a training loss of so many times its running median
+    divergence: float = 3.0  # a training loss of so many times its running median, for five steps
 
     def __post_init__(self):
         given = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) is not None]
@@ -196,8 +196,11 @@ class Recipe:
         return self.steps * self.batch.rows * self.model.T
 
 
-# Parts of a recipe that may change when a run is continued: its rows, updates and schedule stay the same.
-HARMLESS = ("mesh.", "compute.", "validation.", "checkpoint.", "stop.", "hang_after", "samples", "run", "data.prepared")
+# Parts of a recipe that may change when a run is continued: rows and schedule stay the same, updates up to rounding.
+HARMLESS = (
+    *("mesh.", "compute.remat", "compute.unroll", "compute.kernel", "validation.", "checkpoint.", "stop."),
+    *("hang_after", "samples", "run", "data.prepared"),
+)
 # Parts that a checkpoint is made of; of the rest, a change means other rows or updates from there on.
 FIXED = ("model.", "data.tokenizer", "data.vocabulary", "optimizer.name", "optimizer.ema", "optimizer.frozen")
 

@@ -31,6 +31,7 @@ class Signals:
         self.doing: Callable[[], str] = lambda: "start"  # the phase that the run is in
         self.leaving: Callable[[], object] = lambda: None  # called before the process ends: gives back the lease
         self._losing: Callable[[], str] | None = None
+        self._listens = False
         self._interrupted: float | None = None  # when the first SIGINT came
         self._turn = threading.Lock()
         self._terminals = [output for output in (1, 2) if os.isatty(output)]
@@ -39,6 +40,7 @@ class Signals:
         """Starts to answer; to be called by the main thread."""
         listener = threading.Thread(target=self._wait, name="signals", daemon=True)
         listener.start()
+        self._listens = True
 
         def pass_on(number: int, frame: object) -> None:
             signal.pthread_kill(cast(int, listener.ident), number)
@@ -53,7 +55,7 @@ class Signals:
         A second SIGINT ends the process at once all the same, with the sentence that `losing` returns. Outside there is
         nothing new to save, and any signal ends the process at once.
         """
-        block()  # again: see `listen`
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, OURS if self._listens else ())  # again: see `listen`
         with self._turn:
             self._losing = losing
         try:
@@ -61,6 +63,7 @@ class Signals:
         finally:
             with self._turn:
                 self._losing = None
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _wait(self) -> None:
         while True:

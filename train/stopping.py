@@ -15,6 +15,7 @@ from train.recipe import StopSpec
 
 GAIN = 0.002  # share by which a held-out loss must fall to count as progress
 WINDOW = 128  # steps whose losses say what is normal
+SUSTAINED = 5  # steps in a row out of bounds that are no accident
 ENOUGH = 20  # of them before anything is called abnormal
 SPIKE = 6.0  # standard deviations above the mean
 
@@ -25,6 +26,8 @@ class Health:
 
     losses: list[float] = dataclasses.field(default_factory=list)  # of the newest steps, nats a token
     skipped: int = 0  # steps in a row whose loss or gradient was not a number
+    out_of_bounds: int = 0  # steps in a row whose loss was far above what is normal
+    cooled_at: int | None = None  # the step from which wsd falls as patience ran out
     held_out: float | None = None  # newest held-out loss, nats a token
     best_loss: float | None = None  # the lowest of them
     best_step: int | None = None  # where it was
@@ -49,10 +52,12 @@ class Health:
         said = None
         if len(self.losses) >= ENOUGH:
             median, mean = statistics.median(self.losses), statistics.fmean(self.losses)
-            if loss > spec.divergence * median:
+            self.out_of_bounds = self.out_of_bounds + 1 if loss > spec.divergence * median else 0
+            if self.out_of_bounds >= SUSTAINED:
                 raise BadNumbersError(
-                    f"{which}: the loss is {loss:.4g}, more than {spec.divergence:g} times its running median of "
-                    f"{median:.4g} (stop.divergence): it diverges; lower optimizer.learning_rate in a new run (--run)"
+                    f"{which}: the loss is {loss:.4g}, and for {SUSTAINED} steps was more than {spec.divergence:g} "
+                    f"times its running median of {median:.4g} (stop.divergence); lower optimizer.learning_rate in "
+                    "a new run (--run)"
                 )
             if loss > mean + SPIKE * statistics.pstdev(self.losses, mean):
                 said = f"{which}: the loss jumped to {loss:.4g} from a running mean of {mean:.4g}"

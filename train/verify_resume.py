@@ -40,13 +40,15 @@ def verify_resume(arguments: Sequence[str], recipe: Recipe, half: int, console: 
         ]  # fmt: skip
         _finish(_start(command, straight), "the straight run")
         killed = _start(command, broken)
-        while half not in steps(broken):
-            if killed.poll() is not None:
-                _finish(killed, "the run to be killed")
-                raise ValueError(f"the run to be killed ended before it had saved step {half}")
-            time.sleep(0.02)
-        killed.kill()
-        killed.communicate()
+        while half not in steps(broken) and killed.poll() is None:
+            time.sleep(0.01)
+        if killed.poll() is None:
+            killed.kill()
+            killed.wait()
+        else:
+            _finish(killed, "the run to be killed")
+        if max(steps(broken), default=0) != half:
+            raise ValueError(f"the run was not killed in time: saved are {steps(broken)}; give more --steps")
         console.print(f"killed with step {max(steps(broken))} saved; a new process goes on")
         _finish(_start(command, broken), "the resumed run")
         differences = list(differing(straight, broken))
@@ -96,16 +98,16 @@ def _measurements(run: Path) -> list[dict[str, Any]]:
     return [record for record in records if "source" in record]
 
 
-def _start(command: Sequence[str], run: Path) -> subprocess.Popen[str]:
-    """A run in a process of its own, which does not get this terminal's Ctrl-C."""
-    return subprocess.Popen(
-        [*command, "--run", str(run)], env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+def _start(command: Sequence[str], run: Path) -> subprocess.Popen[bytes]:
+    """A run in a process of its own; what it prints goes beside its folder."""
+    with run.with_suffix(".log").open("ab") as log:
+        return subprocess.Popen(
+            [*command, "--run", str(run)], env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=log, stderr=log
+        )
 
 
-def _finish(process: subprocess.Popen[str], which: str) -> None:
+def _finish(process: subprocess.Popen[bytes], which: str) -> None:
     """Waits for a run. Raises ValueError with its last words where it failed."""
-    said, _ = process.communicate()
-    if process.returncode:
-        raise ValueError(f"{which} ended with exit status {process.returncode}:\n{said[-2000:]}")
+    if process.wait():
+        log = Path(str(process.args[-1])).with_suffix(".log")  # pyright: ignore
+        raise ValueError(f"{which} ended with exit status {process.returncode}:\n{log.read_text()[-2000:]}")
