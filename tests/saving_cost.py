@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 from gptjax.checkpoint import CheckpointWriter, restore, steps, verify
+from train.allocator import keep_freed_memory
 
 LAYERS, WIDTH, ROWS, STEPS, ROUNDS = 25, 2000, 128, 20, 3
 MOST = 0.25  # of a save that is waited for
@@ -44,6 +45,7 @@ def step(state, x):
 
 
 def main() -> None:
+    keep_freed_memory()  # as training does
     take = jax.jit(step, donate_argnums=0)
     x = jax.random.normal(jax.random.key(1), (ROWS, WIDTH))
     state = first_state(jax.random.key(0))

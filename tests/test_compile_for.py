@@ -14,7 +14,6 @@ from gptjax.kernels import attend_by
 from gptjax.model import Transformer
 from gptjax.sharding import make_mesh
 from train.compile_for import compile_for
-from train.optimizer import make_optimizer
 from train.recipe import BatchSpec, ComputeSpec, MeshSpec, OptimizerSpec, Recipe
 from train.step import abstract_state, make_train_step
 
@@ -24,13 +23,13 @@ def lowered_for_tpu(kernel):
     config = ModelConfig.of(llama(D=256, L=2, N=4, K=2, T=256), vocabulary=512)
     mesh = make_mesh(2, 2, 2, devices=jax.devices()[:8])
     model = Transformer(config, jnp.bfloat16, "full", kernel=kernel)
-    optimizer = make_optimizer(OptimizerSpec(), 1000)
+    spec = OptimizerSpec()
     zeros = np.zeros((1, 4, config.T), np.int32)
     batch = text_batch(zeros, zeros, zeros.astype(np.float32), zeros, zeros, zeros, zeros > 0)
     with jax.set_mesh(mesh):
-        abstract, _ = abstract_state(model, optimizer, mesh, seed=0)
-        step = make_train_step(model, optimizer, abstract, mesh, 4, seed=0)
-        return step.trace(abstract, batch).lower(lowering_platforms=("tpu",)).as_text()
+        abstract, _ = abstract_state(model, spec, 1000, mesh, seed=0)
+        step = make_train_step(model, spec, 1000, abstract, mesh, 4, seed=0)
+        return step.trace(abstract, batch, np.zeros(mesh.size, np.int32)).lower(lowering_platforms=("tpu",)).as_text()
 
 
 def test_a_tpus_training_step_contains_the_pallas_kernel():

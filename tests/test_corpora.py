@@ -13,10 +13,9 @@ from data.corpora import corpus
 from data.pipeline import Rows, training_batches
 from gptjax.config import ModelConfig
 from gptjax.model import Transformer
-from gptjax.sharding import make_mesh
+from gptjax.sharding import make_mesh, one_a_device
 from gptjax.tokenizer import train_bpe
 from tests.tiny_text import write_prepared
-from train.optimizer import make_optimizer
 from train.recipe import OptimizerSpec
 from train.step import abstract_state, make_train_step
 
@@ -100,13 +99,14 @@ def test_a_real_step_learns_from_every_builder(tfds, tmp_path):
     assert {rows.source_of(row) for row in range(B)} == set(clean)
     config = ModelConfig(T=64, D=32, L=1, N=2, K=2, head_width=16, F=64, vocabulary=400)
     mesh = make_mesh(devices=jax.devices()[:1])
-    model, optimizer = Transformer(config), make_optimizer(OptimizerSpec(warmup=0), 10)
+    model, spec = Transformer(config), OptimizerSpec(warmup=0)
+    nobody = jax.device_put(np.zeros(1, np.int32), one_a_device(mesh))
     batch = next(training_batches(rows, first_row=0, steps=1, micro_batches=1, B=B))
     with jax.set_mesh(mesh):
-        abstract, fresh = abstract_state(model, optimizer, mesh, seed=0)
-        step = make_train_step(model, optimizer, abstract, mesh, B, seed=0)
-        state, first = step(fresh(), jax.device_put(batch))
-        _, second = step(state, jax.device_put(batch))
+        abstract, fresh = abstract_state(model, spec, 10, mesh, seed=0)
+        step = make_train_step(model, spec, 10, abstract, mesh, B, seed=0)
+        state, first = step(fresh(), jax.device_put(batch), nobody)
+        _, second = step(state, jax.device_put(batch), nobody)
     assert abs(first["loss"] - np.log(400)) < 0.5
     assert second["loss"] < first["loss"]
 

@@ -316,7 +316,7 @@ os.fsync = fsync
     with Process(text, "hangs", "--hang-after", "6", more=hangs) as run:
         assert run.ended() == 70, run.said
     assert "watchdog: no progress for" in run.said
-    assert 'in phase "save"' in run.said
+    assert 'in phase "save' in run.said
     assert "gptjax/checkpoint.py" in (text / "hangs/stacks-0.txt").read_text()
     assert steps(text / "hangs") == []
     assert len(list((text / "hangs/checkpoints").glob("*.unfinished-*"))) == 1

@@ -99,13 +99,12 @@ class Trainer:
             return
         notes = manifest(run, step)
         trees = {name: restore(run, step, name, tree) for name, tree in _trees(self.parts.abstract).items()}
-        self.state = State(**trees["training"], params=trees["params"], ema=trees.get("ema"))
         self.rows, self.health, self.losses = notes["rows"], Health(**notes["health"]), notes["losses"]
-        recipe = self.recipe
+        planned = cooldown_start(self.recipe.optimizer, self.recipe.steps)  # anew: the recipe may have changed
+        cooldown = self._placed(planned if self.health.cooled_at is None else self.health.cooled_at)
+        self.state = State(**trees["training"], cooldown=cooldown, params=trees["params"], ema=trees.get("ema"))
         if jax.process_index() == 0:
-            write_whole(run / "recipe.json", to_json(recipe))  # of the newest start; older ones are in the checkpoints
-        planned = cooldown_start(recipe.optimizer, recipe.steps)  # anew: the recipe may have changed
-        self._cool_down_from(planned if self.health.cooled_at is None else self.health.cooled_at)
+            write_whole(run / "recipe.json", to_json(self.recipe))  # of this start; older ones are in the checkpoints
         self._say(f"continuing from step {step}, saved {notes['saved']}")
         self.writer.continued(step)
         self._tell_save_time(notes["save_seconds"])
@@ -291,7 +290,7 @@ class Trainer:
         impatient = None if falling else out_of_patience(recipe.stop, self.health)
         if impatient is not None and spec.schedule == "wsd":
             self.health.cooled_at = step
-            self._cool_down_from(step)
+            self.state = self.state._replace(cooldown=self._placed(step))
             self._say(f"{impatient}: the learning rate falls now, for {cooldown_steps(spec, recipe.steps)} steps")
         else:
             why = why or impatient
@@ -319,14 +318,15 @@ class Trainer:
             for source, score in scores.items():
                 self.records.write(name, step, source=source, **score._asdict())
         self.health.measured[kind] = step
-        if kind == "validation" and step % self.recipe.validation.every == 0:  # not where a run happens to stop
+        if kind == "validation":
             _, scores = found[-1]
-            self.health.note_held_out(step, overall(scores, self.text.rows.rates))
+            if step % self.recipe.validation.every == 0:  # patience does not count where a run happens to stop
+                self.health.note_held_out(step, overall(scores, self.text.rows.rates))
             bits = ", ".join(f"{source} {score.bits_per_byte:.3f}" for source, score in scores.items())
             self._say(f"step {step}: bits per byte of held-out text: {bits}")
 
-    def _cool_down_from(self, step: int) -> None:
-        self.state = self.state._replace(cooldown=jax.device_put(np.int32(step), self.state.cooldown.sharding))
+    def _placed(self, cooldown: int) -> jax.Array:
+        return jax.device_put(np.int32(cooldown), self.parts.abstract.cooldown.sharding)
 
     def _wants_to_stop(self) -> bool:
         """Whether this host does; what comes of it, all hosts learn from the step that they take together."""
@@ -341,7 +341,7 @@ class Trainer:
 
 def _trees(state: State) -> dict[str, Any]:
     """What a checkpoint holds, by name: parameters, their average where there is one, and what only training needs."""
-    training = {"step": state.step, "cooldown": state.cooldown, "optimizer": state.optimizer}
+    training = {"step": state.step, "optimizer": state.optimizer}
     return {"params": state.params, "training": training} | ({} if state.ema is None else {"ema": state.ema})
 
 
