@@ -31,9 +31,7 @@ def recipe() -> Recipe:
             vocabulary=4096,
         ),
         model=SIZES["nano"](),
-        optimizer=OptimizerSpec(
-            name="muon", learning_rate=4e-3, warmup=100, schedule="wsd", decay=0.4, final=0.0
-        ),
+        optimizer=OptimizerSpec(name="muon", learning_rate=4e-3, warmup=100, schedule="wsd", decay=0.4, final=0.0),
         batch=BatchSpec(rows=8),
         compute=ComputeSpec(unroll=True),
         validation=ValidationSpec(rows=64),
