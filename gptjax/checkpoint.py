@@ -35,27 +35,12 @@ from gptjax.manifest import (
     describe,
     folder_of,
     manifest,
-    newest_good,
     set_aside,
     steps,
     sync_folder,
-    verify,
     write_manifest,
     write_whole,
 )
-
-__all__ = [  # with what reads: who has JAX at hand need not know which half does
-    "CheckpointWriter",
-    "manifest",
-    "newest_good",
-    "refuse_nonfinite",
-    "restore",
-    "saved_shapes",
-    "set_aside",
-    "steps",
-    "verify",
-    "write_whole",
-]
 
 # Orbax misses, aloud, a file that our layout does without, and logs with all their frames errors that it raises too.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)

@@ -18,10 +18,9 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Float
 
-from gptjax import checkpoint
+from gptjax import checkpoint, manifest
 from gptjax.config import ModelConfig
 from gptjax.decode import Choice, decode, prefill, repeat_rows
-from gptjax.manifest import folder_of
 from gptjax.model import Transformer, init_params
 from gptjax.rundir import Run
 from gptjax.sampling import Sampling
@@ -200,17 +199,17 @@ def restore_model(
     run: Run, step: int | None, *, weights: Literal["trained", "ema"], dtype: Any, mesh: Any
 ) -> LanguageModel:
     """The model of a run at a step, None = the newest good one, after verifying the step's files."""
-    usable = checkpoint.steps(run.path)
+    usable = manifest.steps(run.path)
     if step is None:
-        step = checkpoint.newest_good(run.path, lambda line: warnings.warn(line, stacklevel=5), set_bad_aside=False)
+        step = manifest.newest_good(run.path, lambda line: warnings.warn(line, stacklevel=5), set_bad_aside=False)
         if step is None:
             raise ValueError(f"{run.path}: no usable checkpoint yet (a step counts once its manifest.json is written)")
     elif step in usable:
-        checkpoint.verify(run.path, step)
+        manifest.verify(run.path, step)
     else:
         raise ValueError(f"{run.path}: no usable checkpoint of step {step}; there are {usable}")
     name = {"trained": "params", "ema": "ema"}[weights]
-    if not (folder_of(run.path, step) / name).is_dir():
+    if not (manifest.folder_of(run.path, step) / name).is_dir():
         raise ValueError(f"{run.path}: step {step} has no {name}; a run started with --optimizer.ema 0.999 keeps one")
     config = run.config
     boxed = jax.eval_shape(lambda: init_params(Transformer(config), jax.random.key(0)))

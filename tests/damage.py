@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax.checkpoint import CheckpointWriter, newest_good, restore
+from gptjax.checkpoint import CheckpointWriter, restore
+from gptjax.manifest import newest_good
 
 OLDER, NEWER = 10, 20
 RIGHT = "named, older step used"

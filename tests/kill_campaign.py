@@ -26,7 +26,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from gptjax.checkpoint import restore, saved_shapes, verify
+from gptjax.checkpoint import restore, saved_shapes
+from gptjax.manifest import verify
 from tests.killed import POINTS
 from tests.tiny_text import write_sources
 from train.audit import audit

@@ -15,7 +15,8 @@ import jax
 import numpy as np
 import optax
 
-from gptjax.checkpoint import CheckpointWriter, restore, steps, verify
+from gptjax.checkpoint import CheckpointWriter, restore
+from gptjax.manifest import steps, verify
 from train.allocator import keep_freed_memory
 
 LAYERS, WIDTH, ROWS, STEPS, ROUNDS = 25, 2000, 128, 20, 3

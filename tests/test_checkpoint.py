@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gptjax.checkpoint import CheckpointWriter, manifest, refuse_nonfinite, restore, steps, verify
-from gptjax.manifest import MANIFEST
+from gptjax.checkpoint import CheckpointWriter, refuse_nonfinite, restore
+from gptjax.manifest import MANIFEST, manifest, steps, verify
 from gptjax.sharding import make_mesh, replicated
 
 
@@ -370,7 +370,8 @@ def test_a_disk_that_fills_up_costs_only_the_save_it_stops(small_disk):
     program = """if True:
         import errno, pathlib, sys
         import jax, numpy as np
-        from gptjax.checkpoint import CheckpointWriter, restore, steps, verify
+        from gptjax.checkpoint import CheckpointWriter, restore
+        from gptjax.manifest import steps, verify
 
         run = pathlib.Path(sys.argv[1])
         ballast = run / "ballast"
@@ -421,7 +422,8 @@ def test_two_processes_save_one_step(tmp_path):
         import jax, numpy as np
         run, port, process = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
         jax.distributed.initialize(f"127.0.0.1:{port}", 2, process)
-        from gptjax.checkpoint import CheckpointWriter, restore, steps, verify
+        from gptjax.checkpoint import CheckpointWriter, restore
+        from gptjax.manifest import steps, verify
         from gptjax.sharding import make_mesh
 
         lost = False

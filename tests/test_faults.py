@@ -17,9 +17,8 @@ import pytest
 from rich.console import Console
 
 import gptjax
-from gptjax import checkpoint
 from gptjax.config import Architecture
-from gptjax.manifest import newest_good, steps, verify
+from gptjax.manifest import manifest, newest_good, steps, verify, write_manifest
 from tests.damage import NEWER, OLDER, small_run
 from tests.tiny_recipe import recipe, records, write_text
 from train.lease import Lease
@@ -142,7 +141,7 @@ def test_steps_are_ordered_by_number_whatever_the_clock_says(tmp_path, monkeypat
     early = time.time() - 3600
     os.utime(run / "checkpoints" / str(NEWER), (early, early))
     monkeypatch.setattr(time, "strftime", lambda *_: "2001-01-01T00:00:00-0900")
-    checkpoint.write_manifest(run / "checkpoints" / str(NEWER), NEWER, {}, checkpoint.manifest(run, NEWER)["files"])
+    write_manifest(run / "checkpoints" / str(NEWER), NEWER, {}, manifest(run, NEWER)["files"])
     assert newest_good(run, print, set_bad_aside=True) == NEWER
 
 

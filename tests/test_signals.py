@@ -122,13 +122,18 @@ def test_while_saving_a_signal_only_asks(sent, start):
     assert err.startswith(f"\n{sent.name}: saving, then stopping")
 
 
+def send_twice(run, sent: signal.Signals, seconds: float) -> None:
+    """Once; again so long after the run has told that it was asked."""
+    run.send_signal(sent)
+    run.stdout.readline()
+    time.sleep(seconds)
+    run.send_signal(sent)
+
+
 @pytest.mark.fault(21)
 def test_a_second_ctrl_c_ends_at_once_and_says_what_is_lost(start):
     run = start(START + SAVES, "60")
-    run.send_signal(signal.SIGINT)
-    run.stdout.readline()
-    time.sleep(0.6)
-    run.send_signal(signal.SIGINT)
+    send_twice(run, signal.SIGINT, 0.6)
     code, _, err = ended(run)
     assert code == 130
     assert err.endswith("\nstopped by a second SIGINT: the steps since 120 are lost\n")
@@ -136,19 +141,14 @@ def test_a_second_ctrl_c_ends_at_once_and_says_what_is_lost(start):
 
 def test_a_ctrl_c_that_a_launcher_passes_on_is_not_a_second_one(start):
     run = start(START + SAVES, "1")
-    run.send_signal(signal.SIGINT)
-    run.stdout.readline()
-    run.send_signal(signal.SIGINT)
+    send_twice(run, signal.SIGINT, 0)
     assert ended(run)[0] == 7
 
 
 @pytest.mark.fault(20)
 def test_a_second_sigterm_does_not_cut_a_save_short(start):
     run = start(START + SAVES, "1")
-    run.send_signal(signal.SIGTERM)
-    run.stdout.readline()
-    time.sleep(0.6)
-    run.send_signal(signal.SIGTERM)
+    send_twice(run, signal.SIGTERM, 0.6)
     assert ended(run)[0] == 7
 
 

@@ -108,6 +108,11 @@ def _taken(option: str, arguments: list[str]) -> tuple[str | None, list[str]]:
     return value, others
 
 
+def _number(given: str | None, default: int) -> int:
+    """The number that an option was given; 0, which none of them takes, for what is none."""
+    return default if given is None else int(given) if given.isdecimal() else 0
+
+
 def _flag(option: str, arguments: list[str]) -> tuple[bool, list[str]]:
     """(whether an option without a value was given, the arguments without it)."""
     return option in arguments, [argument for argument in arguments if argument != option]
@@ -135,7 +140,7 @@ def _pretrain(arguments: list[str]) -> int:
 def _verify_resume(arguments: list[str]) -> int:
     count, arguments = _taken("--steps", arguments)
     recipe = parse(arguments, "verify-resume")
-    steps = 20 if count is None else int(count) if count.isdecimal() else 0
+    steps = _number(count, 20)
     if steps < 2 or steps % 2 or steps > recipe.steps:
         raise ValueError(f"--steps {count}: give an even number of steps, from 2 to the recipe's {recipe.steps}")
     _check_sources(recipe)
@@ -162,7 +167,7 @@ def _bench(arguments: list[str]) -> int:
     rival, arguments = _taken("--against", arguments)
     topology, arguments = _taken("--compile-for", arguments)
     recipe = parse(arguments, "bench")
-    steps = 20 if count is None else int(count) if count.isdecimal() else 0
+    steps = _number(count, 20)
     if steps < 2:
         raise ValueError(f"--steps {count}: give a number of steps to time, at least 2")
     if file is not None and not Path(file).absolute().parent.is_dir():

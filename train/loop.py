@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from gptjax.checkpoint import CheckpointWriter, restore
+from gptjax.checkpoint import CheckpointWriter, refuse_nonfinite, restore
 from gptjax.manifest import manifest, newest_good, steps, write_whole
 from train.assemble import Assembly, Text
 from train.exits import INTERRUPTED, STOPPED, BadNumbersError, StoppedError
@@ -25,7 +24,7 @@ from train.recipe import to_json
 from train.signals import Signals
 from train.step import State
 from train.stopping import Health, out_of_patience, planned_end, reached_target
-from train.validate import Score, held_out, overall
+from train.validate import HeldOut, Score, overall
 from train.watchdog import Watchdog
 
 RECORD_EVERY = 10  # steps
@@ -49,6 +48,7 @@ class Trainer:
         self.console, self.start = console, start
         self.signals, self.lease, self.dog = guards
         self.asks = {stop: parts.asks(stop) for stop in (False, True)}
+        self.held_out = HeldOut(parts, text)
         self.asked = False  # whether any host wants to stop, as all hosts know
 
     def train(self) -> State:
@@ -230,8 +230,10 @@ class Trainer:
 
     def _save(self, step: int) -> None:
         """Starts to save the state. Raises BadNumbersError where parameters are not finite."""
-        if not _all_finite(self.state.params):
-            raise BadNumbersError(f"step {step}: parameters are not finite, and not saved; see the steps before it")
+        try:
+            refuse_nonfinite(step, "params", self.state.params)
+        except ValueError as error:
+            raise BadNumbersError(f"not saved: {error}") from None
         notes = {
             "rows": self.rows, "loss": self.health.held_out, "health": self.health.as_json(),
             "losses": self.losses, "save_seconds": self.writer.seconds, "provenance": self.about,
@@ -246,12 +248,7 @@ class Trainer:
         """Waits for the last save. Raises OSError where it failed, whatever the recipe says of failures on the way."""
         step = int(self.state.step)
         with self.dog.phase("last save"):
-            try:
-                self.writer.wait()
-            except LeaseLostError:
-                raise
-            except Exception as error:
-                raise OSError(self._not_saved(error)) from error
+            self._despite(self.writer.wait, goes_on=False)
         if step not in steps(self.recipe.run):
             raise OSError(f"step {step} is not saved, see above; make room, and repeat the command")
 
@@ -259,20 +256,18 @@ class Trainer:
         with contextlib.suppress(Exception) if kind else contextlib.nullcontext():  # the first error is the one to tell
             self.writer.close()
 
-    def _not_saved(self, error: Exception) -> str:
-        said, saved = " ".join(str(error).split())[:300], steps(self.recipe.run)
-        return f"a checkpoint could not be written: {said}; saved steps: {saved}. Make room, and repeat the command"
-
-    def _despite(self, save: Callable[[], None]) -> None:
-        """Calls what may find that a save has failed, and stops or goes on, as the recipe has it."""
+    def _despite(self, save: Callable[[], None], goes_on: bool = True) -> None:
+        """Calls what may find that a save has failed, and stops then, unless it may go on and the recipe has it so."""
         try:
             save()
         except LeaseLostError:
             raise
         except Exception as error:  # orbax has many kinds
-            if self.recipe.checkpoint.if_it_fails == "stop":
-                raise OSError(self._not_saved(error)) from error
-            self._say(f"{self._not_saved(error)}. Training goes on (checkpoint.if_it_fails=continue)")
+            said, saved = " ".join(str(error).split())[:300], steps(self.recipe.run)
+            told = f"a checkpoint could not be written: {said}; saved steps: {saved}. Make room, and repeat the command"
+            if not goes_on or self.recipe.checkpoint.if_it_fails == "stop":
+                raise OSError(told) from error
+            self._say(f"{told}. Training goes on (checkpoint.if_it_fails=continue)")
 
     def _tell_save_time(self, seconds: float | None) -> None:
         self.save_seconds = seconds
@@ -284,7 +279,7 @@ class Trainer:
         recipe, spec = self.recipe, self.recipe.optimizer
         why = end[1] if step >= end[0] else None
         if why is not None or step % recipe.validation.every == 0:
-            self._held_out("validation", step, recipe.validation.rows)
+            self._validate("validation", step, recipe.validation.rows)
         why = why or reached_target(recipe.stop, self.health)
         falling = spec.schedule == "wsd" and step >= int(self.state.cooldown)
         impatient = None if falling else out_of_patience(recipe.stop, self.health)
@@ -295,10 +290,10 @@ class Trainer:
         else:
             why = why or impatient
         if why is not None:
-            self._held_out("final", step, recipe.validation.final_rows)
+            self._validate("final", step, recipe.validation.final_rows)
         return None if self.asked else why
 
-    def _held_out(self, kind: str, step: int, most_rows: int) -> None:
+    def _validate(self, kind: str, step: int, most_rows: int) -> None:
         """Measures and records, by the parameters and by their average; not twice, after a restart, the same step."""
         if self.asked or self.health.measured.get(kind) == step:
             return
@@ -309,7 +304,7 @@ class Trainer:
                 if params is None:
                     continue
                 asks = lambda: self.asks[self._wants_to_stop()]  # noqa: E731
-                scores = held_out(self.parts, self.text, params, most_rows, asks, self.dog.progress)
+                scores = self.held_out.scores(params, most_rows, asks, self.dog.progress)
                 if scores is None:
                     self.asked = True  # to be measured by the next start
                     return
@@ -343,8 +338,3 @@ def _trees(state: State) -> dict[str, Any]:
     """What a checkpoint holds, by name: parameters, their average where there is one, and what only training needs."""
     training = {"step": state.step, "optimizer": state.optimizer}
     return {"params": state.params, "training": training} | ({} if state.ema is None else {"ema": state.ema})
-
-
-@jax.jit
-def _all_finite(params: Any) -> jax.Array:
-    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))

@@ -1,6 +1,7 @@
 """What a run directory says of itself: model, tokenizer, recipe, machine, code, and whose text it learnt."""
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -140,6 +141,7 @@ def attribution(sources: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@functools.cache  # asked twice at a start, and what runs is what was imported
 def _git(*arguments: str) -> str:
     """What git says of this checkout; "" where there is none."""
     command = ["git", "-C", str(Path(__file__).resolve().parent.parent), *arguments]
