@@ -54,7 +54,7 @@ from data.workitems import (
 )
 from gptjax.tokenizer import Tokenizer, ready_made, train_bpe, train_characters
 
-FORMAT = 2
+FORMAT = 3
 SAMPLE = 10_000_000  # bytes of training text from which the tokenizer learns
 XZ_CONTEXT = 60_000_000  # bytes of training text that xz sees first: what its window of 64 MiB holds
 

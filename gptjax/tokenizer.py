@@ -12,10 +12,11 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from gptjax.sentencepiece_model import convert
 
-PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"
-SPECIAL_TOKENS = (PAD, BOS, EOS)  # ids 0, 1, 2 of a tokenizer of ours
+PAD, BOS, EOS, MASK = "<|pad|>", "<|bos|>", "<|eos|>", "<|mask|>"
+SPECIAL_TOKENS = (PAD, BOS, EOS, MASK)  # ids 0, 1, 2, 3 of a tokenizer of ours
 BOS_NAMES = (BOS, "<|begin_of_text|>", "<|startoftext|>", "<s>", "<bos>", "[BOS]", "[CLS]", "<|begin▁of▁sentence|>")
 EOS_NAMES = (EOS, "<|end_of_text|>", "<|endoftext|>", "</s>", "<eos>", "[EOS]", "[SEP]", "<|end▁of▁sentence|>")
+MASK_NAMES = (MASK, "<mask>", "[MASK]")
 PAD_NAMES = (PAD, "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|padding|>", "<|▁pad▁|>")
 SPEAKERS = ("A", "B")  # how the two sides of a conversation are written, one turn a line
 
@@ -29,8 +30,9 @@ GPT2_FILES = {  # SHA-256; OpenAI published these two files with GPT-2
 class Tokenizer:
     """A vocabulary and its rules, kept in one `tokenizer.json` that Hugging Face `tokenizers` reads too.
 
-    Special tokens come only from `bos`, `eos` and `pad`: `<|eos|>` typed by a user is encoded as plain characters. The
-    three are known by their usual names (BOS_NAMES ...); without a BOS the EOS begins a text, without a PAD it fills.
+    Special tokens come only from `bos`, `eos`, `pad` and `mask`: `<|eos|>` typed by a user is encoded as plain
+    characters. They are known by their usual names (BOS_NAMES ...); without a BOS the EOS begins a text, without a PAD
+    it fills, and without a MASK `mask` is None: see `with_mask`.
 
     Byte-level tokenizers (`bpe`, `characters`, `bytes`, `gpt2`, those of most recent models) give any text back
     exactly. A SentencePiece model gives its normalised text back: with NFKC `ﬁ` becomes `fi`, runs of spaces may become
@@ -41,7 +43,9 @@ class Tokenizer:
         self.eos = _role(rules, EOS_NAMES)
         self.bos = _role(rules, (*BOS_NAMES, *EOS_NAMES))
         self.pad = _role(rules, (*PAD_NAMES, *EOS_NAMES))
-        names = [name for id in (self.eos, self.bos, self.pad) if (name := rules.id_to_token(id))]
+        self.mask = next((id for name in MASK_NAMES if (id := rules.token_to_id(name)) is not None), None)
+        roles = (self.eos, self.bos, self.pad, self.mask)
+        names = [name for id in roles if id is not None and (name := rules.id_to_token(id))]
         rules.add_special_tokens(names)  # a file may hold them as plain tokens
         rules.no_truncation()  # both are settings of a file that somebody made for fixed-size batches
         rules.no_padding()
@@ -99,6 +103,19 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids of the text, without BOS or EOS."""
         return self._rules.encode(text, add_special_tokens=False).ids
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Ids that no text is made of."""
+        return frozenset(self._special)
+
+    def with_mask(self) -> "Tokenizer":
+        """The same with a MASK, one more token unless there is one."""
+        if self.mask is not None:
+            return self
+        rules = tokenizers.Tokenizer.from_str(self._rules.to_str())
+        rules.add_special_tokens([MASK])
+        return Tokenizer(rules)
 
     @functools.cached_property
     def exact(self) -> bool:
@@ -191,20 +208,22 @@ def _from_rules(rules: str) -> Tokenizer:
 def ready_made(name: str) -> Tokenizer:
     """The tokenizer that needs no text: `bytes`, `gpt2`, or the path of a tokenizer.json or SentencePiece model.
 
+    One without a MASK is given one, so that every objective can be trained.
+
     Raises ValueError if the file, or the package that carries GPT-2's, is not there.
     """
     if name == "bytes":
         return byte_tokenizer()
     if name == "gpt2":
-        return gpt2_tokenizer()
+        return gpt2_tokenizer().with_mask()
     path = Path(name).expanduser()
     if not path.is_file():
         raise ValueError(f"data.tokenizer={name!r}: no such file; give a tokenizer.json or a SentencePiece .model")
-    return Tokenizer.load(path)
+    return Tokenizer.load(path).with_mask()
 
 
 def byte_tokenizer() -> Tokenizer:
-    """One token a UTF-8 byte: id 3 is byte 0. The special tokens come first, as in all tokenizers of ours."""
+    """One token a UTF-8 byte: id 4 is byte 0. The special tokens come first, as in all tokenizers of ours."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]  # GPT-2 names these by their character
     others = [byte for byte in range(256) if byte not in printable]  # and the others by the characters from 256 on
     names = {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}

@@ -1,42 +1,34 @@
 """Next-word prediction: position t predicts token t + 1 of its document, BOS the first token, the last token EOS.
 
 Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.
-Axes: R rows  T position  P pieces.
 """
+
+import dataclasses
 
 import numpy as np
 
-from data.rowplan import Pieces
-from gptjax.batch import TASKS, Batch, text_batch
-
-TASK = TASKS.index("causal_lm")
+from data.tasks.task import Task, Text, packed
+from gptjax.batch import Batch
 
 
-def build(pieces: Pieces, tokens: np.ndarray, rows: int, T: int) -> Batch:
-    """Rows of packed documents, each document its own segment. Positions no piece covers are padding.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CausalLM(Task):
+    """Next-word prediction: every token is predicted from those before it."""
 
-    A document that a row cuts off still has its next token as the last target; EOS itself has nothing to predict.
-    """
-    length_P = pieces.length_P
-    position = np.arange(length_P.sum()) - np.repeat(np.cumsum(length_P) - length_P, length_P)
-    source = np.repeat(pieces.start_P, length_P) + position
-    has_next = source + 1 < np.repeat(pieces.document_end_P, length_P)
-    place = np.repeat(pieces.row_P * T + pieces.column_P, length_P) + position
-    new_row_P = np.diff(pieces.row_P, prepend=-1) != 0
-    first_of_row_P = np.maximum.accumulate(np.where(new_row_P, np.arange(len(length_P)), 0))
-    segment_P = np.arange(len(length_P)) - first_of_row_P + 1
+    rows: float = 1.0
 
-    def laid_out(values, dtype: type = np.int32):
-        array_RT = np.zeros(rows * T, dtype)
-        array_RT[place] = values
-        return array_RT.reshape(rows, T)
+    def build(self, text: Text) -> Batch:
+        """Documents, each its own segment. EOS has nothing to predict; a piece that a row cuts off has its next token."""
+        target_N = following(text)
+        has_next_N = target_N >= 0
+        return packed(
+            text, text.row_P, text.length_P, text.token_N,
+            targets_N=np.where(has_next_N, target_N, 0), weights_N=has_next_N,
+        )  # fmt: skip
 
-    return text_batch(
-        tokens_BT=laid_out(tokens[source]),
-        targets_BT=laid_out(np.where(has_next, tokens[source + has_next], 0)),
-        weights_BT=laid_out(has_next, np.float32),
-        task_BT=laid_out(TASK),
-        segment_BT=laid_out(np.repeat(segment_P, length_P)),
-        position_BT=laid_out(position),
-        visible_BT=np.zeros((rows, T), bool),
-    )
+
+def following(text: Text) -> np.ndarray:
+    """The token after each in its document, beyond the piece too; -1 after EOS. i64 [N]"""
+    next_N = np.append(text.token_N[1:], 0).astype(np.int64)
+    next_N[np.cumsum(text.length_P) - 1] = text.next_P
+    return next_N
