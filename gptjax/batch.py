@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-TASKS = ("padding", "causal_lm")  # a position's task id is its place here
-
 
 class Batch(NamedTuple):
     """One batch, or with a leading axis A one optimizer step of A micro-batches. Arrays of NumPy or JAX."""
@@ -17,7 +15,7 @@ class Batch(NamedTuple):
     tokens_BT: Any  # i32: input ids
     targets_BT: Any  # i32: the id that this position must predict
     weights_BT: Any  # f32: 0 = no loss here; the only thing that decides where loss is taken
-    task_BT: Any  # i32: index into TASKS
+    task_BT: Any  # i32: which objective, by its place in the run's table, from 1; 0 = padding
     segment_BT: Any  # i32: packed document, counted from 1 in each row; 0 = padding
     position_BT: Any  # i32: restarts at 0 in every segment
     visible_BT: Any  # bool: may be seen by every query of its own segment, not only by later ones
@@ -41,9 +39,10 @@ def text_batch(
     segment_BT: np.ndarray,
     position_BT: np.ndarray,
     visible_BT: np.ndarray,
+    C: int = 0,
 ) -> Batch:
-    """A batch without sequence-level targets (C = 0)."""
-    none_i32 = np.zeros((*tokens_BT.shape[:-1], 0), np.int32)
+    """A batch with room for C sequence-level targets, of which there are none."""
+    none_i32 = np.zeros((*tokens_BT.shape[:-1], C), np.int32)
     none_f32 = none_i32.astype(np.float32)
     return Batch(
         tokens_BT, targets_BT, weights_BT, task_BT, segment_BT, position_BT, visible_BT,

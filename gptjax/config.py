@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import json
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -120,21 +120,38 @@ class Architecture:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassHead:
+    """An output head beside the one of the tokens."""
+
+    name: str
+    classes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig(Architecture):
     """A whole model, as `model.json` keeps it."""
 
     vocabulary: int  # token ids in use; the table has V rows
+    class_heads: tuple[ClassHead, ...] = ()  # one bank of them, in this order
 
     @classmethod
-    def of(cls, architecture: Architecture, vocabulary: int) -> "ModelConfig":
-        """The model of this shape for a tokenizer of so many ids."""
+    def of(
+        cls, architecture: Architecture, vocabulary: int, heads: Mapping[str, tuple[str, ...]] | None = None
+    ) -> "ModelConfig":
+        """The model of this shape for a tokenizer of so many ids, with these heads: name -> classes."""
         shape = {field.name: getattr(architecture, field.name) for field in dataclasses.fields(Architecture)}
-        return cls(**shape, vocabulary=vocabulary)
+        class_heads = tuple(ClassHead(name=name, classes=classes) for name, classes in (heads or {}).items())
+        return cls(**shape, vocabulary=vocabulary, class_heads=class_heads)
 
     def __post_init__(self):
         super().__post_init__()
         if self.vocabulary < 1:
             raise ValueError(f"model.vocabulary={self.vocabulary}: must be at least 1")
+
+    @property
+    def C(self) -> int:
+        """Classes that the bank of heads has room for: those of the head with most."""
+        return max((len(head.classes) for head in self.class_heads), default=0)
 
     @property
     def V(self) -> int:
@@ -153,17 +170,20 @@ class ModelConfig(Architecture):
             feed_forward += self.F + self.D
             norms *= 2
             outside += self.T * self.D + self.D
+        outside += len(self.class_heads) * (self.D + 1) * self.C
         return self.L * (attention + feed_forward + norms) + outside
 
     @property
     def flops_per_token(self) -> int:
         """Floating-point operations of one training token, forward and backward.
 
-        6 for every weight in a product, and 12 L N H T for attention's two products over a full row of T keys.
+        6 for every weight in a product, and 12 L N H T for attention's two products over a full row of T keys. Class
+        heads, which few positions need, are left out.
 
         Source: Chowdhery et al. 2022, arXiv:2204.02311, appendix B.
         """
         in_no_product = (self.T * self.D if self.family == "gpt2" else 0) + (0 if self.tied else self.V * self.D)
+        in_no_product += len(self.class_heads) * (self.D + 1) * self.C
         return 6 * (self.parameters - in_no_product) + 12 * self.L * self.N * self.H * self.T
 
 
@@ -211,7 +231,7 @@ def load_model_config(path: Path) -> ModelConfig:
     for name in fields.keys() - known.keys():
         raise ValueError(f"{path}: unknown field {name!r}{did_you_mean(name, known)}")
     for name in known.keys() - fields.keys():
-        if known[name].default is None:  # a part that is off, and was not thought of when the file was written
+        if known[name].default in (None, ()):  # a part that is off, and was not thought of when the file was written
             continue
         raise ValueError(f"{path}: field {name!r} is missing")
     if fields.get("rope_scaling") is not None:
@@ -219,6 +239,9 @@ def load_model_config(path: Path) -> ModelConfig:
             fields["rope_scaling"] = RopeScaling(**fields["rope_scaling"])
         except TypeError as error:
             raise ValueError(f"{path}: field 'rope_scaling': {error}") from error
+    fields["class_heads"] = tuple(
+        ClassHead(name=head["name"], classes=tuple(head["classes"])) for head in fields.get("class_heads", ())
+    )
     return ModelConfig(**fields)
 
 

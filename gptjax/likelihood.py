@@ -61,6 +61,33 @@ def token_nats(
     return _nats(hidden_BTD, table_VD, targets_BT, vocabulary, chunks, cap)
 
 
+def token_scores(
+    hidden_BTD: Float[Array, "B T D"],
+    table_VD: Float[Array, "V D"],
+    targets_BT: Int[Array, "B T"],
+    *,
+    vocabulary: int,
+    chunks: int,
+    cap: float | None = None,
+) -> tuple[Float[Array, "B T"], Int[Array, "B T"]]:
+    """(-log p(target) in nats, the likeliest id) of every position; as `token_nats`, but to look at, not to learn."""
+
+    def score(hidden_BTD, table_VD, targets_BT):
+        whole_VD = gather_over("fsdp", table_VD.astype(hidden_BTD.dtype), axis=1)
+
+        def piece(_, inputs):
+            hidden_BtD, targets_Bt = inputs
+            logits_BtV = logits_from(hidden_BtD, whole_VD, vocabulary, cap)
+            own_BtV = _ids_like(logits_BtV) == targets_Bt[..., None]
+            nats_Bt = jax.nn.logsumexp(logits_BtV, axis=-1) - jnp.sum(jnp.where(own_BtV, logits_BtV, 0), axis=-1)
+            return None, (nats_Bt, jnp.argmax(logits_BtV, axis=-1).astype(jnp.int32))
+
+        return _in_pieces(piece, None, (hidden_BTD, targets_BT), chunks)[1]
+
+    rows = ("batch",)
+    return per_device(score, (rows, ("vocabulary", "embed"), rows), (rows, rows))(hidden_BTD, table_VD, targets_BT)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def _nats(hidden_BTD, table_VD, targets_BT, vocabulary, chunks, cap):
     return _forward(hidden_BTD, table_VD, targets_BT, vocabulary, chunks, cap)[0]

@@ -37,7 +37,9 @@ class Cache(NamedTuple):
         return cls(k_LBSKH, k_LBSKH, jnp.zeros((B, S), jnp.int32), jnp.zeros((B, S), bool))
 
 
-def weight(module: nn.Module, name: str, axes: tuple[str, ...], shape: tuple[int, ...], std: float = INIT_STD) -> Array:
+def weight(
+    module: nn.Module, name: str, axes: tuple[str | None, ...], shape: tuple[int, ...], std: float = INIT_STD
+) -> Array:
     """A float32 parameter drawn from N(0, std), with the logical names of its axes."""
     init: Any = nn.with_logical_partitioning(nn.initializers.normal(std), axes)
     return module.param(name, init, shape)
@@ -212,6 +214,10 @@ class Transformer(nn.Module):
         table_VD = weight(self, "embedding", ("vocabulary", "embed"), (config.V, config.D))
         if not config.tied:  # made here, so that init knows it; used by `head`
             weight(self, "head", ("vocabulary", "embed"), (config.V, config.D))
+        if config.class_heads:  # likewise, for gptjax.class_heads
+            count = len(config.class_heads)
+            weight(self, "class_heads", (None, "embed", None), (count, config.D, config.C))
+            weight(self, "class_heads_bias", (None, None), (count, config.C), std=0.0)
         x_BTD = jnp.take(table_VD, tokens_BT, axis=0).astype(
             self.dtype
         )  # cast last: a row's gradients add up in float32

@@ -155,16 +155,18 @@ class Tokenizer:
         Over a text they add up to its bytes. Of a SentencePiece model, to those of the normalised text, one more for
         the space that it puts in front, and fewer where a character is unknown to it.
         """
-        return [self._bytes(id, self._rules.id_to_token(id)) for id in range(self.size)]
+        return [len(self.spelling(id)) for id in range(self.size)]
 
-    def _bytes(self, id: int, name: str | None) -> int:
+    def spelling(self, id: int) -> bytes:
+        """The UTF-8 bytes that a token stands for, which may be part of a character; none for a special token."""
+        name = self._rules.id_to_token(id)
         if name is None or id in self._special:
-            return 0
-        if id in self._spelt_out:
-            return len(name.encode())
-        if self._byte_level:  # one character of the name a byte
-            return len(name)
-        return 1 if _BYTE.fullmatch(name) else len(self.continuation([id]).encode())
+            return b""
+        if id in self._spelt_out or (self._byte_level and not _BYTE_OF.keys() >= set(name)):
+            return name.encode()
+        if self._byte_level:
+            return bytes(_BYTE_OF[character] for character in name)
+        return bytes.fromhex(name[3:5]) if _BYTE.fullmatch(name) else self.continuation([id]).encode()
 
     def token(self, id: int) -> str:
         """The text of one token, for a person to look at; a special token shows its name."""
@@ -188,6 +190,16 @@ class Tokenizer:
 
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
+
+
+def _names_of_bytes() -> dict[int, str]:
+    """The character by which GPT-2 names each byte: the printable ones themselves, the others from 256 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
+
+
+_BYTE_OF = {name: byte for byte, name in _names_of_bytes().items()}
 
 
 def _role(rules: tokenizers.Tokenizer, names: Sequence[str]) -> int:
@@ -224,9 +236,7 @@ def ready_made(name: str) -> Tokenizer:
 
 def byte_tokenizer() -> Tokenizer:
     """One token a UTF-8 byte: id 4 is byte 0. The special tokens come first, as in all tokenizers of ours."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]  # GPT-2 names these by their character
-    others = [byte for byte in range(256) if byte not in printable]  # and the others by the characters from 256 on
-    names = {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
+    names = _names_of_bytes()
     alphabet = [*SPECIAL_TOKENS, *(names[byte] for byte in range(256))]
     rules = _over_bytes(models.BPE({token: id for id, token in enumerate(alphabet)}, []))
     rules.add_special_tokens(list(SPECIAL_TOKENS))

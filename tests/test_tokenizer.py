@@ -81,6 +81,7 @@ def test_the_bytes_of_tokens_add_up_to_those_of_the_text(tokenizer):
     assert len(lengths) == tokenizer.size
     for text in [*NASTY, *TEXTS, *random_texts(50)]:
         assert sum(lengths[id] for id in tokenizer.encode(text)) == len(text.encode())
+        assert b"".join(map(tokenizer.spelling, tokenizer.encode(text))) == text.encode()
     assert {lengths[id] for id in (tokenizer.pad, tokenizer.bos, tokenizer.eos)} == {0}
 
 

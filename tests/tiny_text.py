@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from data.holdout import text_hash
-from data.marks import marks
+from data.marks import WORD_START, marks
+from data.rowplan import scramble
 from data.spec import DataSpec
+from data.tasks.task import Corpus, Text
 from gptjax.tokenizer import Tokenizer, train_characters
 
 WORDS = [
@@ -82,3 +84,25 @@ def write_sources(folder: Path) -> list[str]:
         "--data.sources", *[f"files:{text}" for text in texts], "--data.validation", "tail 0.1",
         "--data.vocabulary", "512", "--data.prepared", str(folder / "prepared"),
     ]  # fmt: skip
+
+
+LETTERS = train_characters(["abcdefghijklmnopqrstuvwxyz"], 400)
+
+
+def text_of(rows: Sequence[Sequence[Sequence[int]]], T: int, seed: int = 0) -> Text:
+    """Rows of pieces of token ids as a task gets them: whole documents, every token a word, the run at its start."""
+    row_P = np.repeat(np.arange(len(rows)), list(map(len, rows)))
+    length_P = np.array([len(piece) for row in rows for piece in row])
+    number_P = np.arange(len(row_P))
+    token_N = np.array([token for row in rows for piece in row for token in piece], np.int32)
+    corpus = Corpus(("letters",), (), {"letters": {}}, LETTERS)
+    return Text(
+        corpus, T, np.zeros(len(rows)), row_P, np.zeros_like(row_P), number_P, np.cumsum(length_P) - length_P,
+        np.full_like(row_P, -1), scramble(number_P, seed), length_P, token_N, np.full_like(token_N, WORD_START, np.uint8),
+    )  # fmt: skip
+
+
+def letters(length: int, seed: int = 0) -> list[int]:
+    """A document of random letters, BOS and EOS among its `length` tokens."""
+    middle = np.random.default_rng((length, seed)).integers(LETTERS.size - 26, LETTERS.size, length - 2)
+    return [LETTERS.bos, *middle.tolist(), LETTERS.eos]

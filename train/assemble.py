@@ -1,7 +1,7 @@
 """From a recipe to its text, mesh, model and steps: what training, benchmark and compiling for other chips share."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,11 +17,13 @@ from gptjax.kernels import Kernel, kernel_for
 from gptjax.model import Transformer
 from gptjax.sharding import batch_sharding, check_divides, held_rows, make_mesh, one_a_device
 from gptjax.tokenizer import Tokenizer
+from train.losses import Scores
+from train.objectives import Curriculum, curriculum
 from train.recipe import Recipe
 from train.step import State, abstract_state, make_train_step, make_validation_step
 
 if TYPE_CHECKING:  # imported where it is used: to compile for another chip needs no TensorFlow
-    from data.pipeline import Rows
+    from data.rows import Rows
 
 
 class Text(NamedTuple):
@@ -30,15 +32,25 @@ class Text(NamedTuple):
     prepared: Path  # folder of data.prepare
     tokenizer: Tokenizer
     rows: "Rows"
+    curriculum: Curriculum  # what the objectives make of it
 
 
 def open_text(recipe: Recipe) -> Text:
-    """The text of a recipe, prepared now if it was not yet. Raises ValueError if a source cannot be read."""
-    from data.pipeline import Rows
+    """The text of a recipe, prepared now if it was not yet.
 
+    Raises ValueError if a source cannot be read, or an objective cannot be learnt from this text.
+    """
     prepared = prepare(recipe.data)
-    rows = Rows(prepared, recipe.model.T, recipe.seed, recipe.horizon)
-    return Text(prepared, Tokenizer.load(prepared / "tokenizer.json"), rows)
+    rows = rows_of(recipe, prepared)
+    return Text(prepared, rows.corpus.tokenizer, rows, curriculum(recipe.objectives, rows, recipe.batch.rows))
+
+
+def rows_of(recipe: Recipe, prepared: Path) -> "Rows":
+    """The training rows of a recipe. Raises ValueError where its objectives and the text do not fit."""
+    from data.rows import Rows, epochs
+
+    objectives = recipe.objectives.for_epochs(epochs(prepared, recipe.horizon))
+    return Rows(prepared, recipe.model.T, recipe.seed, recipe.horizon, objectives.tasks)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,12 +58,14 @@ class Assembly:
     """A run before its first number: nothing is compiled or computed yet."""
 
     recipe: Recipe
+    curriculum: Curriculum
+    model: Transformer
     mesh: Mesh
     config: ModelConfig
     abstract: State  # shapes, dtypes and places of the state
     fresh: Callable[[], State]  # makes the state of step 0
     train_step: Callable[[State, Batch, jax.Array], tuple[State, dict[str, jax.Array]]]
-    validation_step: Callable[..., jax.Array]
+    validation_step: Callable[..., tuple[Scores, jax.Array, jax.Array]]
 
     @property
     def tokens_per_step(self) -> int:
@@ -90,9 +104,14 @@ def mesh_of(recipe: Recipe, devices: Sequence[Any] | None = None) -> Mesh:
     return make_mesh(spec.data or max(1, len(devices) // (spec.fsdp * spec.tensor)), spec.fsdp, spec.tensor, devices)
 
 
-def config_of(recipe: Recipe, vocabulary: int, mesh: Mesh) -> ModelConfig:
-    """The model of a recipe and a tokenizer. Raises ValueError where mesh or kernel cannot compute it."""
-    config = ModelConfig.of(recipe.model, vocabulary)
+def config_of(
+    recipe: Recipe, vocabulary: int, mesh: Mesh, heads: Mapping[str, tuple[str, ...]] | None = None
+) -> ModelConfig:
+    """The model of a recipe, a tokenizer and output heads beside that of the tokens: name -> classes.
+
+    Raises ValueError where mesh or kernel cannot compute it.
+    """
+    config = ModelConfig.of(recipe.model, vocabulary, heads)
     sizes = {name: getattr(config, name) for name in ("D", "N", "K", "F", "V")}
     check_divides(mesh, rows=recipe.batch.micro_rows, **sizes)
     kernel_of(recipe, config, mesh)
@@ -105,17 +124,17 @@ def kernel_of(recipe: Recipe, config: ModelConfig, mesh: Mesh) -> Kernel:
     return kernel_for(device, compute.dtype, config.T, config.H, config.attention_cap, compute.kernel)
 
 
-def assemble(recipe: Recipe, vocabulary: int, mesh: Mesh) -> Assembly:
-    """Builds all of a run that its text does not decide. Call it, and the steps, under jax.set_mesh(mesh)."""
-    config = config_of(recipe, vocabulary, mesh)
+def assemble(recipe: Recipe, vocabulary: int, curriculum: Curriculum, mesh: Mesh) -> Assembly:
+    """Builds all of a run but its text. Call it, and the steps, under jax.set_mesh(mesh)."""
+    config = config_of(recipe, vocabulary, mesh, curriculum.heads)
     unroll = config.L if recipe.compute.unroll else 1
     compute = recipe.compute
     model = Transformer(config, jnp.dtype(compute.dtype), compute.remat, unroll, kernel_of(recipe, config, mesh))
     spec, steps, B = recipe.optimizer, recipe.steps, recipe.batch.micro_rows
     # unrolled, the first state would take seconds longer to compile, and be the same
-    abstract, fresh = abstract_state(model.clone(unroll=1), spec, steps, mesh, recipe.seed)
+    abstract, fresh = abstract_state(model.clone(unroll=1), spec, curriculum, steps, mesh, recipe.seed)
     return Assembly(
-        recipe=recipe, mesh=mesh, config=config, abstract=abstract, fresh=fresh,
-        train_step=make_train_step(model, spec, steps, abstract, mesh, B, recipe.seed),
-        validation_step=make_validation_step(model, abstract, mesh, B),
+        recipe=recipe, curriculum=curriculum, model=model, mesh=mesh, config=config, abstract=abstract, fresh=fresh,
+        train_step=make_train_step(model, spec, curriculum, steps, abstract, mesh, B, recipe.seed),
+        validation_step=make_validation_step(model, curriculum, abstract, mesh, B),
     )  # fmt: skip

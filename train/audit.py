@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.progress import track
 
 from data.prepare import prepare
-from data.spec import DataSpec
+from train.assemble import rows_of
 from train.ledger import Entry, hexadecimal, read_ledger, rows_hash
+from train.recipe import from_json
 
 
 def audit(run: Path, console: Console) -> bool:
@@ -49,17 +50,13 @@ def untiled(entries: Sequence[Entry]) -> Iterator[str]:
 
 def _changed_rows(run: Path, entries: Sequence[Entry], console: Console) -> Iterator[str]:
     """Steps whose rows had another content than the text says."""
-    from data.pipeline import Rows
-
-    recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
-    spec = recipe["data"] | {"sources": tuple(recipe["data"]["sources"]), "prepared": Path(recipe["data"]["prepared"])}
-    prepared = prepare(DataSpec(**spec))
+    recipe = from_json((run / "recipe.json").read_text(encoding="utf-8"))
+    prepared = prepare(recipe.data)
     was = json.loads((run / "data.json").read_text(encoding="utf-8"))["content"]
     now = json.loads((prepared / "prepared.json").read_text(encoding="utf-8"))["content"]
     if was != now:
         raise ValueError(f"run={run} was trained on another text (SHA-256 {was[:12]}, now {now[:12]}): restore it")
-    T = recipe["model"]["T"]
-    rows = Rows(prepared, T, recipe["seed"], horizon=recipe["steps"] * recipe["batch"]["rows"] * T)
+    rows = rows_of(recipe, prepared)
     for entry in track(entries, "hashing rows", console=console, disable=not console.is_terminal):
         batch = rows.batch(np.arange(entry.first_row, entry.first_row + entry.rows))
         if (found := hexadecimal(rows_hash(batch, np))) != entry.hash:

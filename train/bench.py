@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from rich.table import Table
 
-from data.pipeline import Rows
+from data.rows import Rows
 from data.prepare import vocabulary_bound
 from gptjax.batch import Batch
 from train.assemble import Assembly, assemble, config_of, mesh_of, open_text
@@ -118,10 +118,10 @@ def bench(recipe: Recipe, steps: int, started: float) -> Measured:
     start.finished("imports")
     mesh = mesh_of(recipe)
     config_of(recipe, vocabulary_bound(recipe.data), mesh)
-    _, tokenizer, rows = open_text(recipe)
+    _, tokenizer, rows, curriculum = open_text(recipe)
     start.finished("text")
     with jax.set_mesh(mesh), Compilations() as compilations:
-        parts = assemble(recipe, tokenizer.size, mesh)
+        parts = assemble(recipe, tokenizer.size, curriculum, mesh)
         state = jax.block_until_ready(parts.fresh())
         start.finished("first state")
         batches = parts.placed(parts.batches(rows, 0, 1 + WARM_UP + steps), leading=1)

@@ -17,8 +17,9 @@ from rich.table import Table
 from data.prepare import vocabulary_bound
 from gptjax.batch import Batch, text_batch
 from gptjax.sharding import batch_sharding, one_a_device
-from train.assemble import assemble, mesh_of
+from train.assemble import assemble, mesh_of, open_text
 from train.hlo import Program
+from train.objectives import causal_only
 from train.recipe import Recipe
 
 HERTZ = {"TPU v5 lite": 1.5e9}  # clock of the chips that we know it of
@@ -68,10 +69,14 @@ def compile_for(recipe: Recipe, topology: str) -> CompiledFor:
     devices = topology_devices(topology)
     mesh = mesh_of(recipe, devices)
     with jax.set_mesh(mesh):
-        assembly = assemble(recipe, vocabulary_bound(recipe.data), mesh)
+        vocabulary, curriculum = vocabulary_bound(recipe.data), causal_only()
+        if not recipe.objectives.only_causal:  # what heads there are, the text says
+            _, tokenizer, _, curriculum = open_text(recipe)
+            vocabulary = tokenizer.size
+        assembly = assemble(recipe, vocabulary, curriculum, mesh)
         T, rows = assembly.config.T, recipe.batch
         zeros = np.zeros((rows.micro_batches, rows.micro_rows, T), np.int32)
-        batch = text_batch(zeros, zeros, zeros.astype(np.float32), zeros, zeros, zeros, zeros > 0)
+        batch = text_batch(zeros, zeros, zeros.astype(np.float32), zeros, zeros, zeros, zeros > 0, C=curriculum.targets)
         place = batch_sharding(mesh, leading=1)
         abstract = Batch(*(jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place) for array in batch))
         began = time.perf_counter()

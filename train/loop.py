@@ -24,7 +24,7 @@ from train.recipe import to_json
 from train.signals import Signals
 from train.step import State
 from train.stopping import Health, out_of_patience, planned_end, reached_target
-from train.validate import HeldOut, Score, overall
+from train.validate import Findings, HeldOut, overall
 from train.watchdog import Watchdog
 
 RECORD_EVERY = 10  # steps
@@ -93,13 +93,14 @@ class Trainer:
         for name in self.writer.cleared:
             self._say(f"removed checkpoints/{name}, which an earlier process had not finished")
         step = from_first(lambda: newest_good(run, self._say, set_bad_aside=True))
-        self.rows, self.health, self.losses, self.save_seconds = 0, Health(), [], None
+        self.rows, self.health, self.losses, self.terms, self.save_seconds = 0, Health(), [], {}, None
         if step is None:
             self.state = self.parts.fresh()
             return
         notes = manifest(run, step)
         trees = {name: restore(run, step, name, tree) for name, tree in _trees(self.parts.abstract).items()}
-        self.rows, self.health, self.losses = notes["rows"], Health(**notes["health"]), notes["losses"]
+        self.rows, self.health = notes["rows"], Health(**notes["health"])
+        self.losses, self.terms = notes["losses"], notes["terms"]
         planned = cooldown_start(self.recipe.optimizer, self.recipe.steps)  # anew: the recipe may have changed
         cooldown = self._placed(planned if self.health.cooled_at is None else self.health.cooled_at)
         self.state = State(**trees["training"], cooldown=cooldown, params=trees["params"], ema=trees.get("ema"))
@@ -111,7 +112,7 @@ class Trainer:
 
     def _is_past(self, record: dict[str, Any]) -> bool:
         """Whether a record is of what the checkpoint knows of; what came after it will be done again."""
-        kind = record.get("kind", "").removesuffix("_ema")
+        kind = record.get("kind", "").removesuffix("_ema").removesuffix("_task")
         unknown = kind in ("validation", "final") and self.health.measured.get(kind, 0) < record["step"]
         return record["step"] <= self.first_step and not unknown
 
@@ -205,6 +206,10 @@ class Trainer:
             self.records.write("remark", step, text=remark)
         if not entry.skipped:
             self.losses.append(entry.loss)
+            for term in self.parts.curriculum.terms:
+                nats, targets = self.terms.get(term.name, (0.0, 0.0))
+                weight = float(found[f"weight/{term.name}"])
+                self.terms[term.name] = nats + weight * float(found[f"loss/{term.name}"]), targets + weight
         self.asked |= bool(found["asked"])
         if self.lease.lost:
             raise LeaseLostError(self.lease.lost)
@@ -219,8 +224,11 @@ class Trainer:
         if not self.losses:
             return
         loss, self.losses = float(np.mean(self.losses)), []
+        tasks = {name: nats / targets for name, (nats, targets) in self.terms.items() if targets}
+        self.terms = {}
         self.records.write(
             "train", step, tokens=self.rows * self.parts.config.T, loss=loss,
+            tasks=tasks, coefficients={name: float(metrics[f"coefficient/{name}"]) for name in tasks},
             learning_rate=float(metrics["learning_rate"]), gradient_norm=float(metrics["gradient_norm"]),
             tokens_per_second=self.speed.tokens_per_second, mfu=self.speed.mfu,
             seconds=time.perf_counter() - self.start.began,
@@ -236,7 +244,7 @@ class Trainer:
             raise BadNumbersError(f"not saved: {error}") from None
         notes = {
             "rows": self.rows, "loss": self.health.held_out, "health": self.health.as_json(),
-            "losses": self.losses, "save_seconds": self.writer.seconds, "provenance": self.about,
+            "losses": self.losses, "terms": self.terms, "save_seconds": self.writer.seconds, "provenance": self.about,
         }  # fmt: skip
         self.ledger.sync()
         with self.dog.phase("save before"):
@@ -279,7 +287,7 @@ class Trainer:
         recipe, spec = self.recipe, self.recipe.optimizer
         why = end[1] if step >= end[0] else None
         if why is not None or step % recipe.validation.every == 0:
-            self._validate("validation", step, recipe.validation.rows)
+            self._validate("validation", step, recipe.validation.rows, recipe.validation.task_rows)
         why = why or reached_target(recipe.stop, self.health)
         falling = spec.schedule == "wsd" and step >= int(self.state.cooldown)
         impatient = None if falling else out_of_patience(recipe.stop, self.health)
@@ -290,35 +298,44 @@ class Trainer:
         else:
             why = why or impatient
         if why is not None:
-            self._validate("final", step, recipe.validation.final_rows)
+            self._validate("final", step, recipe.validation.final_rows, recipe.validation.final_task_rows)
         return None if self.asked else why
 
-    def _validate(self, kind: str, step: int, most_rows: int) -> None:
+    def _validate(self, kind: str, step: int, most_rows: int, task_rows: int) -> None:
         """Measures and records, by the parameters and by their average; not twice, after a restart, the same step."""
         if self.asked or self.health.measured.get(kind) == step:
             return
-        found: list[tuple[str, dict[str, Score]]] = []
+        measured: list[tuple[str, Findings]] = []
         self.lease.beat(kind, step)
         with self.dog.phase(kind):
             for name, params in ((kind, self.state.params), (f"{kind}_ema", self.state.ema)):
                 if params is None:
                     continue
                 asks = lambda: self.asks[self._wants_to_stop()]  # noqa: E731
-                scores = self.held_out.scores(params, most_rows, asks, self.dog.progress)
-                if scores is None:
+                found = self.held_out.findings(params, most_rows, task_rows, asks, self.dog.progress)
+                if found is None:
                     self.asked = True  # to be measured by the next start
                     return
-                found.append((name, scores))
-        for name, scores in found:
-            for source, score in scores.items():
+                measured.append((name, found))
+        for name, found in measured:
+            for source, score in found.sources.items():
                 self.records.write(name, step, source=source, **score._asdict())
+            for term, score in found.terms.items():
+                self.records.write(f"{kind}_task{name[len(kind) :]}", step, task=term, **score._asdict())
         self.health.measured[kind] = step
         if kind == "validation":
-            _, scores = found[-1]
+            _, found = measured[-1]
             if step % self.recipe.validation.every == 0:  # patience does not count where a run happens to stop
-                self.health.note_held_out(step, overall(scores, self.text.rows.rates))
-            bits = ", ".join(f"{source} {score.bits_per_byte:.3f}" for source, score in scores.items())
-            self._say(f"step {step}: bits per byte of held-out text: {bits}")
+                self.health.note_held_out(step, overall(found, self.text.rows.rates, self.parts.curriculum.terms))
+            bits = ", ".join(f"{source} {score.bits_per_byte:.3f}" for source, score in found.sources.items())
+            if bits:
+                self._say(f"step {step}: bits per byte of held-out text: {bits}")
+            right = ", ".join(
+                f"{term} {score.accuracy:.0%} (a guesser {score.guess_accuracy:.0%})"
+                for term, score in found.terms.items()
+            )
+            if right:
+                self._say(f"step {step}: right on held-out text: {right}")
 
     def _placed(self, cooldown: int) -> jax.Array:
         return jax.device_put(np.int32(cooldown), self.parts.abstract.cooldown.sharding)
@@ -336,5 +353,5 @@ class Trainer:
 
 def _trees(state: State) -> dict[str, Any]:
     """What a checkpoint holds, by name: parameters, their average where there is one, and what only training needs."""
-    training = {"step": state.step, "optimizer": state.optimizer}
+    training = {"step": state.step, "optimizer": state.optimizer, "combiner": state.combiner}
     return {"params": state.params, "training": training} | ({} if state.ema is None else {"ema": state.ema})

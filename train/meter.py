@@ -139,15 +139,19 @@ class Records:
         self._warn = warn
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        """Appends one record; numbers become TensorBoard curves named `kind/value` or `kind/source/value`."""
+        """Appends one record; numbers become TensorBoard curves named `kind/value`, of a source or a task
+        `kind/source/value`, and those of a dict `kind/value/key`."""
         self._journal.note({"kind": kind, "step": step, **values})
         self._journal.flush()
         if self._events is None:
             return
-        group = "/".join([kind, *([values["source"]] if "source" in values else [])])
+        group = "/".join([kind, *(values[key] for key in ("source", "task") if key in values)])
+        numbers = {name: value for name, value in values.items() if not isinstance(value, dict)}
+        for name, value in values.items():
+            numbers |= {f"{name}/{key}": one for key, one in value.items()} if isinstance(value, dict) else {}
         try:
             with self._events.as_default():
-                for name, value in values.items():
+                for name, value in numbers.items():
                     if isinstance(value, int | float):
                         tf.summary.scalar(f"{group}/{name}", value, step=step)
         except (OSError, tf.errors.OpError) as error:

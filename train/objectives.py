@@ -1,29 +1,169 @@
-"""The table of objectives: how much each task's loss counts, and how sums over tokens become one loss.
+"""The table of objectives: what a run is trained on, and how much. One line a task. Imports neither JAX nor TensorFlow.
 
-Axes: A micro-batch  B batch  T position  K tasks (gptjax.batch.TASKS).
+Axes: F phases of a run  K terms of the loss.
 """
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+import dataclasses
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
-from gptjax.batch import TASKS, Batch
+import numpy as np
 
-WEIGHTS = {"causal_lm": 1.0}  # lambda of every task: its share of the gradient, whatever its share of the rows
+from data.tasks.causal_lm import CausalLM
+from data.tasks.masked_lm import MaskedLM
+from data.tasks.order import Order
+from data.tasks.position import Position
+from data.tasks.prefix_lm import PrefixLM
+from data.tasks.task import Task
+from gptjax.config import did_you_mean
+
+if TYPE_CHECKING:
+    from data.rows import Rows
+
+CombinerName = Literal["static", "uncertainty", "famo", "pcgrad"]
+FEW_EPOCHS, MANY_EPOCHS = 16, 32  # text read less often is all new to a causal model; more often, it learns it by heart
 
 
-def by_task(values: Array, task: Array) -> Float[Array, "K"]:
-    """Sum of the values at the positions of each task."""
-    return jnp.stack([jnp.sum(jnp.where(task == k, values, 0.0)) for k in range(len(TASKS))])
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Objectives:
+    """Every task with its settings. Rows decide how much is computed for a task, weights how much it pulls.
 
-
-def coefficients(batch_ABT: Batch) -> tuple[Float[Array, "K"], Float[Array, "K"]]:
-    """(factor of each task's summed nats in the loss, loss weight of each task in the whole step).
-
-    The factor is lambda / N, with N the task's loss weight over all devices and micro-batches of the step: the loss is
-    a sum of task means and never a mean of means. A task that is absent has factor 0.
+    To add a task: a subclass of data.tasks.task.Task in a file of its own, and a line here. See docs/objectives.md.
     """
-    count_K = by_task(batch_ABT.weights_BT, batch_ABT.task_BT)
-    weight_K = jnp.array([WEIGHTS.get(name, 0.0) for name in TASKS])
-    factor_K = jnp.where(count_K > 0, weight_K / jnp.maximum(count_K, 1.0), 0.0)
-    return jax.lax.stop_gradient(factor_K), count_K
+
+    causal_lm: CausalLM = dataclasses.field(default_factory=CausalLM)
+    masked_lm: MaskedLM = dataclasses.field(default_factory=MaskedLM)
+    prefix_lm: PrefixLM = dataclasses.field(default_factory=PrefixLM)
+    position: Position = dataclasses.field(default_factory=Position)
+    order: Order = dataclasses.field(default_factory=Order)
+
+    combine: CombinerName = "static"  # how the weights of the terms change: not, or as train/combine.py says
+    by_repetition: bool = True  # text read over 16 times moves causal rows to masked ones: see `causal_rows`
+    conflicts: int | None = 500  # steps between two looks at whether tasks pull in opposite directions; None = never
+
+    def __post_init__(self):
+        if self.combine not in get_args(CombinerName):
+            raise ValueError(f"objectives.combine={self.combine!r}{did_you_mean(self.combine, get_args(CombinerName))}")
+        if self.conflicts is not None and self.conflicts < 1:
+            raise ValueError(f"objectives.conflicts={self.conflicts}: must be at least 1 step, or None")
+        for share in self.phases:
+            rows = {name: rows_at(task, share) for name, task in self.tasks.items() if rows_at(task, share)}
+            if abs(sum(rows.values()) - 1) > 1e-6:
+                raise ValueError(
+                    f"objectives: the rows of the tasks sum to {sum(rows.values()):g}, not 1, {
+                        f'from {share:g} of the run on' if share else 'at the start'
+                    }: {rows}"
+                )
+            weights = {name: weight_at(self.tasks[name], share) for name in rows}
+            if not any(weights.values()):
+                raise ValueError(
+                    f"objectives: all weights are 0 at {share:g} of the run: {weights}; nothing would train"
+                )
+
+    @property
+    def tasks(self) -> dict[str, Task]:
+        """Name -> task, of the whole table."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Task)}
+
+    @property
+    def only_causal(self) -> bool:
+        """Whether next-word prediction is all there is."""
+        return [name for name, task in self.tasks.items() if task.ever] == ["causal_lm"]
+
+    @property
+    def phases(self) -> list[float]:
+        """Shares of the run at which rows may change, from 0 on."""
+        return sorted({0.0, *(share for task in self.tasks.values() for share, _, _ in task.later)})
+
+    def for_epochs(self, epochs: float) -> "Objectives":
+        """The same for a run that reads its text so many times."""
+        causal, masked = self.causal_lm, self.masked_lm
+        if not self.by_repetition or not causal.rows or not masked.rows or causal.later or masked.later:
+            return self
+        rows = causal_rows(causal.rows, masked.rows, epochs)
+        moved = causal.rows - rows
+        return dataclasses.replace(
+            self,
+            causal_lm=dataclasses.replace(causal, rows=rows),
+            masked_lm=dataclasses.replace(masked, rows=masked.rows + moved),
+        )
+
+
+def causal_rows(causal: float, masked: float, epochs: float) -> float:
+    """The causal share of the rows that both have, so that the causal objective reads no text much over 16 times.
+
+    As written up to 16 epochs, 16 / epochs of both from 32 on (6 % at least), evenly in between.
+
+    Source: "Dual-objective Language Models", arXiv:2512.14549, section 5.
+    """
+    both = causal + masked
+    often = min(causal, both * max(FEW_EPOCHS / max(epochs, MANY_EPOCHS), 0.06))
+    return float(np.interp(epochs, [FEW_EPOCHS, MANY_EPOCHS], [causal, often]))
+
+
+def rows_at(task: Task, share: float) -> float:
+    """A task's share of the rows at a share of the run: it changes at once."""
+    return [task.rows, *(rows for start, rows, _ in task.later if start <= share)][-1]
+
+
+def weight_at(task: Task, share: float) -> float:
+    """A task's weight at a share of the run: it changes evenly."""
+    return float(np.interp(share, [0.0, *(start for start, _, _ in task.later)], task.weights))
+
+
+class Term(NamedTuple):
+    """One term of the loss: a task's loss over tokens, or over one output head."""
+
+    name: str  # of the task, or task/head where it is not the only one
+    task: int  # the task's id in a batch
+    head: int | None  # number of the output head; None = the one of the tokens
+    sequences: bool  # whether its targets are sequence-level
+    shares: tuple[float, ...]  # of the run, rising; between them the weight changes evenly
+    weights: tuple[float, ...]  # lambda there
+    expected: tuple[float, ...] | None  # targets in a step, in every phase; None = divide by those that are there
+
+
+class Curriculum(NamedTuple):
+    """What a step must know of objectives and text."""
+
+    terms: tuple[Term, ...]
+    heads: dict[str, tuple[str, ...]]  # output heads beside the one of the tokens: name -> classes
+    phases: tuple[float, ...]  # shares of the run at which `expected` changes
+    combine: CombinerName
+    targets: int  # places for sequence-level targets in a row
+
+
+def causal_only() -> Curriculum:
+    """Next-word prediction alone, which can be compiled without a text."""
+    term = Term("causal_lm", 1, head=None, sequences=False, shares=(0.0,), weights=(1.0,), expected=None)
+    return Curriculum(terms=(term,), heads={}, phases=(0.0,), combine="static", targets=0)
+
+
+def curriculum(objectives: Objectives, rows: "Rows", rows_a_step: int) -> Curriculum:
+    """The terms of the loss. Raises ValueError where a task finds nothing to learn in the text."""
+    builder, found = rows.builder, rows.targets_found()
+    rates_S = np.array([rows.rates[source] for source in rows.sources]) / sum(rows.rates.values())
+    terms = []
+    for k, (name, task) in enumerate(objectives.tasks.items()):
+        if name not in found:
+            continue
+        heads = builder.heads_of[name]
+        rows_FS = rows_a_step * rates_S * rows.timetable.shares_FSK[:, :, k]
+        expected_FX = rows_FS @ found[name]  # X: tokens, then heads
+        shares = (0.0, *(share for share, _, _ in task.later))
+        sequences = not expected_FX[:, 0].any()  # else its heads, if any, predict tokens
+        of_term = list(zip(heads, expected_FX[:, 1:].T, strict=True)) if sequences else [(None, expected_FX[:, 0])]
+        if task.token_head is not None:
+            of_term = [(list(builder.heads).index(task.token_head), expected_FX[:, 0])]
+        for head, expected_F in of_term:
+            alone = len(of_term) == 1
+            terms.append(
+                Term(
+                    name=name if alone else f"{name}/{list(builder.heads)[head]}",
+                    task=builder.id_of(name), head=head, sequences=sequences, shares=shares,
+                    weights=tuple(weight / len(of_term) for weight in task.weights),
+                    expected=tuple(expected_F.tolist()) if task.rare else None,
+                )
+            )  # fmt: skip
+    phases = tuple(rows.timetable.starts.tolist())
+    return Curriculum(tuple(terms), builder.heads, phases, objectives.combine, builder.C)

@@ -68,7 +68,7 @@ def pretrain(
         stack.callback(lease.release)
         signals.leaving, signals.doing = lease.release, lambda: "text"
         text = open_text(recipe)
-        config = config_of(recipe, text.tokenizer.size, mesh)
+        config = config_of(recipe, text.tokenizer.size, mesh, text.curriculum.heads)
         about |= describe_run(run, recipe, config, text)
         check_agree(about)
         start.finished("text")
@@ -83,7 +83,7 @@ def pretrain(
         peers = watching(run, process, jax.process_count(), lambda said: _lost(run, lease, said))
         try:
             with jax.set_mesh(mesh), peers, _saying_what_takes_memory(recipe):
-                parts = assemble(recipe, text.tokenizer.size, mesh)
+                parts = assemble(recipe, text.tokenizer.size, text.curriculum, mesh)
                 state = Trainer(parts, text, about, console, start, Guards(signals, lease, dog)).train()
             if process == 0:
                 with dog.phase("samples and report"):

@@ -8,10 +8,11 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
 from data.spec import DataSpec
 from gptjax.config import Architecture, did_you_mean
+from train.objectives import Objectives
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -120,9 +121,11 @@ class ValidationSpec:
     every: int = 250  # steps; the last step is always measured
     rows: int = 128  # most rows a source while training
     final_rows: int = 1_000_000  # most rows a source of one more measurement, after the last step
+    task_rows: int = 64  # most rows of every other task than causal_lm, over all sources
+    final_task_rows: int = 512
 
     def __post_init__(self):
-        _positive(self, "validation", "every", "rows", "final_rows")
+        _positive(self, "validation", "every", "rows", "final_rows", "task_rows", "final_task_rows")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -160,6 +163,7 @@ class Recipe:
     """Every choice of a run. Any of them can be overridden on the command line by its dotted path: --model.D 128."""
 
     data: DataSpec
+    objectives: Objectives = dataclasses.field(default_factory=Objectives)
     model: Architecture = dataclasses.field(default_factory=Architecture)
     optimizer: OptimizerSpec = dataclasses.field(default_factory=OptimizerSpec)
     batch: BatchSpec = dataclasses.field(default_factory=BatchSpec)
@@ -199,10 +203,18 @@ class Recipe:
 # Parts of a recipe that may change when a run is continued: rows and schedule stay the same, updates up to rounding.
 HARMLESS = (
     *("mesh.", "compute.remat", "compute.unroll", "compute.kernel", "validation.", "checkpoint.", "stop."),
-    *("hang_after", "samples", "run", "data.prepared"),
+    *("hang_after", "samples", "run", "data.prepared", "objectives.conflicts"),
 )
 # Parts that a checkpoint is made of; of the rest, a change means other rows or updates from there on.
-FIXED = ("model.", "data.tokenizer", "data.vocabulary", "optimizer.name", "optimizer.ema", "optimizer.frozen")
+FIXED = (
+    "model.",
+    "data.tokenizer",
+    "data.vocabulary",
+    "optimizer.name",
+    "optimizer.ema",
+    "optimizer.frozen",
+    "objectives.combine",
+)
 
 
 def recipe_names() -> list[str]:
@@ -231,6 +243,22 @@ def load_recipe(name_or_path: str) -> Callable[[], Recipe]:
 
 def to_json(recipe: Recipe) -> str:
     return json.dumps(dataclasses.asdict(recipe), indent=1, default=str) + "\n"
+
+
+def from_json(text: str) -> Recipe:
+    """What `to_json` wrote. Raises ValueError or TypeError where a field is not one of this gptjax."""
+    return _built(Recipe, json.loads(text))
+
+
+def _built(kind: Any, value: Any) -> Any:
+    """A value of JSON as the type that a field has."""
+    kind = next((part for part in (kind, *get_args(kind)) if dataclasses.is_dataclass(part)), kind)
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        kinds = get_type_hints(kind)
+        return kind(**{name: _built(kinds.get(name), part) for name, part in value.items()})
+    if isinstance(value, list):
+        return tuple(_built(None, part) for part in value)
+    return Path(value) if kind is Path else value
 
 
 class Change(NamedTuple):

@@ -9,13 +9,14 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from gptjax.batch import TASKS, Batch
+from gptjax.batch import Batch
 from gptjax.likelihood import chunks_for
 from gptjax.model import Transformer, init_params
 from gptjax.sharding import batch_sharding, local_rows, one_a_device, replicated, shardings
+from train.combine import make_combiner, project
 from train.ledger import rows_hash
-from train.losses import micro_batch_loss, task_nats
-from train.objectives import coefficients
+from train.losses import Scores, counts, divisors, factors, lambdas, term_nats, term_scores
+from train.objectives import Curriculum
 from train.optimizer import cooldown_start, learning_rate, make_optimizer, merge
 from train.recipe import OptimizerSpec
 
@@ -31,10 +32,11 @@ class State(NamedTuple):
     params: Any
     ema: Any  # moving average of the parameters, float32; None where none is kept
     optimizer: Any
+    combiner: Any  # what the weights of the terms depend on; {} where they do not change
 
 
 def abstract_state(
-    model: Transformer, spec: OptimizerSpec, steps: int, mesh: Mesh, seed: int
+    model: Transformer, spec: OptimizerSpec, curriculum: Curriculum, steps: int, mesh: Mesh, seed: int
 ) -> tuple[State, Callable[[], State]]:
     """(shapes, dtypes and shardings of the state; a function that makes it there, nothing ever unsharded)."""
 
@@ -42,7 +44,10 @@ def abstract_state(
         params = unbox(init_params(model, jax.random.key(seed)))
         ema = None if spec.ema is None else jax.tree.map(jnp.copy, params)
         moments = make_optimizer(spec, steps, params).init(params)
-        return State(jnp.int32(0), jnp.int32(cooldown_start(spec, steps)), params, ema, moments)
+        combiner = make_combiner(curriculum.combine).init(len(curriculum.terms))
+        named = (nn.LogicallyPartitioned(leaf, (None,) * jnp.ndim(leaf)) for leaf in jax.tree.leaves(combiner))
+        combiner = unbox(jax.tree.unflatten(jax.tree.structure(combiner), named))
+        return State(jnp.int32(0), jnp.int32(cooldown_start(spec, steps)), params, ema, moments, combiner)
 
     boxed = jax.eval_shape(lambda: make(lambda params: params))  # averages and moments lie where their parameters do
     placed = shardings(mesh, boxed)
@@ -54,55 +59,83 @@ def abstract_state(
 
 
 def make_train_step(
-    model: Transformer, spec: OptimizerSpec, steps: int, abstract: State, mesh: Mesh, B: int, seed: int
+    model: Transformer,
+    spec: OptimizerSpec,
+    curriculum: Curriculum,
+    steps: int,
+    abstract: State,
+    mesh: Mesh,
+    B: int,
+    seed: int,
 ) -> Callable[[State, Batch, jax.Array], tuple[State, dict[str, jax.Array]]]:
     """(state, batch [A, B, T], asks [devices]) -> (state, metrics). The state's memory is reused.
 
     A step whose loss or gradient is not a number changes nothing but the count of steps.
     `asks`: i32, one a device, above 0 where its host wants to stop: metrics["asked"] is the highest, on every host.
 
-    Metrics, float32: `loss` (sum over tasks of lambda times mean nats), `loss/<task>` in nats per weighted token,
-    `weight/<task>`, `gradient_norm` before clipping, `learning_rate`; `skipped`, bool; `rows_hash`, u32 [2].
+    Metrics, float32: `loss` (sum over terms of coefficient times mean nats), of each term `loss/<term>` in nats a
+    target, `weight/<term>` (targets) and `coefficient/<term>`, `gradient_norm` before clipping, `learning_rate`;
+    `skipped`, bool; `rows_hash`, u32 [2].
     """
+    terms, combiner = curriculum.terms, make_combiner(curriculum.combine)
     chunks = chunks_for(local_rows(mesh, B), model.config.T, model.config.V)
     optimizer = make_optimizer(spec, steps, abstract.params)
     rate = learning_rate(spec, steps)
+    one_by_one = curriculum.combine == "pcgrad"
 
     def step(state: State, batch_ABT: Batch, asks: jax.Array) -> tuple[State, dict[str, jax.Array]]:
-        factor_K, count_K = coefficients(batch_ABT)
-        key = jax.random.fold_in(jax.random.key(seed), state.step) if model.config.dropout else None
+        progress = state.step / jnp.float32(steps)
+        lambda_K, count_K = lambdas(curriculum, progress), counts(batch_ABT, terms)
+        coefficient_K = combiner.weigh(state.combiner, lambda_K)
+        factor_K = factors(coefficient_K, divisors(curriculum, count_K, progress), count_K)
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
         trained = optimizer.trainable(state.params)
 
-        def loss_of(trained: Any, batch: Batch, dropout_key: Any) -> tuple[jax.Array, jax.Array]:
-            return micro_batch_loss(merge(trained, state.params), model, batch, factor_K, chunks, dropout_key)
+        def losses_of(trained: Any, batch: Batch, dropout_key: Any) -> tuple[jax.Array, jax.Array]:
+            nats_K = term_nats(merge(trained, state.params), model, batch, terms, chunks, dropout_key)
+            return nats_K * factor_K, jax.lax.stop_gradient(nats_K)
 
         def gradient_of(a, batch):
-            dropout_key = None if key is None else jax.random.fold_in(key, a)
-            (_, nats_K), gradient = jax.value_and_grad(loss_of, has_aux=True)(trained, batch, dropout_key)
-            return gradient, nats_K
+            """The gradient of the loss; with `one_by_one`, those of its terms, along a first axis."""
+            dropout_key = jax.random.fold_in(key, a) if model.config.dropout else None
+            _, pull_back, nats_K = jax.vjp(
+                lambda trained: losses_of(trained, batch, dropout_key), trained, has_aux=True
+            )
+            if one_by_one:
+                return jax.lax.map(lambda one_K: pull_back(one_K)[0], jnp.eye(len(terms))), nats_K
+            return pull_back(jnp.ones(len(terms)))[0], nats_K
 
         def accumulate(sums, numbered):
             return jax.tree.map(jnp.add, sums, gradient_of(*numbered)), None
 
         A = batch_ABT.shape[0]
         numbered = (jnp.arange(A), batch_ABT)
+        first = jax.tree.map(lambda array: array[0], numbered)
         if A == 1:  # without a second copy of the gradient
-            gradient, nats_K = gradient_of(*jax.tree.map(lambda array: array[0], numbered))
+            gradient, nats_K = gradient_of(*first)
         else:
-            nothing = (jax.tree.map(jnp.zeros_like, trained), jnp.zeros(len(TASKS)))
+            nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(gradient_of, *first))
             (gradient, nats_K), _ = jax.lax.scan(accumulate, nothing, numbered)
+        if one_by_one:
+            gradient = project(gradient, jax.random.fold_in(key, A))
         updates, moments, norm = optimizer.update(gradient, state.optimizer, state.params, state.step, state.cooldown)
         params = merge(optax.apply_updates(trained, updates), state.params)
         ema = None if spec.ema is None else _averaged(state.ema, params, state.step, spec.ema)
         loss = jnp.sum(nats_K * factor_K)
+        mean_K = nats_K / jnp.maximum(count_K, 1)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        changed, kept = (params, ema, moments), (state.params, state.ema, state.optimizer)
+        changed = (params, ema, moments, combiner.update(state.combiner, mean_K, count_K > 0))
+        kept = (state.params, state.ema, state.optimizer, state.combiner)
         metrics = {
             "loss": loss, "gradient_norm": norm, "learning_rate": rate(state.step, state.cooldown),
             "skipped": ~finite, "rows_hash": rows_hash(batch_ABT, jnp), "asked": jnp.max(asks),
         }  # fmt: skip
-        for k, name in enumerate(TASKS[1:], start=1):
-            metrics |= {f"loss/{name}": nats_K[k] / jnp.maximum(count_K[k], 1), f"weight/{name}": count_K[k]}
+        for k, term in enumerate(terms):
+            metrics |= {
+                f"loss/{term.name}": mean_K[k],
+                f"weight/{term.name}": count_K[k],
+                f"coefficient/{term.name}": coefficient_K[k],
+            }
         return State(state.step + 1, state.cooldown, *chosen(finite, changed, kept)), metrics
 
     placed = jax.tree.map(lambda leaf: leaf.sharding, abstract)
@@ -126,17 +159,18 @@ def _averaged(ema: Any, params: Any, step: jax.Array, decay: float) -> Any:
     return optax.incremental_update(params, ema, forgetting)
 
 
-def make_validation_step(model: Transformer, abstract: State, mesh: Mesh, B: int) -> Callable[..., jax.Array]:
-    """(params, batch [B, T], bytes of each id [V], asks) -> sums, float32: [nats, targets, target bytes, asked].
+def make_validation_step(
+    model: Transformer, curriculum: Curriculum, abstract: State, mesh: Mesh, B: int
+) -> Callable[..., tuple[Scores, jax.Array, jax.Array]]:
+    """(params, batch [B, T], bytes of each id [V], asks) -> (scores, bytes of the token targets, asked).
 
     Dropout is off; `asks` as in `make_train_step`.
     """
     chunks = chunks_for(local_rows(mesh, B), model.config.T, model.config.V)
 
-    def step(params: Any, batch: Batch, bytes_V: jax.Array, asks: jax.Array) -> jax.Array:
-        nats = jnp.sum(task_nats(params, model, batch, chunks))
+    def step(params: Any, batch: Batch, bytes_V: jax.Array, asks: jax.Array) -> tuple[Scores, jax.Array, jax.Array]:
         target_bytes = jnp.sum(jnp.where(batch.weights_BT > 0, bytes_V[batch.targets_BT], 0))
-        return jnp.stack([nats, jnp.sum(batch.weights_BT), target_bytes, jnp.max(asks).astype(jnp.float32)])
+        return term_scores(params, model, batch, curriculum.terms, chunks), target_bytes, jnp.max(asks)
 
     placed = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
     places = (placed, batch_sharding(mesh), replicated(mesh), one_a_device(mesh))

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from data.marks import WORD_START
-from data.tasks.task import Task, Text, packed
+from data.tasks.task import Task, Text, packed, ranks
 from gptjax.batch import Batch
 
 MASKED, REPLACED = 0.8, 0.1  # of the chosen tokens; the rest stay as they are
@@ -78,14 +78,10 @@ def choose_spans(text: Text, rate_P: np.ndarray, span: int, whole_words: bool) -
     begins_U[at_U[inside]] = True
     span_U = np.cumsum(begins_U) - 1
     span_M = span_U[unit_M]
-    # the order in which units are taken: by piece, by their span's lot, by place
-    lot_M = text.chance(1)[place[first_U[np.flatnonzero(begins_U)]]][span_M]
-    order = np.lexsort((np.arange(len(place)), lot_M, piece_M))
+    # tokens are taken by their span's lot, those of a span by place
+    rank_M = ranks(piece_M, text.chance(1)[place[first_U[begins_U]]][span_M])
     count_P = np.bincount(piece_M, minlength=len(text.length_P))
-    wanted_P = np.maximum(1, np.round(rate_P * count_P)).astype(np.int64)
-    begin_P = np.cumsum(count_P) - count_P
-    rank_M = np.empty(len(place), np.int64)
-    rank_M[order] = np.arange(len(place)) - begin_P[piece_M[order]]
+    wanted_P = np.maximum(1, np.round(rate_P * count_P))
     taken_M = rank_M < wanted_P[piece_M]
     if whole_words:  # a word whose last token is beyond the count is left out, the piece's first one cut nowhere
         last_rank_U = np.maximum.reduceat(rank_M, first_U)
@@ -101,5 +97,7 @@ def hidden(text: Text, chosen_N: np.ndarray) -> np.ndarray:
     """The tokens with the chosen ones masked, replaced by any other token, or left; i32 [N]."""
     lot_N, corpus = text.chance(2), text.corpus
     other_N = corpus.ordinary_V[(text.chance(3) * len(corpus.ordinary_V)).astype(np.int64)]
-    corrupted_N = np.where(lot_N < MASKED, corpus.tokenizer.mask, np.where(lot_N < MASKED + REPLACED, other_N, text.token_N))
+    corrupted_N = np.where(
+        lot_N < MASKED, corpus.tokenizer.mask, np.where(lot_N < MASKED + REPLACED, other_N, text.token_N)
+    )
     return np.where(chosen_N, corrupted_N, text.token_N)

@@ -98,6 +98,16 @@ def uniform(key: np.ndarray, salt: int) -> np.ndarray:
     return (scramble(key, salt) >> np.uint64(11)) * 2.0**-53
 
 
+def ranks(group_M: np.ndarray, lot_M: np.ndarray) -> np.ndarray:
+    """Each member's place in its group when the group is ordered by lot, equal ones as they stand; i64 [M].
+
+    `group_M` rises.
+    """
+    rank_M = np.empty(len(group_M), np.int64)
+    rank_M[np.lexsort((lot_M, group_M))] = np.arange(len(group_M)) - np.searchsorted(group_M, group_M, side="left")
+    return rank_M
+
+
 class Targets(NamedTuple):
     """Sequence-level targets, read from the last token of their segments. L of them."""
 

@@ -1,0 +1,92 @@
+"""Withheld positions: a token that was not told its place says where in the segment it stands, in 64ths of it.
+
+Source: Zhai et al. 2022, "Position prediction as an effective pretraining strategy", arXiv:2207.07611, section 3.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+
+from data.tasks.task import Corpus, Task, Text, packed, ranks
+from gptjax.batch import Batch
+
+BUCKETS = 64  # parts of a segment that are told apart
+SHORTEST, LONGEST = 8, 256  # tokens of a segment with targets; of any segment
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Position(Task):
+    """Withheld positions: some tokens stand at position 0, and say where they belong."""
+
+    rare: bool = True
+    rate: float = 0.25  # share of a segment's tokens
+
+    token_head: ClassVar[str | None] = "position"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.rate <= 1:
+            raise ValueError(f"rate={self.rate}: must be above 0 and at most 1")
+
+    def heads(self, corpus: Corpus) -> dict[str, tuple[str, ...]]:
+        return {"position": tuple(map(str, range(BUCKETS)))}
+
+    def build(self, text: Text) -> Batch:
+        """Pieces as encoder segments, the longer ones in equal parts. Words stay, only their places are withheld."""
+        piece_S, length_S = parts(text.length_P)
+        length_N = np.repeat(length_S, length_S)
+        place_N = np.arange(len(length_N)) - np.repeat(np.cumsum(length_S) - length_S, length_S)
+        chosen_N = self.chosen(text, length_S)
+        visible_N = np.ones(len(length_N), bool)
+        return packed(
+            text, text.row_P[piece_S], length_S, text.token_N,
+            targets_N=np.where(chosen_N, place_N * BUCKETS // length_N, 0), weights_N=chosen_N, visible_N=visible_N,
+            position_N=withheld(place_N, chosen_N, visible_N),
+        )  # fmt: skip
+
+    def chosen(self, text: Text, length_S: np.ndarray) -> np.ndarray:
+        """The tokens to predict, bool [N]: of each segment a share `rate`, rounded, of its ordinary ones, at least one.
+
+        A segment of fewer than 8 tokens has none: its places say too little.
+        """
+        may_N = text.corpus.is_ordinary_V[text.token_N] & np.repeat(length_S >= SHORTEST, length_S)
+        segment_M = np.repeat(np.arange(len(length_S)), length_S)[may_N]
+        count_S = np.bincount(segment_M, minlength=len(length_S))
+        wanted_S = np.maximum(1, np.round(self.rate * count_S))
+        chosen_N = np.zeros(len(may_N), bool)
+        chosen_N[may_N] = ranks(segment_M, text.chance(0)[may_N]) < wanted_S[segment_M]
+        return chosen_N
+
+    def guess(self, batch: Batch) -> tuple[str, np.ndarray]:
+        """The best that one can do who sees which places of a segment are free, and not what stands there."""
+        right_BT = np.zeros(batch.shape)
+        row_M, column_M = np.nonzero(batch.weights_BT)
+        of_row_M = row_M * (batch.shape[1] + 1) + batch.segment_BT[row_M, column_M]
+        found, segment_M = np.unique(of_row_M, return_inverse=True)
+        cell_M = segment_M * BUCKETS + batch.targets_BT[row_M, column_M]
+        free_SK = np.bincount(cell_M, minlength=len(found) * BUCKETS).reshape(-1, BUCKETS)
+        right_BT[row_M, column_M] = (free_SK.max(axis=1) / free_SK.sum(axis=1))[segment_M]
+        return "the 64th of the segment in which most places are free", right_BT
+
+
+def parts(length_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pieces cut into the fewest, nearly equal parts of at most 256 tokens: (piece, tokens) of each, i64 [S]."""
+    count_P = -(-length_P // LONGEST)
+    piece_S = np.repeat(np.arange(len(length_P)), count_P)
+    part_S = np.arange(len(piece_S)) - np.repeat(np.cumsum(count_P) - count_P, count_P)
+    length_S, count_S = length_P[piece_S], count_P[piece_S]
+    return piece_S, (part_S + 1) * length_S // count_S - part_S * length_S // count_S
+
+
+def withheld(position_N: np.ndarray, chosen_N: np.ndarray, visible_N: np.ndarray) -> np.ndarray:
+    """The positions with 0 for the chosen tokens.
+
+    Raises ValueError for tokens that only later ones see: how many keys a token sees would tell its position.
+    """
+    if not visible_N.all():
+        raise ValueError(
+            f"position: {np.sum(~visible_N)} of {len(visible_N)} tokens are causal, and how many keys a token sees tells "
+            "its position; withhold positions only where every token is visible to its whole segment"
+        )
+    return np.where(chosen_N, 0, position_N)

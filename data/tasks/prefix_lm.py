@@ -1,0 +1,37 @@
+"""Prompt and answer in one stack: the beginning of a text is encoded, the rest is decoded from it, token by token.
+
+Source: Raffel et al. 2020, "Exploring the limits of transfer learning with a unified text-to-text transformer",
+arXiv:1910.10683, section 3.2.3.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from data.tasks.causal_lm import following
+from data.tasks.task import Task, Text, packed
+from gptjax.batch import Batch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrefixLM(Task):
+    """Prefix language model: the rest of a text is predicted, its beginning seen from both sides."""
+
+    def build(self, text: Text) -> Batch:
+        """Pieces of documents as segments; the last token of the prefix predicts the first of the answer.
+
+        A piece of one token has no answer.
+        """
+        prefix_N, length_N = np.repeat([prefix(text), text.length_P], text.length_P, axis=1)
+        target_N = following(text)
+        answers_N = (text.position_N >= prefix_N - 1) & (prefix_N < length_N) & (target_N >= 0)
+        return packed(
+            text, text.row_P, text.length_P, text.token_N,
+            targets_N=np.where(answers_N, target_N, 0), weights_N=answers_N, visible_N=text.position_N < prefix_N,
+        )  # fmt: skip
+
+
+def prefix(text: Text) -> np.ndarray:
+    """Tokens of each piece's prefix, evenly from a quarter to three quarters of the piece; i64 [P]."""
+    least_P, most_P = -(-text.length_P // 4), text.length_P * 3 // 4
+    return least_P + (text.chance_of_pieces(0) * (most_P - least_P + 1)).astype(np.int64)
