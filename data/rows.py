@@ -17,6 +17,7 @@ from gptjax.config import did_you_mean
 from gptjax.tokenizer import Tokenizer
 
 VALIDATION_SEED = 2**32  # of chance in held-out text: no run has it
+TURNS_FROM = 4 * RATE_UNIT  # rows among which each task's next ones are looked for
 PROBED = 16  # rows of each source from which a task's targets are counted
 
 
@@ -72,6 +73,13 @@ class Rows:
         """The place of each row's task among the tasks."""
         row_R = np.asarray(row_R, np.int64)
         return self.timetable.tasks(self.progress(row_R), *assign(row_R, self._rates))
+
+    def taking_turns(self, first_row: int, count: int) -> np.ndarray:
+        """Numbers of `count` rows, of those from `first_row` on, in which the tasks of that time take turns."""
+        row_R = np.arange(first_row, first_row + TURNS_FROM)
+        task_R = self.tasks_of(row_R)
+        of_task = [row_R[task_R == task] for task in np.unique(task_R)]
+        return np.stack([np.resize(rows, count) for rows in of_task], axis=1).ravel()[:count]
 
     def targets_found(self) -> dict[str, np.ndarray]:
         """Of every task with rows: targets a row, f64 [S, 1 + its heads]: those of tokens, then those of each head.

@@ -69,7 +69,9 @@ def test_an_absent_term_keeps_what_is_known_of_it_whatever_its_loss_reads(name):
     state, other = after(name, loss, present), after(name, changed, present)
     jax.tree.map(np.testing.assert_array_equal, state, other)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
-    assert coefficients(name, loss, present)[2] == LAMBDA[2]
+    found = coefficients(name, loss, present)
+    assert found[1] != LAMBDA[1]
+    assert found[2] == LAMBDA[2]
     before, known = after(name, loss[:20], present[:20]), "loss" if name == "famo" else "log_variance"
     np.testing.assert_array_equal(state[known][1:], before[known][1:])
     assert state[known][0] != before[known][0]
@@ -157,6 +159,12 @@ def by_loops(gradient_KD, key):
     return total
 
 
+def at_angles(*degrees):
+    """Gradients of length 1 in a plane."""
+    angles = np.deg2rad(degrees)
+    return np.pad(np.stack([np.cos(angles), np.sin(angles)], axis=1), ((0, 0), (0, 8)))
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_projecting_by_dot_products_is_the_printed_algorithm(seed):
     """Five random gradients of ten numbers, many of which conflict; the fourth term is absent."""
@@ -172,9 +180,7 @@ def test_projecting_by_dot_products_is_the_printed_algorithm(seed):
 @pytest.mark.parametrize("size", [0, 1e-30])
 def test_a_gradient_of_nothing_or_nearly_changes_nothing(size):
     """The square of 1e-30 is 0 in float32."""
-    gradient = np.zeros((2, 10))
-    gradient[0] = np.random.default_rng(0).normal(size=10)
-    gradient[1] = -size * gradient[0]
+    gradient = np.random.default_rng(0).normal(size=10) * [[1.0], [-size]]
     np.testing.assert_array_equal(flat(summed(tree_of(gradient), jax.random.key(0))), np.float32(gradient[0]))
 
 
@@ -187,20 +193,17 @@ def test_the_order_of_projections_is_the_keys():
 
 def test_gradients_that_agree_are_added_up_and_others_are_not():
     """In two dimensions: at 60 degrees nothing is lost; at 120, each loses what opposes the other."""
-    key = jax.random.key(0)
-
-    def two_at(degrees):
-        gradient = np.zeros((2, 10))
-        angle = np.deg2rad(degrees)
-        gradient[0, 0], gradient[1, :2] = 1, (np.cos(angle), np.sin(angle))
-        return gradient
-
-    agreeing = two_at(60)
+    key, agreeing = jax.random.key(0), at_angles(0, 60)
     np.testing.assert_array_equal(flat(summed(tree_of(agreeing), key)), np.float32(agreeing).sum(0))
-    opposed = two_at(120)
-    found = flat(summed(tree_of(opposed), key))
-    np.testing.assert_allclose(found, by_loops(opposed, key), atol=1e-6)
+    found = flat(summed(tree_of(at_angles(0, 120)), key))
     np.testing.assert_allclose(found[:2], [3 / 4, np.sqrt(3) * 3 / 4], atol=1e-6)  # the sum is (1/2, sqrt(3) / 2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_gradient_never_meets_itself(seed):
+    """Projected twice, the first of these opposes what it was; as printed, that is no conflict."""
+    gradient, key = at_angles(0, 170, 230), jax.random.key(seed)
+    np.testing.assert_allclose(flat(summed(tree_of(gradient), key)), by_loops(gradient, key), atol=1e-6)
 
 
 def test_dot_products_are_of_whole_trees():

@@ -112,7 +112,7 @@ def test_words_are_masked_whole_and_so_are_chinese_ones():
 
 
 def test_longer_spans_leave_more_neighbours_masked():
-    """At a rate of 0.1 the next token is masked too one time in ten by chance, in spans of up to 5 two times in three."""
+    """At a rate of 0.1 the next token is masked too one time in ten, in spans of up to five two times in three."""
     text = text_of([[MIDDLE]] * 20, T=1000)
 
     def neighbours(span):

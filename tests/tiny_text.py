@@ -98,7 +98,8 @@ def text_of(rows: Sequence[Sequence[Sequence[int]]], T: int, seed: int = 0) -> T
     corpus = Corpus(("letters",), (), {"letters": {}}, LETTERS)
     return Text(
         corpus, T, np.zeros(len(rows)), row_P, np.zeros_like(row_P), number_P, np.cumsum(length_P) - length_P,
-        np.full_like(row_P, -1), scramble(number_P, seed), length_P, token_N, np.full_like(token_N, WORD_START, np.uint8),
+        np.full_like(row_P, -1), scramble(number_P, seed), length_P,
+        token_N, np.full_like(token_N, WORD_START, np.uint8),
     )  # fmt: skip
 
 

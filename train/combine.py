@@ -138,8 +138,8 @@ def _famo_update(state: State, loss_K: Float[Array, "K"], present_K: Bool[Array,
     seen_K, old_K = state["seen"] > 0, state["loss"]
     averaged_K = jnp.where(seen_K, FAMO_SMOOTHING * old_K + (1 - FAMO_SMOOTHING) * loss_K, loss_K)
     new_K = jnp.where(present_K, averaged_K, old_K)
-    fall_K = jnp.where(seen_K, jnp.log(old_K + FAMO_MARGIN) - jnp.log(new_K + FAMO_MARGIN), 0.0)
-    z_K = _famo_shares(state)
+    fall_K = jnp.log(old_K + FAMO_MARGIN) - jnp.log(new_K + FAMO_MARGIN)
+    z_K = _famo_shares(state)  # 0 where there was no loss to fall
     gradient_K = z_K * (fall_K - jnp.sum(z_K * fall_K))  # of z's product with the fall, by the logits
     moves_K, adam = _famo_optimizer.update(gradient_K, state["adam"], state["logit"])
     seen_K = (seen_K | present_K).astype(jnp.float32)

@@ -4,9 +4,10 @@ Axes: K terms of the loss.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +16,17 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from gptjax.batch import Batch
-from gptjax.sharding import batch_sharding, replicated
+from gptjax.likelihood import chunks_for
+from gptjax.sharding import batch_sharding, local_rows, replicated
 from train.combine import gram
+from train.losses import counts, term_nats
+
+if TYPE_CHECKING:
+    from data.rows import Rows
+    from train.assemble import Assembly
 
 CONFLICT = -0.1  # cosine below which two gradients work against each other
+BATCHES = 4  # that a measurement is the mean of, as one batch has few rows of each task
 IN_A_ROW = 3  # measurements in conflict that are no accident
 
 
@@ -48,6 +56,47 @@ def make_monitor(
 
     placed = jax.tree.map(lambda leaf: leaf.sharding, abstract_params)
     return jax.jit(measure, in_shardings=(placed, batch_sharding(mesh)), out_shardings=replicated(mesh))
+
+
+class Monitor:
+    """Measures conflicts on rows that are about to be trained on; compiles at its first measurement."""
+
+    def __init__(self, parts: "Assembly", rows: "Rows"):
+        self._parts, self._rows = parts, rows
+
+    @functools.cached_property
+    def _monitor(self) -> Callable[[Any, Batch], tuple[Array, Array]]:
+        parts = self._parts
+        terms, B, config = parts.curriculum.terms, parts.recipe.batch.micro_rows, parts.config
+        chunks = chunks_for(local_rows(parts.mesh, B), config.T, config.V)
+        model = parts.model.clone(unroll=1)  # compiles sooner, and is not called often
+
+        def loss_K_of(params: Any, batch: Batch) -> Array:
+            return term_nats(params, model, batch, terms, chunks) / jnp.maximum(counts(batch, terms), 1)
+
+        return make_monitor(loss_K_of, parts.abstract.params, parts.mesh)
+
+    def measure(
+        self, params: Any, first_row: int, progress: Callable[[], None]
+    ) -> tuple[Float[np.ndarray, "K K"], Float[np.ndarray, "K"]]:
+        """`cosines`, the mean over a few batches of rows from `first_row` on, in which the tasks take turns."""
+        parts, rows, found = self._parts, self._rows, []
+        B = parts.recipe.batch.micro_rows
+        for row_B in rows.taking_turns(first_row, BATCHES * B).reshape(BATCHES, B):
+            batch = rows.builder.batch(rows.text(row_B), rows.tasks_of(row_B))
+            own = Batch(*(array[parts.own_rows()] for array in batch))
+            (placed,) = parts.placed(iter([own]), leading=0)
+            found.append(jax.device_get(self._monitor(params, placed)))
+            progress()
+        cosine_KK, norm_K = (_mean_of_known(np.stack(arrays)) for arrays in zip(*found, strict=True))
+        return cosine_KK, norm_K
+
+
+def _mean_of_known(values_N: np.ndarray) -> np.ndarray:
+    """The mean over the first axis of what is no NaN; NaN where nothing else is."""
+    known_N = ~np.isnan(values_N)
+    count = known_N.sum(axis=0)
+    return np.where(count > 0, np.where(known_N, values_N, 0).sum(axis=0) / np.maximum(count, 1), np.nan)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from gptjax.checkpoint import CheckpointWriter, refuse_nonfinite, restore
 from gptjax.manifest import manifest, newest_good, steps, write_whole
 from train.assemble import Assembly, Text
+from train.conflict import Conflicts, Monitor
 from train.exits import INTERRUPTED, STOPPED, BadNumbersError, StoppedError
 from train.hosts import from_first
 from train.journal import Journal
@@ -49,6 +50,7 @@ class Trainer:
         self.signals, self.lease, self.dog = guards
         self.asks = {stop: parts.asks(stop) for stop in (False, True)}
         self.held_out = HeldOut(parts, text)
+        self.monitor = Monitor(parts, text.rows)
         self.asked = False  # whether any host wants to stop, as all hosts know
 
     def train(self) -> State:
@@ -93,14 +95,15 @@ class Trainer:
         for name in self.writer.cleared:
             self._say(f"removed checkpoints/{name}, which an earlier process had not finished")
         step = from_first(lambda: newest_good(run, self._say, set_bad_aside=True))
-        self.rows, self.health, self.losses, self.terms, self.save_seconds = 0, Health(), [], {}, None
+        self.rows, self.health, self.conflicts, self.save_seconds = 0, Health(), Conflicts(), None
+        self.losses, self.terms = [], {}
         if step is None:
             self.state = self.parts.fresh()
             return
         notes = manifest(run, step)
         trees = {name: restore(run, step, name, tree) for name, tree in _trees(self.parts.abstract).items()}
         self.rows, self.health = notes["rows"], Health(**notes["health"])
-        self.losses, self.terms = notes["losses"], notes["terms"]
+        self.losses, self.terms, self.conflicts = notes["losses"], notes["terms"], Conflicts(**notes["conflicts"])
         planned = cooldown_start(self.recipe.optimizer, self.recipe.steps)  # anew: the recipe may have changed
         cooldown = self._placed(planned if self.health.cooled_at is None else self.health.cooled_at)
         self.state = State(**trees["training"], cooldown=cooldown, params=trees["params"], ema=trees.get("ema"))
@@ -140,12 +143,15 @@ class Trainer:
                 waiting = (step, metrics)
                 measures = step == end[0] or step % self.recipe.validation.every == 0
                 saves = step == end[0] or step % self.recipe.checkpoint.every == 0
-                if measures or saves or self.asked or step % RECORD_EVERY == 0:
+                looks = self._looks_for_conflicts(step)
+                if measures or saves or looks or self.asked or step % RECORD_EVERY == 0:
                     found = self._read(*waiting)
                     waiting = None
                     if self._records(step):
                         self._record(step, found)
             self.bar.update(self.task, completed=step)
+            if looks and not self.asked:
+                self._look_for_conflicts(step)
             if measures:
                 best = self.health.best_step
                 why = self._measure(step, end)
@@ -153,7 +159,7 @@ class Trainer:
                 end = self._planned_end(step)
             if saves or self.asked:
                 self._save(step)
-            if measures or saves:
+            if measures or saves or looks:
                 self.speed.start()
         return why
 
@@ -177,6 +183,10 @@ class Trainer:
         """Whether a record ends at a step: a matter of the recipe, not of where a run was stopped and resumed."""
         periods = (RECORD_EVERY, self.recipe.validation.every, self.recipe.checkpoint.every)
         return step == self._last_step() or any(step % period == 0 for period in periods)
+
+    def _looks_for_conflicts(self, step: int) -> bool:
+        period = self.recipe.objectives.conflicts
+        return period is not None and step % period == 0 and len(self.parts.curriculum.terms) > 1
 
     def _last_step(self) -> int:
         return int(self.state.cooldown) + cooldown_steps(self.recipe.optimizer, self.recipe.steps)
@@ -244,7 +254,7 @@ class Trainer:
             raise BadNumbersError(f"not saved: {error}") from None
         notes = {
             "rows": self.rows, "loss": self.health.held_out, "health": self.health.as_json(),
-            "losses": self.losses, "terms": self.terms, "save_seconds": self.writer.seconds, "provenance": self.about,
+            "losses": self.losses, "terms": self.terms, "conflicts": self.conflicts.as_json(), "save_seconds": self.writer.seconds, "provenance": self.about,
         }  # fmt: skip
         self.ledger.sync()
         with self.dog.phase("save before"):
@@ -300,6 +310,16 @@ class Trainer:
         if why is not None:
             self._validate("final", step, recipe.validation.final_rows, recipe.validation.final_task_rows)
         return None if self.asked else why
+
+    def _look_for_conflicts(self, step: int) -> None:
+        names = [term.name for term in self.parts.curriculum.terms]
+        with self.dog.phase("conflicts"):
+            cosine_KK, norm_K = self.monitor.measure(self.state.params, self.rows, self.dog.progress)
+        self.conflicts, warnings = self.conflicts.note(step, names, cosine_KK)
+        known = np.where(np.isnan(cosine_KK), None, cosine_KK.astype(object))  # as JSON has no NaN
+        self.records.write("conflict", step, terms=names, cosines=known.tolist(), norms=norm_K.tolist())
+        for warning in warnings:
+            self._say(warning)
 
     def _validate(self, kind: str, step: int, most_rows: int, task_rows: int) -> None:
         """Measures and records, by the parameters and by their average; not twice, after a restart, the same step."""

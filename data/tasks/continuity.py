@@ -59,10 +59,11 @@ class Continuity(Task):
         # which pairs are used is settled before their classes are drawn
         row_S = text.row_P[piece_S]
         kept_S = length_S > 0
-        kept_S[kept_S] = fitting(row_S[kept_S], (stop_S - begin_S + np.maximum(length_S - own_S, 0) + 3)[kept_S], text.T)
+        kept_S[kept_S] = fitting(
+            row_S[kept_S], (stop_S - begin_S + np.maximum(length_S - own_S, 0) + 3)[kept_S], text.T
+        )
         piece_S, row_S, begin_S, middle_S, stop_S, key_S, second_S, foreign_S, length_S = (
-            array[kept_S]
-            for array in (piece_S, row_S, begin_S, middle_S, stop_S, key_S, second_S, foreign_S, length_S)
+            array[kept_S] for array in (piece_S, row_S, begin_S, middle_S, stop_S, key_S, second_S, foreign_S, length_S)
         )
         class_S = (uniform(key_S, 1) * 3).astype(np.int64)
 
@@ -98,13 +99,15 @@ class Continuity(Task):
         most_P = self.most(stop_P - begin_P)
         least_P = self.shortest + (text.chance_of_pieces(0) * (most_P - self.shortest + 1)).astype(np.int64)
         opening_P = np.maximum(0, begin_P + 1 + self.shortest - text.start_P)  # tokens of the piece
-        lead_P = (text.chance_of_pieces(1) * 2 * least_P).astype(np.int64)  # the first pair is not always the first text
+        lead_P = (text.chance_of_pieces(1) * 2 * least_P).astype(
+            np.int64
+        )  # the first pair is not always the first text
         end_P = text.first_P + text.length_P
         place_P = text.first_P + opening_P + np.where(opening_P > 0, lead_P, 0)
         piece_X = np.flatnonzero(most_P >= self.shortest)
         place_X = place_P[piece_X]
         found = []
-        while len(piece_X):  # the first pairs of all pieces, then the second ones, ...
+        while not found or len(piece_X):  # the first pairs of all pieces, then the second ones, ...
             begin_X, middle_X, stop_X = two_blocks(text.mark_N, place_X, least_P[piece_X])
             inside_X = stop_X <= end_P[piece_X]
             found.append((piece_X[inside_X], begin_X[inside_X], middle_X[inside_X], stop_X[inside_X]))

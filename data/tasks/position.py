@@ -86,7 +86,7 @@ def withheld(position_N: np.ndarray, chosen_N: np.ndarray, visible_N: np.ndarray
     """
     if not visible_N.all():
         raise ValueError(
-            f"position: {np.sum(~visible_N)} of {len(visible_N)} tokens are causal, and how many keys a token sees tells "
-            "its position; withhold positions only where every token is visible to its whole segment"
+            f"position: {np.sum(~visible_N)} of {len(visible_N)} tokens are causal, and how many keys a token sees "
+            "tells its position; withhold positions only where every token is visible to its whole segment"
         )
     return np.where(chosen_N, 0, position_N)
