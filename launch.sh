@@ -5,7 +5,7 @@ set -euo pipefail
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 venv=$root/.venv
 stamp=$venv/launch.stamp # written last, so that an interrupted set-up is never taken for a whole one
-verbs='setup pretrain bench report audit verify-resume checkpoint generate test'
+verbs='setup pretrain bench report audit verify-resume experiment checkpoint generate test'
 
 help() {
   cat <<'HELP'
@@ -17,6 +17,7 @@ usage: ./launch.sh VERB [ARGS...]
   report RUN                          write the report of a run anew
   audit RUN                           prove that a run read every row once, over all its restarts
   verify-resume [RECIPE]              prove that a run killed and resumed is the run that never was
+  experiment NAME                     tune, train and compare the arms of an experiment: E2, E3, E4, E8
   checkpoint list|verify RUN          a run's checkpoints, and whether every byte of them is as it was written
   generate [RUN] [--prompt TEXT]      talk with a run; the newest one if none is named
   test [PYTEST ARGS...]               lint, types, import rules and all tests but slow ones; with arguments, pytest
@@ -190,7 +191,7 @@ case $verb in
   setup)
     say "ready: $venv ($(cut -d ' ' -f 1,2 "$stamp"))"
     ;;
-  pretrain | bench | report | audit | verify-resume)
+  pretrain | bench | report | audit | verify-resume | experiment)
     # The caller's folder stays the current one, so that paths mean what they say; -P keeps its files from shadowing ours.
     PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec "$venv/bin/python" -P -m train "$verb" "$@"
     ;;

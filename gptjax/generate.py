@@ -24,6 +24,7 @@ from gptjax.decode import Choice, decode, prefill, repeat_rows
 from gptjax.model import Transformer, init_params
 from gptjax.rundir import Run
 from gptjax.sampling import Sampling
+from gptjax.scoring import View, log_probs
 from gptjax.sharding import RULES, check_divides, shardings
 from gptjax.tokenizer import Tokenizer, stream_text
 
@@ -77,6 +78,10 @@ class LanguageModel:
         The generator's return value is the Sample. Raises as `generate` does, at once.
         """
         return self._texts([prompt], 1, prefix, Sampling(**settings))[0]
+
+    def log_probs(self, texts: Sequence[Sequence[int]], *, view: View = "causal") -> list[np.ndarray]:
+        """The log-probability of every token of each text but its first, nats: see gptjax.scoring.log_probs."""
+        return log_probs(self._model, self.params, texts, view=view, mask=self.tokenizer.mask)
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
         """BOS and the tokens of a text; ids as they are. Raises ValueError beyond the context or the vocabulary."""

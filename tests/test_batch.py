@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from gptjax.batch import TASKS, Batch, text_batch
+from gptjax.batch import Batch, text_batch
 
 
 def arrays(*shape):
@@ -30,9 +30,3 @@ def test_a_batch_is_a_tree_that_scan_can_slice():
     assert isinstance(one, Batch)
     assert one.shape == (2, 8)
     assert (one.tokens_BT == 1).all()
-
-
-def test_task_zero_is_padding():
-    """`task` = 0 means padding, so the first real task has id 1."""
-    assert TASKS[0] == "padding"
-    assert len(set(TASKS)) == len(TASKS) > 1

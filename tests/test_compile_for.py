@@ -14,6 +14,7 @@ from gptjax.kernels import attend_by
 from gptjax.model import Transformer
 from gptjax.sharding import make_mesh
 from train.compile_for import compile_for
+from train.objectives import causal_only
 from train.recipe import BatchSpec, ComputeSpec, MeshSpec, OptimizerSpec, Recipe
 from train.step import abstract_state, make_train_step
 
@@ -27,8 +28,8 @@ def lowered_for_tpu(kernel):
     zeros = np.zeros((1, 4, config.T), np.int32)
     batch = text_batch(zeros, zeros, zeros.astype(np.float32), zeros, zeros, zeros, zeros > 0)
     with jax.set_mesh(mesh):
-        abstract, _ = abstract_state(model, spec, 1000, mesh, seed=0)
-        step = make_train_step(model, spec, 1000, abstract, mesh, 4, seed=0)
+        abstract, _ = abstract_state(model, spec, causal_only(), 1000, mesh, seed=0)
+        step = make_train_step(model, spec, causal_only(), 1000, abstract, mesh, 4, seed=0)
         return step.trace(abstract, batch, np.zeros(mesh.size, np.int32)).lower(lowering_platforms=("tpu",)).as_text()
 
 

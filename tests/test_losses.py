@@ -1,4 +1,4 @@
-"""A micro-batch's nats: padding adds nothing, and a packed row scores like its documents alone."""
+"""Nats are sums, a term at a time, divided once; padding adds nothing, and a packed row scores like its documents."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,8 @@ from flax import linen as nn
 from gptjax.batch import Batch, text_batch
 from gptjax.config import ModelConfig
 from gptjax.model import Transformer, init_params
-from train.losses import task_nats
+from train.losses import counts, divisors, factors, term_nats
+from train.objectives import Curriculum, Term, causal_only
 
 CONFIG = ModelConfig(T=24, D=32, L=2, N=2, K=2, head_width=16, F=48, vocabulary=200, dropout=0.5)
 MODEL = Transformer(CONFIG)
@@ -30,15 +31,17 @@ def row(*lengths: int, T: int = 24) -> Batch:
 
 
 def nats(batch, key=None):
-    return np.asarray(task_nats(PARAMS, MODEL, jax.tree.map(jnp.asarray, batch), 1, key))[1]
+    return np.asarray(term_nats(PARAMS, MODEL, jax.tree.map(jnp.asarray, batch), causal_only().terms, 1, key))[0]
 
 
 def test_padding_in_the_row_changes_no_nats():
+    """Trap 3."""
     np.testing.assert_allclose(nats(row(9, T=9)), nats(row(9)), rtol=1e-6)
     assert not np.isclose(nats(row(9)), nats(row(10)))
 
 
 def test_packed_documents_score_what_they_score_alone():
+    """Traps 7 and 8."""
     np.testing.assert_allclose(nats(row(5, 11, 8)), nats(row(5)) + nats(row(11)) + nats(row(8)), rtol=1e-6)
 
 
@@ -46,3 +49,40 @@ def test_dropout_acts_only_with_a_key_and_differs_by_key():
     assert nats(row(9)) == nats(row(9))
     first, second = nats(row(9), jax.random.key(1)), nats(row(9), jax.random.key(2))
     assert len({float(first), float(second), float(nats(row(9)))}) == 3
+
+
+def weighted(weights_BT, task_BT) -> Batch:
+    """A batch of nothing but weights and tasks, with any leading axes."""
+    task = np.asarray(task_BT, np.int32)
+    zeros = np.zeros_like(task)
+    return text_batch(zeros, zeros, np.asarray(weights_BT, np.float32), task, zeros, zeros, zeros > 0)
+
+
+def term(name: str, task: int, expected: tuple[float, ...] | None = None) -> Term:
+    return Term(name, task, head=None, sequences=False, shares=(0.0,), weights=(1.0,), expected=expected)
+
+
+TERMS = (term("causal_lm", 1), term("order", 2, expected=(2.0, 8.0)))
+CURRICULUM = Curriculum(terms=TERMS, heads={}, phases=(0.0, 0.5), combine="static", targets=0)
+
+
+def test_targets_are_counted_by_task_over_all_micro_batches():
+    """Trap 4; padding, task 0, counts for none."""
+    batch = weighted([[[1, 1], [0, 0]], [[0.5, 1], [0, 1]]], [[[1, 1], [1, 1]], [[1, 2], [2, 0]]])
+    np.testing.assert_array_equal(counts(batch, TERMS), [2.5, 1])
+
+
+def test_a_task_is_divided_by_its_targets_and_a_rare_one_by_those_expected_in_the_phase():
+    """Trap 40."""
+    for progress, expected in ((0.0, 2.0), (0.49, 2.0), (0.5, 8.0), (1.0, 8.0)):
+        found = divisors(CURRICULUM, jnp.array([5.0, 3.0]), jnp.float32(progress))
+        np.testing.assert_array_equal(found, [5.0, expected])
+
+
+def test_a_terms_factor_is_its_coefficient_over_its_divisor_and_zero_where_it_is_absent():
+    """Trap 6: neither 0/0 nor, of a rare task without targets, a share of the loss."""
+    found = factors(jnp.array([1.0, 0.5]), jnp.array([4.0, 2.0]), jnp.array([4.0, 0.0]))
+    np.testing.assert_array_equal(found, [0.25, 0.0])
+    nothing = jnp.zeros(2)
+    absent = factors(jnp.ones(2), divisors(CURRICULUM, nothing, jnp.float32(0)), nothing)
+    np.testing.assert_array_equal(absent, [0.0, 0.0])

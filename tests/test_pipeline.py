@@ -1,15 +1,15 @@
 """Batches from tf.data: row r is the same from any start, batch or host, and validation reads all of its text once."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
 
 from data import pipeline
-from data.pipeline import Rows, training_batches, validation_batches
+from data.pipeline import training_batches, validation_batches
 from data.rowplan import TokenStore
+from data.rows import Builder, HeldOutRows, Rows, open_corpus
 from tests.tiny_text import sentences, write_prepared
+from train.objectives import Objectives
 
 T = 32
 
@@ -23,7 +23,7 @@ def prepared(tmp_path_factory):
 def read(prepared, **settings):
     """Every array of every batch, rows along the first axis."""
     micro_batches, B = settings["micro_batches"], settings["B"]
-    batches = list(training_batches(Rows(prepared, T, 0), **settings))
+    batches = list(training_batches(Rows(prepared, T, 0, None, Objectives().tasks), **settings))
     keep = settings.get("keep", slice(None))
     kept = len(np.arange(B)[keep])
     assert all(batch.shape == (micro_batches, kept, T) for batch in batches)
@@ -64,41 +64,16 @@ def test_rows_do_not_depend_on_the_number_of_workers(prepared, monkeypatch, work
         np.testing.assert_array_equal(a, b)
 
 
-def test_the_mixture_follows_its_rates(prepared):
-    rows = Rows(prepared, T, 0)
-    named = [rows.source_of(row) for row in range(1024)]
-    assert (named.count("one"), named.count("two")) == (700, 324)
-
-
-def test_the_mixture_may_depend_on_text_and_horizon(tmp_path):
-    """Rates come from the tokens that train: by size, or equal parts up to the epoch cap of the smaller source."""
-    prepared = write_prepared(tmp_path / "prepared", {"one": sentences(300), "two": sentences(60, seed=1)})
-    description = json.loads((prepared / "prepared.json").read_text())
-
-    def share_of_two(mixture: str, horizon: int | None) -> float:
-        (prepared / "prepared.json").write_text(json.dumps(description | {"mixture": mixture}))
-        rows = Rows(prepared, T, 0, horizon)
-        assert [rows.source_of(row) for row in range(1024)].count("two") == rows.rates["two"]
-        return rows.rates["two"] / 1024
-
-    one, two = (len(TokenStore(prepared / name / "train").tokens) for name in ("one", "two"))
-    assert share_of_two("rates", None) == 0.5
-    assert share_of_two("proportional", None) == pytest.approx(two / (one + two), abs=1 / 1024)
-    assert share_of_two("unimax 2", 2 * two) == 0.5
-    assert share_of_two("unimax 2", 2 * one) == pytest.approx(two / one, abs=1 / 1024)
-
-
-def test_another_seed_gives_other_rows(prepared):
-    row_R = np.arange(8)
-    assert not np.array_equal(Rows(prepared, T, 0).batch(row_R).tokens_BT, Rows(prepared, T, 1).batch(row_R).tokens_BT)
-
-
 def test_validation_predicts_every_token_once_and_pads_the_rest(prepared):
     """All tokens but each document's BOS are targets; a limit on rows cuts the end off, and only that."""
-    store = TokenStore(prepared / "one" / "validation")
-    batches = list(validation_batches(prepared / "one" / "validation", T, 4, 10**9))
+    store, corpus = TokenStore(prepared / "one" / "validation"), open_corpus(prepared, "validation")
+    builder = Builder(corpus, Objectives().tasks, T)
+
+    def held_out(most_rows: int) -> list:
+        return list(validation_batches(HeldOutRows(corpus, 0, builder, "causal_lm", T, most_rows), 4, T))
+
+    batches, limited = held_out(10**9), held_out(3)
     assert sum(batch.weights_BT.sum() for batch in batches) == len(store.tokens) - store.documents
-    limited = list(validation_batches(prepared / "one" / "validation", T, 4, 3))
     assert len(limited) == 1
     np.testing.assert_array_equal(limited[0].tokens_BT[:3], batches[0].tokens_BT[:3])
     assert not limited[0].segment_BT[3].any()
@@ -110,8 +85,3 @@ def test_tensorflow_sees_no_accelerator():
 
     assert tf.config.get_visible_devices("GPU") == [] == tf.config.get_visible_devices("TPU")
     assert len(jax.devices()) == 8
-
-
-def test_a_source_too_short_for_a_row_is_named(prepared):
-    with pytest.raises(ValueError, match=r"source 'one': too little text for a row of T=99999: 99999 tokens needed"):
-        Rows(prepared, 99_999, 0)

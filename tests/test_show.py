@@ -4,20 +4,20 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from data.pipeline import Rows
+from data.rows import Rows
 from data.show import row_text, show, target_text, visible
-from gptjax.tokenizer import Tokenizer
 from tests.tiny_text import sentences, write_prepared
+from train.objectives import Objectives
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    return write_prepared(tmp_path_factory.mktemp("show"), {"one": sentences(80)})
+def rows(tmp_path_factory):
+    prepared = write_prepared(tmp_path_factory.mktemp("show"), {"one": sentences(80)})
+    return Rows(prepared, 200, 0, None, Objectives().tasks)
 
 
-def test_a_row_is_drawn_token_by_token_with_a_mark_where_each_document_begins(prepared):
-    batch = Rows(prepared, 200, 0).batch(np.arange(1))
-    tokenizer = Tokenizer.load(prepared / "tokenizer.json")
+def test_a_row_is_drawn_token_by_token_with_a_mark_where_each_document_begins(rows):
+    batch, tokenizer = rows.batch(np.arange(1)), rows.corpus.tokenizer
     drawn = row_text(batch, 0, tokenizer)
     assert drawn.plain.count("▌") == batch.segment_BT[0].max() > 1
     text = "".join(visible(tokenizer.token(id)) for id in batch.tokens_BT[0].tolist())
@@ -26,9 +26,8 @@ def test_a_row_is_drawn_token_by_token_with_a_mark_where_each_document_begins(pr
     assert 0 < underlined < len(text)
 
 
-def test_targets_are_shown_where_the_loss_is_and_nowhere_else(prepared):
-    batch = Rows(prepared, 200, 0).batch(np.arange(1))
-    tokenizer = Tokenizer.load(prepared / "tokenizer.json")
+def test_targets_are_shown_where_the_loss_is_and_nowhere_else(rows):
+    batch, tokenizer = rows.batch(np.arange(1)), rows.corpus.tokenizer
     shown = target_text(batch, 0, tokenizer).plain.removeprefix("target  ")
     targets = [
         visible(tokenizer.token(id)) if weight else "·"
@@ -38,9 +37,9 @@ def test_targets_are_shown_where_the_loss_is_and_nowhere_else(prepared):
     assert "·" in targets
 
 
-def test_the_program_names_row_and_source(prepared):
+def test_the_program_names_row_and_source(rows):
     console = Console(record=True, width=100)
-    show(prepared, 64, 0, 640, first_row=10**6, rows=2, console=console)
+    show(rows, first_row=10**6, rows=2, console=console)
     printed = console.export_text()
     assert "row 1000000 · one" in printed
     assert "row 1000001 · one" in printed

@@ -40,4 +40,4 @@ def test_the_table_has_a_line_a_source_a_language_and_one_for_what_is_lost():
         "documents given back exactly",
     ]
     assert list(table.columns[1].cells) == ["1.00"] * 5 + ["100%"]
-    assert table.columns[1].header == "bytes (259)"
+    assert table.columns[1].header == "bytes (260)"

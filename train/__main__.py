@@ -20,6 +20,7 @@ from gptjax.config import SIZES, did_you_mean
 from train import STARTED, hosts
 from train.allocator import keep_freed_memory
 from train.exits import BAD_NUMBERS, DONE, FAULT, INTERRUPTED, MISTAKE, STOPPED, TAKEN, BadNumbersError, StoppedError
+from train.experiments import experiment_names
 from train.lease import LeaseLostError, LeaseTakenError
 from train.recipe import Recipe, load_recipe, recipe_names
 
@@ -37,8 +38,11 @@ HELP = """usage: python -m train VERB ...      (or ./launch.sh VERB ...)
   audit RUN                                             prove what a run was trained on: no row skipped, none twice
   verify-resume [RECIPE] [--FIELD VALUE ...]            prove that this recipe, killed and resumed, is never another run
         [--steps 20]                 train so many, twice
+  experiment NAME [--runs DIR]                          tune, train and compare the arms of an experiment: {experiments}
+        [--again]                    make finished runs again
 
-Recipes: {recipes}; or the path of your own .py file with a function recipe().
+Recipes: {recipes}; or the path of your own .py file with a function recipe(),
+         or of the recipe.json of a run.
 Sizes:   {sizes}
 Fields:  python -m train pretrain RECIPE --help lists them all with their defaults; for example
          --run runs/mine --data.sources chitchat=3 files:~/novels --model.L 6 --steps 2000
@@ -48,10 +52,12 @@ Fields:  python -m train pretrain RECIPE --help lists them all with their defaul
 def main(arguments: list[str]) -> int:
     """Runs one verb; returns the exit code, as train/exits.py lists them."""
     verbs = {
-        "pretrain": _pretrain, "bench": _bench, "report": _report, "audit": _audit, "verify-resume": _verify_resume
+        "pretrain": _pretrain, "bench": _bench, "report": _report, "audit": _audit, "verify-resume": _verify_resume,
+        "experiment": _experiment,
     }  # fmt: skip
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(HELP.format(recipes=", ".join(recipe_names()), sizes=", ".join(SIZES)))
+        names = {"recipes": recipe_names(), "sizes": SIZES, "experiments": experiment_names()}
+        print(HELP.format(**{kind: ", ".join(of_kind) for kind, of_kind in names.items()}))
         return DONE if arguments else MISTAKE
     verb, *rest = arguments
     try:
@@ -199,6 +205,25 @@ def _bench(arguments: list[str]) -> int:
     Console(width=None if sys.stdout.isatty() else 120).print(found.table())
     if file is not None:
         Path(file).write_text(json.dumps(found.as_json(), indent=1) + "\n", encoding="utf-8")
+    return DONE
+
+
+def _experiment(arguments: list[str]) -> int:
+    again, arguments = _flag("--again", arguments)
+    folder, arguments = _taken("--runs", arguments)
+    if len(arguments) != 1:
+        raise ValueError(f"experiment: give one of {', '.join(experiment_names())} (found {arguments})")
+    from rich.console import Console
+
+    from train.experiment import conduct, load_experiment
+
+    (name,), runs = arguments, Path(folder or "runs/experiments")
+    experiment, console = load_experiment(name), Console(width=None if sys.stdout.isatty() else 120)
+    _check_sources(experiment.base)
+    outcome = conduct(experiment, runs, console, again)
+    outcome.keep(runs / name)
+    console.print(outcome.table())
+    console.print(f"kept in {runs / name}", highlight=False, markup=False)
     return DONE
 
 

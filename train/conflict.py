@@ -71,10 +71,10 @@ class Monitor:
         chunks = chunks_for(local_rows(parts.mesh, B), config.T, config.V)
         model = parts.model.clone(unroll=1)  # compiles sooner, and is not called often
 
-        def loss_K_of(params: Any, batch: Batch) -> Array:
+        def losses(params: Any, batch: Batch) -> Array:
             return term_nats(params, model, batch, terms, chunks) / jnp.maximum(counts(batch, terms), 1)
 
-        return make_monitor(loss_K_of, parts.abstract.params, parts.mesh)
+        return make_monitor(losses, parts.abstract.params, parts.mesh)
 
     def measure(
         self, params: Any, first_row: int, progress: Callable[[], None]

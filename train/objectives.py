@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 import numpy as np
 
 from data.tasks.causal_lm import CausalLM
+from data.tasks.classify import Classify
+from data.tasks.continuity import Continuity
 from data.tasks.masked_lm import MaskedLM
 from data.tasks.order import Order
 from data.tasks.position import Position
@@ -35,6 +37,8 @@ class Objectives:
     prefix_lm: PrefixLM = dataclasses.field(default_factory=PrefixLM)
     position: Position = dataclasses.field(default_factory=Position)
     order: Order = dataclasses.field(default_factory=Order)
+    continuity: Continuity = dataclasses.field(default_factory=Continuity)
+    classify: Classify = dataclasses.field(default_factory=Classify)
 
     combine: CombinerName = "static"  # how the weights of the terms change: not, or as train/combine.py says
     by_repetition: bool = True  # text read over 16 times moves causal rows to masked ones: see `causal_rows`

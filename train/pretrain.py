@@ -30,6 +30,7 @@ from train.recipe import Recipe
 from train.samples import write_samples
 from train.signals import Signals
 from train.step import State
+from train.views import views_table, write_views
 from train.watchdog import Watchdog, report_hang
 
 
@@ -170,7 +171,11 @@ def _finish(parts: Assembly, text: Text, state: State, console: Console) -> None
     write_samples(run, text.prepared, model, **samples, console=console)
     from train.report import write_report  # here: it imports Matplotlib, which the first step does not wait for
 
-    console.print(_results(run))
+    names = [term.name for term in parts.curriculum.terms]
+    if "causal_lm" in names:
+        console.print(_results(run))
+    if "masked_lm" in names:
+        console.print(views_table(write_views(run, text.prepared, model)))
     write_report(run)
 
 

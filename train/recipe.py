@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
 from data.spec import DataSpec
 from gptjax.config import Architecture, did_you_mean
+from data.tasks.position import LONGEST
 from train.objectives import Objectives
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -190,6 +191,12 @@ class Recipe:
                 f"optimizer.warmup={self.optimizer.warmup} is more than steps={self.steps} leave"
                 f"{f' beside {fall} of decay' if fall else ''}; use at most {self.steps - fall}"
             )
+        window = self.model.window
+        if self.objectives.position.ever and window is not None and window < min(LONGEST, self.model.T):
+            raise ValueError(
+                f"model.window={window}: what a withheld token can see would tell objectives.position where it stands; "
+                f"use None or at least {min(LONGEST, self.model.T)}, or give that task no rows"
+            )
         for name, path in (("run", self.run), ("data.prepared", self.data.prepared)):
             if re.match(r"\w+:/", str(path)):
                 raise ValueError(f"{name}={path}: only folders of this machine, or mounted on it, can be written to")
@@ -223,7 +230,13 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(name_or_path: str) -> Callable[[], Recipe]:
-    """The `recipe` function of a built-in recipe or of a user's own file. Raises ValueError where there is none."""
+    """The `recipe` function of a built-in recipe or of a user's own file; the recipe.json of a run will do.
+
+    Raises ValueError where there is none.
+    """
+    if name_or_path.endswith(".json"):
+        path = Path(name_or_path).expanduser()
+        return lambda: _kept_recipe(path)
     if name_or_path.endswith(".py"):
         path = Path(name_or_path).expanduser()
         if not path.is_file():
@@ -239,6 +252,13 @@ def load_recipe(name_or_path: str) -> Callable[[], Recipe]:
     if name_or_path not in recipe_names():
         raise ValueError(f"unknown recipe {name_or_path!r}{did_you_mean(name_or_path, recipe_names())}")
     return importlib.import_module(f"train.recipes.{name_or_path.replace('-', '_')}").recipe
+
+
+def _kept_recipe(path: Path) -> Recipe:
+    try:
+        return from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"recipe: {path} is no recipe of this gptjax: {error}") from error
 
 
 def to_json(recipe: Recipe) -> str:

@@ -122,7 +122,7 @@ def make_train_step(
         params = merge(optax.apply_updates(trained, updates), state.params)
         ema = None if spec.ema is None else _averaged(state.ema, params, state.step, spec.ema)
         loss = jnp.sum(nats_K * factor_K)
-        mean_K = nats_K / jnp.maximum(count_K, 1)
+        mean_K = nats_K / jnp.maximum(count_K, 1e-6)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         changed = (params, ema, moments, combiner.update(state.combiner, mean_K, count_K > 0))
         kept = (state.params, state.ema, state.optimizer, state.combiner)

@@ -23,11 +23,24 @@ def sentence_stops(mark_N: np.ndarray, place_X: np.ndarray) -> np.ndarray:
     return end_E[np.searchsorted(end_E, np.minimum(place_X, len(mark_N)))] + 1
 
 
-def steps(from_P: np.ndarray, step_P: np.ndarray, until_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(piece, place) of the places from, from + step, ... below `until`, piece after piece."""
-    count_P = np.maximum(0, -(-(until_P - from_P) // step_P))
-    piece_X = np.repeat(np.arange(len(count_P)), count_P)
-    return piece_X, runs(np.zeros_like(count_P), count_P) * step_P[piece_X] + from_P[piece_X]
+def chain(
+    mark_N: np.ndarray, begin_P: np.ndarray, least_P: np.ndarray, end_P: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(piece, begin, stop) of neighbouring blocks from `begin` on that end before `end`; in order, i64 [X].
+
+    A block ends with the sentence that makes it at least `least` tokens long.
+    """
+    piece_X, begin_X = np.arange(len(begin_P)), begin_P
+    found = []
+    while not found or len(piece_X):  # the first blocks of all pieces, then the second ones, ...
+        stop_X = sentence_stops(mark_N, begin_X + least_P[piece_X] - 1)
+        inside_X = stop_X <= end_P[piece_X]
+        piece_X, begin_X, stop_X = piece_X[inside_X], begin_X[inside_X], stop_X[inside_X]
+        found.append((piece_X, begin_X, stop_X))
+        begin_X = stop_X
+    piece_X, begin_X, stop_X = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+    order = np.argsort(begin_X)
+    return piece_X[order], begin_X[order], stop_X[order]
 
 
 def runs(begin_X: np.ndarray, length_X: np.ndarray) -> np.ndarray:

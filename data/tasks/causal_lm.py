@@ -18,7 +18,7 @@ class CausalLM(Task):
     rows: float = 1.0
 
     def build(self, text: Text) -> Batch:
-        """Documents, each its own segment. EOS has nothing to predict; a piece that a row cuts off has its next token."""
+        """Documents, each its own segment. EOS has nothing to predict; a piece that a row cuts off, its next token."""
         target_N = following(text)
         has_next_N = target_N >= 0
         return packed(

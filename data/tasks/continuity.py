@@ -10,12 +10,12 @@ import dataclasses
 import numpy as np
 
 from data.rowplan import TokenStore, scramble
-from data.tasks.blocks import check_lengths, documents, runs, sentence_stops, steps
+from data.tasks.blocks import chain, check_lengths, documents, runs, sentence_stops
 from data.tasks.task import Corpus, Targets, Task, Text, fitting, packed, uniform
 from gptjax.batch import Batch
 
 CLASSES = ("next", "swapped", "random")
-PARTS = 3  # blocks that a document has room for: of few, the words alone would tell the first from the second
+PARTS = 3  # blocks that a document has room for: in one of fewer, a block's words tell where it stands
 CANDIDATES = 32  # places where a foreign block is looked for
 TOLERANCE = 0.1  # by which its length may differ from that of the block that it replaces
 
@@ -24,8 +24,8 @@ TOLERANCE = 0.1  # by which its length may differ from that of the block that it
 class Continuity(Task):
     """Sentence continuity: whether two blocks of sentences are neighbours, and in their order.
 
-    A block alone tells nothing, nor do lengths: pairs lie anywhere in a document but at its opening, and a foreign block
-    is the first or second of a pair that was cut from its document by the same rule.
+    A block alone tells nothing, nor do lengths: pairs lie anywhere in a document but at its opening, and a foreign
+    block is the first or second of a pair that was cut from its document by the same rule.
     """
 
     rare: bool = True
@@ -94,28 +94,26 @@ class Continuity(Task):
         )  # fmt: skip
 
     def pairs(self, text: Text) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """(piece, least length of its blocks, begin, middle, stop) of neighbouring blocks; indices of tokens; i64 [S]."""
+        """Neighbouring blocks: (piece, least length of its blocks, begin, middle, stop); i64 [S].
+
+        The last three are indices into the tokens of the text.
+        """
         begin_P, stop_P = documents(text)
         most_P = self.most(stop_P - begin_P)
         least_P = self.shortest + (text.chance_of_pieces(0) * (most_P - self.shortest + 1)).astype(np.int64)
         opening_P = np.maximum(0, begin_P + 1 + self.shortest - text.start_P)  # tokens of the piece
         lead_P = (text.chance_of_pieces(1) * 2 * least_P).astype(
             np.int64
-        )  # the first pair is not always the first text
-        end_P = text.first_P + text.length_P
+        )  # else its first block would always be a first
         place_P = text.first_P + opening_P + np.where(opening_P > 0, lead_P, 0)
-        piece_X = np.flatnonzero(most_P >= self.shortest)
-        place_X = place_P[piece_X]
-        found = []
-        while not found or len(piece_X):  # the first pairs of all pieces, then the second ones, ...
-            begin_X, middle_X, stop_X = two_blocks(text.mark_N, place_X, least_P[piece_X])
-            inside_X = stop_X <= end_P[piece_X]
-            found.append((piece_X[inside_X], begin_X[inside_X], middle_X[inside_X], stop_X[inside_X]))
-            piece_X, place_X = piece_X[inside_X], stop_X[inside_X] - 1
-        piece_S, begin_S, middle_S, stop_S = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
-        good_S = np.flatnonzero(self.good(middle_S - begin_S) & self.good(stop_S - middle_S))
-        good_S = good_S[np.argsort(begin_S[good_S])]
-        return piece_S[good_S], least_P[piece_S[good_S]], begin_S[good_S], middle_S[good_S], stop_S[good_S]
+        end_P = np.where(most_P < self.shortest, 0, text.first_P + text.length_P)
+        piece_X, begin_X, stop_X = chain(text.mark_N, sentence_stops(text.mark_N, place_P), least_P, end_P)
+        even_X = (np.arange(len(piece_X)) - np.searchsorted(piece_X, piece_X)) % 2 == 0
+        first_S = np.flatnonzero(even_X[:-1] & (piece_X[1:] == piece_X[:-1]))
+        good_X = self.good(stop_X - begin_X)
+        first_S = first_S[good_X[first_S] & good_X[first_S + 1]]
+        piece_S = piece_X[first_S]
+        return piece_S, least_P[piece_S], begin_X[first_S], stop_X[first_S], stop_X[first_S + 1]
 
     def most(self, document_length: np.ndarray) -> np.ndarray:
         """What `least length` goes up to in documents so long; below `shortest` for too short ones."""
@@ -157,23 +155,16 @@ class Continuity(Task):
         window = 3 * self.longest
         row_F = np.arange(len(place_F)) * window
         read_FW = np.minimum(place_F[:, None] + np.arange(window), len(store.tokens) - 1)
-        begin_F, middle_F, stop_F = two_blocks(store.marks[read_FW].ravel(), row_F, least_F)
+        mark_N = store.marks[read_FW].ravel()
+        begin_F = sentence_stops(mark_N, row_F)
+        middle_F = sentence_stops(mark_N, begin_F + least_F - 1)
+        stop_F = sentence_stops(mark_N, middle_F + least_F - 1)
         room_F = np.minimum(window, store.offset_D[document_SK[usable_SK] + 1] - place_F)
         good_F = self.good(middle_F - begin_F) & self.good(stop_F - middle_F) & (stop_F <= row_F + room_F)
         second_F = np.broadcast_to(second_S[:, None], usable_SK.shape)[usable_SK]
-        found_SK, length_SK = np.zeros((2, *usable_SK.shape), np.int64)
+        found_SK, length_SK = np.zeros_like(place_SK), np.zeros_like(place_SK)
         found_SK[usable_SK] = place_F + np.where(second_F, middle_F, begin_F) - row_F
         length_SK[usable_SK] = good_F * np.where(second_F, stop_F - middle_F, middle_F - begin_F)
         best_S1 = np.argmin(np.abs(length_SK - own_S[:, None]), 1, keepdims=True)
         place_S, length_S = (np.take_along_axis(array, best_S1, 1)[:, 0] for array in (found_SK, length_SK))
         return place_S, np.where(np.abs(length_S - own_S) <= TOLERANCE * own_S, length_S, 0)
-
-
-def two_blocks(mark_N: np.ndarray, place_X: np.ndarray, least_X: np.ndarray) -> tuple[np.ndarray, ...]:
-    """(begin, middle, stop) of two neighbouring blocks behind the first sentence end at or after each place.
-
-    A block ends with the sentence that makes it at least `least` tokens long.
-    """
-    begin_X = sentence_stops(mark_N, place_X)
-    middle_X = sentence_stops(mark_N, begin_X + least_X - 1)
-    return begin_X, middle_X, sentence_stops(mark_N, middle_X + least_X - 1)

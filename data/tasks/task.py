@@ -63,11 +63,10 @@ class Text(NamedTuple):
         """The text of some of the rows, numbered anew in this order; `rows` rise."""
         wanted_P = np.isin(self.row_P, rows)
         wanted_N = np.repeat(wanted_P, self.length_P)
-        pieces = (array[wanted_P] for array in self[4:10])
-        row_P = np.searchsorted(rows, self.row_P[wanted_P])
-        return Text(
-            self.corpus, self.T, self.progress_R[rows], row_P, *pieces, self.token_N[wanted_N], self.mark_N[wanted_N]
-        )
+        kept = {name: array[wanted_P] for name, array in self._asdict().items() if name.endswith("_P")}
+        kept |= {name: array[wanted_N] for name, array in self._asdict().items() if name.endswith("_N")}
+        kept["row_P"] = np.searchsorted(rows, kept["row_P"])
+        return self._replace(progress_R=self.progress_R[rows], **kept)
 
     @property
     def piece_N(self) -> np.ndarray:

