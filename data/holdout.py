@@ -31,7 +31,7 @@ class Plan:
     cut: tuple[int, int] | None = None  # (document, characters of it that train): the rest of it is validation
 
     @functools.cached_property
-    def in_train_J(self) -> np.ndarray:  # noqa: N802
+    def in_train_J(self) -> np.ndarray:
         """True where the document, or its beginning, is training text."""
         in_train_J = self.split_J == TRAIN
         if self.cut is not None:
@@ -39,7 +39,7 @@ class Plan:
         return in_train_J
 
     @property
-    def in_validation_J(self) -> np.ndarray:  # noqa: N802
+    def in_validation_J(self) -> np.ndarray:
         """True where the document, or its end, is validation text."""
         in_validation_J = self.split_J == VALIDATION
         if self.cut is not None:

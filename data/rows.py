@@ -11,6 +11,7 @@ import numpy as np
 
 from data.mixture import RATE_UNIT, assign, lay_out, mixture_rates, pattern
 from data.rowplan import Pieces, RowPlan, SequentialPlan, TokenStore, scramble
+from data.tasks.blocks import runs
 from data.tasks.task import Corpus, Task, Text
 from gptjax.batch import Batch
 from gptjax.config import did_you_mean
@@ -139,29 +140,34 @@ def open_corpus(prepared: Path, split: str) -> Corpus:
 
 def read_text(corpus: Corpus, found: Sequence[tuple[int, Pieces]], T: int, progress_R: np.ndarray, seed: int) -> Text:
     """The text of pieces of several sources, in row order."""
-    columns = []
+    parts: list[dict[str, np.ndarray]] = []
     for source, pieces in found:
         store, start_P = corpus.stores[source], pieces.start_P
         stop_P = start_P + pieces.length_P
         goes_on_P = stop_P < pieces.document_end_P
-        next_P = np.where(goes_on_P, store.tokens[np.where(goes_on_P, stop_P, 0)].astype(np.int64), -1)
         place_P = start_P - store.offset_D[pieces.document_P]
-        # an id of the document that neither its source nor its number decides, and of the epoch
-        key_P = scramble(store.hash_D[pieces.document_P], seed) + scramble(pieces.epoch_P, seed, 1)
-        key_P = scramble(key_P, source) + place_P.astype(np.uint64)
-        token = np.repeat(start_P - np.cumsum(pieces.length_P) + pieces.length_P, pieces.length_P)
-        token += np.arange(len(token))
-        columns.append(
-            (pieces.row_P, np.full(len(start_P), source), pieces.document_P, start_P, next_P, key_P, pieces.length_P,
-             store.tokens[token].astype(np.int32), store.marks[token])
-        )  # fmt: skip
-    *of_pieces, token_N, mark_N = (np.concatenate(parts) for parts in zip(*columns, strict=True))
-    order = np.argsort(of_pieces[0], kind="stable")
-    length_P = of_pieces[-1]
-    begin = np.cumsum(length_P) - length_P
-    moved = np.repeat(begin[order] - np.cumsum(length_P[order]) + length_P[order], length_P[order])
-    moved += np.arange(len(moved))
-    return Text(corpus, T, progress_R, *(array[order] for array in of_pieces), token_N[moved], mark_N[moved])
+        # an id of the document that its number does not decide, and of the epoch
+        key_P = scramble(store.hash_D[pieces.document_P], seed, source) + scramble(pieces.epoch_P, seed, source, 1)
+        token = runs(start_P, pieces.length_P)
+        parts.append(
+            {
+                "row_P": pieces.row_P,
+                "source_P": np.full(len(start_P), source),
+                "document_P": pieces.document_P,
+                "start_P": start_P,
+                "next_P": np.where(goes_on_P, store.tokens[np.where(goes_on_P, stop_P, 0)].astype(np.int64), -1),
+                "key_P": scramble(key_P) + place_P.astype(np.uint64),
+                "length_P": pieces.length_P,
+                "token_N": store.tokens[token].astype(np.int32),
+                "mark_N": store.marks[token],
+            }
+        )
+    text = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    order = np.argsort(text["row_P"], kind="stable")
+    length_P = text["length_P"]
+    moved = runs((np.cumsum(length_P) - length_P)[order], length_P[order])
+    in_order = {name: array[order if name.endswith("_P") else moved] for name, array in text.items()}
+    return Text(corpus=corpus, T=T, progress_R=progress_R, **in_order)
 
 
 class Timetable:

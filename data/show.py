@@ -2,8 +2,8 @@
 
     python -m data.show [RECIPE] [--first-row 0] [--rows 4] [--task continuity] [--FIELD VALUE ...]
 
-The recipe's text is prepared if it is not yet. In colour: input, target, where the loss is, where segments meet, what is
-seen from both sides, whose position is withheld, and the classes of whole segments.
+The recipe's text is prepared if it is not yet. In colour: input, target, where the loss is, where segments meet, what
+is seen from both sides, whose position is withheld, and the classes of whole segments.
 """
 
 import dataclasses
@@ -82,7 +82,7 @@ def row_text(batch: Batch, place: int, tokenizer: Tokenizer) -> Text:
 
 
 def target_text(batch: Batch, place: int, tokenizer: Tokenizer, task: Task) -> Text:
-    """What the row's positions must predict: tokens, or classes of the task's own head; those without loss are a dot."""
+    """What the row's positions must predict: tokens, or classes of the task's own head; a dot is a place without loss."""
     text = Text("target  ", style="dim")
     for t, id in enumerate(batch.targets_BT[place].tolist()):
         if batch.weights_BT[place][t] > 0:

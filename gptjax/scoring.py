@@ -39,14 +39,16 @@ def log_probs(
             raise ValueError(
                 f"text {number} has {len(ids)} tokens; from 2 to the context of {model.config.T} can be read"
             )
-    if view == "both sides" and mask is None:
+    if view == "causal":
+        mask = 0  # nothing is hidden
+    if mask is None:
         raise ValueError("view='both sides' hides tokens behind a mask, and this vocabulary has none; use 'causal'")
     found = [np.zeros(len(ids) - 1, np.float32) for ids in texts]
     # a row: (text, the token hidden in it, or 0 for none of them)
     hidden = [(n, j) for n, ids in enumerate(texts) for j in ((0,) if view == "causal" else range(1, len(ids)))]
     for rows, T in _batches(hidden, texts, model.config.T):
         tokens_BT, length_B = np.zeros((ROWS, T), np.int32), np.zeros(ROWS, np.int32)
-        for b, (n, j) in enumerate(rows):
+        for b, (n, _) in enumerate(rows):
             tokens_BT[b, : len(texts[n])], length_B[b] = texts[n], len(texts[n])
         targets_BT = np.roll(tokens_BT, -1, axis=1)
         if view == "both sides":

@@ -1,10 +1,11 @@
 """What a cheap classifier makes of continuity's pairs: run by hand, `python -m tests.leaks [pairs of each source]`.
 
 It sees only A, only B, or lengths and source; on three balanced classes it should stay at 38 % or less. Above 33 % is
-what the words of a block tell of its place in the document. Accuracy is on rows that it was not fitted to.
+what the words of a block tell of its place in the document. Accuracy is on documents that it was not fitted to.
 """
 
 import sys
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -12,31 +13,47 @@ from rich.table import Table
 from scipy import optimize, sparse, special
 
 from data.prepare import prepare
-from data.rowplan import RowPlan
+from data.rowplan import Pieces, RowPlan, scramble
 from data.rows import open_corpus, read_text
 from data.tasks.continuity import Continuity
 from data.tasks.task import Corpus
 from train.recipes.laptop import recipe
 
 T, ROWS = 256, 256  # of a row; rows built at once
-FITTED, CHOSEN = 0.6, 0.8  # pairs up to these shares fit the weights and choose the penalty; the rest are held out
-PENALTIES = (3.0, 10.0, 30.0)  # on half the squared weights, beside nats summed over pairs
+LOTS = 5  # of documents: one is held out, one chooses the penalty, the others fit the weights
+PENALTIES = (30.0, 10.0, 3.0)  # on half the squared weights, beside nats summed over pairs
 
 
-def pairs_of(corpus: Corpus, source: int, most: int) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
-    """(tokens of each A, of each B, classes) of at most so many pairs."""
+class Blocks(NamedTuple):
+    """Pairs: the tokens of each A and B, the class, the number of the source, and a lot that a document has."""
+
+    a: list[np.ndarray]
+    b: list[np.ndarray]
+    label: np.ndarray
+    source: np.ndarray
+    lot: np.ndarray
+
+
+def pairs_of(corpus: Corpus, source: int, most: int) -> Blocks:
+    """About so many pairs of one source, from at most 8 epochs."""
     task, plan = Continuity(rows=1.0), RowPlan(corpus.stores[source], T, (0, source))
-    blocks, classes = [], []
-    for first in range(0, 4 * plan.rows_per_epoch, ROWS):
-        text = read_text(corpus, [(source, plan.pieces(first + np.arange(ROWS)))], T, np.zeros(ROWS), 0)
-        batch = task.build(text)
-        tokens = batch.tokens_BT[batch.segment_BT > 0]
-        marks = np.flatnonzero((tokens == corpus.tokenizer.bos) | (tokens == corpus.tokenizer.eos))
-        blocks += np.split(tokens, marks)[1:]
-        classes.append(batch.label_BC[batch.label_weight_BC > 0])
-        if sum(map(len, classes)) >= most:
+    blocks, labels, lots = [], [], []
+    for first in range(0, 8 * plan.rows_per_epoch, ROWS):
+        pieces = plan.pieces(first + np.arange(ROWS))
+        lot_P = scramble(pieces.document_P, 0) % np.uint64(LOTS)
+        for lot in range(LOTS):
+            of_lot = Pieces(*(array[lot_P == lot] for array in pieces))
+            batch = task.build(read_text(corpus, [(source, of_lot)], T, np.zeros(ROWS), 0))
+            tokens = batch.tokens_BT[batch.segment_BT > 0]
+            frame = np.flatnonzero((tokens == corpus.tokenizer.bos) | (tokens == corpus.tokenizer.eos))
+            blocks += np.split(tokens, frame)[1:]
+            labels.append(batch.label_BC[batch.label_weight_BC > 0])
+            lots.append(np.full(len(labels[-1]), lot))
+        if sum(map(len, labels)) >= most:
             break
-    return [block[1:] for block in blocks[0::3]], [block[1:] for block in blocks[1::3]], np.concatenate(classes)
+    label = np.concatenate(labels)
+    a, b = ([block[1:] for block in blocks[first::3]] for first in (0, 1))
+    return Blocks(a, b, label, np.full(len(label), source), np.concatenate(lots))
 
 
 def words(blocks: list[np.ndarray], V: int) -> sparse.csr_array:
@@ -54,24 +71,24 @@ def words(blocks: list[np.ndarray], V: int) -> sparse.csr_array:
     return found
 
 
-def lengths(a: list[np.ndarray], b: list[np.ndarray], source: np.ndarray) -> sparse.csr_array:
+def lengths(pairs: Blocks) -> sparse.csr_array:
     """Lengths of both, their sum and difference, each alone and with the source, in steps of 4 tokens."""
-    length_A, length_B = (np.array([len(block) for block in blocks]) for blocks in (a, b))
+    length_A, length_B = (np.array([len(block) for block in blocks]) for blocks in (pairs.a, pairs.b))
     columns, width = [], 128
     for values in (length_A, length_B, length_A + length_B, length_A - length_B + 2 * width):
-        columns += [np.minimum(values // 4, width - 1), width * (1 + source) + np.minimum(values // 4, width - 1)]
-    block = width * (2 + source.max())
-    at = np.tile(np.arange(len(a)), len(columns))
+        columns += [np.minimum(values // 4, width - 1), width * (1 + pairs.source) + np.minimum(values // 4, width - 1)]
+    block = width * (2 + pairs.source.max())
+    at = np.tile(np.arange(len(length_A)), len(columns))
     column = np.concatenate([k * block + values for k, values in enumerate(columns)])
-    return sparse.csr_array((np.ones(len(at)), (at, column)), (len(a), len(columns) * block))
+    return sparse.csr_array((np.ones(len(at)), (at, column)), (len(length_A), len(columns) * block))
 
 
-def accuracy(features: sparse.csr_array, classes: np.ndarray) -> float:
-    """Held-out accuracy of logistic regression, with the penalty that does best on pairs of neither part."""
-    fitted, chosen = int(FITTED * len(classes)), int(CHOSEN * len(classes))
-    x, y = features[:fitted], np.eye(3)[classes[:fitted]]
-    weights, best = np.zeros((x.shape[1], 3)), (0.0, 0.0)
-    for penalty in reversed(PENALTIES):
+def accuracy(features: sparse.csr_array, pairs: Blocks) -> float:
+    """Held-out accuracy of logistic regression, with the penalty that does best on documents of neither part."""
+    parts = [np.flatnonzero(part) for part in (pairs.lot > 1, pairs.lot == 1, pairs.lot == 0)]
+    (x, y), chosen, held_out = ((features[part], np.eye(3)[pairs.label[part]]) for part in parts)
+    weights, found = np.zeros((x.shape[1], 3)), []
+    for penalty in PENALTIES:
 
         def loss(flat, penalty=penalty):
             w = flat.reshape(-1, 3)
@@ -80,34 +97,27 @@ def accuracy(features: sparse.csr_array, classes: np.ndarray) -> float:
             nats = (special.logsumexp(logits, axis=1) - (logits * y).sum(1)).sum()
             return nats + penalty / 2 * (w**2).sum(), (x.T @ error + penalty * w).ravel()
 
-        weights = optimize.minimize(
-            loss, weights.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 100}
-        ).x.reshape(-1, 3)
-        right = (features[fitted:] @ weights).argmax(1) == classes[fitted:]
-        best = max(best, (right[: chosen - fitted].mean(), right[chosen - fitted :].mean()))
-    return float(best[1])
+        start = weights.ravel()
+        weights = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 100}).x.reshape(-1, 3)
+        found.append(tuple(((x @ weights).argmax(1) == y.argmax(1)).mean() for x, y in (chosen, held_out)))
+    return float(max(found)[1])
 
 
 def main() -> int:
-    most = int(sys.argv[1]) if len(sys.argv) > 1 else 4000
+    most = int(sys.argv[1]) if len(sys.argv) > 1 else 5000
     corpus = open_corpus(prepare(recipe().data), "train")
     V = corpus.tokenizer.size
-    table = Table("source", *(f"{title}" for title in ("pairs", "only A, %", "only B, %", "lengths, %")))
-    everything: tuple[list, list, list, list] = ([], [], [], [])
-
-    def show(name: str, a, b, classes, source):
-        found = [accuracy(features, classes) for features in (words(a, V), words(b, V), lengths(a, b, source))]
-        table.add_row(name, f"{len(classes):,}", *(f"{100 * share:.1f}" for share in found))
-
-    for number, name in enumerate(corpus.sources):
-        a, b, classes = pairs_of(corpus, number, most)
-        source = np.full(len(classes), number)
-        show(name, a, b, classes, np.zeros_like(source))
-        for whole, part in zip(everything, (a, b, classes, source), strict=True):
-            whole.extend(part)
-    mixed = np.random.default_rng(0).permutation(len(everything[0]))
-    a, b, classes, source = ([part[k] for k in mixed] for part in everything)
-    show("all", a, b, np.array(classes), np.array(source))
+    of_sources = [pairs_of(corpus, number, most) for number in range(len(corpus.sources))]
+    together = Blocks(
+        [block for pairs in of_sources for block in pairs.a],
+        [block for pairs in of_sources for block in pairs.b],
+        *(np.concatenate(arrays) for arrays in zip(*(pairs[2:] for pairs in of_sources), strict=True)),
+    )
+    table = Table("source", "pairs", "held out", "only A, %", "only B, %", "lengths, %")
+    for name, pairs in zip((*corpus.sources, "all"), (*of_sources, together), strict=True):
+        found = [accuracy(features, pairs) for features in (words(pairs.a, V), words(pairs.b, V), lengths(pairs))]
+        counts = (f"{count:,}" for count in (len(pairs.label), (pairs.lot == 0).sum()))
+        table.add_row(name, *counts, *(f"{100 * share:.1f}" for share in found))
     Console(width=100).print(table)
     return 0
 

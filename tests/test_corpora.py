@@ -10,12 +10,14 @@ from etils import epath
 
 from data import sources
 from data.corpora import corpus
-from data.pipeline import Rows, training_batches
+from data.pipeline import training_batches
+from data.rows import Rows
 from gptjax.config import ModelConfig
 from gptjax.model import Transformer
 from gptjax.sharding import make_mesh, one_a_device
 from gptjax.tokenizer import train_bpe
 from tests.tiny_text import write_prepared
+from train.objectives import Objectives, causal_only
 from train.recipe import OptimizerSpec
 from train.step import abstract_state, make_train_step
 
@@ -94,7 +96,7 @@ def test_a_real_step_learns_from_every_builder(tfds, tmp_path):
     clean = [name for name, (folder, _) in corpus.corpora().items() if corpus.corpus(folder).tier == "clean"]
     texts = {name: [example["text"][:500] for _, example in itertools.islice(examples(name), 40)] for name in clean}
     tokenizer = train_bpe(itertools.chain.from_iterable(texts.values()), 400)
-    rows = Rows(write_prepared(tmp_path / "prepared", texts, tokenizer=tokenizer), 64, 0)
+    rows = Rows(write_prepared(tmp_path / "prepared", texts, tokenizer=tokenizer), 64, 0, None, Objectives().tasks)
     B = len(clean)
     assert {rows.source_of(row) for row in range(B)} == set(clean)
     config = ModelConfig(T=64, D=32, L=1, N=2, K=2, head_width=16, F=64, vocabulary=400)
@@ -103,8 +105,8 @@ def test_a_real_step_learns_from_every_builder(tfds, tmp_path):
     nobody = jax.device_put(np.zeros(1, np.int32), one_a_device(mesh))
     batch = next(training_batches(rows, first_row=0, steps=1, micro_batches=1, B=B))
     with jax.set_mesh(mesh):
-        abstract, fresh = abstract_state(model, spec, 10, mesh, seed=0)
-        step = make_train_step(model, spec, 10, abstract, mesh, B, seed=0)
+        abstract, fresh = abstract_state(model, spec, causal_only(), 10, mesh, seed=0)
+        step = make_train_step(model, spec, causal_only(), 10, abstract, mesh, B, seed=0)
         state, first = step(fresh(), jax.device_put(batch), nobody)
         _, second = step(state, jax.device_put(batch), nobody)
     assert abs(first["loss"] - np.log(400)) < 0.5

@@ -79,6 +79,12 @@ def test_a_task_is_divided_by_its_targets_and_a_rare_one_by_those_expected_in_th
         np.testing.assert_array_equal(found, [5.0, expected])
 
 
+def test_targets_of_a_phase_that_comes_in_a_step_of_one_without_any_count_as_those_that_are_there():
+    """A phase may begin in the middle of a step; divided by the promised 0, its gradient would have no bound."""
+    beginning = CURRICULUM._replace(terms=(TERMS[0], term("order", 2, expected=(0.0, 8.0))))
+    np.testing.assert_array_equal(divisors(beginning, jnp.array([5.0, 3.0]), jnp.float32(0.49)), [5.0, 3.0])
+
+
 def test_a_terms_factor_is_its_coefficient_over_its_divisor_and_zero_where_it_is_absent():
     """Trap 6: neither 0/0 nor, of a rare task without targets, a share of the loss."""
     found = factors(jnp.array([1.0, 0.5]), jnp.array([4.0, 2.0]), jnp.array([4.0, 0.0]))

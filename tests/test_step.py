@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gptjax.batch import TASKS, Batch, text_batch
+from gptjax.batch import Batch, text_batch
 from gptjax.config import ModelConfig
 from gptjax.model import Transformer
 from gptjax.sharding import make_mesh, one_a_device
 from train.ledger import rows_hash
+from train.objectives import causal_only
 from train.recipe import OptimizerSpec
 from train.step import State, abstract_state, make_train_step, make_validation_step
 
@@ -32,9 +33,8 @@ def uneven_batch(seed: int, A: int = 1, rows: int = ROWS) -> Batch:
     row = np.arange(rows)[:, None]
     weights = ((place <= row) & (row > 0)).astype(np.float32)
     inside = (row > 0).astype(np.int32) * np.ones_like(tokens)
-    task = inside * TASKS.index("causal_lm")
     batch = text_batch(
-        tokens, np.roll(tokens, -1, 1), weights, task, inside, place * inside, np.zeros(tokens.shape, bool)
+        tokens, np.roll(tokens, -1, 1), weights, inside, inside, place * inside, np.zeros(tokens.shape, bool)
     )
     return Batch(*(array.reshape(A, rows // A, *array.shape[1:]) for array in batch))
 
@@ -61,9 +61,9 @@ def trained(shape: tuple[int, int, int] = (1, 1, 1), *, A: int = 1, dropout: flo
     config = dataclasses.replace(CONFIG, dropout=dropout)
     model = Transformer(config)
     with jax.set_mesh(mesh):
-        abstract, fresh = abstract_state(model, SPEC, 100, mesh, seed=0)
+        abstract, fresh = abstract_state(model, SPEC, causal_only(), 100, mesh, seed=0)
         state, metrics, gradient = fresh(), [], {}
-        step = make_train_step(model, SPEC, 100, abstract, mesh, ROWS // A, seed=0)
+        step = make_train_step(model, SPEC, causal_only(), 100, abstract, mesh, ROWS // A, seed=0)
         for number in range(20):
             state, measured = step(state, jax.device_put(uneven_batch(number, A)), asks(mesh))
             metrics.append(jax.device_get(measured))
@@ -92,6 +92,7 @@ def assert_same_gradient(found: Run, wanted: Run) -> None:
 
 @pytest.mark.parametrize("shape", MESHES.values(), ids=MESHES)
 def test_twenty_steps_at_full_rate_and_the_first_gradient_are_those_of_one_device(shape):
+    """Trap 5: rows of unequal weight on unequal devices; the first row is padding (trap 17)."""
     alone, spread = trained(), trained(shape)
     np.testing.assert_allclose(losses(spread), losses(alone), rtol=1e-5)
     assert_same_gradient(spread, alone)
@@ -112,7 +113,7 @@ def test_no_leaf_that_the_table_splits_is_replicated():
 
 
 def test_micro_batches_of_uneven_weight_make_the_step_of_one_batch():
-    """Loss and gradient divide by the weight of the whole step, never by a micro-batch's own."""
+    """Trap 4: loss and gradient divide by the weight of the whole step, never by a micro-batch's own."""
     one, four = trained(), trained(A=4)
     np.testing.assert_allclose(losses(four), losses(one), rtol=1e-5)
     assert_same_gradient(four, one)
@@ -120,6 +121,7 @@ def test_micro_batches_of_uneven_weight_make_the_step_of_one_batch():
 
 
 def test_dropout_is_the_same_on_every_mesh_and_moves_the_loss():
+    """Trap 20."""
     one, eight = trained(dropout=0.3), trained((2, 2, 2), dropout=0.3)
     np.testing.assert_allclose(losses(eight), losses(one), rtol=1e-5)
     assert abs(losses(one)[0] - losses(trained())[0]) > 1e-4
@@ -130,16 +132,17 @@ def test_it_overfits_eight_rows():
     mesh = make_mesh(devices=jax.devices()[:1])
     model, spec = Transformer(CONFIG), OptimizerSpec(learning_rate=1e-2, warmup=5, weight_decay=0.0)
     with jax.set_mesh(mesh):
-        abstract, fresh = abstract_state(model, spec, 150, mesh, seed=0)
-        step, state = make_train_step(model, spec, 150, abstract, mesh, ROWS, seed=0), fresh()
+        abstract, fresh = abstract_state(model, spec, causal_only(), 150, mesh, seed=0)
+        step, state = make_train_step(model, spec, causal_only(), 150, abstract, mesh, ROWS, seed=0), fresh()
         for _ in range(150):
             state, metrics = step(state, jax.device_put(uneven_batch(0)), asks(mesh))
-        validate = make_validation_step(model, abstract, mesh, ROWS)
+        validate = make_validation_step(model, causal_only(), abstract, mesh, ROWS)
         batch = jax.tree.map(lambda array: array[0], uneven_batch(0))
-        nats, targets, size, asked = validate(state.params, batch, jnp.full(CONFIG.V, 3.0), asks(mesh))
+        scores, size, asked = validate(state.params, batch, jnp.full(CONFIG.V, 3.0), asks(mesh))
     assert metrics["loss"] < 0.05
+    (nats,), (targets,), (right,) = scores.nats_K, scores.targets_K, scores.right_K
     assert nats / targets < 0.05  # validation measures the same thing
-    assert size == 3 * targets == 3 * batch.weights_BT.sum()
+    assert size == 3 * targets == 3 * right == 3 * batch.weights_BT.sum()
     assert asked == 0
 
 
@@ -155,8 +158,8 @@ def test_a_step_without_any_target_is_finite_and_has_no_gradient():
 def compiled(spec: OptimizerSpec) -> tuple[Any, Any, Any]:
     """(fresh, step, nobody asks) on one device."""
     mesh = make_mesh(devices=jax.devices()[:1])
-    abstract, fresh = abstract_state(Transformer(CONFIG), spec, 100, mesh, seed=0)
-    step = make_train_step(Transformer(CONFIG), spec, 100, abstract, mesh, ROWS, seed=0)
+    abstract, fresh = abstract_state(Transformer(CONFIG), spec, causal_only(), 100, mesh, seed=0)
+    step = make_train_step(Transformer(CONFIG), spec, causal_only(), 100, abstract, mesh, ROWS, seed=0)
     return fresh, step, asks(mesh)
 
 

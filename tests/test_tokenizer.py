@@ -11,6 +11,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 from gptjax.tokenizer import (
     BOS,
     EOS,
+    MASK,
     PAD,
     SPECIAL_TOKENS,
     Tokenizer,
@@ -65,13 +66,14 @@ def test_known_text_is_shorter_than_its_bytes(train):
 
 
 def test_special_tokens_leave_no_text(tokenizer):
-    """They vanish in decoding and show their names to a person. Of ours PAD, BOS and EOS are 0, 1 and 2."""
+    """They vanish in decoding and show their names to a person. Of ours PAD, BOS, EOS and MASK are 0 to 3."""
     pad, bos, eos = tokenizer.pad, tokenizer.bos, tokenizer.eos
     assert tokenizer.decode([bos, *tokenizer.encode("the cat"), eos, pad]) == "the cat"
-    if tokenizer.size == 50_257:
+    assert tokenizer.token(tokenizer.mask) == MASK
+    if tokenizer.size > 50_000:
         assert (pad, bos, eos, tokenizer.token(eos)) == (50_256, 50_256, 50_256, "<|endoftext|>")
     else:
-        assert (pad, bos, eos) == (0, 1, 2)
+        assert (pad, bos, eos, tokenizer.mask) == (0, 1, 2, 3)
         assert [tokenizer.token(id) for id in range(3)] == [PAD, BOS, EOS]
 
 
@@ -86,11 +88,24 @@ def test_the_bytes_of_tokens_add_up_to_those_of_the_text(tokenizer):
 
 
 def test_the_byte_tokenizer_numbers_bytes_in_their_order():
-    """Id 3 is byte 0, id 258 byte 255."""
+    """Id 4 is byte 0, id 259 byte 255."""
     text = "a\nß界👍\x00"
-    assert byte_tokenizer().encode(text) == [3 + byte for byte in text.encode()]
-    assert byte_tokenizer().size == 259
-    assert byte_tokenizer().decode([3 + byte for byte in b"ok \xff ok"]) == "ok \ufffd ok"
+    assert byte_tokenizer().encode(text) == [4 + byte for byte in text.encode()]
+    assert byte_tokenizer().size == 260
+    assert byte_tokenizer().decode([4 + byte for byte in b"ok \xff ok"]) == "ok \ufffd ok"
+
+
+def test_a_tokenizer_of_somebody_else_gets_one_more_token_to_mask_with(tmp_path):
+    """All its ids stay, text never becomes the new one, it survives the file, and there is never a second."""
+    theirs = gpt2_tokenizer()
+    ours = theirs.with_mask()
+    assert (theirs.mask, ours.mask, ours.size) == (None, 50_257, 50_258)
+    for text in [*NASTY, *TEXTS, MASK]:
+        assert ours.encode(text) == theirs.encode(text)
+    assert ours.decode([*ours.encode("a cat"), ours.mask]) == "a cat"
+    ours.save(tmp_path / "tokenizer.json")
+    assert Tokenizer.load(tmp_path / "tokenizer.json").mask == 50_257
+    assert ready_made(str(tmp_path / "tokenizer.json")).size == ours.with_mask().size == 50_258
 
 
 def test_gpt2_has_its_published_ids():
@@ -230,14 +245,14 @@ def test_characters_spell_the_unknown_in_bytes():
     """A known character is one token, an unknown one its UTF-8 bytes."""
     ours = train_characters(["abc"], 300)
     assert [len(ours.encode(text)) for text in ("a", "abc", "é", "界", "👍")] == [1, 3, 2, 3, 4]
-    assert ours.size == 3 + 256 + 3
+    assert ours.size == 4 + 256 + 3
 
 
 def test_too_few_ids_for_the_characters_is_an_error_with_the_number_needed():
-    """262 are needed for three characters, and 262 suffice."""
-    with pytest.raises(ValueError, match=r"vocabulary=261.* 3 different characters.*need 262"):
-        train_characters(["abc"], 261)
-    assert train_characters(["abc"], 262).size == 262
+    """263 are needed for three characters, and 263 suffice."""
+    with pytest.raises(ValueError, match=r"vocabulary=262.* 3 different characters.*need 263"):
+        train_characters(["abc"], 262)
+    assert train_characters(["abc"], 263).size == 263
 
 
 def assert_streams(tokenizer, ids, pieces):

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import importlib
 import json
+import math
 import os
 import queue
 import shutil
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,40 +136,38 @@ class Laboratory:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(
-            cancel_futures=True
-        )  # those that run are waited for: Ctrl-C reaches them too, and they save
+        self._pool.shutdown(cancel_futures=True)  # what runs is waited for: Ctrl-C reaches it too, and it saves
         self._bar.stop()
 
     def run(self, recipes: Mapping[str, Recipe]) -> list[dict[str, float]]:
-        """The figures of runs by name, in order. Raises ValueError for the first that fails."""
+        """The figures of runs by name, in order. Raises ValueError as soon as one fails."""
         futures = [self._pool.submit(self._figures, name, recipe) for name, recipe in recipes.items()]
-        return [future.result() for future in futures]
+        wait(futures, return_when=FIRST_EXCEPTION)
+        failed = [future for future in futures if future.done() and future.exception()]
+        return [future.result() for future in failed or futures]
 
     def _figures(self, name: str, recipe: Recipe) -> dict[str, float]:
         run = folder_of(recipe, self._folder)
-        self._tell(name, starts=True)
+        with self._lock:
+            self._running.append(name)
+            self._show()
         if self._again and run.exists():
             shutil.rmtree(run)
         cost = cost_of(run)
         if cost.get("exit") not in (DONE, BAD_NUMBERS):
             cost = train(name, recipe, run)
-        found = figures(run) if cost["exit"] == DONE else {DECIDES: float("inf")}  # a rate that was too high
+        found = figures(run) if cost["exit"] == DONE else {DECIDES: math.inf}  # a rate that was too high
+        told = f"{name}: {DECIDES} {found[DECIDES]:.4f}, {cost['cpu_seconds'] / 60:.1f} CPU minutes"
         with self._lock:
+            self._running.remove(name)
             self._done += 1
             self.cpu_seconds += cost["cpu_seconds"]
-        self._tell(name, starts=False)
-        self._console.print(
-            f"{self._done} of {self._total}: {name}: {DECIDES} {found.get(DECIDES, float('nan')):.4f}, "
-            f"{cost['cpu_seconds'] / 60:.1f} CPU minutes",
-            highlight=False, markup=False,
-        )  # fmt: skip
+            self._show()
+            self._console.print(f"{self._done} of {self._total}: {told}", highlight=False, markup=False)
         return found
 
-    def _tell(self, name: str, starts: bool) -> None:
-        with self._lock:
-            (self._running.append if starts else self._running.remove)(name)
-            self._bar.update(self._task, description=" | ".join(self._running), completed=self._done)
+    def _show(self) -> None:
+        self._bar.update(self._task, description=" | ".join(self._running), completed=self._done)
 
 
 def folder_of(recipe: Recipe, folder: Path) -> Path:

@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 STYLE = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
@@ -79,3 +80,49 @@ def paint_curve(axes: Axes, records: Sequence[Mapping], name: str, *, smoothed: 
     axes.plot(steps[keep], values[keep], color=SERIES[0], alpha=0.3 if smoothed else 1, linewidth=1, **dots)
     if smoothed:
         axes.plot(steps[keep], smooth(values, len(values) // 15)[keep], color=SERIES[0], linewidth=1.6)
+
+
+def coloured(names: Iterable[str]) -> dict[str, str]:
+    """The colours that `paint_lines` gives to lines of these names."""
+    return {name: SERIES[i % len(SERIES)] for i, name in enumerate(names)}
+
+
+def paint_lines(axes: Axes, lines: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """Name -> (steps, values). After eight lines the colours begin anew, with another kind of line."""
+    for i, (steps, values) in enumerate(lines.values()):
+        keep, style = thin(values), ("-", "--", ":", "-.")[i // len(SERIES) % 4]
+        dots = {"marker": "o" if len(steps) <= 50 else None, "markersize": 3}
+        axes.plot(steps[keep], values[keep], style, color=SERIES[i % len(SERIES)], linewidth=1.4, **dots)
+
+
+def short(name: str, most: int) -> str:
+    """The end of a long name: that of a path tells more than its beginning."""
+    return name if len(name) <= most else f"…{name[1 - most :]}"
+
+
+def draw_grid(
+    values: np.ndarray, form: str, full: float, rows: Sequence[str], columns: Sequence[str], x: str = "", y: str = ""
+) -> str:
+    """A matrix as cells with numbers: blue above 0, orange below, strongest from `full` on; NaN stay empty.
+
+    The colours are see-through, not mixed with white, so that they follow light and dark.
+    """
+    texts = {place: form.format(value) for place, value in np.ndenumerate(values) if np.isfinite(value)}
+    cell = 0.12 + 0.075 * max(map(len, texts.values()), default=0)  # inches
+    fits = max(map(len, columns)) * 0.08 < (WIDE[0] - 1.4) / len(columns)
+
+    def paint(axes: Axes) -> None:
+        for (i, j), text in texts.items():
+            strength = 0.55 * min(1, abs(values[i, j]) / full)
+            colour = SERIES[0] if values[i, j] > 0 else SERIES[1]
+            axes.add_patch(Rectangle((j + 0.02, i + 0.02), 0.96, 0.96, facecolor=colour, alpha=strength, linewidth=0))
+            axes.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=8, color=COLOURS["ink"])
+        turned = {} if fits else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(np.arange(len(columns)) + 0.5, columns, color=COLOURS["ink"], **turned)
+        axes.set_yticks(np.arange(len(rows)) + 0.5, rows, color=COLOURS["ink"])
+        axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+
+    size = (max(WIDE[0], 1.4 + cell * len(columns)), (0.7 if fits else 1.3) + 0.3 * len(rows))
+    return draw(size, paint, x, y)

@@ -254,7 +254,8 @@ class Trainer:
             raise BadNumbersError(f"not saved: {error}") from None
         notes = {
             "rows": self.rows, "loss": self.health.held_out, "health": self.health.as_json(),
-            "losses": self.losses, "terms": self.terms, "conflicts": self.conflicts.as_json(), "save_seconds": self.writer.seconds, "provenance": self.about,
+            "losses": self.losses, "terms": self.terms, "conflicts": self.conflicts.as_json(),
+            "save_seconds": self.writer.seconds, "provenance": self.about,
         }  # fmt: skip
         self.ledger.sync()
         with self.dog.phase("save before"):
@@ -316,8 +317,10 @@ class Trainer:
         with self.dog.phase("conflicts"):
             cosine_KK, norm_K = self.monitor.measure(self.state.params, self.rows, self.dog.progress)
         self.conflicts, warnings = self.conflicts.note(step, names, cosine_KK)
-        known = np.where(np.isnan(cosine_KK), None, cosine_KK.astype(object))  # as JSON has no NaN
-        self.records.write("conflict", step, terms=names, cosines=known.tolist(), norms=norm_K.tolist())
+        known = [
+            [None if np.isnan(cosine) else cosine for cosine in row] for row in cosine_KK.tolist()
+        ]  # JSON has no NaN
+        self.records.write("conflict", step, terms=names, cosines=known, norms=norm_K.tolist())
         for warning in warnings:
             self._say(warning)
 

@@ -64,7 +64,8 @@ def term_scores(params: Any, model: Transformer, batch: Batch, terms: Sequence[T
             confusions[term.name] = jnp.einsum("BQ,BQC,BQc->Cc", weights, told_BQC, likeliest_BQC)
         right = jnp.where(likeliest == label, weights, 0.0)
         sums.append([jnp.sum(jnp.where(weights > 0, nats * weights, 0.0)), jnp.sum(weights), jnp.sum(right)])
-    return Scores(*jnp.array(sums).T, confusions)
+    nats_K, targets_K, right_K = jnp.array(sums).T
+    return Scores(nats_K, targets_K, right_K, confusions)
 
 
 def class_scores(
@@ -116,13 +117,11 @@ def lambdas(curriculum: Curriculum, progress: Array) -> Float[Array, "K"]:
 
 def divisors(curriculum: Curriculum, count_K: Array, progress: Array) -> Float[Array, "K"]:
     """What each term's summed nats are divided by: its targets in this step, or as many as are to be expected of one
-    whose targets are rare, so that its gradient does not grow where they are few."""
+    whose targets are rare, so that its gradient does not grow where they are few. Where none are to be expected, the
+    last step of a phase may yet have some, of the next phase: then these count."""
     phase = jnp.searchsorted(jnp.array(curriculum.phases), progress, side="right") - 1
-    expected = [
-        jnp.array(term.expected)[phase] if term.expected else count
-        for term, count in zip(curriculum.terms, count_K, strict=True)
-    ]
-    return jnp.maximum(jnp.stack(expected), 1e-6)
+    expected_K = jnp.array([term.expected or (0.0,) * len(curriculum.phases) for term in curriculum.terms])[:, phase]
+    return jnp.maximum(jnp.where(expected_K > 0, expected_K, count_K), 1e-6)
 
 
 def factors(coefficient_K: Array, divisor_K: Array, count_K: Array) -> Float[Array, "K"]:

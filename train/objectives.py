@@ -155,15 +155,16 @@ def curriculum(objectives: Objectives, rows: "Rows", rows_a_step: int) -> Curric
         rows_FS = rows_a_step * rates_S * rows.timetable.shares_FSK[:, :, k]
         expected_FX = rows_FS @ found[name]  # X: tokens, then heads
         shares = (0.0, *(share for share, _, _ in task.later))
+        labels = list(builder.heads)
         sequences = not expected_FX[:, 0].any()  # else its heads, if any, predict tokens
-        of_term = list(zip(heads, expected_FX[:, 1:].T, strict=True)) if sequences else [(None, expected_FX[:, 0])]
-        if task.token_head is not None:
-            of_term = [(list(builder.heads).index(task.token_head), expected_FX[:, 0])]
-        for head, expected_F in of_term:
-            alone = len(of_term) == 1
+        if sequences:
+            of_term = [(f"{name}/{labels[head]}", head, expected_FX[:, 1 + n]) for n, head in enumerate(heads)]
+        else:
+            of_term = [(name, None if task.token_head is None else labels.index(task.token_head), expected_FX[:, 0])]
+        for called, head, expected_F in of_term:
             terms.append(
                 Term(
-                    name=name if alone else f"{name}/{list(builder.heads)[head]}",
+                    name=name if len(of_term) == 1 else called,
                     task=builder.id_of(name), head=head, sequences=sequences, shares=shares,
                     weights=tuple(weight / len(of_term) for weight in task.weights),
                     expected=tuple(expected_F.tolist()) if task.rare else None,

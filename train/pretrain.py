@@ -19,6 +19,7 @@ from gptjax.manifest import steps, write_whole
 from gptjax.sharding import make_mesh
 from train import failures
 from train.assemble import Assembly, Text, assemble, config_of, mesh_of, open_text
+from train.bench import pcgrad_cost
 from train.exits import HUNG, StoppedError, leave, tell
 from train.hosts import check_agree, from_first
 from train.lease import Lease, LeaseLostError
@@ -85,6 +86,8 @@ def pretrain(
         try:
             with jax.set_mesh(mesh), peers, _saying_what_takes_memory(recipe):
                 parts = assemble(recipe, text.tokenizer.size, text.curriculum, mesh)
+                if parts.curriculum.combine == "pcgrad":
+                    console.print(pcgrad_cost(parts, text), highlight=False)
                 state = Trainer(parts, text, about, console, start, Guards(signals, lease, dog)).train()
             if process == 0:
                 with dog.phase("samples and report"):

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
 from data.spec import DataSpec
-from gptjax.config import Architecture, did_you_mean
 from data.tasks.position import LONGEST
+from gptjax.config import Architecture, did_you_mean
 from train.objectives import Objectives
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -272,10 +272,10 @@ def from_json(text: str) -> Recipe:
 
 def _built(kind: Any, value: Any) -> Any:
     """A value of JSON as the type that a field has."""
-    kind = next((part for part in (kind, *get_args(kind)) if dataclasses.is_dataclass(part)), kind)
-    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-        kinds = get_type_hints(kind)
-        return kind(**{name: _built(kinds.get(name), part) for name, part in value.items()})
+    tree: Any = next((part for part in (kind, *get_args(kind)) if dataclasses.is_dataclass(part)), None)
+    if tree is not None and isinstance(value, dict):
+        kinds = get_type_hints(tree)
+        return tree(**{name: _built(kinds.get(name), part) for name, part in value.items()})
     if isinstance(value, list):
         return tuple(_built(None, part) for part in value)
     return Path(value) if kind is Path else value

@@ -1,6 +1,5 @@
 """`report.html`: one page that shows a run. Reads the files of the run directory alone; the page fetches nothing."""
 
-import html
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,11 +10,11 @@ from matplotlib.axes import Axes
 
 from data.mixture import RATE_UNIT
 from gptjax.config import load_model_config
-from train.figures import COLOURS, NARROW, SERIES, STYLE, WIDE, column, draw, paint_curve, with_variables
+from train import report_tasks
+from train.figures import COLOURS, NARROW, SERIES, STYLE, WIDE, coloured, column, draw, paint_curve, paint_lines, short
+from train.page import escape, figure, listed, section, table, two
 
 LANGUAGES = {"en": "English", "fr": "French", "es": "Spanish", "de": "German", "zh": "Chinese", "ja": "Japanese"}
-
-escape = html.escape  # every text that is not ours passes through it
 
 
 def write_report(run: Path) -> Path:
@@ -26,7 +25,10 @@ def write_report(run: Path) -> Path:
     if not run.is_dir():
         raise ValueError(f"report: {run} is no run directory; give the directory that holds metrics.jsonl")
     train, validation = read_metrics(run / "metrics.jsonl")
+    records = _jsonl(run / "metrics.jsonl")
     recipe, data, xz, environment = (_json(run / f"{name}.json") for name in ("recipe", "data", "xz", "environment"))
+    model, views = (_json(run / f"{name}.json") for name in ("model", "views"))
+    heads = {head["name"]: head["classes"] for head in model.get("class_heads", ())}
     sources = data.get("sources", {})
     overall = overall_loss(validation, {name: source["rate"] for name, source in sources.items()})
     name = escape(run.resolve().name)
@@ -35,13 +37,17 @@ def write_report(run: Path) -> Path:
 <meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
 <style>{STYLE}</style></head><body>
 <header><h1>{name}</h1>{_headline(run / "model.json", sources, train, overall)}</header>
-{_section("Training", _loss_figure(train, overall) + _bits_figure(validation), "grid")}
-{_section("The machinery", "".join(_machinery(train)), "grid thirds")}
-{_section("What it learned, source by source", _scores(last_scores(run / "metrics.jsonl"), xz))}
-{_section("What it writes", _samples(_jsonl(run / "samples.jsonl")))}
-{_section("What it read", _data(sources))}
-{_section("Settings", _settings("Recipe", recipe) + _settings("Model", _json(run / "model.json")))}
-{_section("Environment", table([(escape(key), escape(str(value))) for key, value in environment.items()], "words"))}
+{section("Training", _loss_figure(train, overall) + _bits_figure(validation), "grid")}
+{section("What it is trained on", report_tasks.training_curves(train, records))}
+{section("Do its tasks pull together?", report_tasks.conflicts(records))}
+{section("The machinery", "".join(_machinery(train)), "grid thirds")}
+{section("What it learned, source by source", _scores(last_scores(run / "metrics.jsonl"), xz))}
+{section("What it learned, task by task", report_tasks.scores(train, records, heads))}
+{section("Held-out text read both ways", report_tasks.views(views))}
+{section("What it writes", _samples(_jsonl(run / "samples.jsonl")))}
+{section("What it read", _data(sources))}
+{section("Settings", _settings("Recipe", recipe) + _settings("Model", model))}
+{section("Environment", table([(escape(key), escape(str(value))) for key, value in environment.items()], "words"))}
 <footer><small>Written by gptjax from the files of the run directory. This page fetches nothing.</small></footer>
 </body></html>
 """
@@ -133,21 +139,18 @@ def _jsonl(path: Path) -> list[dict[str, Any]]:
 # Sections, each "" when it has nothing to show
 
 
-def _figure(title: str, svg: str, caption: str, legend: Mapping[str, str] | None = None) -> str:
-    legend = {name: f'<i style="background: {with_variables(colour)}"></i>' for name, colour in (legend or {}).items()}
-    entries = "".join(f"<li>{swatch}{escape(name)}</li>" for name, swatch in legend.items())
-    swatches = f'<ul class="legend">{entries}</ul>' if legend else ""
-    svg = svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
-    return f"<figure><h3>{title}</h3>{swatches}{svg}<figcaption>{caption}</figcaption></figure>"
-
-
 def _headline(model: Path, sources: Mapping[str, Mapping], train: Sequence[Mapping], overall: dict[int, float]) -> str:
     cards, what = [], "A language model"
     if model.exists():
         parameters = in_units(load_model_config(model).parameters, WORDS)
         cards.append(("Parameters", parameters, "numbers that training adjusts"))
         what += f" of {parameters} parameters"
-    what += ": given the beginning of a text, it writes a likely continuation."
+    terms = report_tasks.terms_of(train)
+    writes = not terms or {"causal_lm", "prefix_lm"} & {*terms}
+    use = (
+        "given the beginning of a text, it writes a likely continuation" if writes else "it reads text from both sides"
+    )
+    what += f": {use}."
     if train:
         cards.append(("Tokens seen", in_units(train[-1]["tokens"], WORDS), f"in {train[-1]['step']:,} steps"))
         cards.append(("Time", duration(seconds_spent(train)), "from start to last step"))
@@ -166,8 +169,14 @@ def _headline(model: Path, sources: Mapping[str, Mapping], train: Sequence[Mappi
 
 
 def _loss_figure(train: Sequence[Mapping], overall: Mapping[int, float]) -> str:
+    """Of next words where they are trained, as validation is; else of all tasks together."""
+    words = report_tasks.of_term(train, "tasks", "causal_lm")
+    several = len(report_tasks.terms_of(train)) > 1
+
     def paint(axes: Axes) -> None:
-        if train:
+        if words:
+            paint_curve(axes, words, "value")
+        elif train:
             paint_curve(axes, train, "loss")
         axes.plot(list(overall), list(overall.values()), color=SERIES[1], linewidth=1.4, marker="o", markersize=3)
 
@@ -178,24 +187,25 @@ def _loss_figure(train: Sequence[Mapping], overall: Mapping[int, float]) -> str:
         "Lower is better; when validation stops falling while training still falls, the model has begun to learn its "
         "text by heart. Validation is the mean over sources, each weighted as in training."
     )
-    return _figure("Loss", draw(WIDE, paint, "step", "nats per token"), caption, legend)
+    if several:
+        caption += " Of several tasks this is " + ("next-word prediction." if words else "the weighted sum.")
+    unit = "nats per token" if words or not several else "nats"
+    return figure("Loss", draw(WIDE, paint, "step", unit), caption, legend)
 
 
 def _bits_figure(validation: Mapping[str, Mapping[int, Mapping]]) -> str:
-    legend = {name: SERIES[i % len(SERIES)] for i, name in enumerate(validation)}
-
-    def paint(axes: Axes) -> None:
-        for i, (name, records) in enumerate(validation.items()):
-            bits, style = column(records.values(), "bits_per_byte"), ("-", "--", ":", "-.")[i // len(SERIES) % 4]
-            axes.plot(list(records), bits, style, color=legend[name], linewidth=1.4, marker="o", markersize=3)
-
     if not validation:
         return ""
+    lines = {
+        name: (np.array(list(records)), column(records.values(), "bits_per_byte"))
+        for name, records in validation.items()
+    }
     caption = (
         "How many bits the model needs for one byte of text it was not trained on: 8 is knowing nothing, and a line "
         "still falling would gain from more training."
     )
-    return _figure("Validation, by source", draw(WIDE, paint, "step", "bits per byte"), caption, legend)
+    svg = draw(WIDE, lambda axes: paint_lines(axes, lines), "step", "bits per byte")
+    return figure("Validation, by source", svg, caption, coloured(lines))
 
 
 def _machinery(train: Sequence[Mapping]) -> Iterable[str]:
@@ -217,7 +227,7 @@ def _machinery(train: Sequence[Mapping]) -> Iterable[str]:
             axes.set_ylim(bottom=0)
 
         if np.isfinite(column(train, name)).any():
-            yield _figure(title, draw(NARROW, paint, "step", unit), caption)
+            yield figure(title, draw(NARROW, paint, "step", unit), caption)
 
 
 def _scores(last: Mapping[str, Mapping], xz: Mapping[str, Mapping[str, float]]) -> str:
@@ -232,7 +242,7 @@ def _scores(last: Mapping[str, Mapping], xz: Mapping[str, Mapping[str, float]]) 
             places = [list(last).index(name) + 0.26 * (i - (len(bits) - 1) / 2) for name in values]
             bars = axes.barh(places, list(values.values()), height=0.24, color=colours[title])
             axes.bar_label(bars, fmt="{:.2f}", padding=3, fontsize=8)
-        names = [name if len(name) <= 24 else f"…{name[-23:]}" for name in last]
+        names = [short(name, 24) for name in last]
         axes.set_yticks(range(len(last)), names, color=COLOURS["ink"])
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
@@ -255,7 +265,7 @@ def _scores(last: Mapping[str, Mapping], xz: Mapping[str, Mapping[str, float]]) 
     verdicts = "".join(verdict(bits["model"], title, values) for title, values in bits.items() if title != "model")
     size = (4.6, 0.7 + len(last) * (0.2 + 0.17 * len(bits)))
     svg = draw(size, paint, "bits per byte of validation text", "")
-    return verdicts + _figure("Bits per byte", svg, caption, colours) + table(rows, "numbers", head)
+    return verdicts + figure("Bits per byte", svg, caption, colours) + table(rows, "numbers", head)
 
 
 def verdict(model: Mapping[str, float], rival: str, values: Mapping[str, float]) -> str:
@@ -295,10 +305,10 @@ def _data(sources: Mapping[str, Mapping]) -> str:
     for name, source in sources.items():
         train, held = source["splits"]["train"], source["splits"]["validation"]
         about = ", ".join(filter(None, (source["domain"], _language(source))))
-        counts = [_two(f"{train[unit]:,}", f"{held[unit]:,}") for unit in ("documents", "bytes", "tokens")]
-        width = _two(*(f"{split['bytes'] / max(1, split['tokens']):.2f}" for split in (train, held)))
+        counts = [two(f"{train[unit]:,}", f"{held[unit]:,}") for unit in ("documents", "bytes", "tokens")]
+        width = two(*(f"{split['bytes'] / max(1, split['tokens']):.2f}" for split in (train, held)))
         share, duplicates = f"{source['rate'] / RATE_UNIT:.1%}", f"{source['duplicates']:,}"
-        rows.append((_two(escape(name), escape(about)), *counts, width, duplicates, share))
+        rows.append((two(escape(name), escape(about)), *counts, width, duplicates, share))
         citation = f'<small class="citation">{escape(source["citation"] or "")}</small>'
         licence, attribution = escape(source["licence"] or "not stated"), escape(source["attribution"] or "")
         credits.append((escape(name), licence, attribution + citation))
@@ -308,10 +318,6 @@ def _data(sources: Mapping[str, Mapping]) -> str:
     return note + tables if rows else ""
 
 
-def _two(first: str, second: str) -> str:
-    return f"{first}<small>{second}</small>"
-
-
 def _language(source: Mapping[str, str]) -> str:
     return LANGUAGES.get(source["language"], source["language"] or "")
 
@@ -319,17 +325,6 @@ def _language(source: Mapping[str, str]) -> str:
 def _settings(title: str, tree: Mapping) -> str:
     rows = [(escape(path), escape(value)) for path, value in dotted(tree)]
     return f"<details><summary>{title}: {len(rows)} settings</summary>{table(rows, 'words')}</details>" if rows else ""
-
-
-def _section(title: str, body: str, grid: str = "") -> str:
-    return f'<section><h2>{title}</h2><div class="{grid}">{body}</div></section>' if body else ""
-
-
-def table(rows: Sequence[Sequence[str]], kind: str, head: Sequence[str] = ()) -> str:
-    """Cells are HTML already: the caller escapes. No rows, no table."""
-    titles = f"<thead><tr>{''.join(f'<th>{title}</th>' for title in head)}</tr></thead>" if head else ""
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="scroll"><table class="{kind}">{titles}<tbody>{body}</tbody></table></div>' if rows else ""
 
 
 WORDS = ((1e9, " billion"), (1e6, " million"), (1e3, " thousand"))
@@ -346,9 +341,3 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def listed(words: Iterable[str]) -> str:
-    """`a, b and c`."""
-    *most, last = [*words] or [""]
-    return f"{', '.join(most)} and {last}" if most else last

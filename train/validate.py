@@ -110,13 +110,14 @@ class HeldOut:
         for k, term in enumerate(self._parts.curriculum.terms):
             if term.task != self._builder.id_of(name) or term.name not in guesses:
                 continue
-            nats, targets, right = (sum(scores[n][k] for scores in by_source.values()) for n in range(3))
-            confusion = sum(scores.confusions[term.name] for scores in by_source.values()) if term.sequences else None
+            total = jax.tree.map(lambda *parts: np.sum(parts, axis=0), *by_source.values())
+            nats, targets, right = total.nats_K[k], total.targets_K[k], total.right_K[k]
+            confusion = total.confusions.get(term.name)
             found[term.name] = TermScore(
-                loss=float(nats / targets), accuracy=float(right / targets), targets=round(targets),
+                loss=float(nats / targets), accuracy=float(right / targets), targets=round(float(targets)),
                 guess=guesses[term.name][0], guess_accuracy=guesses[term.name][1],
                 by_source={
-                    source: (float(scores.right_K[k] / scores.targets_K[k]), round(scores.targets_K[k]))
+                    source: (float(scores.right_K[k] / scores.targets_K[k]), round(float(scores.targets_K[k])))
                     for source, scores in by_source.items() if scores.targets_K[k]
                 },
                 confusion=None if confusion is None else np.round(confusion).astype(int).tolist(),

@@ -23,11 +23,11 @@ def write_views(run: Path, prepared: Path, model: LanguageModel) -> dict[str, di
     From both sides, every token knows all others, so that its nats are fewer; they are those of a pseudo-likelihood.
     """
     sources = json.loads((prepared / "prepared.json").read_text(encoding="utf-8"))["sources"]
-    found = {}
+    found, longest = {}, min(TOKENS, model.config.T)
     for name, source in sources.items():
         store = TokenStore(prepared / source["folder"] / "validation")
         chosen = np.unique(np.linspace(0, store.documents - 1, DOCUMENTS).astype(int))
-        bounds = store.offset_D[chosen], np.minimum(store.offset_D[chosen + 1] - 1, store.offset_D[chosen] + TOKENS)
+        bounds = store.offset_D[chosen], np.minimum(store.offset_D[chosen + 1] - 1, store.offset_D[chosen] + longest)
         texts = [store.tokens[begin:end].tolist() for begin, end in zip(*bounds, strict=True) if end - begin > 1]
         if not texts:
             continue

@@ -59,9 +59,8 @@ class Continuity(Task):
         # which pairs are used is settled before their classes are drawn
         row_S = text.row_P[piece_S]
         kept_S = length_S > 0
-        kept_S[kept_S] = fitting(
-            row_S[kept_S], (stop_S - begin_S + np.maximum(length_S - own_S, 0) + 3)[kept_S], text.T
-        )
+        most_S = stop_S - begin_S + np.maximum(length_S - own_S, 0) + 3  # tokens of the segment, in any class
+        kept_S[kept_S] = fitting(row_S[kept_S], most_S[kept_S], text.T)
         piece_S, row_S, begin_S, middle_S, stop_S, key_S, second_S, foreign_S, length_S = (
             array[kept_S] for array in (piece_S, row_S, begin_S, middle_S, stop_S, key_S, second_S, foreign_S, length_S)
         )
@@ -102,9 +101,7 @@ class Continuity(Task):
         most_P = self.most(stop_P - begin_P)
         least_P = self.shortest + (text.chance_of_pieces(0) * (most_P - self.shortest + 1)).astype(np.int64)
         opening_P = np.maximum(0, begin_P + 1 + self.shortest - text.start_P)  # tokens of the piece
-        lead_P = (text.chance_of_pieces(1) * 2 * least_P).astype(
-            np.int64
-        )  # else its first block would always be a first
+        lead_P = (text.chance_of_pieces(1) * 2 * least_P).astype(np.int64)  # or a document's first would never be B
         place_P = text.first_P + opening_P + np.where(opening_P > 0, lead_P, 0)
         end_P = np.where(most_P < self.shortest, 0, text.first_P + text.length_P)
         piece_X, begin_X, stop_X = chain(text.mark_N, sentence_stops(text.mark_N, place_P), least_P, end_P)

@@ -97,7 +97,6 @@ def hidden(text: Text, chosen_N: np.ndarray) -> np.ndarray:
     """The tokens with the chosen ones masked, replaced by any other token, or left; i32 [N]."""
     lot_N, corpus = text.chance(2), text.corpus
     other_N = corpus.ordinary_V[(text.chance(3) * len(corpus.ordinary_V)).astype(np.int64)]
-    corrupted_N = np.where(
-        lot_N < MASKED, corpus.tokenizer.mask, np.where(lot_N < MASKED + REPLACED, other_N, text.token_N)
-    )
-    return np.where(chosen_N, corrupted_N, text.token_N)
+    corrupted_N = np.where(lot_N < MASKED + REPLACED, other_N, text.token_N)
+    assert corpus.tokenizer.mask is not None  # data.prepare sees to it
+    return np.where(chosen_N, np.where(lot_N < MASKED, corpus.tokenizer.mask, corrupted_N), text.token_N)

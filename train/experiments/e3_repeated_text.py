@@ -24,18 +24,18 @@ def experiment() -> Experiment:
             steps=600,
         ),
         arms={"causal": as_it_is, "causal + masked": both},
-        rates=(3e-3, 6e-3, 12e-3),
-        alternatives={"dropout 0.1": dropout, "decay 0.4": decay},
+        rates=(1e-3, 2e-3, 4e-3),
+        alternatives={"dropout 0.2": dropout, "decay 1": decay},
         decide=decide,
     )
 
 
 def dropout(recipe: Recipe) -> Recipe:
-    return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, dropout=0.1))
+    return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, dropout=0.2))
 
 
 def decay(recipe: Recipe) -> Recipe:
-    return dataclasses.replace(recipe, optimizer=dataclasses.replace(recipe.optimizer, weight_decay=0.4))
+    return dataclasses.replace(recipe, optimizer=dataclasses.replace(recipe.optimizer, weight_decay=1.0))
 
 
 def decide(outcome: Outcome) -> str:

