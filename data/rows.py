@@ -261,7 +261,7 @@ class Builder:
 class HeldOutRows:
     """A source's held-out text, read once, in order, as one task sees it; chance and progress are the same in any run.
 
-    `count` rows, at most `most_rows`; numbers from `count` on are padding.
+    `count` rows, at most `most_rows`, spread evenly over the text; numbers from `count` on are padding.
     """
 
     def __init__(self, corpus: Corpus, source: int, builder: Builder, task: str, T: int, most_rows: int):
@@ -271,7 +271,7 @@ class HeldOutRows:
         self.count = min(self._plan.rows_per_epoch, most_rows)
 
     def batch(self, row_R: np.ndarray) -> Batch:
-        pieces = self._plan.pieces(row_R)
+        pieces = self._plan.pieces(row_R * self._plan.rows_per_epoch // self.count)
         pieces = Pieces(*(array[row_R[pieces.row_P] < self.count] for array in pieces))
         text = read_text(self._corpus, [(self._source, pieces)], self._T, np.ones(len(row_R)), VALIDATION_SEED)
         return self._builder.batch(text, np.full(len(row_R), self._task))

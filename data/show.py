@@ -82,7 +82,7 @@ def row_text(batch: Batch, place: int, tokenizer: Tokenizer) -> Text:
 
 
 def target_text(batch: Batch, place: int, tokenizer: Tokenizer, task: Task) -> Text:
-    """What the row's positions must predict: tokens, or classes of the task's own head; a dot is a place without loss."""
+    """What the row's positions must predict: tokens, or classes of the task's head; a dot is a place without loss."""
     text = Text("target  ", style="dim")
     for t, id in enumerate(batch.targets_BT[place].tolist()):
         if batch.weights_BT[place][t] > 0:

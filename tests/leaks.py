@@ -89,18 +89,20 @@ def accuracy(features: sparse.csr_array, pairs: Blocks) -> float:
     (x, y), chosen, held_out = ((features[part], np.eye(3)[pairs.label[part]]) for part in parts)
     weights, found = np.zeros((x.shape[1], 3)), []
     for penalty in PENALTIES:
-
-        def loss(flat, penalty=penalty):
-            w = flat.reshape(-1, 3)
-            logits = x @ w
-            error = special.softmax(logits, axis=1) - y
-            nats = (special.logsumexp(logits, axis=1) - (logits * y).sum(1)).sum()
-            return nats + penalty / 2 * (w**2).sum(), (x.T @ error + penalty * w).ravel()
-
-        start = weights.ravel()
-        weights = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 100}).x.reshape(-1, 3)
-        found.append(tuple(((x @ weights).argmax(1) == y.argmax(1)).mean() for x, y in (chosen, held_out)))
+        settings = {"jac": True, "method": "L-BFGS-B", "options": {"maxiter": 100}}
+        weights = optimize.minimize(loss, weights.ravel(), (x, y, penalty), **settings).x.reshape(-1, 3)
+        right = [(of @ weights).argmax(1) == label.argmax(1) for of, label in (chosen, held_out)]
+        found.append((right[0].mean(), right[1].mean()))
     return float(max(found)[1])
+
+
+def loss(flat: np.ndarray, x: sparse.csr_array, y: np.ndarray, penalty: float) -> tuple[float, np.ndarray]:
+    """Nats over all pairs and the penalty, and their gradient."""
+    weights = flat.reshape(-1, 3)
+    logits = x @ weights
+    nats = (special.logsumexp(logits, axis=1) - (logits * y).sum(1)).sum()
+    gradient = x.T @ (special.softmax(logits, axis=1) - y) + penalty * weights
+    return nats + penalty / 2 * (weights**2).sum(), gradient.ravel()
 
 
 def main() -> int:

@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from gptjax.likelihood import CHUNK_BYTES, chunks_for, logits_from, token_nats
+from gptjax.likelihood import CHUNK_BYTES, chunks_for, logits_from, token_nats, token_scores
+from gptjax.sharding import make_mesh
 
 VOCABULARY, V = 100, 128
 
@@ -68,6 +69,31 @@ def test_padding_rows_of_the_table_never_score_and_never_learn(chunks):
     )(table_VD)
     assert (dtable_VD[VOCABULARY:] == 0).all()
     assert (dtable_VD[:VOCABULARY] != 0).all()
+
+
+@pytest.mark.parametrize(("chunks", "cap"), [(1, None), (2, None), (8, 2.0)])
+def test_scores_are_the_same_nats_and_the_likeliest_id_of_all(chunks, cap):
+    """In however many pieces; of float32 and of bfloat16; a padding row is never the likeliest, however large."""
+    for dtype in (jnp.float32, jnp.bfloat16):
+        hidden_BTD, table_VD, targets_BT = inputs(dtype=dtype)
+        table_VD = table_VD.at[VOCABULARY:].mul(1e3)
+        settings = {"vocabulary": VOCABULARY, "chunks": chunks, "cap": cap}
+        nats_BT, likeliest_BT = token_scores(hidden_BTD, table_VD, targets_BT, **settings)
+        np.testing.assert_allclose(nats_BT, token_nats(hidden_BTD, table_VD, targets_BT, **settings), rtol=2e-5, atol=1e-5)
+        logits_BTV = logits_from(hidden_BTD, table_VD, VOCABULARY, cap)
+        np.testing.assert_array_equal(likeliest_BT, jnp.argmax(logits_BTV, axis=-1))
+        assert 1 < len(np.unique(likeliest_BT))
+        assert likeliest_BT.max() < VOCABULARY
+
+
+def test_scores_on_a_mesh_are_those_of_one_device():
+    hidden_BTD, table_VD, targets_BT = inputs(B=4)
+    settings = {"vocabulary": VOCABULARY, "chunks": 2}
+    alone = token_scores(hidden_BTD, table_VD, targets_BT, **settings)
+    with jax.set_mesh(make_mesh(2, 2, 2)):
+        spread = jax.jit(lambda *arrays: token_scores(*arrays, **settings))(hidden_BTD, table_VD, targets_BT)
+    np.testing.assert_allclose(spread[0], alone[0], rtol=1e-5)
+    np.testing.assert_array_equal(spread[1], alone[1])
 
 
 def test_probabilities_sum_to_one():

@@ -6,18 +6,30 @@ import shutil
 import pytest
 from rich.console import Console
 
-from tests.tiny_recipe import recipe, write_text
+from data.tasks.causal_lm import CausalLM
+from data.tasks.masked_lm import MaskedLM
+from data.tasks.position import Position
+from tests.tiny_recipe import recipe, records, write_text
 from train import loop
+from train.objectives import Objectives
 from train.pretrain import pretrain
 from train.recipe import OptimizerSpec, StopSpec
 from train.verify_resume import differing
 
 
+OBJECTIVES = Objectives(
+    causal_lm=CausalLM(rows=0.5), masked_lm=MaskedLM(rows=0.25), position=Position(rows=0.25), combine="famo", conflicts=2
+)
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Eight steps straight; eight that broke off in the seventh; and with another seed. Dropout, two micro-batches."""
+    """Eight steps straight; eight that broke off in the seventh; and with another seed.
+
+    Several tasks, whose weights are learnt and whose conflicts are looked for; dropout, two micro-batches.
+    """
     text, quiet = write_text(tmp_path_factory.mktemp("verify")), Console(quiet=True)
-    settings = {"optimizer": OptimizerSpec(learning_rate=1e-2, warmup=2, ema=0.9), "samples": 0}
+    settings = {"objectives": OBJECTIVES, "optimizer": OptimizerSpec(learning_rate=1e-2, warmup=2, ema=0.9), "samples": 0}
     eight = {"stop": StopSpec(step=8), **settings}
     with pytest.MonkeyPatch.context() as patch:
         read = loop.Trainer._read
@@ -36,6 +48,24 @@ def test_parts_equal_the_whole_in_every_bit_and_another_seed_in_none(runs):
     said = "\n".join(differing(straight, other))
     for what in ("params['embedding']", "ema['embedding']", "training['optimizer']", "ledger:", "held-out text:"):
         assert what in said, what
+
+
+def test_parts_have_every_weight_that_was_learnt_conflict_and_score_of_the_whole(runs):
+    """Trap 38: all records, and nothing in them but times differs; of another seed, all do."""
+    straight, parts, other = runs
+    assert "training['combiner']" in "\n".join(differing(straight, other))
+    for kind in ("train", "conflict", "validation", "validation_task", "validation_task_ema", "final_task"):
+        whole, again, moved = ([untimed(record) for record in records(run, kind)] for run in runs)
+        assert whole == again
+        assert len(whole) == len(moved) > 0
+        assert not any(one == two for one, two in zip(whole, moved, strict=True))
+    learnt = records(straight, "train")[-1]["coefficients"]
+    assert any(learnt[name] != task.weights[0] for name, task in OBJECTIVES.tasks.items() if task.ever)
+    assert len(records(straight, "conflict")) == 4
+
+
+def untimed(record: dict) -> dict:
+    return {name: value for name, value in record.items() if name not in ("tokens_per_second", "mfu", "seconds")}
 
 
 def test_one_step_of_the_ledger_is_enough(runs, tmp_path):

@@ -42,6 +42,16 @@ def sentences(count: int, seed: int = 0) -> list[str]:
     return [" ".join(generator.choice(WORDS, generator.integers(3, 40))) + ".\n" for _ in range(count)]
 
 
+def stories(count: int, least: int, seed: int = 0) -> list[str]:
+    """Documents of `least` to 1.5 x `least` sentences of 3 to 8 random words, which state, ask or exclaim."""
+    draw = np.random.default_rng(seed)
+
+    def sentence() -> str:
+        return " ".join(draw.choice(WORDS, draw.integers(3, 9))) + draw.choice([".", "?", "!"])
+
+    return [" ".join(sentence() for _ in range(draw.integers(least, least * 3 // 2))) + "\n" for _ in range(count)]
+
+
 def write_split(folder: Path, tokenizer: Tokenizer, documents: Sequence[str]) -> None:
     """One split of one source, in the layout of data.prepare."""
     folder.mkdir(parents=True)

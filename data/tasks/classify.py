@@ -30,7 +30,7 @@ class Classify(Task):
     """
 
     rare: bool = True
-    labels: tuple[str, ...] = ("source", "type", "topic")
+    labels: tuple[str, ...] = ("source", "type")
     shortest: int = 8  # tokens of a block of sentences
     longest: int = 64  # from the T of a row on: blocks are whole documents, as far as a row holds them
 

