@@ -19,7 +19,7 @@ from gptjax.tokenizer import Tokenizer
 
 VALIDATION_SEED = 2**32  # of chance in held-out text: no run has it
 TURNS_FROM = 4 * RATE_UNIT  # rows among which each task's next ones are looked for
-PROBED = 16  # rows of each source from which a task's targets are counted
+PROBED = 64  # rows of each source from which a task's targets are counted
 
 
 class Rows:

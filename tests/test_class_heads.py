@@ -39,7 +39,8 @@ def test_nats_are_those_of_optax_over_the_heads_own_classes(head):
     count = len(CONFIG.class_heads[head].classes)
     label_BQ = jax.random.randint(KEYS[3], (3, 8), 0, count)
     logits_BQC = class_logits(PARAMS, CONFIG, HIDDEN_BTD, head)
-    plain = jnp.matmul(HIDDEN_BTD, PARAMS["class_heads"][head], precision="highest") + PARAMS["class_heads_bias"][head][None, None]
+    plain = jnp.matmul(HIDDEN_BTD, PARAMS["class_heads"][head], precision="highest")
+    plain = plain + PARAMS["class_heads_bias"][head][None, None]
     np.testing.assert_allclose(logits_BQC, plain[..., :count], rtol=1e-5, atol=1e-5)
     wanted = optax.softmax_cross_entropy_with_integer_labels(plain[..., :count], label_BQ)
     np.testing.assert_allclose(class_nats(logits_BQC, label_BQ), wanted, rtol=1e-5, atol=1e-5)

@@ -16,10 +16,10 @@ from train.pretrain import pretrain
 from train.recipe import OptimizerSpec, StopSpec
 from train.verify_resume import differing
 
-
 OBJECTIVES = Objectives(
-    causal_lm=CausalLM(rows=0.5), masked_lm=MaskedLM(rows=0.25), position=Position(rows=0.25), combine="famo", conflicts=2
-)
+    causal_lm=CausalLM(rows=0.5), masked_lm=MaskedLM(rows=0.25), position=Position(rows=0.25),
+    combine="famo", conflicts=2,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,8 @@ def runs(tmp_path_factory):
     Several tasks, whose weights are learnt and whose conflicts are looked for; dropout, two micro-batches.
     """
     text, quiet = write_text(tmp_path_factory.mktemp("verify")), Console(quiet=True)
-    settings = {"objectives": OBJECTIVES, "optimizer": OptimizerSpec(learning_rate=1e-2, warmup=2, ema=0.9), "samples": 0}
+    optimizer = OptimizerSpec(learning_rate=1e-2, warmup=2, ema=0.9)
+    settings = {"objectives": OBJECTIVES, "optimizer": optimizer, "samples": 0}
     eight = {"stop": StopSpec(step=8), **settings}
     with pytest.MonkeyPatch.context() as patch:
         read = loop.Trainer._read
@@ -52,7 +53,7 @@ def test_parts_equal_the_whole_in_every_bit_and_another_seed_in_none(runs):
 
 def test_parts_have_every_weight_that_was_learnt_conflict_and_score_of_the_whole(runs):
     """Trap 38: all records, and nothing in them but times differs; of another seed, all do."""
-    straight, parts, other = runs
+    straight, _, other = runs
     assert "training['combiner']" in "\n".join(differing(straight, other))
     for kind in ("train", "conflict", "validation", "validation_task", "validation_task_ema", "final_task"):
         whole, again, moved = ([untimed(record) for record in records(run, kind)] for run in runs)

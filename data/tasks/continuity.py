@@ -15,7 +15,7 @@ from data.tasks.task import Corpus, Targets, Task, Text, fitting, packed, unifor
 from gptjax.batch import Batch
 
 CLASSES = ("next", "swapped", "random")
-PARTS = 3  # blocks that a document has room for: in one of fewer, a block's words tell where it stands
+PARTS = 7  # blocks that a document has room for: in one of fewer, the words of a block tell where it stands
 CANDIDATES = 32  # places where a foreign block is looked for
 TOLERANCE = 0.1  # by which its length may differ from that of the block that it replaces
 
