@@ -12,7 +12,7 @@ import numpy as np
 from data.mixture import RATE_UNIT, assign, lay_out, mixture_rates, pattern
 from data.rowplan import Pieces, RowPlan, SequentialPlan, TokenStore, scramble
 from data.tasks.blocks import runs
-from data.tasks.task import Corpus, Task, Text
+from data.tasks.task import Corpus, Task, Text, phases
 from gptjax.batch import Batch
 from gptjax.config import did_you_mean
 from gptjax.tokenizer import Tokenizer
@@ -176,8 +176,7 @@ class Timetable:
     """
 
     def __init__(self, tasks: Mapping[str, Task], sources: Sequence[str]):
-        later = {share for task in tasks.values() for share, _, _ in task.later}
-        self.starts = np.array([0.0, *sorted(later)])  # shares of the run
+        self.starts = np.array(phases(tasks.values()))  # shares of the run
         shares_FSK = np.array([[_shares(tasks, source, start) for source in sources] for start in self.starts])
         self.shares_FSK = shares_FSK  # of phases, sources, tasks: the promised share of the source's rows
         self._rates = [[_rates(list(tasks), shares_K) for shares_K in shares_SK] for shares_SK in shares_FSK]
@@ -195,10 +194,8 @@ class Timetable:
 
 def _shares(tasks: Mapping[str, Task], source: str, start: float) -> list[float]:
     """The share of a source's rows that each task has from a share of the run on."""
-    shares = []
-    for task in tasks.values():
-        rows = [task.rows, *(rows for share, rows, _ in task.later if share <= start)][-1]
-        shares.append(rows if not task.sources or source in task.sources else 0.0)
+    may_read = [not task.sources or source in task.sources for task in tasks.values()]
+    shares = [task.rows_at(start) * may for task, may in zip(tasks.values(), may_read, strict=True)]
     if sum(shares) == 0:
         raise ValueError(f"objectives: no task reads source {source!r}; drop it, or name it in a task's sources")
     return [share / sum(shares) for share in shares]
@@ -218,6 +215,7 @@ class Builder:
         self.heads: dict[str, tuple[str, ...]] = {}  # name -> classes
         self.heads_of: dict[str, list[int]] = {}  # of every task with rows at any time: numbers of its heads
         self.C = 0  # most sequence-level targets of a row
+        self.remarks: list[str] = []  # what a person should know before it trains
         for name, task in tasks.items():
             if not task.ever:
                 continue
@@ -229,6 +227,7 @@ class Builder:
                 self.C = max(self.C, task.targets_a_row(T))
             except ValueError as error:
                 raise ValueError(f"objectives.{name}: {error}") from error
+            self.remarks += [f"objectives.{name}.{remark}" for remark in task.remarks(corpus)]
             self.heads_of[name] = [len(self.heads) + number for number in range(len(own))]
             self.heads |= own
 

@@ -37,7 +37,10 @@ def by_chance(task: Task) -> Task:
         def build(self, text: Text) -> Batch:
             batch = super().build(text)
             heads = list(self.heads(text.corpus).values())
-            key_BC = batch.at_BC.astype(np.uint64) + np.add.reduceat(text.key_P, np.searchsorted(text.row_P, range(text.R)))[:, None]
+            key_BC = (
+                batch.at_BC.astype(np.uint64)
+                + np.add.reduceat(text.key_P, np.searchsorted(text.row_P, range(text.R)))[:, None]
+            )
             count_BC = np.array([*map(len, heads)])[batch.head_BC]
             return batch._replace(label_BC=(uniform(key_BC, 9) * count_BC).astype(np.int32))
 
@@ -70,7 +73,7 @@ def learnt(name: str, task: Task, folder: Path) -> dict[str, dict]:
 def main(wanted: list[str]) -> int:
     table = Table("task", "targets", "right", "guesser", "what it does", "by chance, right")
     for name, task in ALONE.items():
-        if wanted and name not in wanted or name == "causal_lm":
+        if (wanted and name not in wanted) or name == "causal_lm":
             continue
         scores = learnt(name, task, Path("runs/learnt") / name)
         classes = name in ("continuity", "classify")

@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 from data.rowplan import SequentialPlan
 from data.rows import open_corpus, read_text
 from data.tasks.classify import TYPES, Classify, types
+from data.tasks.task import Corpus
 from gptjax.tokenizer import byte_tokenizer, train_characters
-from tests.tiny_text import WORDS, write_prepared
+from tests.tiny_text import LETTERS, WORDS, write_prepared
 
 T, ROWS = 64, 40
 ENDS = {".": "statement", "?": "question", "!": "exclamation", "?”": "question", "…": "statement", ',"': None}
@@ -181,3 +183,13 @@ def test_settings_that_cannot_be_are_named(corpus):
     with pytest.raises(ValueError, match=r"shortest=8.*10 tokens.*T=9; use 7"):
         Classify().targets_a_row(9)
     assert Classify(labels=("source", "type")).targets_a_row(20) == 4
+
+
+def test_a_class_that_training_never_shows_is_told_of(tmp_path):
+    """A label that only held-out documents have; none is told of where training has them all."""
+    store = SimpleNamespace(label_DF=np.array([[0], [2], [-1]]))
+    classes = {"one": {"topic": ("art", "law", "war")}}
+    corpus = Corpus(("one",), (store,), classes, LETTERS)  # pyright: ignore[reportArgumentType]
+    assert Classify(labels=("topic",)).remarks(corpus) == ["labels: no training document has topic 'law'"]
+    store.label_DF = np.array([[0], [1], [2]])
+    assert Classify(labels=("topic",)).remarks(corpus) == []

@@ -13,7 +13,7 @@ from data.tasks.order import Order
 from data.tasks.position import Position
 from tests.tiny_text import sentences, write_prepared
 from train.losses import lambdas
-from train.objectives import Objectives, causal_only, causal_rows, curriculum, rows_at, weight_at
+from train.objectives import Objectives, causal_only, causal_rows, curriculum
 
 MIXED = {"causal_lm": CausalLM(rows=0.75), "masked_lm": MaskedLM(rows=0.25)}
 
@@ -29,11 +29,11 @@ def test_next_words_alone_are_the_default():
     [
         (
             {"masked_lm": MaskedLM(rows=0.25)},
-            r"rows of the tasks sum to 1.25, not 1, at the start: .*'masked_lm': 0.25",
+            r"at the start the rows of the tasks sum to 1.25, not 1: .*'masked_lm': 0.25",
         ),
         (
             {**MIXED, "masked_lm": MaskedLM(rows=0.25, later=((0.5, 0.5, 1.0),))},
-            r"rows of the tasks sum to 1.25, not 1, from 0.5 of the run on",
+            r"from 0.5 of the run on the rows of the tasks sum to 1.25, not 1",
         ),
         (
             {"causal_lm": CausalLM(rows=0.75, weight=0.0), "masked_lm": MaskedLM(rows=0.25, weight=0.0)},
@@ -101,8 +101,8 @@ def test_repetition_changes_nothing_where_it_was_not_asked_for(objectives):
 
 def test_rows_change_at_once_and_weights_evenly():
     task = CausalLM(rows=0.5, weight=1.0, later=((0.5, 0.3, 1.0), (1.0, 0.1, 0.0)))
-    assert [rows_at(task, share) for share in (0, 0.49, 0.5, 0.99, 1)] == [0.5, 0.5, 0.3, 0.3, 0.1]
-    assert [weight_at(task, share) for share in (0, 0.5, 0.75, 1)] == [1, 1, 0.5, 0]
+    assert [task.rows_at(share) for share in (0, 0.49, 0.5, 0.99, 1)] == [0.5, 0.5, 0.3, 0.3, 0.1]
+    assert [task.weight_at(share) for share in (0, 0.5, 0.75, 1)] == [1, 1, 0.5, 0]
 
 
 @pytest.fixture(scope="module")

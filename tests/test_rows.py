@@ -155,7 +155,7 @@ def test_a_task_that_finds_nothing_to_learn_is_named_with_the_source(tmp_path):
     prepared = write_prepared(tmp_path / "prepared", {"one": sentences(80), "terse": ["a"] * 400})
     rows = Rows(prepared, T, 0, None, tasks({"causal_lm": 0.5, "order": 0.5}))
     with pytest.raises(
-        ValueError, match=r"objectives.order: finds nothing to learn in 16 rows of 'terse' .*objectives.order.sources"
+        ValueError, match=r"objectives.order: finds nothing to learn in \d+ rows of 'terse' .*objectives.order.sources"
     ):
         rows.targets_found()
     elsewhere = tasks({"causal_lm": 0.5, "order": 0.5}, order={"sources": ("one",)})

@@ -15,7 +15,7 @@ from data.tasks.masked_lm import MaskedLM
 from data.tasks.order import Order
 from data.tasks.position import Position
 from data.tasks.prefix_lm import PrefixLM
-from data.tasks.task import Task
+from data.tasks.task import Task, phases
 from gptjax.config import did_you_mean
 
 if TYPE_CHECKING:
@@ -49,15 +49,14 @@ class Objectives:
             raise ValueError(f"objectives.combine={self.combine!r}{did_you_mean(self.combine, get_args(CombinerName))}")
         if self.conflicts is not None and self.conflicts < 1:
             raise ValueError(f"objectives.conflicts={self.conflicts}: must be at least 1 step, or None")
-        for share in self.phases:
-            rows = {name: rows_at(task, share) for name, task in self.tasks.items() if rows_at(task, share)}
+        for share in phases(self.tasks.values()):
+            rows = {name: task.rows_at(share) for name, task in self.tasks.items() if task.rows_at(share)}
             if abs(sum(rows.values()) - 1) > 1e-6:
+                when = f"from {share:g} of the run on" if share else "at the start"
                 raise ValueError(
-                    f"objectives: the rows of the tasks sum to {sum(rows.values()):g}, not 1, {
-                        f'from {share:g} of the run on' if share else 'at the start'
-                    }: {rows}"
+                    f"objectives: {when} the rows of the tasks sum to {sum(rows.values()):g}, not 1: {rows}"
                 )
-            weights = {name: weight_at(self.tasks[name], share) for name in rows}
+            weights = {name: self.tasks[name].weight_at(share) for name in rows}
             if not any(weights.values()):
                 raise ValueError(
                     f"objectives: all weights are 0 at {share:g} of the run: {weights}; nothing would train"
@@ -73,11 +72,6 @@ class Objectives:
     def only_causal(self) -> bool:
         """Whether next-word prediction is all there is."""
         return [name for name, task in self.tasks.items() if task.ever] == ["causal_lm"]
-
-    @property
-    def phases(self) -> list[float]:
-        """Shares of the run at which rows may change, from 0 on."""
-        return sorted({0.0, *(share for task in self.tasks.values() for share, _, _ in task.later)})
 
     def for_epochs(self, epochs: float) -> "Objectives":
         """The same for a run that reads its text so many times."""
@@ -103,16 +97,6 @@ def causal_rows(causal: float, masked: float, epochs: float) -> float:
     both = causal + masked
     often = min(causal, both * max(FEW_EPOCHS / max(epochs, MANY_EPOCHS), 0.06))
     return float(np.interp(epochs, [FEW_EPOCHS, MANY_EPOCHS], [causal, often]))
-
-
-def rows_at(task: Task, share: float) -> float:
-    """A task's share of the rows at a share of the run: it changes at once."""
-    return [task.rows, *(rows for start, rows, _ in task.later if start <= share)][-1]
-
-
-def weight_at(task: Task, share: float) -> float:
-    """A task's weight at a share of the run: it changes evenly."""
-    return float(np.interp(share, [0.0, *(start for start, _, _ in task.later)], task.weights))
 
 
 class Term(NamedTuple):
@@ -154,7 +138,6 @@ def curriculum(objectives: Objectives, rows: "Rows", rows_a_step: int) -> Curric
         heads = builder.heads_of[name]
         rows_FS = rows_a_step * rates_S * rows.timetable.shares_FSK[:, :, k]
         expected_FX = rows_FS @ found[name]  # X: tokens, then heads
-        shares = (0.0, *(share for share, _, _ in task.later))
         labels = list(builder.heads)
         sequences = not expected_FX[:, 0].any()  # else its heads, if any, predict tokens
         if sequences:
@@ -165,7 +148,7 @@ def curriculum(objectives: Objectives, rows: "Rows", rows_a_step: int) -> Curric
             terms.append(
                 Term(
                     name=name if len(of_term) == 1 else called,
-                    task=builder.id_of(name), head=head, sequences=sequences, shares=shares,
+                    task=builder.id_of(name), head=head, sequences=sequences, shares=tuple(task.shares),
                     weights=tuple(weight / len(of_term) for weight in task.weights),
                     expected=tuple(expected_F.tolist()) if task.rare else None,
                 )

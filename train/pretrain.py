@@ -73,6 +73,8 @@ def pretrain(
         config = config_of(recipe, text.tokenizer.size, mesh, text.curriculum.heads)
         about |= describe_run(run, recipe, config, text)
         check_agree(about)
+        for remark in text.rows.builder.remarks:
+            console.print(remark, highlight=False, markup=False)
         start.finished("text")
         console.print(
             f"[bold]{escape(str(run))}[/]  {config.parameters / 1e6:.2f}M parameters, {config.L} layers, width "

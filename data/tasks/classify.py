@@ -69,6 +69,20 @@ class Classify(Task):
             )
         return len(self.labels) * (T // (self.shortest + 2))
 
+    def remarks(self, corpus: Corpus) -> list[str]:
+        """Classes that no training document has: all held-out documents of them will be misses."""
+        said = []
+        for name in set(self.labels) - {"source", "type"}:
+            seen: set[str] = set()
+            for source, store in zip(corpus.sources, corpus.stores, strict=True):
+                fields = corpus.classes[source]
+                if name in fields:
+                    present = np.unique(store.label_DF[:, list(fields).index(name)])
+                    seen |= {fields[name][number] for number in present if number != NO_LABEL}
+            if unseen := sorted(set(self.classes(corpus, name)) - seen):
+                said.append(f"labels: no training document has {name} {', '.join(map(repr, unseen))}")
+        return said
+
     def build(self, text: Text) -> Batch:
         """Segments BOS block EOS, all visible, with a target for every head whose label the text has."""
         piece_S, begin_S, stop_S = self.whole(text) if self.longest >= text.T else self.sentences(text)

@@ -6,7 +6,7 @@ C sequence-level targets of a row  V vocabulary.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -149,6 +149,19 @@ class Task:
         """Lambda at the start of the run and at the shares of `later`; between them it changes evenly."""
         return [self.rows if self.weight is None else self.weight, *(weight for _, _, weight in self.later)]
 
+    @property
+    def shares(self) -> list[float]:
+        """The shares of the run to which `weights` belong."""
+        return [0.0, *(share for share, _, _ in self.later)]
+
+    def rows_at(self, share: float) -> float:
+        """Its share of the rows at a share of the run: it changes at once."""
+        return [self.rows, *(rows for start, rows, _ in self.later if start <= share)][-1]
+
+    def weight_at(self, share: float) -> float:
+        """Its weight at a share of the run: it changes evenly."""
+        return float(np.interp(share, self.shares, self.weights))
+
     def heads(self, corpus: Corpus) -> dict[str, tuple[str, ...]]:
         """The output heads that it trains beside that of the tokens: name -> classes.
 
@@ -160,6 +173,10 @@ class Task:
         """Most sequence-level targets of one row."""
         return 0
 
+    def remarks(self, corpus: Corpus) -> list[str]:
+        """What a person should know of the training text before this task is learnt from it."""
+        return []
+
     def build(self, text: Text) -> Batch:
         """Its rows of this text. Heads count from 0 among its own; `task` is filled in by the pipeline."""
         raise NotImplementedError
@@ -170,6 +187,11 @@ class Task:
         None = it always says the commonest target.
         """
         return None
+
+
+def phases(tasks: Iterable[Task]) -> list[float]:
+    """Shares of the run from which the tasks' rows are others, from 0 on."""
+    return sorted({share for task in tasks for share in task.shares})
 
 
 def fitting(row_S: np.ndarray, length_S: np.ndarray, T: int) -> np.ndarray:

@@ -24,7 +24,7 @@ def experiment() -> Experiment:
             steps=600,
         ),
         arms={"causal": as_it_is, "causal + masked": both},
-        rates=(1e-3, 2e-3, 4e-3),
+        rates=(2e-3, 4e-3),
         alternatives={"dropout 0.2": dropout, "decay 1": decay},
         decide=decide,
     )
