@@ -35,3 +35,13 @@ def test_no_weight_where_the_next_position_is_another_segment():
     assert ends.sum() == 5
     assert not batch.weights_BT[:, :-1][ends].any()
     assert batch.weights_BT.sum() == (12 - 3) + (13 - 2)
+
+
+def test_counting_text_is_predicted_by_adding_one():
+    """Trap 1: on 4, 5, 6, ... whoever adds one is always right, so nothing is shifted twice; a token is the target of
+    the place before it alone."""
+    batch = CausalLM().build(text_of([[list(range(4, 12))]], T=8))
+    where = batch.weights_BT > 0
+    np.testing.assert_array_equal(batch.targets_BT[where], batch.tokens_BT[where] + 1)
+    changed = CausalLM().build(text_of([[[4, 5, 6, 20, 8, 9, 10, 11]]], T=8))
+    np.testing.assert_array_equal(np.argwhere(batch.targets_BT != changed.targets_BT), [[0, 2]])

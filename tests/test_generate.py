@@ -7,16 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 import gptjax
 from gptjax.checkpoint import CheckpointWriter
-from gptjax.config import save_model_config
+from gptjax.config import ModelConfig, save_model_config
 from gptjax.decode import Choice, adjusted, choose, decode, narrowed, prefill
 from gptjax.generate import LanguageModel, certain
 from gptjax.likelihood import logits_from
-from gptjax.model import Transformer, head
+from gptjax.model import Transformer, head, init_params
 from gptjax.sharding import make_mesh
-from tests.tiny_run import SHAPES, bpe, characters, random_model, reciter, write_run
+from tests.tiny_run import LLAMA, SHAPES, bpe, characters, random_model, reciter, write_run
 
 PROMPTS = ["the quick", "A: hello there\nB: the quick brown fox jumps", "", "曹操"]
 
@@ -385,3 +386,14 @@ def test_a_training_loop_can_sample_what_it_holds():
     model = random_model()
     again = LanguageModel(model.config, model.tokenizer, model.params)
     assert again.generate("the", tokens=10) == model.generate("the", tokens=10)
+
+
+def test_a_tied_table_is_one_leaf_and_stays_one(tmp_path):
+    """Trap 28: saved and loaded it is still the table that both embeds and scores; an untied model has two."""
+    tied = ModelConfig(**LLAMA, T=16, vocabulary=bpe().size)
+    params = nn.unbox(init_params(Transformer(tied), jax.random.key(0)))
+    loaded = gptjax.load(write_run(tmp_path / "run", LanguageModel(tied, bpe(), params)))
+    assert "head" not in loaded.params
+    assert "head" in random_model().params
+    texts = [[1, 5, 6, 7]]
+    np.testing.assert_array_equal(loaded.log_probs(texts)[0], LanguageModel(tied, bpe(), params).log_probs(texts)[0])

@@ -134,3 +134,12 @@ def test_longer_spans_leave_more_neighbours_masked():
 def test_settings_that_cannot_be_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         MaskedLM(**settings)
+
+
+def test_nothing_of_hidden_words_is_left_in_the_input(monkeypatch):
+    """Trap 10: with all words masked, none left or replaced, rows of other words differ in the targets alone."""
+    monkeypatch.setattr("data.tasks.masked_lm.MASKED", 1.0)
+    one, other = (MaskedLM(rate=1.0, final_rate=1.0).build(text_of([[letters(30, seed)]], T=32)) for seed in (1, 2))
+    for name, array in one._asdict().items():
+        same = np.array_equal(array, getattr(other, name))
+        assert same == (name != "targets_BT"), name

@@ -1,6 +1,7 @@
 """A run from its text to its report, stopped and continued."""
 
 import dataclasses
+import json
 import re
 
 import jax
@@ -15,7 +16,7 @@ from tests.tiny_recipe import recipe, records, write_text
 from tests.tiny_text import sentences
 from train.exits import BadNumbersError
 from train.pretrain import pretrain
-from train.recipe import BatchSpec, CheckpointSpec, MeshSpec, OptimizerSpec, StopSpec
+from train.recipe import BatchSpec, CheckpointSpec, MeshSpec, OptimizerSpec, StopSpec, ValidationSpec
 
 
 @pytest.fixture(scope="module")
@@ -173,3 +174,18 @@ def test_changed_text_is_refused_and_a_touched_file_is_not(text):
     (text / "diary.txt").write_text(" ".join(words[::-1]))
     with pytest.raises(ValueError, match="was trained with another text"):
         pretrain(recipe(text, "diary", **settings, stop=StopSpec(step=4)), Console(quiet=True))
+
+
+def test_a_model_learns_where_texts_end(tmp_path):
+    """Trap 29: trained on texts of six letters, its greedy ones end after six, by one EOS."""
+    draw = np.random.default_rng(0)
+    texts = ["".join(draw.choice(list("abcdefgh"), 6)) for _ in range(600)]
+    (tmp_path / "six.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    base = recipe(tmp_path, "six", steps=200, validation=ValidationSpec(every=200, rows=4), batch=BatchSpec(rows=32), mesh=MeshSpec(data=8))
+    data = dataclasses.replace(base.data, sources=(f"files:{tmp_path / 'six.jsonl'}",), validation="tail 0.1")
+    model = gptjax.load(pretrain(dataclasses.replace(base, data=data, samples=0), Console(quiet=True)))
+    prompts = ["a", "hb", "cde"]
+    for prompt, (sample,) in zip(prompts, model.generate(prompts, temperature=0, tokens=20), strict=True):
+        assert len(prompt + sample.text) == 6
+        assert sample.ended == "eos"
+        assert sample.ids.count(model.tokenizer.eos) == 1
