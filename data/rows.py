@@ -4,7 +4,7 @@ Axes: R rows  P pieces  N tokens  F phases of a run  S sources  K tasks.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +49,12 @@ class Rows:
             except ValueError as error:
                 raise ValueError(f"source {name!r}: {error}") from error
         self.builder = Builder(self.corpus, tasks, T)
-        self.timetable = Timetable(self.builder.tasks, self.sources)
+        self.targets_found = self._targets_found()  # of every task: targets a row by source, of tokens and of each head
+        self.reads = {  # of every task with rows, the sources in which it finds something
+            name: tuple(source for source, counts in zip(self.sources, found, strict=True) if counts.any())
+            for name, found in self.targets_found.items()
+        }
+        self.timetable = Timetable(self.builder.tasks, self.sources, self.reads)
 
     def batch(self, row_R: np.ndarray) -> Batch:
         """The rows with these numbers, in this order."""
@@ -82,14 +87,15 @@ class Rows:
         of_task = [row_R[task_R == task] for task in np.unique(task_R)]
         return np.stack([np.resize(rows, count) for rows in of_task], axis=1).ravel()[:count]
 
-    def targets_found(self) -> dict[str, np.ndarray]:
+    def _targets_found(self) -> dict[str, np.ndarray]:
         """Of every task with rows: targets a row, f64 [S, 1 + its heads]: those of tokens, then those of each head.
 
-        Counted in the first rows of each source. Raises ValueError where a task finds nothing in one that it may read.
+        Counted in the first rows of each source. Raises ValueError where a task finds nothing, in a source that it
+        names or in all.
         """
         found = {}
         for name, heads in self.builder.heads_of.items():
-            task, k = self.builder.tasks[name], list(self.builder.tasks).index(name)
+            task, k = self.builder.tasks[name], self.builder.id_of(name) - 1
             found[name] = np.zeros((len(self.sources), 1 + len(heads)))
             for place, source in enumerate(self.sources):
                 if task.sources and source not in task.sources:
@@ -97,20 +103,14 @@ class Rows:
                 pieces = self.plans[place].pieces(np.arange(PROBED))
                 text = read_text(self.corpus, [(place, pieces)], self.T, np.zeros(PROBED), self._seed)
                 batch = self.builder.batch(text, np.full(PROBED, k))
-                counts = [
-                    batch.weights_BT.sum(),
-                    *(batch.label_weight_BC[batch.head_BC == head].sum() for head in heads),
-                ]
-                if not any(counts):
-                    raise ValueError(
-                        f"objectives.{name}: finds nothing to learn in {PROBED} rows of {source!r} (model.T={self.T}); "
-                        f"name the sources that it may read in objectives.{name}.sources"
-                    )
-                found[name][place] = np.array(counts) / PROBED
-            for head, count in zip(heads, found[name][:, 1:].sum(axis=0), strict=True):
-                if not count and task.token_head is None:
-                    label = list(self.builder.heads)[head]
-                    raise ValueError(f"objectives.{name}: no target of {label!r} in the first rows of any source")
+                of_heads = [batch.label_weight_BC[batch.head_BC == head].sum() for head in heads]
+                found[name][place] = np.array([batch.weights_BT.sum(), *of_heads]) / PROBED
+            named = [source for source in task.sources if not found[name][self.sources.index(source)].any()]
+            if named or not found[name].any():
+                raise ValueError(
+                    f"objectives.{name}: finds nothing to learn in {PROBED} rows of {', '.join(named or self.sources)} "
+                    f"(model.T={self.T}); name other sources in objectives.{name}.sources, or give it no rows"
+                )
         return found
 
     def source_of(self, row: int) -> str:
@@ -175,9 +175,9 @@ class Timetable:
     run at which a task's rows change. So every stretch of every source has the promised shares of all tasks.
     """
 
-    def __init__(self, tasks: Mapping[str, Task], sources: Sequence[str]):
+    def __init__(self, tasks: Mapping[str, Task], sources: Sequence[str], reads: Mapping[str, Collection[str]]):
         self.starts = np.array(phases(tasks.values()))  # shares of the run
-        shares_FSK = np.array([[_shares(tasks, source, start) for source in sources] for start in self.starts])
+        shares_FSK = np.array([[_shares(tasks, reads, source, start) for source in sources] for start in self.starts])
         self.shares_FSK = shares_FSK  # of phases, sources, tasks: the promised share of the source's rows
         self._rates = [[_rates(list(tasks), shares_K) for shares_K in shares_SK] for shares_SK in shares_FSK]
 
@@ -192,10 +192,9 @@ class Timetable:
         return task_R
 
 
-def _shares(tasks: Mapping[str, Task], source: str, start: float) -> list[float]:
+def _shares(tasks: Mapping[str, Task], reads: Mapping[str, Collection[str]], source: str, start: float) -> list[float]:
     """The share of a source's rows that each task has from a share of the run on."""
-    may_read = [not task.sources or source in task.sources for task in tasks.values()]
-    shares = [task.rows_at(start) * may for task, may in zip(tasks.values(), may_read, strict=True)]
+    shares = [task.rows_at(start) * (source in reads.get(name, ())) for name, task in tasks.items()]
     if sum(shares) == 0:
         raise ValueError(f"objectives: no task reads source {source!r}; drop it, or name it in a task's sources")
     return [share / sum(shares) for share in shares]
@@ -224,7 +223,7 @@ class Builder:
                     raise ValueError(f"objectives.{name}.sources: {source!r}{did_you_mean(source, corpus.sources)}")
             try:
                 own = task.heads(corpus)
-                self.C = max(self.C, task.targets_a_row(T))
+                self.C = max(self.C, task.targets_a_row(corpus, T))
             except ValueError as error:
                 raise ValueError(f"objectives.{name}: {error}") from error
             self.remarks += [f"objectives.{name}.{remark}" for remark in task.remarks(corpus)]

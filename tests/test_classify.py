@@ -166,11 +166,16 @@ def test_chance_differs_by_seed_and_by_nothing_else(corpus):
     assert not together.weights_BT.any()
 
 
+def test_left_out_all_kinds_of_labels_that_the_text_has_are_learnt(corpus):
+    """Source, type, and every field with two classes; of one source, not the source."""
+    assert Classify().kinds(corpus) == ("source", "type", "age", "mood")
+    assert Classify(sources=("q",)).kinds(corpus) == ("type", "mood")
+
+
 def test_settings_that_cannot_be_are_named(corpus):
     cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"shortest": 0}, "shortest=0"),
         ({"longest": 7}, "longest=7.*shortest=8"),
-        ({"labels": ()}, "at least one"),
         ({"labels": ("type", "type")}, "none twice"),
     )
     for settings, found in cases:
@@ -181,8 +186,8 @@ def test_settings_that_cannot_be_are_named(corpus):
     with pytest.raises(ValueError, match="'source' has fewer than two classes"):
         Classify(labels=("source",), sources=("q",)).heads(corpus)
     with pytest.raises(ValueError, match=r"shortest=8.*10 tokens.*T=9; use 7"):
-        Classify().targets_a_row(9)
-    assert Classify(labels=("source", "type")).targets_a_row(20) == 4
+        Classify(labels=("type",)).targets_a_row(corpus, 9)
+    assert Classify(labels=("source", "type")).targets_a_row(corpus, 20) == 4
 
 
 def test_a_class_that_training_never_shows_is_told_of(tmp_path):

@@ -139,7 +139,7 @@ def test_everything_is_visible_and_no_token_is_predicted(corpus):
     np.testing.assert_array_equal(batch.visible_BT, batch.segment_BT > 0)
     assert not batch.weights_BT.any()
     assert (batch.segment_BT > 0).sum() > 0.1 * batch.segment_BT.size
-    assert batch.label_BC.shape[1] == TASK.targets_a_row(T) == 256 // 35
+    assert batch.label_BC.shape[1] == TASK.targets_a_row(corpus, T) == 256 // 35
 
 
 def test_rows_without_pairs_are_padding(corpus):
@@ -151,7 +151,7 @@ def test_rows_without_pairs_are_padding(corpus):
     assert TASK.build(text_of(corpus, np.zeros(0, int))).shape == (0, T)
 
 
-def test_settings_that_cannot_be_are_named():
+def test_settings_that_cannot_be_are_named(corpus):
     cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"shortest": 0}, "shortest=0"),
         ({"shortest": 20, "longest": 19}, "longest=19.*shortest=20"),
@@ -160,5 +160,5 @@ def test_settings_that_cannot_be_are_named():
         with pytest.raises(ValueError, match=found):
             Continuity(**settings)
     with pytest.raises(ValueError, match=r"shortest=16.*35 tokens.*T=34; use 15"):
-        TASK.targets_a_row(34)
-    assert TASK.targets_a_row(35) == 1
+        TASK.targets_a_row(corpus, 34)
+    assert TASK.targets_a_row(corpus, 35) == 1

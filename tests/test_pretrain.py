@@ -181,7 +181,14 @@ def test_a_model_learns_where_texts_end(tmp_path):
     draw = np.random.default_rng(0)
     texts = ["".join(draw.choice(list("abcdefgh"), 6)) for _ in range(600)]
     (tmp_path / "six.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    base = recipe(tmp_path, "six", steps=200, validation=ValidationSpec(every=200, rows=4), batch=BatchSpec(rows=32), mesh=MeshSpec(data=8))
+    base = recipe(
+        tmp_path,
+        "six",
+        steps=200,
+        validation=ValidationSpec(every=200, rows=4),
+        batch=BatchSpec(rows=32),
+        mesh=MeshSpec(data=8),
+    )
     data = dataclasses.replace(base.data, sources=(f"files:{tmp_path / 'six.jsonl'}",), validation="tail 0.1")
     model = gptjax.load(pretrain(dataclasses.replace(base, data=data, samples=0), Console(quiet=True)))
     prompts = ["a", "hb", "cde"]

@@ -150,16 +150,14 @@ def test_the_same_piece_is_masked_anew_in_every_epoch_and_with_every_seed(prepar
     assert sum(len(set(masks)) for masks in often) > 0.95 * sum(map(len, often))
 
 
-def test_a_task_that_finds_nothing_to_learn_is_named_with_the_source(tmp_path):
+def test_a_task_reads_where_it_finds_something_and_is_named_where_it_was_told_to_find_it(tmp_path):
     """Words of one token are never three in a row in `terse`."""
     prepared = write_prepared(tmp_path / "prepared", {"one": sentences(80), "terse": ["a"] * 400})
-    rows = Rows(prepared, T, 0, None, tasks({"causal_lm": 0.5, "order": 0.5}))
-    with pytest.raises(
-        ValueError, match=r"objectives.order: finds nothing to learn in \d+ rows of 'terse' .*objectives.order.sources"
-    ):
-        rows.targets_found()
-    elsewhere = tasks({"causal_lm": 0.5, "order": 0.5}, order={"sources": ("one",)})
-    assert Rows(prepared, T, 0, None, elsewhere).targets_found()["order"][:, 0].tolist()[1] == 0
+    shares = {"causal_lm": 0.5, "order": 0.5}
+    assert Rows(prepared, T, 0, None, tasks(shares)).reads == {"causal_lm": ("one", "terse"), "order": ("one",)}
+    for named, where in ((("terse",), "terse"), (("one", "terse"), "terse")):
+        with pytest.raises(ValueError, match=rf"objectives.order: finds nothing to learn in \d+ rows of {where} "):
+            Rows(prepared, T, 0, None, tasks(shares, order={"sources": named}))
 
 
 def test_a_source_that_no_task_reads_and_a_source_that_is_unknown_are_named(prepared):

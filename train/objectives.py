@@ -129,7 +129,7 @@ def causal_only() -> Curriculum:
 
 def curriculum(objectives: Objectives, rows: "Rows", rows_a_step: int) -> Curriculum:
     """The terms of the loss. Raises ValueError where a task finds nothing to learn in the text."""
-    builder, found = rows.builder, rows.targets_found()
+    builder, found = rows.builder, rows.targets_found
     rates_S = np.array([rows.rates[source] for source in rows.sources]) / sum(rows.rates.values())
     terms = []
     for k, (name, task) in enumerate(objectives.tasks.items()):

@@ -51,6 +51,7 @@ class HeldOut:
         self._parts, self._T = parts, text.rows.T
         self._corpus = open_corpus(text.prepared, "validation")
         self._builder = Builder(self._corpus, text.rows.builder.tasks, self._T)
+        self._reads = text.rows.reads
         self._bytes_V = np.zeros(parts.config.V, np.float32)
         self._bytes_V[: text.tokenizer.size] = text.tokenizer.byte_lengths()
         self._guesses: dict[tuple[str, int], dict[str, tuple[str, float]]] = {}
@@ -82,8 +83,7 @@ class HeldOut:
 
     def _rows(self, name: str, most: int) -> Iterator[tuple[str, HeldOutRows]]:
         """(source, its rows of a task); `most` is of each source for next-word prediction, of all for other tasks."""
-        task = self._builder.tasks[name]
-        readable = [source for source in self._corpus.sources if not task.sources or source in task.sources]
+        readable = self._reads[name]
         each = most if name == "causal_lm" else -(-most // len(readable))
         for source in readable:
             place = self._corpus.sources.index(source)

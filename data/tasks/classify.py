@@ -30,18 +30,26 @@ class Classify(Task):
     """
 
     rare: bool = True
-    labels: tuple[str, ...] = ("source", "type")
+    labels: tuple[str, ...] = ()  # () = all that the text has
     shortest: int = 8  # tokens of a block of sentences
     longest: int = 64  # from the T of a row on: blocks are whole documents, as far as a row holds them
 
     def __post_init__(self):
         super().__post_init__()
         check_lengths(self.shortest, self.longest)
-        if not self.labels or len(set(self.labels)) < len(self.labels):
-            raise ValueError(f"labels={self.labels}: name at least one, and none twice")
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"labels={self.labels}: name none twice")
 
     def heads(self, corpus: Corpus) -> dict[str, tuple[str, ...]]:
-        return {name: self.classes(corpus, name) for name in self.labels}
+        return {name: self.classes(corpus, name) for name in self.kinds(corpus)}
+
+    def kinds(self, corpus: Corpus) -> tuple[str, ...]:
+        """The kinds of labels that are learnt: those named, or all that have two classes and more."""
+        if self.labels:
+            return self.labels
+        read = self.sources or corpus.sources
+        several = {field for source in read for field, names in corpus.classes[source].items() if len(names) > 1}
+        return (*(["source"] if len(read) > 1 else []), "type", *sorted(several))
 
     def classes(self, corpus: Corpus, name: str) -> tuple[str, ...]:
         """What a kind of label may say. Raises ValueError if no source has it, or it says always the same."""
@@ -60,19 +68,19 @@ class Classify(Task):
             raise ValueError(f"labels: {name!r} has fewer than two classes in what it reads: {list(classes)}; drop it")
         return classes
 
-    def targets_a_row(self, T: int) -> int:
+    def targets_a_row(self, corpus: Corpus, T: int) -> int:
         """Raises ValueError where no block fits in a row."""
         if self.shortest + 2 > T:
             raise ValueError(
                 f"shortest={self.shortest}: such a block, BOS and EOS are {self.shortest + 2} tokens, too many for a "
                 f"row of T={T}; use {T - 2} or less, or longer rows"
             )
-        return len(self.labels) * (T // (self.shortest + 2))
+        return len(self.kinds(corpus)) * (T // (self.shortest + 2))
 
     def remarks(self, corpus: Corpus) -> list[str]:
         """Classes that no training document has: all held-out documents of them will be misses."""
         said = []
-        for name in set(self.labels) - {"source", "type"}:
+        for name in sorted({*self.kinds(corpus)} - {"source", "type"}):
             seen: set[str] = set()
             for source, store in zip(corpus.sources, corpus.stores, strict=True):
                 fields = corpus.classes[source]
@@ -91,9 +99,10 @@ class Classify(Task):
         kept_S[kept_S] = fitting(text.row_P[piece_S[kept_S]], length_S[kept_S] + 2, text.T)
         piece_S, begin_S, length_S = piece_S[kept_S], begin_S[kept_S], length_S[kept_S]
         type_S, is_cue_N = None, np.zeros(len(text.token_N), bool)
-        if "type" in self.labels:
+        kinds = self.kinds(text.corpus)
+        if "type" in kinds:
             type_S, is_cue_N = types(text.corpus.tokenizer, text.token_N, begin_S, begin_S + length_S)
-        label_SH = np.stack([self.labelled(text, name, piece_S, type_S) for name in self.labels], 1)
+        label_SH = np.stack([self.labelled(text, name, piece_S, type_S) for name in kinds], 1)
 
         # BOS, the block and EOS, as runs of one array
         tokenizer = text.corpus.tokenizer
@@ -108,7 +117,7 @@ class Classify(Task):
         return packed(
             text, text.row_P[piece_S], np.bincount(segment_N[stays_N], minlength=len(piece_S)), tokens_N,
             visible_N=np.ones(len(tokens_N), bool),
-            targets=Targets(segment_L, head_L, label_SH[segment_L, head_L]), C=self.targets_a_row(text.T),
+            targets=Targets(segment_L, head_L, label_SH[segment_L, head_L]), C=self.targets_a_row(text.corpus, text.T),
         )  # fmt: skip
 
     def sentences(self, text: Text) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

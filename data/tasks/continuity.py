@@ -39,7 +39,7 @@ class Continuity(Task):
     def heads(self, corpus: Corpus) -> dict[str, tuple[str, ...]]:
         return {"continuity": CLASSES}
 
-    def targets_a_row(self, T: int) -> int:
+    def targets_a_row(self, corpus: Corpus, T: int) -> int:
         """Raises ValueError where two blocks do not fit in a row."""
         least = 2 * self.shortest + 3
         if least > T:
@@ -89,7 +89,8 @@ class Continuity(Task):
         tokens_N = tokens[runs(begin_S5.ravel(), length_S5.ravel())]
         return packed(
             text, row_S, length_S5.sum(1), tokens_N, visible_N=np.ones(len(tokens_N), bool),
-            targets=Targets(np.arange(len(class_S)), np.zeros_like(class_S), class_S), C=self.targets_a_row(text.T),
+            targets=Targets(np.arange(len(class_S)), np.zeros_like(class_S), class_S),
+            C=self.targets_a_row(text.corpus, text.T),
         )  # fmt: skip
 
     def pairs(self, text: Text) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -122,11 +122,11 @@ class Task:
     A task is one subclass in one file, and one line in the table of train/objectives.py.
     """
 
-    rows: float = 0.0  # share of the rows of the sources that it may read; where it may not, the others share its rows
+    rows: float = 0.0  # share of the rows of the sources that it reads; elsewhere the others share its rows
     weight: float | None = None  # lambda: its share of the gradient; None = as its rows
     later: tuple[tuple[float, float, float], ...] = ()  # (share of the run, rows from there on, weight reached there)
     rare: bool = False  # divide by the expected, not the found number of targets: for less than a few rows a step
-    sources: tuple[str, ...] = ()  # that it reads; () = all
+    sources: tuple[str, ...] = ()  # that it reads; () = all in which it finds something
 
     token_head: ClassVar[str | None] = None  # head that predicts its token targets; None = the one of the tokens
 
@@ -169,7 +169,7 @@ class Task:
         """
         return {}
 
-    def targets_a_row(self, T: int) -> int:
+    def targets_a_row(self, corpus: Corpus, T: int) -> int:
         """Most sequence-level targets of one row."""
         return 0
 
