@@ -54,6 +54,10 @@ class Rows:
             name: tuple(source for source, counts in zip(self.sources, found, strict=True) if counts.any())
             for name, found in self.targets_found.items()
         }
+        for name, reads in self.reads.items():
+            if lacking := set(self.builder.tasks[name].sources or self.sources) - set(reads):
+                lacks = ", ".join(sorted(lacking))
+                self.builder.remarks.append(f"objectives.{name}: finds nothing in {lacks}; other tasks have those rows")
         self.timetable = Timetable(self.builder.tasks, self.sources, self.reads)
 
     def batch(self, row_R: np.ndarray) -> Batch:
@@ -178,8 +182,8 @@ class Timetable:
     def __init__(self, tasks: Mapping[str, Task], sources: Sequence[str], reads: Mapping[str, Collection[str]]):
         self.starts = np.array(phases(tasks.values()))  # shares of the run
         shares_FSK = np.array([[_shares(tasks, reads, source, start) for source in sources] for start in self.starts])
-        self.shares_FSK = shares_FSK  # of phases, sources, tasks: the promised share of the source's rows
         self._rates = [[_rates(list(tasks), shares_K) for shares_K in shares_SK] for shares_SK in shares_FSK]
+        self.shares_FSK = np.array(self._rates) / RATE_UNIT  # of phases, sources, tasks: the share of the source's rows
 
     def tasks(self, progress_R: np.ndarray, source_R: np.ndarray, within_R: np.ndarray) -> np.ndarray:
         """The place of each row's task, from its progress, its source and its number within that source."""
@@ -226,6 +230,10 @@ class Builder:
                 self.C = max(self.C, task.targets_a_row(corpus, T))
             except ValueError as error:
                 raise ValueError(f"objectives.{name}: {error}") from error
+            if taken := own.keys() & self.heads.keys():
+                raise ValueError(
+                    f"objectives.{name}: another task has a head called {sorted(taken)}; leave that label out"
+                )
             self.remarks += [f"objectives.{name}.{remark}" for remark in task.remarks(corpus)]
             self.heads_of[name] = [len(self.heads) + number for number in range(len(own))]
             self.heads |= own

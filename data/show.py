@@ -35,6 +35,8 @@ def show(rows: Rows, first_row: int, count: int, task: str | None, console: Cons
             raise ValueError(f"task={task!r}{did_you_mean(task, rows.builder.heads_of)}")
         row_R = np.arange(first_row, first_row + SEARCHED)
         row_R = row_R[rows.tasks_of(row_R) == names.index(task)][:count]
+    if not len(row_R):
+        raise ValueError(f"task={task!r}: none of the {SEARCHED:,} rows from {first_row} on; give a later --first-row")
     batch, task_R = rows.batch(row_R), rows.tasks_of(row_R)
     console.print(legend())
     for place, row in enumerate(row_R.tolist()):

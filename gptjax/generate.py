@@ -81,7 +81,8 @@ class LanguageModel:
 
     def log_probs(self, texts: Sequence[Sequence[int]], *, view: View = "causal") -> list[np.ndarray]:
         """The log-probability of every token of each text but its first, nats: see gptjax.scoring.log_probs."""
-        return log_probs(self._model, self.params, texts, view=view, mask=self.tokenizer.mask)
+        with self._on_mesh():
+            return log_probs(self._model, self.params, texts, view=view, mask=self.tokenizer.mask)
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
         """BOS and the tokens of a text; ids as they are. Raises ValueError beyond the context or the vocabulary."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from gptjax.likelihood import chunks_for, token_scores
 from gptjax.model import Transformer, head
+from gptjax.sharding import row_ways
 
 View = Literal["causal", "both sides"]
 ROWS = 64  # of a batch
@@ -46,8 +47,9 @@ def log_probs(
     found = [np.zeros(len(ids) - 1, np.float32) for ids in texts]
     # a row: (text, the token hidden in it, or 0 for none of them)
     hidden = [(n, j) for n, ids in enumerate(texts) for j in ((0,) if view == "causal" else range(1, len(ids)))]
+    B = -(-ROWS // row_ways()) * row_ways()
     for rows, T in _batches(hidden, texts, model.config.T):
-        tokens_BT, length_B = np.zeros((ROWS, T), np.int32), np.zeros(ROWS, np.int32)
+        tokens_BT, length_B = np.zeros((B, T), np.int32), np.zeros(B, np.int32)
         for b, (n, _) in enumerate(rows):
             tokens_BT[b, : len(texts[n])], length_B[b] = texts[n], len(texts[n])
         targets_BT = np.roll(tokens_BT, -1, axis=1)

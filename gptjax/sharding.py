@@ -175,6 +175,11 @@ def _ways(*mesh_axes: str) -> int:
     return 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in mesh_axes)
 
 
+def row_ways() -> int:
+    """Parts into which the mesh in force splits the rows of a batch; 1 outside of any mesh."""
+    return _ways(*ROW_AXES)
+
+
 def local_rows(mesh: Mesh, rows: int) -> int:
     """Rows of a batch that one device holds."""
     return rows // int(np.prod([mesh.shape[axis] for axis in RULES["batch"] or ()]))

@@ -143,3 +143,16 @@ def test_nothing_of_hidden_words_is_left_in_the_input(monkeypatch):
     for name, array in one._asdict().items():
         same = np.array_equal(array, getattr(other, name))
         assert same == (name != "targets_BT"), name
+
+
+def test_the_cheap_guess_knows_what_was_left_and_the_commonest_word():
+    """All e's and one z, all chosen: right where e stands or is masked, and where the z was left."""
+    e, z = LETTERS.ids_of("e")[0], LETTERS.ids_of("z")[0]
+    text = text_of([[[1, *[e] * 500, z, 2]]] * 40, T=503)
+    task = MaskedLM(rate=1.0, final_rate=1.0)
+    batch = task.build(text)
+    _, right_BT = task.guess(batch, text.corpus)
+    of_e, of_z = right_BT[batch.targets_BT == e], right_BT[batch.targets_BT == z]
+    assert of_e.mean() == pytest.approx(0.9, abs=0.01)
+    assert of_z.mean() == pytest.approx(0.1, abs=0.15)
+    assert not right_BT[batch.weights_BT == 0].any()

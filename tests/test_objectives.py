@@ -77,11 +77,12 @@ def test_a_causal_share_below_that_of_sixteen_epochs_is_not_raised():
     assert causal_rows(0.2, 0.6, 160) == pytest.approx(0.08)
 
 
-def test_repetition_moves_causal_rows_to_masked_ones_and_nothing_else():
+def test_repetition_moves_causal_rows_to_masked_ones_and_no_weight():
     objectives = Objectives(**(MIXED | {"causal_lm": CausalLM(rows=0.65), "order": Order(rows=0.1)}))
     often = objectives.for_epochs(32)
     assert often.causal_lm.rows == pytest.approx(0.45)
     assert often.masked_lm.rows == pytest.approx(0.45)
+    assert (often.causal_lm.weights, often.masked_lm.weights) == ([0.65], [0.25])
     assert often.order == objectives.order
     assert objectives.for_epochs(16) == objectives
 
@@ -122,7 +123,7 @@ OBJECTIVES = Objectives(
 @pytest.fixture(scope="module")
 def made(prepared):
     rows = Rows(prepared, 64, 0, None, OBJECTIVES.tasks)
-    return rows, curriculum(OBJECTIVES, rows, rows_a_step=32)
+    return rows, curriculum(rows, 32, "static")
 
 
 def test_a_step_is_told_of_each_task_that_has_rows_at_any_time(made):
@@ -166,7 +167,7 @@ def test_the_weights_of_the_terms_follow_the_run(made):
 
 def test_what_is_compiled_without_a_text_is_what_the_default_objectives_make_of_one(prepared):
     objectives = Objectives()
-    assert curriculum(objectives, Rows(prepared, 64, 0, None, objectives.tasks), 32) == causal_only()
+    assert curriculum(Rows(prepared, 64, 0, None, objectives.tasks), 32, "static") == causal_only()
 
 
 def test_a_tasks_settings_are_its_own(made):

@@ -40,7 +40,7 @@ def learnt(tmp_path_factory):
     objectives = Objectives(**TASKS)
     prepared = write_prepared(tmp_path_factory.mktemp("overfit"), texts, tokenizer=tokenizer)
     rows = Rows(prepared, T, 0, None, objectives.tasks)
-    terms = curriculum(objectives, rows, ROWS)
+    terms = curriculum(rows, ROWS, "static")
     shape = Architecture(T=T, D=64, L=2, N=4, K=4, F=128)
     model = Transformer(ModelConfig.of(shape, tokenizer.size, terms.heads))
     mesh = make_mesh(devices=jax.devices()[:1])

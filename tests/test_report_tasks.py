@@ -16,7 +16,7 @@ from tests.test_report import (
     train_record,
     validation_record,
 )
-from train.report_tasks import classes_of, commonest, conflicts, held_out, last_task_scores, scores, training_curves
+from train.report_tasks import commonest, conflicts, held_out, last_task_scores, scores, training_curves
 
 TITLES = {
     "tasks": "What it is trained on",
@@ -30,11 +30,13 @@ def of_tasks(step, coefficient=0.2, **tasks):
     return train_record(step) | {"tasks": tasks, "coefficients": dict.fromkeys(tasks, coefficient)}
 
 
-def task_record(step, task, *, accuracy=0.5, guess=0.25, confusion=None, source="plays", kind="validation_task"):
+def task_record(
+    step, task, *, accuracy=0.5, guess=0.25, confusion=None, classes=None, source="plays", kind="validation_task"
+):
     return {
         "kind": kind, "step": step, "task": task, "loss": 2.5, "accuracy": accuracy, "targets": 4321,
         "guess": f"guesser of {source}", "guess_accuracy": guess, "by_source": {source: [0.75, 123], "other": [0.5, 7]},
-        "confusion": confusion,
+        "confusion": confusion, "classes": classes,
     }  # fmt: skip
 
 
@@ -52,11 +54,13 @@ def run_of_tasks(folder, words="plain"):
     """A run with every section of this module, with these words wherever a person may choose them."""
     term = f"classify/{words}"
     metrics = [of_tasks(step, causal_lm=4.0, **{term: 1.0}) for step in (10, 20)]
-    metrics += [task_record(20, term, confusion=[[9, 1], [2, 8]], source=words), validation_record(20, words)]
+    metrics += [
+        task_record(20, term, confusion=[[9, 1], [2, 8]], classes=[f"{words}a", f"{words}b"], source=words),
+        validation_record(20, words),
+    ]
     metrics += [conflict(step, -0.2, ("causal_lm", term)) for step in (10, 20)]
     make_run(folder, metrics=metrics, views={words: {"causal": 3.5, "both sides": 2.25, "tokens": 512}})
-    heads = {"class_heads": [{"name": words, "classes": [f"{words}a", f"{words}b"]}]}
-    return make_run(folder, model=heads)
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +125,7 @@ def test_weights_are_drawn_where_they_change():
 
 def test_the_numbers_of_the_table_of_tasks_are_those_of_the_records():
     train = [of_tasks(20, 0.125, order=3.0)]
-    page = scores(train, [task_record(20, "order", accuracy=0.512, guess=0.25)], {})
+    page = scores(train, [task_record(20, "order", accuracy=0.512, guess=0.25)])
     of_all, by_source = cells(page, "order")
     assert of_all == [["51.2%"], ["25.0%", "guesser", "of", "plays"], ["4,321"], ["2.500"], ["0.125"]]
     assert by_source == [["75.0%", "of", "123"], ["50.0%", "of", "7"]]
@@ -130,8 +134,8 @@ def test_the_numbers_of_the_table_of_tasks_are_those_of_the_records():
 def test_a_guesser_is_beaten_only_by_more_right_answers():
     """Shares of the same number of right answers differ in their last digits."""
     metrics = [task_record(9, "order", accuracy=0.25 + 1e-9), task_record(9, "position", accuracy=0.2)]
-    assert "the model does not beat a cheap guesser at order and position." in scores([], metrics, {})
-    page = scores([], [*metrics, task_record(9, "masked_lm", accuracy=0.2503)], {})
+    assert "the model does not beat a cheap guesser at order and position." in scores([], metrics)
+    page = scores([], [*metrics, task_record(9, "masked_lm", accuracy=0.2503)])
     assert "beats a cheap guesser at masked_lm, and does not beat it at order and position." in page
 
 
@@ -147,8 +151,8 @@ def test_the_score_after_the_last_step_counts_and_of_a_repeated_step_the_later()
 def test_confusions_are_percent_of_their_row_under_the_names_of_the_classes():
     """A class that never is right has a row without numbers."""
     matrix = [[30, 10, 0], [1, 4, 5], [0, 0, 0]]
-    heads = {"continuity": ["in order", "swapped", "random"]}
-    page = scores([], [task_record(9, "continuity", confusion=matrix)], heads)
+    classes = ["in order", "swapped", "random"]
+    page = scores([], [task_record(9, "continuity", confusion=matrix, classes=classes)])
     texts = re.findall(r"<text[^>]*>(.*?)</text>", page)
     assert texts[:8] == [
         "in order",
@@ -161,16 +165,6 @@ def test_confusions_are_percent_of_their_row_under_the_names_of_the_classes():
         "what is right",
     ]
     assert texts[8:] == ["75", "25", "0", "10", "40", "50"]
-
-
-def test_classes_are_those_of_the_head_that_a_term_trains():
-    heads = {"continuity": list("abc"), "type": list("xyz"), "topic": list("pq")}
-    terms = ["continuity", "classify"]
-    assert classes_of("continuity", 3, heads, terms) == list("abc")
-    assert classes_of("classify/topic", 2, heads, ["classify/topic"]) == list("pq")
-    assert classes_of("classify", 3, heads, terms) == list("xyz")  # the only label of its task
-    assert classes_of("classify", 3, heads, ["classify"]) == ["0", "1", "2"]  # continuity's or type's?
-    assert classes_of("continuity", 4, heads, terms) == ["0", "1", "2", "3"]
 
 
 def test_the_rarer_of_many_classes_stand_together():

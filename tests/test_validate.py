@@ -46,7 +46,7 @@ def setting(tmp_path_factory):
     settings = recipe(folder, "run", objectives=OBJECTIVES, batch=BatchSpec(rows=B), mesh=MeshSpec(data=1))
     settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, T=T, L=1))
     mesh = make_mesh(devices=jax.devices()[:1])
-    text = Text(prepared, rows.corpus.tokenizer, rows, curriculum(OBJECTIVES, rows, B))
+    text = Text(prepared, rows.corpus.tokenizer, rows, curriculum(rows, B, "static"))
     with jax.set_mesh(mesh):
         parts = assemble(settings, text.tokenizer.size, text.curriculum, mesh)
         params = jax.tree.map(lambda leaf: leaf * 4, parts.fresh().params)

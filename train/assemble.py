@@ -42,7 +42,7 @@ def open_text(recipe: Recipe) -> Text:
     """
     prepared = prepare(recipe.data)
     rows = rows_of(recipe, prepared)
-    return Text(prepared, rows.corpus.tokenizer, rows, curriculum(recipe.objectives, rows, recipe.batch.rows))
+    return Text(prepared, rows.corpus.tokenizer, rows, curriculum(rows, recipe.batch.rows, recipe.objectives.combine))
 
 
 def rows_of(recipe: Recipe, prepared: Path) -> "Rows":

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from train.assemble import Assembly
 
 CONFLICT = -0.1  # cosine below which two gradients work against each other
-BATCHES = 4  # that a measurement is the mean of, as one batch has few rows of each task
+BATCHES = 2  # that a measurement is the mean of, as one batch has few rows of each task
 IN_A_ROW = 3  # measurements in conflict that are no accident
 
 

@@ -41,8 +41,8 @@ class Objectives:
     classify: Classify = dataclasses.field(default_factory=Classify)
 
     combine: CombinerName = "static"  # how the weights of the terms change: not, or as train/combine.py says
-    by_repetition: bool = True  # text read over 16 times moves causal rows to masked ones: see `causal_rows`
-    conflicts: int | None = 500  # steps between two looks at whether tasks pull in opposite directions; None = never
+    by_repetition: bool = True  # text read over 16 times moves causal rows, not their weight, to masked ones
+    conflicts: int | None = 250  # steps between two looks at whether tasks pull in opposite directions; None = never
 
     def __post_init__(self):
         if self.combine not in get_args(CombinerName):
@@ -79,11 +79,13 @@ class Objectives:
         if not self.by_repetition or not causal.rows or not masked.rows or causal.later or masked.later:
             return self
         rows = causal_rows(causal.rows, masked.rows, epochs)
-        moved = causal.rows - rows
+        if rows == causal.rows:
+            return self
+        (causal_weight,), (masked_weight,) = causal.weights, masked.weights  # as the rows that were written
         return dataclasses.replace(
             self,
-            causal_lm=dataclasses.replace(causal, rows=rows),
-            masked_lm=dataclasses.replace(masked, rows=masked.rows + moved),
+            causal_lm=dataclasses.replace(causal, rows=rows, weight=causal_weight),
+            masked_lm=dataclasses.replace(masked, rows=masked.rows + causal.rows - rows, weight=masked_weight),
         )
 
 
@@ -127,12 +129,12 @@ def causal_only() -> Curriculum:
     return Curriculum(terms=(term,), heads={}, phases=(0.0,), combine="static", targets=0)
 
 
-def curriculum(objectives: Objectives, rows: "Rows", rows_a_step: int) -> Curriculum:
-    """The terms of the loss. Raises ValueError where a task finds nothing to learn in the text."""
+def curriculum(rows: "Rows", rows_a_step: int, combine: CombinerName) -> Curriculum:
+    """The terms of the loss, of tasks that are settled by `for_epochs`."""
     builder, found = rows.builder, rows.targets_found
     rates_S = np.array([rows.rates[source] for source in rows.sources]) / sum(rows.rates.values())
     terms = []
-    for k, (name, task) in enumerate(objectives.tasks.items()):
+    for k, (name, task) in enumerate(builder.tasks.items()):
         if name not in found:
             continue
         heads = builder.heads_of[name]
@@ -154,4 +156,4 @@ def curriculum(objectives: Objectives, rows: "Rows", rows_a_step: int) -> Curric
                 )
             )  # fmt: skip
     phases = tuple(rows.timetable.starts.tolist())
-    return Curriculum(tuple(terms), builder.heads, phases, objectives.combine, builder.C)
+    return Curriculum(tuple(terms), builder.heads, phases, combine, builder.C)

@@ -165,21 +165,22 @@ def _saying_what_takes_memory(recipe: Recipe) -> Iterator[None]:
 def _finish(parts: Assembly, text: Text, state: State, console: Console) -> None:
     """Compares with xz, writes samples and the report."""
     recipe, run = parts.recipe, parts.recipe.run
-    console.print("\ncomparing with xz, writing samples and the report ...")
+    console.print("\nwriting the report, and what goes into it ...")
     write_whole(run / "xz.json", json.dumps(xz_figures(text.prepared), indent=1) + "\n")
     if jax.process_count() == 1:
         model = LanguageModel(parts.config, text.tokenizer, state.params, mesh=parts.mesh)
     else:  # the other processes are not asked to take part: their share is on disk
         local = jax.local_devices()
         model = gptjax.load(run, int(state.step), mesh=make_mesh(fsdp=len(local), devices=local))
-    samples = {"step": int(state.step), "samples": recipe.samples, "seed": recipe.seed}
-    write_samples(run, text.prepared, model, **samples, console=console)
+    names = {term.name for term in parts.curriculum.terms}
+    if names & {"causal_lm", "prefix_lm"}:
+        samples = {"step": int(state.step), "samples": recipe.samples, "seed": recipe.seed}
+        write_samples(run, text.prepared, model, **samples, console=console)
     from train.report import write_report  # here: it imports Matplotlib, which the first step does not wait for
 
-    names = [term.name for term in parts.curriculum.terms]
     if "causal_lm" in names:
         console.print(_results(run))
-    if "masked_lm" in names:
+    if {"causal_lm", "masked_lm"} <= names:
         console.print(views_table(write_views(run, text.prepared, model)))
     write_report(run)
 

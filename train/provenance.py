@@ -79,7 +79,10 @@ def describe_run(run: Path, recipe: Recipe, config: ModelConfig, text: Text) -> 
         source["rate"] = text.rows.rates[name]  # rows out of every 1024
     found = {"tokenizer": text.tokenizer.fingerprint, "text": description["content"]}
     if (run / "model.json").exists():
-        was, now = dataclasses.asdict(load_model_config(run / "model.json")), dataclasses.asdict(config)
+        had = load_model_config(run / "model.json")
+        if told := _other_heads(had, config):
+            raise ValueError(f"run={run} has other output heads: {told}; choose another folder with --run")
+        was, now = dataclasses.asdict(had), dataclasses.asdict(config)
         if listed := ", ".join(f"{name}: {was[name]!r} -> {now[name]!r}" for name in was if was[name] != now[name]):
             raise ValueError(f"run={run} holds another model ({listed}); choose another folder with --run")
         held = {
@@ -101,6 +104,18 @@ def describe_run(run: Path, recipe: Recipe, config: ModelConfig, text: Text) -> 
         text.tokenizer.save(run / "tokenizer.json")
         save_model_config(config, run / "model.json")  # last: marks the description as whole
     return found
+
+
+def _other_heads(was: ModelConfig, now: ModelConfig) -> str:
+    """In which heads, and classes of them, two models differ; "" if in none."""
+    old, new = ({head.name: head.classes for head in config.class_heads} for config in (was, now))
+    told = [f"no {name!r} any more" for name in old.keys() - new.keys()]
+    told += [f"{name!r} is new" for name in new.keys() - old.keys()]
+    for name in old.keys() & new.keys():
+        signs = (("-", set(old[name]) - set(new[name])), ("+", set(new[name]) - set(old[name])))
+        changed = [f"{sign} {label!r}" for sign, labels in signs for label in sorted(labels)]
+        told += [f"classes of {name!r}: {', '.join(changed)}"] if changed else []
+    return ", ".join(told)
 
 
 def provenance(recipe: Recipe) -> dict[str, Any]:

@@ -28,7 +28,6 @@ def write_report(run: Path) -> Path:
     records = _jsonl(run / "metrics.jsonl")
     recipe, data, xz, environment = (_json(run / f"{name}.json") for name in ("recipe", "data", "xz", "environment"))
     model, views = (_json(run / f"{name}.json") for name in ("model", "views"))
-    heads = {head["name"]: head["classes"] for head in model.get("class_heads", ())}
     sources = data.get("sources", {})
     overall = overall_loss(validation, {name: source["rate"] for name, source in sources.items()})
     name = escape(run.resolve().name)
@@ -42,7 +41,7 @@ def write_report(run: Path) -> Path:
 {section("Do its tasks pull together?", report_tasks.conflicts(records))}
 {section("The machinery", "".join(_machinery(train)), "grid thirds")}
 {section("What it learned, source by source", _scores(last_scores(run / "metrics.jsonl"), xz))}
-{section("What it learned, task by task", report_tasks.scores(train, records, heads))}
+{section("What it learned, task by task", report_tasks.scores(train, records))}
 {section("Held-out text read both ways", report_tasks.views(views))}
 {section("What it writes", _samples(_jsonl(run / "samples.jsonl")))}
 {section("What it read", _data(sources))}

@@ -4,7 +4,7 @@
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -118,8 +118,8 @@ def _weights_figure(train: Sequence[Mapping]) -> str:
     return figure("Weights in the loss", svg, caption, coloured(lines))
 
 
-def scores(train: Sequence[Mapping], records: Sequence[Mapping], heads: Mapping[str, list[str]]) -> str:
-    """What was learned, task by task, and which classes are taken for which; `heads` has their names."""
+def scores(train: Sequence[Mapping], records: Sequence[Mapping]) -> str:
+    """What was learned, task by task, and which classes are taken for which."""
     last = last_task_scores(records)
     rows, sources = [], list(dict.fromkeys(source for record in last.values() for source in record["by_source"]))
     for term, record in last.items():
@@ -136,7 +136,7 @@ def scores(train: Sequence[Mapping], records: Sequence[Mapping], heads: Mapping[
     ]
     names = ("right answers", *map(escape, sources))
     pictures = "".join(
-        _confusion_figure(term, np.array(record["confusion"]), classes_of(term, len(record["confusion"]), heads, last))
+        _confusion_figure(term, np.array(record["confusion"]), record["classes"])
         for term, record in last.items()
         if record["confusion"]
     )
@@ -159,17 +159,6 @@ def _verdict(last: Mapping[str, Mapping]) -> str:
     said = [f"beats a cheap guesser at {listed(better)}"] if better else []
     said += [f"does not beat {'it' if better else 'a cheap guesser'} at {listed(others)}"] if others else []
     return f"<p>On held-out text the model {escape(', and '.join(said))}.</p>"
-
-
-def classes_of(term: str, C: int, heads: Mapping[str, list[str]], terms: Iterable[str]) -> list[str]:
-    """The names of a term's classes: of the head it is named after, or, of a task with one head of another name, of
-    the only head of so many classes that no other term is named after; numbers where that leaves a doubt."""
-    head = term.split("/")[-1]
-    named = {other.split("/")[-1] for other in terms}
-    free = [name for name, classes in heads.items() if name not in named and len(classes) == C]
-    if head not in heads and len(free) == 1:
-        (head,) = free
-    return heads[head] if len(heads.get(head, ())) == C else [*map(str, range(C))]
 
 
 def commonest(confusion_CC: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str]]:

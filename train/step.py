@@ -85,7 +85,9 @@ def make_train_step(
 
     def step(state: State, batch_ABT: Batch, asks: jax.Array) -> tuple[State, dict[str, jax.Array]]:
         progress = state.step / jnp.float32(steps)
-        lambda_K, count_K = lambdas(curriculum, progress), counts(batch_ABT, terms)
+        earlier = jnp.where(state.step >= state.cooldown, cooldown_start(spec, steps) - state.cooldown, 0)
+        lambda_K = lambdas(curriculum, progress + earlier / jnp.float32(steps))  # weights fall when the rate does
+        count_K = counts(batch_ABT, terms)
         coefficient_K = combiner.weigh(state.combiner, lambda_K)
         factor_K = factors(coefficient_K, divisors(curriculum, count_K, progress), count_K)
         key = jax.random.fold_in(jax.random.key(seed), state.step)

@@ -12,6 +12,7 @@ from train.assemble import Assembly, Text
 from train.losses import Scores, labels, target_weights
 from train.objectives import Term
 
+AT_ONCE = 256  # rows that are looked at for guesses
 COMMONEST = "always says what is commonest"
 
 
@@ -35,6 +36,7 @@ class TermScore(NamedTuple):
     guess_accuracy: float  # how often it is right on the same targets
     by_source: dict[str, tuple[float, int]]  # accuracy, targets
     confusion: list[list[int]] | None  # of classes: targets by class and answer; None for tokens
+    classes: tuple[str, ...] | None  # of the confusion
 
 
 class Findings(NamedTuple):
@@ -121,13 +123,18 @@ class HeldOut:
                     for source, scores in by_source.items() if scores.targets_K[k]
                 },
                 confusion=None if confusion is None else np.round(confusion).astype(int).tolist(),
+                classes=None if confusion is None else self._parts.config.class_heads[term.head or 0].classes,
             )  # fmt: skip
         return found
 
     def _guesses_of(self, name: str, task_rows: int) -> dict[str, tuple[str, float]]:
         """Term -> (what a cheap guesser does, its accuracy on the held-out rows of a task); made once."""
         if (name, task_rows) not in self._guesses:
-            batches = [rows.batch(np.arange(rows.count)) for _, rows in self._rows(name, task_rows)]
+            batches = [
+                rows.batch(np.arange(first, min(first + AT_ONCE, rows.count)))
+                for _, rows in self._rows(name, task_rows)
+                for first in range(0, rows.count, AT_ONCE)
+            ]
             task, found = self._builder.tasks[name], {}
             for term in self._parts.curriculum.terms:
                 if term.task != self._builder.id_of(name):
@@ -135,7 +142,7 @@ class HeldOut:
                 weights = np.concatenate([np.ravel(target_weights(batch, term)) for batch in batches])
                 label = np.concatenate([np.ravel(labels(batch, term)) for batch in batches])
                 guess, right = COMMONEST, label == np.bincount(label, weights).argmax()
-                guessed = [task.guess(batch) for batch in batches]
+                guessed = [task.guess(batch, self._corpus) for batch in batches]
                 if not term.sequences and guessed[0] is not None:
                     guess, right = guessed[0][0], np.concatenate([np.ravel(one[1]) for one in guessed if one])
                 if weights.sum():

@@ -49,6 +49,7 @@ class Classify(Task):
             return self.labels
         read = self.sources or corpus.sources
         several = {field for source in read for field, names in corpus.classes[source].items() if len(names) > 1}
+        several -= {"source", "type", "position", "continuity"}  # these are heads already
         return (*(["source"] if len(read) > 1 else []), "type", *sorted(several))
 
     def classes(self, corpus: Corpus, name: str) -> tuple[str, ...]:

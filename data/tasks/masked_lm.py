@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from data.marks import WORD_START
-from data.tasks.task import Task, Text, packed, ranks
+from data.tasks.task import Corpus, Task, Text, packed, ranks
 from gptjax.batch import Batch
 
 MASKED, REPLACED = 0.8, 0.1  # of the chosen tokens; the rest stay as they are
@@ -43,6 +43,14 @@ class MaskedLM(Task):
             weights_N=np.append(chosen_N[1:], False),  # a segment's first token is never chosen
             visible_N=np.ones(len(chosen_N), bool),
         )  # fmt: skip
+
+    def guess(self, batch: Batch, corpus: Corpus) -> tuple[str, np.ndarray]:
+        """One chosen token in ten was left as it is."""
+        stands_BT, weights_BT = np.roll(batch.tokens_BT, -1, axis=1), batch.weights_BT
+        commonest = np.bincount(np.ravel(batch.targets_BT), np.ravel(weights_BT)).argmax()
+        said_BT = np.where(stands_BT == corpus.tokenizer.mask, commonest, stands_BT)
+        right_BT = np.where(weights_BT > 0, said_BT == batch.targets_BT, 0.0)
+        return "the token that stands there, the commonest for a mask", right_BT
 
     def chosen(self, text: Text) -> np.ndarray:
         """The tokens to predict, bool [N]: of each piece a share `rate`, rounded, of its tokens, at least one.

@@ -8,7 +8,7 @@ import itertools
 
 import numpy as np
 
-from data.tasks.task import Task, Text, packed, ranks
+from data.tasks.task import Corpus, Task, Text, packed, ranks
 from gptjax.batch import Batch
 
 ORDERS = np.array(list(itertools.permutations(range(3))))  # [6, 3], the true order first
@@ -58,6 +58,6 @@ class Order(Task):
         wanted_P = np.maximum(1, np.round(self.rate * count_P / 3))
         return first_G[ranks(piece_G, text.chance(0)[first_G]) < wanted_P[piece_G]]
 
-    def guess(self, batch: Batch) -> tuple[str, np.ndarray]:
+    def guess(self, batch: Batch, corpus: Corpus) -> tuple[str, np.ndarray]:
         stands_BT = np.roll(batch.tokens_BT, -1, axis=1)
         return "the token that stands there", np.where(batch.weights_BT > 0, stands_BT == batch.targets_BT, 0.0)

@@ -58,7 +58,7 @@ class Position(Task):
         chosen_N[may_N] = ranks(segment_M, text.chance(0)[may_N]) < wanted_S[segment_M]
         return chosen_N
 
-    def guess(self, batch: Batch) -> tuple[str, np.ndarray]:
+    def guess(self, batch: Batch, corpus: Corpus) -> tuple[str, np.ndarray]:
         """The best that one can do who sees which places of a segment are free, and not what stands there."""
         right_BT = np.zeros(batch.shape)
         row_M, column_M = np.nonzero(batch.weights_BT)

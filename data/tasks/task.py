@@ -181,7 +181,7 @@ class Task:
         """Its rows of this text. Heads count from 0 among its own; `task` is filled in by the pipeline."""
         raise NotImplementedError
 
-    def guess(self, batch: Batch) -> tuple[str, np.ndarray] | None:
+    def guess(self, batch: Batch, corpus: Corpus) -> tuple[str, np.ndarray] | None:
         """(what a cheap guesser does, how often it is right at each position, f64 [B, T]); of token targets only.
 
         None = it always says the commonest target.

@@ -20,14 +20,14 @@ def recipe() -> Recipe:
         objectives=Objectives(
             causal_lm=CausalLM(rows=0.0),
             masked_lm=MaskedLM(rows=0.5),
-            classify=Classify(rows=0.5, weight=1.0, rare=False, labels=("topic",), longest=256),
+            classify=Classify(rows=0.5, weight=1.0, rare=False, labels=("topic",), longest=512),
         ),
-        model=llama(D=192, L=3, N=3, T=256, dropout=0.1),
+        model=llama(D=192, L=3, N=3, T=512, dropout=0.1),
         optimizer=OptimizerSpec(name="muon", learning_rate=4e-3, warmup=100, schedule="wsd", decay=0.4, final=0.0),
-        batch=BatchSpec(rows=16),
+        batch=BatchSpec(rows=8),
         compute=ComputeSpec(unroll=True),
         validation=ValidationSpec(every=250, rows=16, task_rows=300, final_task_rows=10_000),
         run=Path("runs/topics"),
         samples=0,
-        steps=1200,
+        steps=1000,
     )
