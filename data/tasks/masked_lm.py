@@ -29,9 +29,9 @@ class MaskedLM(Task):
         super().__post_init__()
         for name in ("rate", "final_rate"):
             if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be above 0 and at most 1")
+                raise ValueError(f"MaskedLM.{name}={getattr(self, name)}: must be above 0 and at most 1")
         if self.span < 1:
-            raise ValueError(f"span={self.span}: must be at least 1")
+            raise ValueError(f"MaskedLM.span={self.span}: must be at least 1")
 
     def build(self, text: Text) -> Batch:
         """Pieces of documents as encoder segments. The first token of a segment has nobody to predict it."""

@@ -24,7 +24,7 @@ class Order(Task):
     def __post_init__(self):
         super().__post_init__()
         if not 0 < self.rate <= 1:
-            raise ValueError(f"rate={self.rate}: must be above 0 and at most 1")
+            raise ValueError(f"Order.rate={self.rate}: must be above 0 and at most 1")
 
     def build(self, text: Text) -> Batch:
         """Pieces of documents as encoder segments. Positions stay with the places, not with the tokens."""

@@ -27,7 +27,7 @@ class Position(Task):
     def __post_init__(self):
         super().__post_init__()
         if not 0 < self.rate <= 1:
-            raise ValueError(f"rate={self.rate}: must be above 0 and at most 1")
+            raise ValueError(f"Position.rate={self.rate}: must be above 0 and at most 1")
 
     def heads(self, corpus: Corpus) -> dict[str, tuple[str, ...]]:
         return {"position": tuple(map(str, range(BUCKETS)))}

@@ -131,13 +131,14 @@ class Task:
     token_head: ClassVar[str | None] = None  # head that predicts its token targets; None = the one of the tokens
 
     def __post_init__(self):
-        """Raises ValueError for settings that cannot be; the table adds the task's name."""
+        """Raises ValueError for settings that cannot be."""
+        name = type(self).__name__
         shares = [share for share, _, _ in self.later]
         if any(not 0 < share <= 1 for share in shares) or sorted(set(shares)) != shares:
-            raise ValueError(f"later={self.later}: the shares of the run must rise and lie above 0 and up to 1")
-        for name, values in (("rows", [self.rows, *(rows for _, rows, _ in self.later)]), ("weight", self.weights)):
+            raise ValueError(f"{name}.later={self.later}: the shares of the run must rise and lie above 0 and up to 1")
+        for field, values in (("rows", [self.rows, *(rows for _, rows, _ in self.later)]), ("weight", self.weights)):
             if any(not 0 <= value < float("inf") for value in values):
-                raise ValueError(f"{name}: {values} must be 0 or more")
+                raise ValueError(f"{name}.{field}: {values} must be 0 or more")
 
     @property
     def ever(self) -> bool:
