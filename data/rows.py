@@ -14,7 +14,7 @@ from data.rowplan import Pieces, RowPlan, SequentialPlan, TokenStore, scramble
 from data.tasks.blocks import runs
 from data.tasks.task import Corpus, Task, Text, phases
 from gptjax.batch import Batch
-from gptjax.config import did_you_mean
+from gptjax.spelling import did_you_mean
 from gptjax.tokenizer import Tokenizer
 
 VALIDATION_SEED = 2**32  # of chance in held-out text: no run has it

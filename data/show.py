@@ -19,7 +19,7 @@ from rich.text import Text
 from data.rows import Rows
 from data.tasks.task import Task
 from gptjax.batch import Batch
-from gptjax.config import did_you_mean
+from gptjax.spelling import did_you_mean
 from gptjax.tokenizer import Tokenizer
 
 SEARCHED = 65_536  # rows among which those of a task are looked for

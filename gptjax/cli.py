@@ -20,10 +20,10 @@ import tyro
 
 import gptjax
 from gptjax.chat import Chat
-from gptjax.config import did_you_mean
 from gptjax.manifest import check_sizes, folder_of, numbered, verify
 from gptjax.rundir import read_run
 from gptjax.sampling import Sampling
+from gptjax.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from gptjax.generate import LanguageModel, Sample

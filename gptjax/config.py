@@ -6,12 +6,13 @@ V vocabulary (padded rows)  L layers  C classes
 """
 
 import dataclasses
-import difflib
 import json
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+from gptjax.spelling import did_you_mean
 
 FORMAT = 1  # of model.json
 Family = Literal["llama", "gpt2"]
@@ -243,9 +244,3 @@ def load_model_config(path: Path) -> ModelConfig:
         ClassHead(name=head["name"], classes=tuple(head["classes"])) for head in fields.get("class_heads", ())
     )
     return ModelConfig(**fields)
-
-
-def did_you_mean(word: str, known: Collection[str]) -> str:
-    """`; did you mean 'x'?` for the nearest known word, else the list of them."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"

@@ -4,7 +4,8 @@ import dataclasses
 import os
 from pathlib import Path
 
-from gptjax.config import ModelConfig, did_you_mean, load_model_config
+from gptjax.config import ModelConfig, load_model_config
+from gptjax.spelling import did_you_mean
 from gptjax.tokenizer import Tokenizer
 
 

@@ -16,7 +16,8 @@ if __name__ == "__main__" and sys.argv[1:2] == ["pretrain"]:
 
 import tyro
 
-from gptjax.config import SIZES, did_you_mean
+from gptjax.config import SIZES
+from gptjax.spelling import did_you_mean
 from train import STARTED, hosts
 from train.allocator import keep_freed_memory
 from train.exits import BAD_NUMBERS, DONE, FAULT, INTERRUPTED, MISTAKE, STOPPED, TAKEN, BadNumbersError, StoppedError

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from gptjax.config import did_you_mean
+from gptjax.spelling import did_you_mean
 from train.exits import BAD_NUMBERS, DONE
 from train.experiments import experiment_names
 from train.outcome import DECIDES, ArmOutcome, Outcome, figures

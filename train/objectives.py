@@ -16,7 +16,7 @@ from data.tasks.order import Order
 from data.tasks.position import Position
 from data.tasks.prefix_lm import PrefixLM
 from data.tasks.task import Task, phases
-from gptjax.config import did_you_mean
+from gptjax.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from data.rows import Rows

@@ -14,7 +14,7 @@ import optax
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from gptjax.config import did_you_mean
+from gptjax.spelling import did_you_mean
 from train.recipe import WEIGHT_DECAY, OptimizerName, OptimizerSpec
 
 Params = Any  # nested dicts of arrays, or of Linen's boxes of them; None = a parameter that never trains

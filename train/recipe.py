@@ -12,7 +12,8 @@ from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
 from data.spec import DataSpec
 from data.tasks.position import LONGEST
-from gptjax.config import Architecture, did_you_mean
+from gptjax.config import Architecture
+from gptjax.spelling import did_you_mean
 from train.objectives import Objectives
 
 RECIPES = Path(__file__).parent / "recipes"

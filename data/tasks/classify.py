@@ -11,7 +11,7 @@ import numpy as np
 from data.tasks.blocks import chain, check_lengths, documents, runs, sentence_stops
 from data.tasks.task import Corpus, Targets, Task, Text, fitting, packed
 from gptjax.batch import Batch
-from gptjax.config import did_you_mean
+from gptjax.spelling import did_you_mean
 from gptjax.tokenizer import Tokenizer
 
 TYPES = ("statement", "question", "exclamation")
