@@ -1,8 +1,8 @@
 """Sentence continuity in earnest: are two blocks neighbours, swapped, or of two documents?
 
 Two rows in five ask it, the others are next and masked words, from which the model learns what text is about: first
-they count, then continuity, whose weight rises. Blocks are longer than in the default recipe, since short ones often share no word;
-documents must be long for that.
+they count, then continuity, whose weight rises. Blocks are longer than in the default recipe, since short ones often
+share no word; documents must be long for that.
 Hardware: 2 cores, 4 GB. Time: 7 minutes of training. Expect: see docs/log.md.
 """
 
