@@ -54,7 +54,7 @@ class Rows:
             name: tuple(source for source, counts in zip(self.sources, found, strict=True) if counts.any())
             for name, found in self.targets_found.items()
         }
-        for name, reads in self.reads.items():
+        for name, reads in self.reads.items():  # a task that reads nothing has no rows
             if lacking := set(self.builder.tasks[name].sources or self.sources) - set(reads):
                 lacks = ", ".join(sorted(lacking))
                 self.builder.remarks.append(f"objectives.{name}: finds nothing in {lacks}; other tasks have those rows")
@@ -94,8 +94,8 @@ class Rows:
     def _targets_found(self) -> dict[str, np.ndarray]:
         """Of every task with rows: targets a row, f64 [S, 1 + its heads]: those of tokens, then those of each head.
 
-        Counted in the first rows of each source. Raises ValueError where a task finds nothing, in a source that it
-        names or in all.
+        Counted in the first rows of each source. Raises ValueError where a task finds nothing in a source that it
+        names, or is the only one and finds nothing.
         """
         found = {}
         for name, heads in self.builder.heads_of.items():
@@ -110,7 +110,7 @@ class Rows:
                 of_heads = [batch.label_weight_BC[batch.head_BC == head].sum() for head in heads]
                 found[name][place] = np.array([batch.weights_BT.sum(), *of_heads]) / PROBED
             named = [source for source in task.sources if not found[name][self.sources.index(source)].any()]
-            if named or not found[name].any():
+            if named or (task.rows == 1 and not found[name].any()):
                 raise ValueError(
                     f"objectives.{name}: finds nothing to learn in {PROBED} rows of {', '.join(named or self.sources)} "
                     f"(model.T={self.T}); name other sources in objectives.{name}.sources, or give it no rows"

@@ -163,7 +163,7 @@ def test_asked_to_stop_it_finds_nothing(setting):
 
 
 def test_one_number_for_a_measurement_is_that_of_next_words_else_of_the_terms_by_weight(setting):
-    score, of_term = Score(2.0, 0.0, 0.0, 1, 1), TermScore(1.0, 0.0, 1, "", 0.0, {}, None)
+    score, of_term = Score(2.0, 0.0, 0.0, 1, 1), TermScore(1.0, 0.0, 1, "", 0.0, {}, None, None)
     both = Findings({"p": score, "q": score._replace(loss=4.0)}, {"order": of_term})
     terms = setting.parts.curriculum.terms
     assert overall(both, {"p": 3, "q": 1}, terms) == (3 * 2 + 4) / 4

@@ -135,7 +135,7 @@ def curriculum(rows: "Rows", rows_a_step: int, combine: CombinerName) -> Curricu
     rates_S = np.array([rows.rates[source] for source in rows.sources]) / sum(rows.rates.values())
     terms = []
     for k, (name, task) in enumerate(builder.tasks.items()):
-        if name not in found:
+        if not rows.reads.get(name):
             continue
         heads = builder.heads_of[name]
         rows_FS = rows_a_step * rates_S * rows.timetable.shares_FSK[:, :, k]

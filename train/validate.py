@@ -67,7 +67,7 @@ class HeldOut:
         """
         sources: dict[str, Score] = {}
         terms: dict[str, TermScore] = {}
-        for name in self._builder.heads_of:
+        for name in filter(self._reads.get, self._builder.heads_of):
             by_source = {}
             for source, rows in self._rows(name, most_rows if name == "causal_lm" else task_rows):
                 sums = self._sums(params, rows, asks, progress)
