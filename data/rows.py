@@ -54,10 +54,12 @@ class Rows:
             name: tuple(source for source, counts in zip(self.sources, found, strict=True) if counts.any())
             for name, found in self.targets_found.items()
         }
+        self.remarks: list[str] = []  # what a person should know before it trains
         for name, reads in self.reads.items():  # a task that reads nothing has no rows
+            self.remarks += [f"objectives.{name}.{remark}" for remark in self.builder.tasks[name].remarks(self.corpus)]
             if lacking := set(self.builder.tasks[name].sources or self.sources) - set(reads):
                 lacks = ", ".join(sorted(lacking))
-                self.builder.remarks.append(f"objectives.{name}: finds nothing in {lacks}; other tasks have those rows")
+                self.remarks.append(f"objectives.{name}: finds nothing in {lacks}; other tasks have those rows")
         self.timetable = Timetable(self.builder.tasks, self.sources, self.reads)
 
     def batch(self, row_R: np.ndarray) -> Batch:
@@ -218,7 +220,6 @@ class Builder:
         self.heads: dict[str, tuple[str, ...]] = {}  # name -> classes
         self.heads_of: dict[str, list[int]] = {}  # of every task with rows at any time: numbers of its heads
         self.C = 0  # most sequence-level targets of a row
-        self.remarks: list[str] = []  # what a person should know before it trains
         for name, task in tasks.items():
             if not task.ever:
                 continue
@@ -234,7 +235,6 @@ class Builder:
                 raise ValueError(
                     f"objectives.{name}: another task has a head called {sorted(taken)}; leave that label out"
                 )
-            self.remarks += [f"objectives.{name}.{remark}" for remark in task.remarks(corpus)]
             self.heads_of[name] = [len(self.heads) + number for number in range(len(own))]
             self.heads |= own
 
@@ -248,7 +248,7 @@ class Builder:
         for k, (name, task) in enumerate(self.tasks.items()):
             place = np.flatnonzero(task_R == k)
             if len(place):
-                batches.append(self._filled_in(task.build(text.of(place)), self.id_of(name), self.heads_of[name]))
+                batches.append(self._filled_in(task.build(text.of(place)), k + 1, self.heads_of[name]))
                 places.append(place)
         back = np.argsort(np.concatenate(places))
         return Batch(*(np.concatenate(arrays)[back] for arrays in zip(*batches, strict=True)))
@@ -278,6 +278,5 @@ class HeldOutRows:
 
     def batch(self, row_R: np.ndarray) -> Batch:
         pieces = self._plan.pieces(row_R * self._plan.rows_per_epoch // self.count)
-        pieces = Pieces(*(array[row_R[pieces.row_P] < self.count] for array in pieces))
         text = read_text(self._corpus, [(self._source, pieces)], self._T, np.ones(len(row_R)), VALIDATION_SEED)
         return self._builder.batch(text, np.full(len(row_R), self._task))

@@ -24,11 +24,10 @@ from gptjax.decode import Choice, decode, prefill, repeat_rows
 from gptjax.model import Transformer, init_params
 from gptjax.rundir import Run
 from gptjax.sampling import Sampling
-from gptjax.scoring import View, log_probs
+from gptjax.scoring import View, log_probs, padded_length
 from gptjax.sharding import RULES, check_divides, shardings
 from gptjax.tokenizer import Tokenizer, stream_text
 
-SHORTEST_BUCKET = 16  # prompts are padded to a power of two from here to the context
 Prompt = str | Sequence[int]  # text, or token ids that are taken as they are, without a BOS in front
 
 
@@ -150,7 +149,9 @@ class LanguageModel:
         with self._on_mesh():
             padded = self._divisible(encoded)
             length_B = np.array([len(ids) for ids in padded], np.int32)
-            tokens_BT = np.full((len(padded), self._bucket(max(map(len, padded)))), self.tokenizer.pad, np.int32)
+            tokens_BT = np.full(
+                (len(padded), padded_length(max(map(len, padded)), self.config.T)), self.tokenizer.pad, np.int32
+            )
             for row, ids in enumerate(padded):
                 tokens_BT[row, : len(ids)] = ids
             choice = self._choice(padded, samples, sampling, bias_V)
@@ -187,10 +188,6 @@ class LanguageModel:
         shares = (sampling.top_p or 1.0, sampling.min_p or 0.0, sampling.repetition_penalty or 1.0)
         settings = (np.float32(sampling.temperature), top_k, *map(np.float32, shares), bias_V)
         return Choice(key_B, *jax.device_put(settings))
-
-    def _bucket(self, length: int) -> int:
-        """The power of two that a prompt is padded to, within the context."""
-        return min(self.config.T, max(SHORTEST_BUCKET, 1 << (length - 1).bit_length()))
 
     def _divisible(self, encoded: Sequence[Sequence[int]]) -> list[Sequence[int]]:
         """The prompts, with copies of the first until the mesh divides their number."""

@@ -17,7 +17,7 @@ from gptjax.sharding import row_ways
 
 View = Literal["causal", "both sides"]
 ROWS = 64  # of a batch
-SHORTEST_BUCKET = 16  # rows are padded to a power of two from here to the context
+SHORTEST = 16  # tokens that a row is padded to at least
 
 
 def log_probs(
@@ -64,14 +64,18 @@ def log_probs(
     return found
 
 
+def padded_length(length: int, context: int) -> int:
+    """The power of two that so many tokens are padded to, so that few lengths are compiled; within the context."""
+    return min(context, max(SHORTEST, 1 << (length - 1).bit_length()))
+
+
 def _batches(
     rows: Sequence[tuple[int, int]], texts: Sequence[Sequence[int]], longest: int
 ) -> Iterator[tuple[list[tuple[int, int]], int]]:
-    """(up to ROWS rows, the length that they are padded to): short texts first, so that few lengths are compiled."""
+    """(up to ROWS rows, the length that they are padded to): short texts first."""
     by_length: dict[int, list[tuple[int, int]]] = {}
     for row in rows:
-        bucket = max(SHORTEST_BUCKET, 1 << (len(texts[row[0]]) - 1).bit_length())
-        by_length.setdefault(min(bucket, longest), []).append(row)
+        by_length.setdefault(padded_length(len(texts[row[0]]), longest), []).append(row)
     for T, same in sorted(by_length.items()):
         for first in range(0, len(same), ROWS):
             yield same[first : first + ROWS], T

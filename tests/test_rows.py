@@ -158,7 +158,7 @@ def test_a_task_reads_where_it_finds_something_and_is_named_where_it_was_told_to
     only_terse = write_prepared(tmp_path / "terse", {"terse": ["a"] * 400})
     nothing = Rows(only_terse, T, 0, None, tasks(shares))
     assert nothing.reads == {"causal_lm": ("terse",), "order": ()}
-    assert nothing.builder.remarks == ["objectives.order: finds nothing in terse; other tasks have those rows"]
+    assert nothing.remarks == ["objectives.order: finds nothing in terse; other tasks have those rows"]
     for named, where in ((("terse",), "terse"), (("one", "terse"), "terse")):
         with pytest.raises(ValueError, match=rf"objectives.order: finds nothing to learn in \d+ rows of {where} "):
             Rows(prepared, T, 0, None, tasks(shares, order={"sources": named}))

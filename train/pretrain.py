@@ -73,7 +73,7 @@ def pretrain(
         config = config_of(recipe, text.tokenizer.size, mesh, text.curriculum.heads)
         about |= describe_run(run, recipe, config, text)
         check_agree(about)
-        for remark in text.rows.builder.remarks:
+        for remark in text.rows.remarks:
             console.print(remark, highlight=False, markup=False)
         start.finished("text")
         console.print(

@@ -1,7 +1,4 @@
-"""One model read in both ways: how probable held-out text is from its beginning, and every token from both sides.
-
-Axes: none beyond those of gptjax.scoring.
-"""
+"""One model read in both ways: how probable held-out text is from its beginning, and every token from both sides."""
 
 import json
 from pathlib import Path
