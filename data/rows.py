@@ -13,7 +13,7 @@ from data.mixture import RATE_UNIT, assign, lay_out, mixture_rates, pattern
 from data.rowplan import Pieces, RowPlan, SequentialPlan, TokenStore, scramble
 from data.tasks.blocks import runs
 from data.tasks.task import Corpus, Task, Text, phases
-from gptjax.batch import Batch
+from gptjax.batch import Batch, ClassHead
 from gptjax.spelling import did_you_mean
 from gptjax.tokenizer import Tokenizer
 
@@ -217,7 +217,7 @@ class Builder:
 
     def __init__(self, corpus: Corpus, tasks: Mapping[str, Task], T: int):
         self.tasks = dict(tasks)  # all of the table, so that a task's id is the same in every run
-        self.heads: dict[str, tuple[str, ...]] = {}  # name -> classes
+        self.heads: dict[str, ClassHead] = {}  # by name
         self.heads_of: dict[str, list[int]] = {}  # of every task with rows at any time: numbers of its heads
         self.C = 0  # most sequence-level targets of a row
         for name, task in tasks.items():
@@ -236,7 +236,9 @@ class Builder:
                     f"objectives.{name}: another task has a head called {sorted(taken)}; leave that label out"
                 )
             self.heads_of[name] = [len(self.heads) + number for number in range(len(own))]
-            self.heads |= own
+            self.heads |= {
+                called: ClassHead(name=called, classes=classes, pair=task.compares) for called, classes in own.items()
+            }
 
     def id_of(self, name: str) -> int:
         """What stands for a task in `task_BT`; 0 is padding."""

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from data.rows import Rows
 from data.tasks.task import Task
-from gptjax.batch import Batch
+from gptjax.batch import Batch, ClassHead
 from gptjax.spelling import did_you_mean
 from gptjax.tokenizer import Tokenizer
 
@@ -95,13 +95,13 @@ def target_text(batch: Batch, place: int, tokenizer: Tokenizer, task: Task) -> T
     return text
 
 
-def class_text(batch: Batch, place: int, heads: Mapping[str, tuple[str, ...]]) -> Text | None:
+def class_text(batch: Batch, place: int, heads: Mapping[str, ClassHead]) -> Text | None:
     """The classes of the row's segments; None if it has none."""
     text = Text("class   ", style="dim")
     for slot in np.flatnonzero(batch.label_weight_BC[place]):
         segment = int(batch.segment_BT[place][batch.at_BC[place][slot]])
-        name, classes = list(heads.items())[batch.head_BC[place][slot]]
-        text.append(f"{name}: {classes[batch.label_BC[place][slot]]}   ", COLOURS[segment % len(COLOURS)])
+        head = list(heads.values())[batch.head_BC[place][slot]]
+        text.append(f"{head.name}: {head.classes[batch.label_BC[place][slot]]}   ", COLOURS[segment % len(COLOURS)])
     return text if batch.label_weight_BC[place].any() else None
 
 

@@ -79,7 +79,7 @@ def describe(name: str, store: epath.Path) -> SourceCard:
     if kind == "files":
         return SourceCard(name=name, licence="yours", attribution=None, citation=None, language=None, domain=None)
     if kind == "tfds":
-        info = _builder(name, store).info
+        info = builder_of(name, store).info
         return SourceCard(
             name=name,
             licence=" ".join((info.redistribution_info.license or "unknown").split()),
@@ -139,8 +139,8 @@ def shards(name: str, store: epath.Path, download_config: Any = None) -> list[Sh
     kind, _, _ = name.partition(":")
     if kind == "files":
         return _file_shards(_files(name))
-    tfds = _tfds()
-    builder = _builder(name, store)
+    tfds = load_tfds()
+    builder = builder_of(name, store)
     theirs = kind == "tfds"  # may download for hours, and says so
     tfds.display_progress_bar(theirs)
     if not theirs:
@@ -292,7 +292,7 @@ def _label(value: str | int | None) -> str:
 
 def _records(folder: str, first: int, stop: int, text_field: str, labels: tuple[str, ...]) -> Iterator[Document]:
     """The documents of examples `first` to before `stop` of a TFDS data set, in the order in which it wrote them."""
-    tfds = _tfds()
+    tfds = load_tfds()
     builder = tfds.builder_from_directory(folder)
     features = builder.info.features
     names = {field: _class_names(_field(features, field, "label_field", folder, object)) for field in labels}
@@ -317,7 +317,7 @@ def _records(folder: str, first: int, stop: int, text_field: str, labels: tuple[
 
 def _class_names(feature: Any) -> Callable[[Any], str]:
     """From what a label feature of TFDS decodes to, to the name of the class; "" = none."""
-    tfds = _tfds()
+    tfds = load_tfds()
     if isinstance(feature, tfds.features.ClassLabel):
         return lambda number: "" if number < 0 else feature.int2str(int(number))
     if feature.shape == () and feature.np_dtype == np.dtype(object):
@@ -327,9 +327,9 @@ def _class_names(feature: Any) -> Callable[[Any], str]:
     raise ValueError(f"data.label_field: {feature} is no label; it takes a class, a text or a whole number")
 
 
-def _builder(name: str, store: epath.Path) -> Any:
+def builder_of(name: str, store: epath.Path) -> Any:
     """The TFDS builder of a source that is no files."""
-    tfds = _tfds()
+    tfds = load_tfds()
     if name.startswith("tfds:"):
         wanted = name.removeprefix("tfds:")
         try:
@@ -346,7 +346,7 @@ def _builder(name: str, store: epath.Path) -> Any:
     return module.Builder(config=config, data_dir=store / "-".join(carrier))
 
 
-def _tfds() -> Any:
+def load_tfds() -> Any:
     """TensorFlow Datasets, silent; TensorFlow sees no accelerator."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # else TensorFlow announces oneDNN, whatever the level

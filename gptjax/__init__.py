@@ -1,9 +1,10 @@
-"""gptjax: load, sample, score and ship GPT models. Importing it is cheap: JAX is imported when a run is loaded.
+"""gptjax: load, sample, score and ship GPT models. Importing it is cheap: JAX is imported when a model is loaded.
 
 >>> model = gptjax.load("runs/first")
 >>> model.generate("Once upon a time", temperature=0)[0][0].text
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -13,25 +14,39 @@ __all__ = ["load"]
 
 
 def load(
-    run: Any,
+    path: Any,
     step: int | None = None,
     *,
     weights: Literal["trained", "ema"] = "trained",
     dtype: Any = "float32",
     mesh: Any = None,
 ) -> "LanguageModel":
-    """The model of a run directory, ready to generate.
+    """The model of a run directory, of a folder in Hugging Face's layout, or of a .gguf file, ready to generate.
 
-    `step`: which checkpoint; None = the newest good one, with a warning for each newer one that is damaged. Its files
-    are verified first. `weights`: "ema" = their moving average, where the run kept one. `dtype`: of the products;
-    scores are float32. `mesh`: from gptjax.sharding.make_mesh, to spread the parameters; None = all on one device.
-    Raises ValueError if there is no such run or step, if its files do not belong together or are damaged, or if a
-    weight is NaN or infinite.
+    For a run: `step`: which checkpoint; None = the newest good one, with a warning for each newer one that is damaged.
+    Its files are verified first. `weights`: "ema" = their moving average, where the run kept one.
+
+    `dtype`: of the products; scores are float32. `mesh`: from gptjax.sharding.make_mesh, to spread the parameters;
+    None = all on one device.
+    Raises ValueError if there is no such model or step, if its files do not belong together, are damaged or ask for
+    what is not supported, or if a weight is NaN or infinite.
     """
-    from gptjax.rundir import read_run
+    path = Path(path)
+    if not (path.suffix == ".gguf" or ((path / "config.json").is_file() and not (path / "model.json").is_file())):
+        from gptjax.rundir import read_run
 
-    found = read_run(run)  # before the slow import, so that a typo is reported at once
+        run = read_run(path)  # before the slow import, so that a typo is reported at once
 
-    from gptjax.generate import restore_model
+        from gptjax.loading import restore_model
 
-    return restore_model(found, step, weights=weights, dtype=dtype, mesh=mesh)
+        return restore_model(run, step, weights=weights, dtype=dtype, mesh=mesh)
+    if step is not None or weights != "trained":
+        raise ValueError(f"{path}: is no run, so it has no step={step} and no weights={weights!r} to choose")
+    from gptjax.gguf_model import read_gguf
+    from gptjax.hf_folder import read_folder
+
+    foreign = read_gguf(path) if path.suffix == ".gguf" else read_folder(path)
+
+    from gptjax.loading import place_model
+
+    return place_model(foreign, dtype=dtype, mesh=mesh)

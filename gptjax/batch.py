@@ -4,9 +4,19 @@ A shift or a mask is made where the batch is built and nowhere else.
 Axes: B batch, T position, C sequence-level targets.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassHead:
+    """An output head beside the one of the tokens: it tells classes of a token, or of a whole sequence."""
+
+    name: str
+    classes: tuple[str, ...]
+    pair: bool = False  # compares the parts of a segment before and from its target's place; else reads the state there
 
 
 class Batch(NamedTuple):
@@ -21,7 +31,7 @@ class Batch(NamedTuple):
     visible_BT: Any  # bool: may be seen by every query of its own segment, not only by later ones
     label_BC: Any  # i32: class of a sequence-level target
     value_BC: Any  # f32: value of a sequence-level target
-    at_BC: Any  # i32: the position that it is read from
+    at_BC: Any  # i32: the position that it is read from, or, by a head of pairs, where the second part begins
     head_BC: Any  # i32: the output head that it belongs to
     label_weight_BC: Any  # f32: 0 = no target here
 

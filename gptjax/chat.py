@@ -1,14 +1,24 @@
-"""A conversation with a model, in the format of the dialogue source: one line a turn, you are A, the model is B."""
+"""A conversation with a model: by its own chat template, or as lines in which you are A and the model is B."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from gptjax.sampling import Sampling
-from gptjax.tokenizer import SPEAKERS, turn_line
+from gptjax.tokenizer import SHIELD, SPEAKERS, turn_line
 
 if TYPE_CHECKING:
     from gptjax.generate import LanguageModel
+
+# The lines of `turn_line`, as a chat template for others; the speaker of an answer is written, the answer is not.
+LINES = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] not in ['user', 'assistant'] %}"
+    "{{ raise_exception('only the roles user and assistant are known') }}{% endif %}"
+    f"{{{{ '{SPEAKERS[0]}' if message['role'] == 'user' else '{SPEAKERS[1]}' }}}}: "
+    "{{ message['content'].split() | join(' ') }}{{ '\\n' }}"
+    f"{{% endfor %}}{{% if add_generation_prompt %}}{SPEAKERS[1]}:{{% endif %}}"
+)
 
 
 class Chat:
@@ -20,34 +30,56 @@ class Chat:
     def __init__(self, model: "LanguageModel", sampling: Sampling):
         self.turns: list[str] = []  # all that was said, yours at even places; also what the context no longer holds
         self._model = model
-        self._sampling = dataclasses.replace(sampling, stop=("\n", *sampling.stop))
+        stop = sampling.stop if model.habits.chat_template else ("\n", *sampling.stop)
+        self._sampling = dataclasses.replace(sampling, stop=stop)
         self._room = min(sampling.tokens, max(1, model.config.T // 4))
 
     def say(self, turn: str) -> Iterator[str]:
         """Your turn; yields the reply piece by piece. An unfinished reply is not remembered, nor is the turn before it.
 
-        Raises ValueError, at once, if the turn alone does not fit the context.
+        Raises ValueError, at once, if the turn alone does not fit the context, or the chat template refuses it.
         """
-        prompt = self.context(turn)
-        return self._reply(turn, prompt)
+        return self._reply(turn, self.tokens(turn))
 
     def context(self, turn: str) -> str:
-        """What the model reads before it replies to `turn`: the newest turns that fit, and the start of its line."""
+        """What the model reads before it replies to `turn`: the newest turns that fit, and the start of its own."""
+        return self._read(turn)[0]
+
+    def tokens(self, turn: str) -> list[int]:
+        """The same as token ids."""
+        return self._read(turn)[1]
+
+    def _read(self, turn: str) -> tuple[str, list[int]]:
+        """The context as text and as token ids."""
         turns = [*self.turns, turn]
         limit = self._model.config.T - self._room
         size = 0  # the loop sets it: `turns` is never empty
-        for first in range(0, len(turns), 2):  # a turn and its reply go together: a conversation begins with A
-            lines = [turn_line(number, turns[number]) for number in range(first, len(turns))]
-            prompt = "".join(lines) + f"{SPEAKERS[1]}:"
-            size = 1 + len(self._model.tokenizer.encode(prompt))  # 1: BOS
-            if size <= limit:
-                return prompt
+        for first in range(0, len(turns), 2):  # a turn and its reply go together: a conversation begins with yours
+            text, ids = self._written(turns[first:])
+            if (size := len(ids)) <= limit:
+                return text, ids
         raise ValueError(
             f"this turn needs {size} tokens; the context holds {self._model.config.T}, "
             f"of which {self._room} are kept for the reply: say it in {limit} or fewer"
         )
 
-    def _reply(self, turn: str, prompt: str) -> Iterator[str]:
+    def _written(self, turns: Sequence[str]) -> tuple[str, list[int]]:
+        tokenizer, habits = self._model.tokenizer, self._model.habits
+        if habits.chat_template is None:
+            text = "".join(turn_line(number, turn) for number, turn in enumerate(turns)) + f"{SPEAKERS[1]}:"
+            return text, [*([tokenizer.bos] if habits.begins_with_bos else []), *tokenizer.encode(text)]
+        from gptjax.template import render  # here, for a run of ours needs no Jinja
+
+        messages = [
+            {"role": ("user", "assistant")[number % 2], "content": tokenizer.shielded(turn)}
+            for number, turn in enumerate(turns)
+        ]
+        roles = ("bos", "eos", "pad")
+        names = {f"{role}_token": tokenizer.token(getattr(tokenizer, role)) for role in roles}
+        text = render(habits.chat_template, messages, names)
+        return text.replace(SHIELD, ""), tokenizer.encode_spelt(text)
+
+    def _reply(self, turn: str, prompt: Sequence[int]) -> Iterator[str]:
         said = ""
         for piece in self._model.stream(prompt, **dataclasses.asdict(self._sampling)):
             piece = piece if said else piece.lstrip()  # the space after "B:"

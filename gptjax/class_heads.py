@@ -1,4 +1,4 @@
-"""Output heads beside the one of the tokens: one bank of linear classifiers over hidden states.
+"""Output heads beside the one of the tokens: one bank of linear classifiers over hidden states, or pairs of them.
 
 Axes: B batch  T position  D residual  Q positions that are looked at  C classes of a head.
 """
@@ -18,6 +18,32 @@ def states_at(hidden_BTD: Float[Array, "B T D"], at_BQ: Int[Array, "B Q"]) -> Fl
     them; exact, as each sum has one term that is not 0."""
     one_BQT = jax.nn.one_hot(at_BQ, hidden_BTD.shape[1], dtype=hidden_BTD.dtype)
     return jnp.einsum("BQT,BTD->BQD", one_BQT, hidden_BTD, precision=product_precision(hidden_BTD.dtype))
+
+
+def pair_states(
+    hidden_BTD: Float[Array, "B T D"], segment_BT: Int[Array, "B T"], at_BQ: Int[Array, "B Q"]
+) -> Float[Array, "B Q D"]:
+    """What the two parts of a segment have in common: those before and from a place of it on.
+
+    The product of their mean states, each at a root mean square of 1, in float32. From a state that has read both, a
+    small model learns far more slowly whether they belong together: see docs/log.md.
+
+    Source: Mou et al. 2016, arXiv:1512.08422, section 3.3 (the product as a heuristic of matching).
+    """
+    T = hidden_BTD.shape[1]
+    at_BQT = jax.nn.one_hot(at_BQ, T, dtype=segment_BT.dtype)
+    own_BQT = segment_BT[:, None] == jnp.einsum("BQT,BT->BQ", at_BQT, segment_BT)[..., None]
+    second_BQT = jnp.arange(T)[None, None] >= at_BQ[..., None]
+
+    def of(part_BQT):
+        sum_BQD = jnp.einsum(
+            "BQT,BTD->BQD", part_BQT.astype(hidden_BTD.dtype), hidden_BTD,
+            preferred_element_type=jnp.float32, precision=product_precision(hidden_BTD.dtype),
+        )  # fmt: skip
+        mean_BQD = sum_BQD / jnp.maximum(1, part_BQT.sum(-1, keepdims=True))
+        return mean_BQD * jax.lax.rsqrt(jnp.square(mean_BQD).mean(-1, keepdims=True) + 1e-6)
+
+    return (of(own_BQT & ~second_BQT) * of(own_BQT & second_BQT)).astype(hidden_BTD.dtype)
 
 
 def class_logits(

@@ -3,7 +3,6 @@
 A verb is a dataclass in VERBS: its docstring and fields are its help, `run` does it.
 """
 
-import abc
 import contextlib
 import dataclasses
 import io
@@ -20,22 +19,18 @@ import tyro
 
 import gptjax
 from gptjax.chat import Chat
+from gptjax.evaluate_verb import Evaluate
+from gptjax.export_verb import Export
 from gptjax.manifest import check_sizes, folder_of, numbered, verify
 from gptjax.rundir import read_run
 from gptjax.sampling import Sampling
 from gptjax.spelling import did_you_mean
+from gptjax.verb import Verb
 
 if TYPE_CHECKING:
     from gptjax.generate import LanguageModel, Sample
 
 USER_ERROR = 2  # exit status
-
-
-class Verb(abc.ABC):
-    """What a word after `gptjax` does."""
-
-    @abc.abstractmethod
-    def run(self) -> None: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +48,7 @@ class Generate(Verb):
     """
 
     directory: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of a run, as `python -m train pretrain` makes it."""
+    """Folder of a run, as `python -m train pretrain` makes it; or a Hugging Face folder, or a .gguf file."""
     prompt: str | None = None
     """Text to continue; "" lets the model begin by itself. None = a conversation."""
     samples: int = 1
@@ -123,7 +118,12 @@ class Checkpoint(Verb):
             sys.exit(1)
 
 
-VERBS: dict[str, type[Verb]] = {"generate": Generate, "checkpoint": Checkpoint}
+VERBS: dict[str, type[Verb]] = {
+    "generate": Generate,
+    "evaluate": Evaluate,
+    "checkpoint": Checkpoint,
+    "export": Export,
+}
 
 
 def main() -> None:
@@ -187,7 +187,11 @@ def options_of(verb: type) -> list[str]:
     names = [field.name for field in dataclasses.fields(verb)]
     if "sampling" in names:
         names += [field.name for field in dataclasses.fields(Sampling)]
-    return [f"--{name.replace('_', '-')}" for name in names if name not in ("action", "directory", "sampling")]
+    return [
+        f"--{name.replace('_', '-')}"
+        for name in names
+        if name not in ("action", "directory", "files", "folder", "sampling", "task")
+    ]
 
 
 def verified(run: Path, step: int) -> str:
@@ -275,7 +279,8 @@ def converse(model: "LanguageModel", name: str, sampling: Sampling) -> None:
     at_terminal = sys.stdin.isatty()
     chat = Chat(model, sampling)
     if at_terminal:
-        print(quiet(f"{name}, step {model.step}. You are A, the model is B. /new starts over, Ctrl-D leaves."))
+        step = "" if model.step is None else f", step {model.step}"
+        print(quiet(f"{name}{step}. You are A, the model is B. /new starts over, Ctrl-D leaves."))
     with contextlib.suppress(KeyboardInterrupt):
         for line in typed_lines() if at_terminal else map(str.strip, sys.stdin):
             if line == "/new":

@@ -8,10 +8,11 @@ V vocabulary (padded rows)  L layers  C classes
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from gptjax.batch import ClassHead
 from gptjax.spelling import did_you_mean
 
 FORMAT = 1  # of model.json
@@ -49,9 +50,9 @@ class RopeScaling:
 class Architecture:
     """All of a model but its vocabulary, which the tokenizer decides.
 
-    `gpt2`: learned positions, LayerNorm, GELU, biases (Radford et al. 2019). `llama`: rotary positions, RMSNorm, no
-    biases, grouped-query attention (Touvron et al. 2023, arXiv:2302.13971); with `swiglu` and `qk_norm`, the defaults,
-    it is Hugging Face's Qwen3ForCausalLM.
+    `gpt2`: learned positions, LayerNorm, GELU, biases (Radford et al. 2019). `llama`: rotary positions, RMSNorm,
+    grouped-query attention (Touvron et al. 2023, arXiv:2302.13971); with `swiglu` and `qk_norm`, the defaults, it is
+    Hugging Face's Qwen3ForCausalLM.
     """
 
     family: Family = "llama"
@@ -64,6 +65,8 @@ class Architecture:
     F: int = 688  # width inside the feed-forward block
     activation: Activation = "swiglu"  # gelu for gpt2; the others for llama
     qk_norm: bool = True  # RMSNorm with a learned scale on each query and key head (llama only)
+    attention_bias: bool = False  # vectors added to query, key, value and attention_out (llama; gpt2 always has them)
+    mlp_bias: bool = False  # the same for gate, up and down
     tied: bool = True  # one table embeds tokens and scores them
     dropout: float = 0.0  # share of activations dropped in training
     rope_theta: float = 10_000.0  # slowest rotary period over 2 pi, tokens (llama only)
@@ -108,6 +111,11 @@ class Architecture:
                 f"model.family='gpt2' has no qk_norm (found {self.qk_norm}), no rope_scaling (found "
                 f"{self.rope_scaling}) and K = N (found K={self.K}, N={self.N})"
             )
+        if self.family == "gpt2" and (self.attention_bias or self.mlp_bias):
+            raise ValueError(
+                f"model.family='gpt2' has biases everywhere; leave out model.attention_bias={self.attention_bias} and "
+                f"model.mlp_bias={self.mlp_bias}, which are for llama"
+            )
         if self.N * self.H != self.D and self.family == "gpt2":
             raise ValueError(
                 f"model.D={self.D} is not heads x width = N x H = {self.N} x {self.H} = {self.N * self.H}; "
@@ -119,13 +127,9 @@ class Architecture:
         """Width of one head."""
         return self.D // self.N if self.head_width is None else self.head_width
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassHead:
-    """An output head beside the one of the tokens."""
-
-    name: str
-    classes: tuple[str, ...]
+    def biased(self, part: Literal["heads", "mlp"]) -> bool:
+        """Whether the products of attention, or of the feed-forward block, have a bias."""
+        return self.family == "gpt2" or (self.attention_bias if part == "heads" else self.mlp_bias)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,13 +140,10 @@ class ModelConfig(Architecture):
     class_heads: tuple[ClassHead, ...] = ()  # one bank of them, in this order
 
     @classmethod
-    def of(
-        cls, architecture: Architecture, vocabulary: int, heads: Mapping[str, tuple[str, ...]] | None = None
-    ) -> "ModelConfig":
-        """The model of this shape for a tokenizer of so many ids, with these heads: name -> classes."""
+    def of(cls, architecture: Architecture, vocabulary: int, heads: Sequence[ClassHead] = ()) -> "ModelConfig":
+        """The model of this shape for a tokenizer of so many ids, with these heads beside that of the tokens."""
         shape = {field.name: getattr(architecture, field.name) for field in dataclasses.fields(Architecture)}
-        class_heads = tuple(ClassHead(name=name, classes=classes) for name, classes in (heads or {}).items())
-        return cls(**shape, vocabulary=vocabulary, class_heads=class_heads)
+        return cls(**shape, vocabulary=vocabulary, class_heads=tuple(heads))
 
     def __post_init__(self):
         super().__post_init__()
@@ -166,9 +167,11 @@ class ModelConfig(Architecture):
         feed_forward = self.D * self.F * (3 if self.activation == "swiglu" else 2)
         norms = 2 * self.D
         outside = self.V * self.D * (1 if self.tied else 2) + self.D
-        if self.family == "gpt2":
+        if self.biased("heads"):
             attention += self.H * (self.N + 2 * self.K) + self.D
-            feed_forward += self.F + self.D
+        if self.biased("mlp"):
+            feed_forward += self.F * (2 if self.activation == "swiglu" else 1) + self.D
+        if self.family == "gpt2":
             norms *= 2
             outside += self.T * self.D + self.D
         outside += len(self.class_heads) * (self.D + 1) * self.C
@@ -232,7 +235,8 @@ def load_model_config(path: Path) -> ModelConfig:
     for name in fields.keys() - known.keys():
         raise ValueError(f"{path}: unknown field {name!r}{did_you_mean(name, known)}")
     for name in known.keys() - fields.keys():
-        if known[name].default in (None, ()):  # a part that is off, and was not thought of when the file was written
+        default = known[name].default
+        if default in (None, ()) or default is False:  # a part that is off, and was unknown when the file was written
             continue
         raise ValueError(f"{path}: field {name!r} is missing")
     if fields.get("rope_scaling") is not None:
@@ -241,6 +245,7 @@ def load_model_config(path: Path) -> ModelConfig:
         except TypeError as error:
             raise ValueError(f"{path}: field 'rope_scaling': {error}") from error
     fields["class_heads"] = tuple(
-        ClassHead(name=head["name"], classes=tuple(head["classes"])) for head in fields.get("class_heads", ())
+        ClassHead(name=head["name"], classes=tuple(head["classes"]), pair=head.get("pair", False))
+        for head in fields.get("class_heads", ())
     )
     return ModelConfig(**fields)

@@ -7,25 +7,25 @@ import contextlib
 import dataclasses
 import itertools
 import math
-import warnings
 import zlib
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jaxtyping import Float
 
-from gptjax import checkpoint, manifest
+from gptjax.class_scoring import class_log_probs
 from gptjax.config import ModelConfig
 from gptjax.decode import Choice, decode, prefill, repeat_rows
-from gptjax.model import Transformer, init_params
-from gptjax.rundir import Run
+from gptjax.foreign import Habits
+from gptjax.model import Transformer
+from gptjax.results import Result
 from gptjax.sampling import Sampling
-from gptjax.scoring import View, log_probs, padded_length
-from gptjax.sharding import RULES, check_divides, shardings
+from gptjax.scoring import Reading, Row, Scores, View, log_probs, padded_length, score
+from gptjax.sharding import RULES
+from gptjax.text_likelihood import Continuation, loglikelihood, loglikelihood_rolling, perplexity
 from gptjax.tokenizer import Tokenizer, stream_text
 
 Prompt = str | Sequence[int]  # text, or token ids that are taken as they are, without a BOS in front
@@ -43,14 +43,25 @@ class Sample:
 
 
 class LanguageModel:
-    """A model with its tokenizer. `gptjax.load` makes one of a run; a training loop makes one of its parameters."""
+    """A model with its tokenizer. `gptjax.load` makes one of a run; a training loop makes one of its parameters.
+
+    `habits`: how its texts begin and end, and how it talks; by default as this package trains.
+    """
 
     def __init__(
-        self, config: ModelConfig, tokenizer: Tokenizer, params: Any, *, dtype: Any = "float32", mesh: Any = None
+        self,
+        config: ModelConfig,
+        tokenizer: Tokenizer,
+        params: Any,
+        *,
+        habits: Habits | None = None,
+        dtype: Any = "float32",
+        mesh: Any = None,
     ):
         self.config, self.tokenizer, self.params = config, tokenizer, params
+        self.habits = Habits(ends=frozenset({tokenizer.eos})) if habits is None else habits
         self.step: int | None = None  # of the checkpoint it was loaded from
-        self._mesh = mesh
+        self.mesh = mesh
         self._model = Transformer(config, dtype=jnp.dtype(dtype))
 
     def generate(
@@ -62,7 +73,7 @@ class LanguageModel:
         repetition_penalty, logit_bias, stop, seed.
         `prefix`: the model was trained as a prefix-LM, and each prompt's tokens see each other both ways.
         A text depends on its prompt, the settings and its number among the samples, not on the other prompts; equal
-        prompts get equal texts. A prompt of text begins with BOS, and EOS ends every text.
+        prompts get equal texts. A prompt of text begins with BOS and EOS ends every text, or as `habits` say.
         Raises ValueError if a prompt does not fit the context or has a token id beyond the vocabulary, or if
         `logit_bias` names a text that is no token.
         """
@@ -80,12 +91,40 @@ class LanguageModel:
 
     def log_probs(self, texts: Sequence[Sequence[int]], *, view: View = "causal") -> list[np.ndarray]:
         """The log-probability of every token of each text but its first, nats: see gptjax.scoring.log_probs."""
-        with self._on_mesh():
+        with self.on_mesh():
             return log_probs(self._model, self.params, texts, view=view, mask=self.tokenizer.mask)
 
+    def score(self, rows: Sequence[Row], *, view: View = "causal", **reading: Unpack[Reading]) -> list[Scores]:
+        """How probable the tokens are that rows of ids ask for: see gptjax.scoring.score."""
+        with self.on_mesh():
+            return score(self._model, self.params, rows, view=view, **reading)
+
+    def class_log_probs(self, texts: Sequence[Sequence[int]], head: int, **reading: Unpack[Reading]) -> np.ndarray:
+        """How probable the classes of texts of ids are: see gptjax.class_scoring.class_log_probs."""
+        with self.on_mesh():
+            return class_log_probs(self._model, self.params, texts, head, **reading)
+
+    def loglikelihood(self, pairs: Iterable[tuple[str, str]], **reading: Unpack[Reading]) -> list[Continuation]:
+        """How probable each (context, continuation) is: see gptjax.text_likelihood.loglikelihood."""
+        return loglikelihood(self, pairs, **reading)
+
+    def loglikelihood_rolling(self, texts: Iterable[str], **reading: Unpack[Reading]) -> list[float]:
+        """The log-likelihood of each text, nats: see gptjax.text_likelihood.loglikelihood_rolling."""
+        return loglikelihood_rolling(self, texts, **reading)
+
+    def perplexity(
+        self, texts: Iterable[str], *, view: View = "causal", seed: int = 0, **reading: Unpack[Reading]
+    ) -> Result:
+        """Nats a token, perplexity and bits a byte over texts: see gptjax.text_likelihood.perplexity."""
+        return perplexity(self, texts, view=view, seed=seed, **reading)
+
     def encode_prompt(self, prompt: Prompt) -> list[int]:
-        """BOS and the tokens of a text; ids as they are. Raises ValueError beyond the context or the vocabulary."""
-        ids = [self.tokenizer.bos, *self.tokenizer.encode(prompt)] if isinstance(prompt, str) else list(prompt)
+        """BOS, if texts begin with it, and the tokens of a text; ids as they are.
+
+        Raises ValueError beyond the context or the vocabulary.
+        """
+        first = [self.tokenizer.bos] if self.habits.begins_with_bos else []
+        ids = [*first, *self.tokenizer.encode(prompt)] if isinstance(prompt, str) else list(prompt)
         if not 1 <= len(ids) <= self.config.T:
             raise ValueError(f"a prompt has {len(ids)} tokens; this model's context holds from 1 to {self.config.T}")
         for id in ids:
@@ -122,7 +161,7 @@ class LanguageModel:
             for id, log_prob in drawn:
                 ids.append(id)
                 log_probs.append(log_prob)
-                if id == self.tokenizer.eos:
+                if id in self.habits.ends:
                     return
                 yield id
 
@@ -137,7 +176,7 @@ class LanguageModel:
                 return Sample(text[:sure], tuple(ids), tuple(log_probs), "stop")
         if said < len(text):
             yield text[said:]
-        return Sample(text, tuple(ids), tuple(log_probs), "eos" if ids[-1] == self.tokenizer.eos else otherwise)
+        return Sample(text, tuple(ids), tuple(log_probs), "eos" if ids[-1] in self.habits.ends else otherwise)
 
     def _columns(
         self, encoded: Sequence[Sequence[int]], samples: int, prefix: bool, sampling: Sampling, bias_V: np.ndarray
@@ -146,7 +185,7 @@ class LanguageModel:
 
         The next step is already under way while the caller looks at this one.
         """
-        with self._on_mesh():
+        with self.on_mesh():
             padded = self._divisible(encoded)
             length_B = np.array([len(ids) for ids in padded], np.int32)
             tokens_BT = np.full(
@@ -161,7 +200,7 @@ class LanguageModel:
         room = self.config.T - min(len(ids) for ids in encoded) + 1
         under_way = None
         for _ in range(min(sampling.tokens, room)):
-            with self._on_mesh():
+            with self.on_mesh():
                 state, *drawn = decode(self._model, self.params, state, choice)
             if under_way is not None:
                 yield jax.device_get(under_way)
@@ -191,47 +230,12 @@ class LanguageModel:
 
     def _divisible(self, encoded: Sequence[Sequence[int]]) -> list[Sequence[int]]:
         """The prompts, with copies of the first until the mesh divides their number."""
-        ways = math.prod(self._mesh.shape[axis] for axis in RULES["batch"] or ()) if self._mesh is not None else 1
+        ways = math.prod(self.mesh.shape[axis] for axis in RULES["batch"] or ()) if self.mesh is not None else 1
         return [*encoded, *[encoded[0]] * (-len(encoded) % ways)]
 
-    def _on_mesh(self) -> Any:
-        return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
-
-
-def restore_model(
-    run: Run, step: int | None, *, weights: Literal["trained", "ema"], dtype: Any, mesh: Any
-) -> LanguageModel:
-    """The model of a run at a step, None = the newest good one, after verifying the step's files."""
-    usable = manifest.steps(run.path)
-    if step is None:
-        step = manifest.newest_good(run.path, lambda line: warnings.warn(line, stacklevel=5), set_bad_aside=False)
-        if step is None:
-            raise ValueError(f"{run.path}: no usable checkpoint yet (a step counts once its manifest.json is written)")
-    elif step in usable:
-        manifest.verify(run.path, step)
-    else:
-        raise ValueError(f"{run.path}: no usable checkpoint of step {step}; there are {usable}")
-    name = {"trained": "params", "ema": "ema"}[weights]
-    if not (manifest.folder_of(run.path, step) / name).is_dir():
-        raise ValueError(f"{run.path}: step {step} has no {name}; a run started with --optimizer.ema 0.999 keeps one")
-    config = run.config
-    boxed = jax.eval_shape(lambda: init_params(Transformer(config), jax.random.key(0)))
-    if mesh is None:
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        places = jax.tree.map(lambda _: device, nn.unbox(boxed))
-    else:
-        check_divides(
-            mesh, rows=math.prod(mesh.devices.shape), D=config.D, N=config.N, K=config.K, F=config.F, V=config.V
-        )
-        places = shardings(mesh, boxed)
-    abstract = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), nn.unbox(boxed), places
-    )
-    params = checkpoint.restore(run.path, step, name, abstract)
-    checkpoint.refuse_nonfinite(step, name, params)
-    model = LanguageModel(config, run.tokenizer, params, dtype=dtype, mesh=mesh)
-    model.step = step
-    return model
+    def on_mesh(self) -> Any:
+        """A context in which arrays lie on the model's mesh."""
+        return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
 
 
 def certain(text: str, said: int, stop: Sequence[str]) -> tuple[int, bool]:

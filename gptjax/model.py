@@ -167,7 +167,7 @@ class Block(nn.Module):
 
     def _project(self, x_BTX, name, axes, width, std=INIT_STD):
         y_BTY = linear(x_BTX, weight(self, name, axes, (x_BTX.shape[-1], width), std), axes)
-        if self.config.family == "gpt2":
+        if self.config.biased("heads" if "heads" in axes else "mlp"):
             y_BTY = y_BTY + vector(self, f"{name}_bias", width).astype(y_BTY.dtype)[None, None, :]
         return y_BTY
 

@@ -3,12 +3,14 @@
 import functools
 import hashlib
 import importlib.metadata
+import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from gptjax.sentencepiece_model import convert
 
@@ -37,15 +39,19 @@ class Tokenizer:
     Byte-level tokenizers (`bpe`, `characters`, `bytes`, `gpt2`, those of most recent models) give any text back
     exactly. A SentencePiece model gives its normalised text back: with NFKC `ﬁ` becomes `fi`, runs of spaces may become
     one, and without byte fallback a character that it does not know is lost.
+
+    `roles`: names of the special tokens `bos`, `eos` and `pad` where the model says which they are.
     """
 
-    def __init__(self, rules: tokenizers.Tokenizer):
-        self.eos = _role(rules, EOS_NAMES)
-        self.bos = _role(rules, (*BOS_NAMES, *EOS_NAMES))
-        self.pad = _role(rules, (*PAD_NAMES, *EOS_NAMES))
+    def __init__(self, rules: tokenizers.Tokenizer, roles: Mapping[str, str] = MappingProxyType({})):
+        self.roles = dict(roles)
+        usual = {"eos": EOS_NAMES, "bos": (*BOS_NAMES, *EOS_NAMES), "pad": (*PAD_NAMES, *EOS_NAMES)}
+        self.eos, self.bos, self.pad = (
+            _role(rules, [roles[role]] if role in roles else names) for role, names in usual.items()
+        )
         self.mask = next((id for name in MASK_NAMES if (id := rules.token_to_id(name)) is not None), None)
-        roles = (self.eos, self.bos, self.pad, self.mask)
-        names = [name for id in roles if id is not None and (name := rules.id_to_token(id))]
+        ids = (self.eos, self.bos, self.pad, self.mask)
+        names = [name for id in ids if id is not None and (name := rules.id_to_token(id))]
         rules.add_special_tokens(names)  # a file may hold them as plain tokens
         rules.no_truncation()  # both are settings of a file that somebody made for fixed-size batches
         rules.no_padding()
@@ -79,7 +85,7 @@ class Tokenizer:
 
     def __reduce__(self):
         """Travels to worker processes as its rules; the library's own pickling forgets `encode_special_tokens`."""
-        return _from_rules, (self._rules.to_str(),)
+        return _from_rules, (self._rules.to_str(), self.roles)
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
@@ -95,6 +101,16 @@ class Tokenizer:
     def save(self, path: Path) -> None:
         Path(path).write_text(self._rules.to_str(), encoding="utf-8")
 
+    def for_others(self, begins_with_bos: bool) -> str:
+        """The `tokenizer.json`, in which a text begins with BOS by itself, as Hugging Face's loaders want it."""
+        rules = tokenizers.Tokenizer.from_str(self._rules.to_str())
+        if begins_with_bos:
+            name = self.token(self.bos)
+            rules.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
+                single=[name, "$A"], pair=[name, "$A", "$B:1"], special_tokens=[(name, self.bos)]
+            )
+        return rules.to_str(pretty=True)
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the rules: two tokenizers with the same one encode alike."""
@@ -103,6 +119,28 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids of the text, without BOS or EOS."""
         return self._rules.encode(text, add_special_tokens=False).ids
+
+    def shielded(self, text: str) -> str:
+        """The text, marked so that `encode_spelt` takes the names of special tokens in it for plain characters."""
+        text = text.replace(SHIELD, "")
+        for name in self._special.values():
+            text = text.replace(name, name[0] + SHIELD + name[1:])
+        return text
+
+    def encode_spelt(self, text: str) -> list[int]:
+        """Token ids of a text whose special tokens are spelt out by name, but for what `shielded` has marked."""
+        return self._spelling_rules.encode(text, add_special_tokens=False).ids
+
+    @functools.cached_property
+    def _spelling_rules(self) -> tokenizers.Tokenizer:
+        """The rules, which drop the marks once they have found the special tokens."""
+        rules = json.loads(self._rules.to_str())
+        for token in rules["added_tokens"]:
+            token["normalized"] = token["normalized"] and not token["special"]
+        drop = {"type": "Replace", "pattern": {"String": SHIELD}, "content": ""}
+        then = [rules["normalizer"]] if rules["normalizer"] else []
+        rules["normalizer"] = {"type": "Sequence", "normalizers": [drop, *then]}
+        return tokenizers.Tokenizer.from_str(json.dumps(rules))
 
     @property
     def special_ids(self) -> frozenset[int]:
@@ -115,7 +153,7 @@ class Tokenizer:
             return self
         rules = tokenizers.Tokenizer.from_str(self._rules.to_str())
         rules.add_special_tokens([MASK])
-        return Tokenizer(rules)
+        return Tokenizer(rules, self.roles)
 
     @functools.cached_property
     def exact(self) -> bool:
@@ -190,6 +228,7 @@ class Tokenizer:
 
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
+SHIELD = "\ufdd0"  # a noncharacter, which Unicode keeps for use within programs
 
 
 def _names_of_bytes() -> dict[int, str]:
@@ -213,8 +252,8 @@ def _role(rules: tokenizers.Tokenizer, names: Sequence[str]) -> int:
     return found
 
 
-def _from_rules(rules: str) -> Tokenizer:
-    return Tokenizer(tokenizers.Tokenizer.from_str(rules))
+def _from_rules(rules: str, roles: Mapping[str, str] = MappingProxyType({})) -> Tokenizer:
+    return Tokenizer(tokenizers.Tokenizer.from_str(rules), roles)
 
 
 def ready_made(name: str) -> Tokenizer:

@@ -6,8 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from gptjax.class_heads import class_logits, class_nats, states_at
+from gptjax.class_heads import class_logits, class_nats, pair_states, states_at
 from gptjax.config import ClassHead, ModelConfig
+from gptjax.sharding import batch_sharding, make_mesh
+from train.hlo import COLLECTIVES
 
 CONFIG = ModelConfig(
     T=8, D=16, L=1, N=2, K=2, F=16, vocabulary=100,
@@ -32,6 +34,44 @@ def test_states_are_those_at_the_places_bit_for_bit_and_only_they_get_a_gradient
     asked_BT = np.zeros((3, 8))
     np.add.at(asked_BT, (np.arange(3)[:, None], np.asarray(at_BQ)), 1)
     np.testing.assert_array_equal(gradient_BTD[..., 0], asked_BT)
+
+
+SEGMENT_BT = jnp.array([[1, 1, 1, 2, 2, 2, 2, 0], [1] * 8, [1, 1, 2, 2, 3, 3, 3, 3]])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_pair_is_the_product_of_its_parts_mean_states(dtype):
+    """Each mean at a root mean square of 1; the parts are those of one segment, cut at the place."""
+    hidden_BTD = HIDDEN_BTD.astype(dtype)
+    found = pair_states(hidden_BTD, SEGMENT_BT, jnp.array([[2, 5], [1, 7], [3, 6]]))
+    assert found.dtype == dtype
+    whole = np.asarray(hidden_BTD, np.float64)
+    for (row, first, cut, stop), state in zip(
+        [(0, 0, 2, 3), (0, 3, 5, 7), (1, 0, 1, 8), (1, 0, 7, 8), (2, 2, 3, 4), (2, 4, 6, 8)],
+        np.asarray(found, np.float64).reshape(6, -1), strict=True,
+    ):  # fmt: skip
+        means = whole[row, first:cut].mean(0), whole[row, cut:stop].mean(0)
+        wanted = np.prod([mean / np.sqrt(np.square(mean).mean()) for mean in means], axis=0)
+        np.testing.assert_allclose(state, wanted, rtol=1e-5 if dtype == jnp.float32 else 0.02, atol=1e-5)
+
+
+def test_a_pair_does_not_look_at_other_segments_and_is_the_same_on_eight_devices():
+    """Of its own segment every state counts. Places of padding and of an empty part are finite."""
+    at_BQ = jnp.array([[5, 7], [4, 0], [3, 5]])
+
+    def of(hidden_BTD):
+        return pair_states(hidden_BTD, SEGMENT_BT, at_BQ)
+
+    slope_BTD = jax.grad(lambda hidden_BTD: of(hidden_BTD)[:, 0].sum())(HIDDEN_BTD)
+    np.testing.assert_array_equal(np.abs(slope_BTD).max(-1) > 0, jnp.array([[2], [1], [2]]) == SEGMENT_BT)
+    assert np.isfinite(of(HIDDEN_BTD)).all()
+    mesh = make_mesh(2, 2, 2)
+    many = (jnp.tile(array, (4,) + (1,) * (array.ndim - 1))[:8] for array in (HIDDEN_BTD, SEGMENT_BT, at_BQ))
+    placed = [jax.device_put(array, batch_sharding(mesh)) for array in many]
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(pair_states).lower(*placed).compile()
+    np.testing.assert_allclose(np.asarray(compiled(*placed))[:3], of(HIDDEN_BTD), rtol=1e-5, atol=1e-5)
+    assert not any(name in compiled.as_text() for name in COLLECTIVES)  # rows stay where they are
 
 
 @pytest.mark.parametrize("head", [0, 1])

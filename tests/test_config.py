@@ -23,9 +23,12 @@ LLAMAS = [
 ]
 
 
-@pytest.mark.parametrize("fields", [*LLAMAS, GPT2, {**GPT2, "tied": False}], ids=str)
+BIASED = [{"attention_bias": True}, {"mlp_bias": True}, {"mlp_bias": True, "activation": "relu2"}]
+
+
+@pytest.mark.parametrize("fields", [*LLAMAS, *BIASED, GPT2, {**GPT2, "tied": False}], ids=str)
 def test_parameters_is_the_number_of_values_that_init_makes(fields):
-    """The formula agrees with the tree, for every family, sharing of heads, tie and QK-norm."""
+    """The formula agrees with the tree, for every family, sharing of heads, tie, QK-norm and biases."""
     config = ModelConfig(**{**TINY, **fields})
     tree = jax.eval_shape(lambda key: init_params(Transformer(config), key), jax.random.key(0))
     assert config.parameters == sum(leaf.size for leaf in jax.tree.leaves(tree))
@@ -73,6 +76,7 @@ def test_flops_are_six_for_each_weight_in_a_product():
         ({**GPT2, "rope_scaling": RopeScaling()}, ("'gpt2'", "rope_scaling")),
         ({**GPT2, "qk_norm": True}, ("'gpt2'", "qk_norm", "True")),
         ({**GPT2, "K": 2}, ("K=2", "N=4")),
+        ({**GPT2, "mlp_bias": True}, ("has biases everywhere", "model.mlp_bias=True")),
         ({**GPT2, "D": 20}, ("model.D=20", "4 x 4 = 16", "make them equal")),
     ],
     ids=str,
@@ -137,7 +141,9 @@ def test_model_json_round_trips(tmp_path):
     save_model_config(config, tmp_path / "model.json")
     assert load_model_config(tmp_path / "model.json") == config
     assert config != ModelConfig(**TINY)
-    long = ModelConfig(**TINY, window=9, attention_cap=50.0, logit_cap=30.0, rope_scaling=RopeScaling(factor=2.0))
+    long = ModelConfig(
+        **TINY, mlp_bias=True, window=9, attention_cap=50.0, logit_cap=30.0, rope_scaling=RopeScaling(factor=2.0)
+    )
     save_model_config(long, tmp_path / "model.json")
     assert load_model_config(tmp_path / "model.json") == long
 
@@ -149,6 +155,8 @@ def test_a_model_json_from_before_a_part_existed_is_a_model_without_it(tmp_path)
     fields = json.loads(path.read_text())
     for name in ("window", "attention_cap", "logit_cap", "rope_scaling"):
         assert fields.pop(name) is None
+    for name in ("attention_bias", "mlp_bias"):
+        assert fields.pop(name) is False
     path.write_text(json.dumps(fields))
     assert load_model_config(path) == ModelConfig(**TINY)
 

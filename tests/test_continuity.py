@@ -42,13 +42,13 @@ def read(corpus, batch):
     """(row, A, B, class) of every segment, the blocks as lists of (source, document, sentence) and in tokens."""
     found = []
     for row, column in np.argwhere(batch.label_weight_BC > 0):
-        end = batch.at_BC[row, column]
-        here = np.flatnonzero(batch.segment_BT[row] == batch.segment_BT[row, end])
+        second = batch.at_BC[row, column]
+        here = np.flatnonzero(batch.segment_BT[row] == batch.segment_BT[row, second])
         tokens = batch.tokens_BT[row, here]
-        assert here[-1] == end
         bos, eos = corpus.tokenizer.bos, corpus.tokenizer.eos
         frame = np.flatnonzero((tokens == bos) | (tokens == eos))
         assert (frame[0], frame[2], tokens[frame].tolist()) == (0, len(tokens) - 1, [bos, eos, eos])
+        assert here[frame[1]] == second - 1  # the head compares what is before with what follows
         blocks = tokens[1 : frame[1]], tokens[frame[1] + 1 : -1]
         texts = [corpus.tokenizer.decode(block.tolist()) for block in blocks]
         named = [[(s, int(d), int(n)) for s, d, n in re.findall(r"(\w)(\d+)x(\d+)", text)] for text in texts]
@@ -134,9 +134,12 @@ def test_chance_differs_by_seed_and_by_nothing_else(corpus):
     assert not np.array_equal(together.tokens_BT, TASK.build(text_of(corpus, seed=1)).tokens_BT)
 
 
-def test_everything_is_visible_and_no_token_is_predicted(corpus):
+def test_the_first_block_is_visible_to_all_the_second_to_its_later_tokens_and_no_token_is_predicted(corpus):
     batch = TASK.build(text_of(corpus))
-    np.testing.assert_array_equal(batch.visible_BT, batch.segment_BT > 0)
+    for row, column in np.argwhere(batch.label_weight_BC > 0):
+        second = batch.at_BC[row, column]
+        here = np.flatnonzero(batch.segment_BT[row] == batch.segment_BT[row, second])
+        np.testing.assert_array_equal(batch.visible_BT[row, here], here < second)
     assert not batch.weights_BT.any()
     assert (batch.segment_BT > 0).sum() > 0.1 * batch.segment_BT.size
     assert batch.label_BC.shape[1] == TASK.targets_a_row(corpus, T) == 256 // 35

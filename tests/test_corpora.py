@@ -68,7 +68,7 @@ def examples(name: str):
 
 @pytest.fixture(scope="module")
 def tfds():
-    return sources._tfds()
+    return sources.load_tfds()
 
 
 @pytest.fixture(scope="module")

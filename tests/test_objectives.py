@@ -134,8 +134,8 @@ def test_a_step_is_told_of_each_task_that_has_rows_at_any_time(made):
         rows.builder.id_of(name) for name in ("causal_lm", "position", "order")
     ]
     assert [term.head for term in found.terms] == [None, 0, None]
-    assert list(found.heads) == ["position"]
-    assert len(found.heads["position"]) == 64
+    assert [head.name for head in found.heads] == ["position"]
+    assert len(found.heads[0].classes) == 64
     assert not any(term.sequences for term in found.terms)
     assert (found.phases, found.targets, found.combine) == ((0.0, 0.8, 1.0), 0, "static")
 

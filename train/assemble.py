@@ -1,7 +1,7 @@
 """From a recipe to its text, mesh, model and steps: what training, benchmark and compiling for other chips share."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from data.prepare import prepare
-from gptjax.batch import Batch
+from gptjax.batch import Batch, ClassHead
 from gptjax.config import ModelConfig
 from gptjax.kernels import Kernel, kernel_for
 from gptjax.model import Transformer
@@ -104,10 +104,8 @@ def mesh_of(recipe: Recipe, devices: Sequence[Any] | None = None) -> Mesh:
     return make_mesh(spec.data or max(1, len(devices) // (spec.fsdp * spec.tensor)), spec.fsdp, spec.tensor, devices)
 
 
-def config_of(
-    recipe: Recipe, vocabulary: int, mesh: Mesh, heads: Mapping[str, tuple[str, ...]] | None = None
-) -> ModelConfig:
-    """The model of a recipe, a tokenizer and output heads beside that of the tokens: name -> classes.
+def config_of(recipe: Recipe, vocabulary: int, mesh: Mesh, heads: Sequence[ClassHead] = ()) -> ModelConfig:
+    """The model of a recipe, a tokenizer and output heads beside that of the tokens.
 
     Raises ValueError where mesh or kernel cannot compute it.
     """

@@ -4,14 +4,14 @@ Axes: A micro-batch  B batch  T position  Q places that are looked at  D residua
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from gptjax.batch import Batch
-from gptjax.class_heads import class_logits, class_nats, states_at
+from gptjax.class_heads import class_logits, class_nats, pair_states, states_at
 from gptjax.config import ModelConfig
 from gptjax.likelihood import token_nats, token_scores
 from gptjax.model import Transformer, head
@@ -72,12 +72,23 @@ def class_scores(
     params: Any, config: ModelConfig, batch: Batch, terms: Sequence[Term], hidden_BTD: Float[Array, "B T D"]
 ) -> dict[str, Float[Array, "B Q C"]]:
     """Scores of the classes of every term that has an output head of its own, at all of its places."""
-    at_BQD = states_at(hidden_BTD, batch.at_BC) if any(term.sequences for term in terms) else hidden_BTD
+    read: dict[str, Array] = {"tokens": hidden_BTD}
+    if "segments" in (kinds := {_kind(term, config) for term in terms}):
+        read["segments"] = states_at(hidden_BTD, batch.at_BC)
+    if "pairs" in kinds:
+        read["pairs"] = pair_states(hidden_BTD, batch.segment_BT, batch.at_BC)
     return {
-        term.name: class_logits(params, config, at_BQD if term.sequences else hidden_BTD, term.head)
+        term.name: class_logits(params, config, read[_kind(term, config)], term.head)
         for term in terms
         if term.head is not None
     }
+
+
+def _kind(term: Term, config: ModelConfig) -> Literal["tokens", "segments", "pairs"]:
+    """What a term's output head reads."""
+    if not term.sequences or term.head is None:
+        return "tokens"
+    return "pairs" if config.class_heads[term.head].pair else "segments"
 
 
 def hidden_states(

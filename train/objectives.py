@@ -16,6 +16,7 @@ from data.tasks.order import Order
 from data.tasks.position import Position
 from data.tasks.prefix_lm import PrefixLM
 from data.tasks.task import Task, phases
+from gptjax.batch import ClassHead
 from gptjax.spelling import did_you_mean
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class Curriculum(NamedTuple):
     """What a step must know of objectives and text."""
 
     terms: tuple[Term, ...]
-    heads: dict[str, tuple[str, ...]]  # output heads beside the one of the tokens: name -> classes
+    heads: tuple[ClassHead, ...]  # output heads beside the one of the tokens
     phases: tuple[float, ...]  # shares of the run at which `expected` changes
     combine: CombinerName
     targets: int  # places for sequence-level targets in a row
@@ -126,7 +127,7 @@ class Curriculum(NamedTuple):
 def causal_only() -> Curriculum:
     """Next-word prediction alone, which can be compiled without a text."""
     term = Term("causal_lm", 1, head=None, sequences=False, shares=(0.0,), weights=(1.0,), expected=None)
-    return Curriculum(terms=(term,), heads={}, phases=(0.0,), combine="static", targets=0)
+    return Curriculum(terms=(term,), heads=(), phases=(0.0,), combine="static", targets=0)
 
 
 def curriculum(rows: "Rows", rows_a_step: int, combine: CombinerName) -> Curriculum:
@@ -156,4 +157,4 @@ def curriculum(rows: "Rows", rows_a_step: int, combine: CombinerName) -> Curricu
                 )
             )  # fmt: skip
     phases = tuple(rows.timetable.starts.tolist())
-    return Curriculum(tuple(terms), builder.heads, phases, combine, builder.C)
+    return Curriculum(tuple(terms), tuple(builder.heads.values()), phases, combine, builder.C)

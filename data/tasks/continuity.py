@@ -6,6 +6,7 @@ Axes: P pieces  S pairs of blocks, segments  K candidates for a foreign block  F
 """
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
@@ -32,6 +33,8 @@ class Continuity(Task):
     shortest: int = 16  # tokens of a block
     longest: int = 96
 
+    compares: ClassVar[bool] = True
+
     def __post_init__(self):
         super().__post_init__()
         check_lengths(self.shortest, self.longest)
@@ -50,7 +53,10 @@ class Continuity(Task):
         return T // least
 
     def build(self, text: Text) -> Batch:
-        """Segments BOS A EOS B EOS, all visible, with one target each. A row without a pair is padding."""
+        """Segments BOS A EOS B EOS with one target each, at the start of B. A row without a pair is padding.
+
+        A is visible to all, B to its later tokens only: what stands in B can tell by that that it does.
+        """
         piece_S, least_S, begin_S, middle_S, stop_S = self.pairs(text)
         key_S = text.key_P[piece_S] + (begin_S - text.first_P[piece_S]).astype(np.uint64)
         second_S = uniform(key_S, 0) < 0.5  # of two neighbours, whether the second one would be replaced
@@ -87,9 +93,10 @@ class Continuity(Task):
         begin_S5 = np.stack([bos, a[0], eos, b[0], eos], 1)
         length_S5 = np.stack([one, a[1], one, b[1], one], 1)
         tokens_N = tokens[runs(begin_S5.ravel(), length_S5.ravel())]
+        of_a_N = np.repeat(np.tile([True, True, True, False, False], len(class_S)), length_S5.ravel())
         return packed(
-            text, row_S, length_S5.sum(1), tokens_N, visible_N=np.ones(len(tokens_N), bool),
-            targets=Targets(np.arange(len(class_S)), np.zeros_like(class_S), class_S),
+            text, row_S, length_S5.sum(1), tokens_N, visible_N=of_a_N,
+            targets=Targets(np.arange(len(class_S)), np.zeros_like(class_S), class_S, length_S5[:, :3].sum(1)),
             C=self.targets_a_row(text.corpus, text.T),
         )  # fmt: skip
 

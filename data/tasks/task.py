@@ -108,11 +108,12 @@ def ranks(group_M: np.ndarray, lot_M: np.ndarray) -> np.ndarray:
 
 
 class Targets(NamedTuple):
-    """Sequence-level targets, read from the last token of their segments. L of them."""
+    """Sequence-level targets. L of them."""
 
     segment_L: np.ndarray  # i64: of the segments that were packed, rising
     head_L: np.ndarray  # i64: place of the head in the task's own `heads`
     label_L: np.ndarray  # i64: class
+    place_L: np.ndarray | None = None  # i64: where in the segment they are read; None = from its last token
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,6 +130,7 @@ class Task:
     sources: tuple[str, ...] = ()  # that it reads; () = all in which it finds something
 
     token_head: ClassVar[str | None] = None  # head that predicts its token targets; None = the one of the tokens
+    compares: ClassVar[bool] = False  # its heads compare the two parts of a segment, cut where the target is read
 
     def __post_init__(self):
         """Raises ValueError for settings that cannot be."""
@@ -228,6 +230,7 @@ def packed(
 
     targets = targets or Targets(*(np.zeros(0, np.int64),) * 3)
     row_L = row_S[targets.segment_L]
+    place_L = length_S[targets.segment_L] - 1 if targets.place_L is None else targets.place_L
     slot_L = np.arange(len(row_L)) - np.searchsorted(row_L, row_L, side="left")
 
     def by_target(values, dtype: type = np.int32):
@@ -245,7 +248,7 @@ def packed(
         visible_BT=laid_out(visible_N, bool),
         label_BC=by_target(targets.label_L),
         value_BC=by_target(0, np.float32),
-        at_BC=by_target((column_S + length_S - 1)[targets.segment_L]),
+        at_BC=by_target(column_S[targets.segment_L] + place_L),
         head_BC=by_target(targets.head_L),
         label_weight_BC=by_target(1, np.float32),
     )

@@ -1,0 +1,203 @@
+"""A model as a folder in Hugging Face's layout, which appears whole and proven, or not at all.
+
+The files are written in a hidden folder beside the target. `gptjax.reread`, which shares nothing with this module, then
+reads them back and its scores are compared with the source's; what was found is kept in `export_proof.json` with the
+SHA-256 of every other file. One renaming makes the folder appear.
+"""
+
+import errno
+import functools
+import importlib.metadata
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import tokenizers
+from safetensors.numpy import save_file
+
+from gptjax import heads_file, reread
+from gptjax.aside import absent, appearing
+from gptjax.config import ClassHead
+from gptjax.generate import LanguageModel
+from gptjax.hf import names, shape_of, table, written
+from gptjax.hf_config import fields_of
+from gptjax.hf_texts import texts
+from gptjax.likelihood import logits_from
+from gptjax.manifest import describe
+from gptjax.model import Transformer, head
+from gptjax.safetensors_file import INDEX, SINGLE, read_tensors
+from gptjax.sharding import row_ways
+
+PROOF = "export_proof.json"
+SHARD_BYTES = 4 * 10**9  # of a file of weights; one is held in memory at a time
+TOLERANCE = 1e-4  # of the largest logit
+LONGEST = 256  # tokens of a random text that is compared
+CONTINUED = 16  # tokens of the greedy continuation
+PROMPTS = ("The city of London was", "曹操说：", "def main():\n    return 0\n")
+
+
+def export(model: LanguageModel, folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Writes the folder, and returns its proof.
+
+    Raises ValueError where the folder exists, where no class of Hugging Face computes this model, or where what was
+    read back differs, naming the first tensor that does; OSError where the disk lacks room. Then nothing appears and
+    nothing is left; what an export to the same folder left that was killed is removed by the next.
+    """
+    target = absent(folder)
+    small = texts(model.config, model.tokenizer, model.habits)
+    params = _by_path(model.params)
+    with appearing(target) as (aside, appear):
+        _check_room(aside, params)
+        for name, text in small.items():
+            (aside / name).write_text(text, encoding="utf-8")
+        _write_weights(aside, model)
+        proof = {"gptjax": importlib.metadata.version("gptjax"), "step": model.step, **_prove(aside, model, params)}
+        files = {path.name: describe(path) for path in sorted(aside.iterdir())}
+        proof |= {"exported": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "files": files}
+        (aside / PROOF).write_text(json.dumps(proof, indent=1) + "\n", encoding="utf-8")
+        describe(aside / PROOF)  # on the disk before the folder has its name
+        appear()
+    return proof
+
+
+def _check_room(folder: Path, params: dict[str, np.ndarray]) -> None:
+    needed, free = sum(leaf.nbytes for leaf in params.values()), shutil.disk_usage(folder).free
+    if needed > free:
+        said = f"an export of {needed / 1e6:,.0f} MB does not fit, the disk has {free / 1e6:,.0f} MB left"
+        raise OSError(errno.ENOSPC, said, str(folder.parent))
+
+
+def _write_weights(folder: Path, model: LanguageModel) -> None:
+    """One file, or several and the index that says which tensor is where."""
+    config = model.config
+    shards: list[list[str]] = [[]]
+    size = total = 0
+    for tensor in table(config):
+        for name in names(tensor, config):
+            own = 4 * int(np.prod(shape_of(tensor, config)))
+            if shards[-1] and size + own > SHARD_BYTES:
+                shards.append([])
+                size = 0
+            shards[-1].append(name)
+            size, total = size + own, total + own
+    files = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
+    tensors = written(config, model.params)
+    for file, shard in zip(files if len(shards) > 1 else [SINGLE], shards, strict=True):
+        _save({name: next(tensors)[1] for name in shard}, folder / file)
+    if len(shards) > 1:
+        where = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
+        index = {"metadata": {"total_size": total}, "weight_map": where}
+        (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    if config.class_heads:
+        (folder / heads_file.NAMES).write_text(heads_file.names_text(config.class_heads), encoding="utf-8")
+        _save(heads_file.weights(config.class_heads, model.params), folder / heads_file.WEIGHTS)
+
+
+def _save(tensors: dict[str, np.ndarray], path: Path) -> None:
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})  # without it older transformers refuse a file
+    except safetensors.SafetensorError as error:  # how it reports a full disk
+        raise OSError(f"{path}: {error}") from error
+
+
+def _prove(folder: Path, model: LanguageModel, params: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Compares what was written with the source. Raises ValueError naming the first thing that differs."""
+    config, tokenizer = model.config, model.tokenizer
+    of_heads = {path: params[path] for path in params if path.startswith("class_heads")}
+    _compare_heads(folder, config.class_heads, of_heads)
+    others = {path: leaf for path, leaf in params.items() if path not in of_heads}
+    if (wrong := reread.first_difference(folder, others, config.vocabulary)) is not None:
+        raise ValueError(f"export: {wrong}; nothing was written")
+
+    rules = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    first = [tokenizer.bos] if model.habits.begins_with_bos else []
+    fixed = [[*first, *tokenizer.encode(text)] for text in PROMPTS]
+    for text, ids in zip(PROMPTS, fixed, strict=True):
+        if (found := rules.encode(text).ids) != ids:
+            raise ValueError(f"export: tokenizer.json makes {found} of {text!r}, the source {ids}; nothing was written")
+
+    draw = np.random.default_rng(0)
+    random = [draw.integers(0, config.vocabulary, min(config.T, LONGEST)).tolist() for _ in range(2)]
+    prompts = [ids[: config.T] for ids in [*fixed, *random]]
+    begun = prompts[0][: max(1, config.T // 2)]
+    float32 = LanguageModel(config, tokenizer, model.params, habits=model.habits, mesh=model.mesh)
+    [[sample]] = float32.generate(begun, temperature=0, tokens=CONTINUED)
+    *found, of_greedy = reread.logits(folder, [*prompts, [*begun, *sample.ids[:-1]]])
+    largest = max(float(np.abs(logits_TV).max()) for logits_TV in found)
+    differences = [np.abs(a - b).max() for a, b in zip(found, logits_of(float32, prompts), strict=True)]
+    difference = float(np.max(differences))  # of NaN it is NaN
+    if not difference <= TOLERANCE * largest:
+        raise ValueError(
+            f"export: every tensor is the source's, but scores of up to {largest:.4g} differ by {difference:.4g}: "
+            f"config.json does not say what the source computes; nothing was written"
+        )
+    chosen_TV = of_greedy[len(begun) - 1 :]
+    short_T = chosen_TV.max(axis=-1) - chosen_TV[np.arange(len(sample.ids)), list(sample.ids)]
+    if not short_T.max() <= 2 * TOLERANCE * largest:  # of two that are as likely, either may be taken
+        place = int(np.argmax(short_T))
+        raise ValueError(
+            f"export: token {place} of a greedy continuation is {sample.ids[place]} in the source, "
+            f"{int(chosen_TV[place].argmax())} in what was written; nothing was written"
+        )
+    return {
+        "class": fields_of(config)["architectures"][0],
+        "tensors_equal": sum(len(names(tensor, config)) for tensor in table(config)),
+        "logits": {
+            "texts": len(prompts),
+            "tokens": sum(map(len, prompts)),
+            "largest": largest,
+            "largest_difference": difference,
+            "allowed_difference": TOLERANCE * largest,
+        },
+        "greedy": {"prompt": begun, "continuation": list(sample.ids)},
+    }
+
+
+def _compare_heads(folder: Path, heads: tuple[ClassHead, ...], params: dict[str, np.ndarray]) -> None:
+    found = read_tensors(folder / heads_file.WEIGHTS) if heads else {}
+    for number, own in enumerate(heads):
+        count = len(own.classes)
+        weight_DC, bias_C = params["class_heads"][number, :, :count], params["class_heads_bias"][number, :count]
+        for name, wanted in ((f"{own.name}.weight", weight_DC.T), (f"{own.name}.bias", bias_C)):
+            if not np.array_equal(found[name], wanted):
+                raise ValueError(
+                    f"export: tensor {name!r} of {heads_file.WEIGHTS} differs from the source; nothing was written"
+                )
+
+
+def logits_of(model: LanguageModel, texts: list[list[int]]) -> list[np.ndarray]:
+    """The source's own scores, f32 [T, vocabulary] a text."""
+    with model.on_mesh():
+        B = -(-len(texts) // row_ways()) * row_ways()
+        tokens_BT = np.zeros((B, max(map(len, texts))), np.int32)
+        for row, ids in enumerate(texts):
+            tokens_BT[row, : len(ids)] = ids
+        logits_BTV = np.asarray(_logits(Transformer(model.config), model.params, tokens_BT))
+    return [logits_BTV[row, : len(ids), : model.config.vocabulary] for row, ids in enumerate(texts)]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(model: Transformer, params: Any, tokens_BT: Any) -> jax.Array:
+    """Causal, so that padding behind a text is seen by none of it."""
+    one_BT = jnp.ones_like(tokens_BT)
+    place_BT = jnp.cumsum(one_BT, axis=1) - 1
+    hidden_BTD, _ = model.apply({"params": params}, tokens_BT, one_BT, place_BT, jnp.zeros_like(one_BT, bool))
+    return logits_from(hidden_BTD, head(params), model.config.vocabulary)
+
+
+def _by_path(params: Any) -> dict[str, np.ndarray]:
+    """Every parameter by its path, such as "layers/query", on the host."""
+    found = {}
+    for path, leaf in jax.tree.leaves_with_path(params):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if not leaf.is_fully_addressable:
+            raise ValueError(f"export: {name} is spread over several processes; load the run in one, and export there")
+        found[name] = np.asarray(leaf, np.float32)
+    return found

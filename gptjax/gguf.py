@@ -1,0 +1,182 @@
+"""GGUF files: settings, and tensors that are unpacked to float32 when asked for. Does not import JAX.
+
+Source: github.com/ggml-org/ggml, docs/gguf.md (the file) and src/ggml-common.h (the blocks of quantised tensors).
+"""
+
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gptjax.safetensors_file import naming
+
+VERSIONS = (2, 3)
+MOST_ENTRIES = 100_000  # settings, and likewise tensors
+MOST_VALUES = 4_000_000  # in all arrays of settings together; a vocabulary of 250,000 tokens and its merges are 750,000
+LONGEST_NAME = 64  # bytes of a tensor's name, says the format
+STRING, ARRAY = 8, 9
+SCALARS = dict(enumerate(["<B", "<b", "<H", "<h", "<I", "<i", "<f", "<?"])) | {10: "<Q", 11: "<q", 12: "<d"}
+BLOCK = 32  # values of a quantised block
+# A type's number: name, values and bytes of a block.
+TYPES = {
+    0: ("F32", 1, 4),
+    1: ("F16", 1, 2),
+    2: ("Q4_0", BLOCK, 2 + BLOCK // 2),
+    3: ("Q4_1", BLOCK, 4 + BLOCK // 2),
+    8: ("Q8_0", BLOCK, 2 + BLOCK),
+}
+
+
+class Tensors(Mapping[str, np.ndarray]):
+    """A file's tensors by name, made anew as float32 whenever one is asked for; `shapes` costs nothing."""
+
+    def __init__(self, raw: np.ndarray, places: Mapping[str, tuple[str, tuple[int, ...], int, int]]):
+        self._raw, self._places = raw, places
+        self.shapes = {name: shape for name, (_, shape, _, _) in places.items()}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        kind, shape, begin, size = self._places[name]
+        return unpacked(kind, self._raw[begin : begin + size]).reshape(shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def unpacked(kind: str, raw: np.ndarray) -> np.ndarray:
+    """The values of a tensor's bytes, float32.
+
+    A block has a scale d, for Q4_1 then a least value m, both float16, and its values q: d q for Q8_0, d (q - 8) for
+    Q4_0, d q + m for Q4_1. Of two in a byte the low half belongs to the first half of the block.
+    """
+    match kind:
+        case "F32":
+            return raw.view("<f4").astype(np.float32)
+        case "F16":
+            return raw.view("<f2").astype(np.float32)
+    blocks = raw.reshape(-1, next(size for name, _, size in TYPES.values() if name == kind))
+    d = blocks[:, :2].copy().view("<f2").astype(np.float32)
+    if kind == "Q8_0":
+        return (d * blocks[:, 2:].view(np.int8)).reshape(-1)
+    packed = blocks[:, -BLOCK // 2 :]
+    q = np.concatenate([packed & 15, packed >> 4], axis=1).astype(np.float32)
+    m = -8 * d if kind == "Q4_0" else blocks[:, 2:4].copy().view("<f2").astype(np.float32)
+    return (d * q + m).reshape(-1)
+
+
+def read_file(path: Path) -> tuple[dict[str, Any], Tensors]:
+    """The settings by key, and the tensors. Raises ValueError naming the file and what in it is damaged."""
+    with naming(path):
+        raw = np.memmap(path, np.uint8, "r")
+        cursor = _Cursor(raw)
+        if bytes(raw[:4]) != b"GGUF":
+            raise ValueError("is no GGUF file: it does not begin with GGUF")
+        cursor.at = 4
+        if (version := cursor.scalar("<I")) not in VERSIONS:
+            raise ValueError(f"is GGUF of version {version}; {' and '.join(map(str, VERSIONS))} can be read")
+        tensor_count, setting_count = cursor.count("tensors", MOST_ENTRIES), cursor.count("settings", MOST_ENTRIES)
+        settings: dict[str, Any] = {}
+        for _ in range(setting_count):
+            key = cursor.text()
+            if key in settings:
+                raise ValueError(f"setting {key!r} is there twice")
+            settings[key] = cursor.value(key, cursor.scalar("<I"))
+        entries = {}
+        for _ in range(tensor_count):
+            name, *entry = _entry(cursor)
+            if name in entries:
+                raise ValueError(f"tensor {name!r} is there twice")
+            entries[name] = entry
+        alignment = settings.get("general.alignment", 32)
+        if type(alignment) is not int or not 8 <= alignment <= 2**20 or alignment % 8:
+            raise ValueError(f"general.alignment is {alignment!r}; must be a multiple of 8")
+        start = -(-cursor.at // alignment) * alignment
+        return settings, Tensors(raw, _places(entries, start, alignment, len(raw)))
+
+
+def _entry(cursor: "_Cursor") -> tuple[str, str, tuple[int, ...], int, int]:
+    """Name, type, shape, offset and bytes of the next tensor. The file gives the last axis first."""
+    name = cursor.text(LONGEST_NAME)
+    rank = cursor.scalar("<I")
+    if not 1 <= rank <= 4:
+        raise ValueError(f"tensor {name!r} has {rank} axes; from 1 to 4 are possible")
+    shape = tuple(reversed([cursor.scalar("<Q") for _ in range(rank)]))
+    number, offset = cursor.scalar("<I"), cursor.scalar("<Q")
+    if number not in TYPES:
+        raise ValueError(
+            f"tensor {name!r} is of type {number}; only {', '.join(t[0] for t in TYPES.values())} are read"
+        )
+    kind, values, size = TYPES[number]
+    if shape[-1] % values:
+        raise ValueError(f"tensor {name!r}: rows of {shape[-1]} are not whole blocks of {values} values")
+    return name, kind, shape, offset, math.prod(shape) // values * size
+
+
+def _places(
+    entries: Mapping[str, Any], start: int, alignment: int, end: int
+) -> dict[str, tuple[str, tuple[int, ...], int, int]]:
+    """Type, shape, first byte and bytes of every tensor, once none reaches beyond the file or into another."""
+    places, at = {}, start
+    for name, (kind, shape, offset, size) in sorted(entries.items(), key=lambda item: item[1][2]):
+        begin = start + offset
+        if offset % alignment or begin < at:
+            raise ValueError(
+                f"tensor {name!r} begins at byte {begin}, within another or not at a multiple of {alignment}"
+            )
+        at = begin + size
+        if at > end:
+            raise ValueError(f"tensor {name!r} ends at byte {at} of {end}: the file was cut short")
+        places[name] = (kind, shape, begin, size)
+    return places
+
+
+class _Cursor:
+    """Reads one value after another, none of them beyond the file's end."""
+
+    def __init__(self, raw: np.ndarray):
+        self.at = 0
+        self._raw, self._buffer = raw, memoryview(raw)
+        self._values = 0
+
+    def scalar(self, form: str) -> Any:
+        [value] = struct.unpack(form, self._take(struct.calcsize(form)))
+        return value
+
+    def count(self, what: str, most: int) -> int:
+        number = self.scalar("<Q")
+        if number > most:
+            raise ValueError(f"says that it has {number} {what}; at most {most} are read")
+        return number
+
+    def text(self, longest: int = 2**20) -> str:
+        size = self.count("bytes in a text", longest)
+        return bytes(self._take(size)).decode("utf-8", errors="replace")
+
+    def value(self, key: str, kind: int) -> Any:
+        if kind == STRING:
+            return self.text()
+        if kind in SCALARS:
+            return self.scalar(SCALARS[kind])
+        if kind != ARRAY:
+            raise ValueError(f"setting {key!r} is of unknown type {kind}")
+        kind, count = self.scalar("<I"), self.count("values in an array", MOST_VALUES)
+        self._values += count
+        if self._values > MOST_VALUES:
+            raise ValueError(f"setting {key!r}: the arrays have more than {MOST_VALUES} values together")
+        if kind == STRING:
+            return [self.text() for _ in range(count)]
+        if kind not in SCALARS:
+            raise ValueError(f"setting {key!r} is an array of unknown type {kind}")
+        form = SCALARS[kind]
+        return list(struct.unpack(f"<{count}{form[1]}", self._take(count * struct.calcsize(form))))
+
+    def _take(self, size: int) -> memoryview:
+        if self.at + size > len(self._raw):
+            raise ValueError(f"is cut short: {size} more bytes were expected at byte {self.at} of {len(self._raw)}")
+        self.at += size
+        return self._buffer[self.at - size : self.at]

@@ -1,0 +1,73 @@
+"""Class heads beside an exported model, where a plain loader does not look: names in JSON, weights in safetensors."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gptjax.config import ClassHead
+from gptjax.safetensors_file import naming, parse_json, read_tensors
+
+NAMES, WEIGHTS = "class_heads.json", "class_heads.safetensors"
+
+
+def names_text(heads: tuple[ClassHead, ...]) -> str:
+    """The JSON file: the fields of each head by its name, in the order of the bank."""
+    fields = {head.name: dataclasses.asdict(head) for head in heads}
+    for head in fields.values():
+        del head["name"]
+    return json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
+
+
+def weights(heads: tuple[ClassHead, ...], params: Any) -> dict[str, np.ndarray]:
+    """By head, `NAME.weight` [classes, D] and `NAME.bias` [classes], as torch's Linear has them."""
+    bank, biases = np.asarray(params["class_heads"]), np.asarray(params["class_heads_bias"])
+    tensors = {}
+    for number, head in enumerate(heads):
+        count = len(head.classes)
+        tensors[f"{head.name}.weight"] = np.ascontiguousarray(bank[number, :, :count].T)
+        tensors[f"{head.name}.bias"] = np.ascontiguousarray(biases[number, :count])
+    return tensors
+
+
+def read_class_heads(folder: Path, D: int) -> tuple[tuple[ClassHead, ...], dict[str, np.ndarray]]:
+    """The heads of a folder, and their part of our tree; nothing where it has none. Raises ValueError as a reader."""
+    if not (folder / NAMES).is_file():
+        return (), {}
+    with naming(folder / NAMES):
+        listed = parse_json((folder / NAMES).read_bytes())
+        if not listed:
+            raise ValueError("names no head")
+        heads = tuple(_head(name, fields) for name, fields in listed.items())
+    found = read_tensors(folder / WEIGHTS)
+    C = max(len(head.classes) for head in heads)
+    bank, biases = np.zeros((len(heads), D, C), np.float32), np.zeros((len(heads), C), np.float32)
+    with naming(folder / WEIGHTS):
+        for number, head in enumerate(heads):
+            count = len(head.classes)
+            bank[number, :, :count] = _sound(found, f"{head.name}.weight", (count, D)).T
+            biases[number, :count] = _sound(found, f"{head.name}.bias", (count,))
+        if found:
+            raise ValueError(f"tensor {min(found)!r} is of no head in {NAMES}")
+    return heads, {"class_heads": bank, "class_heads_bias": biases}
+
+
+def _sound(found: dict[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Takes a tensor out, if it is what the names say."""
+    array = found.pop(name, None)
+    if array is None or array.shape != shape or array.dtype != np.float32 or not np.isfinite(array).all():
+        raise ValueError(f"tensor {name!r} is missing, or is not float32 {list(shape)} of finite values")
+    return array
+
+
+def _head(name: str, fields: Any) -> ClassHead:
+    if not isinstance(fields, dict) or fields.keys() != {"classes", "pair"}:
+        raise ValueError(f"head {name!r}: must have the fields classes and pair, found {str(fields)[:80]}")
+    classes, pair = fields["classes"], fields["pair"]
+    if not isinstance(classes, list) or not classes or not all(isinstance(text, str) for text in classes):
+        raise ValueError(f"head {name!r}: classes must be a list of texts, found {str(classes)[:80]}")
+    if not isinstance(pair, bool):
+        raise ValueError(f"head {name!r}: pair must be true or false, found {pair!r}")
+    return ClassHead(name=name, classes=tuple(classes), pair=pair)

@@ -1,0 +1,223 @@
+"""`config.json` of a Hugging Face model <-> the shape of ours. Does not import JAX.
+
+Every field is understood, or known to change nothing that is computed here (HARMLESS), or refused by its name.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gptjax.config import ModelConfig, RopeScaling
+from gptjax.safetensors_file import naming, parse_json
+
+GPT2, LLAMA, QWEN3 = "GPT2LMHeadModel", "LlamaForCausalLM", "Qwen3ForCausalLM"
+MODEL_TYPES = {GPT2: "gpt2", LLAMA: "llama", QWEN3: "qwen3"}
+REQUIRED = object()
+
+
+class Field(NamedTuple):
+    """A field of theirs that is one of ours."""
+
+    theirs: str
+    ours: str
+    kind: type
+    default: Any = REQUIRED  # what Hugging Face takes where it is absent or null
+
+
+_LLAMA = (
+    Field("vocab_size", "vocabulary", int),
+    Field("max_position_embeddings", "T", int),
+    Field("hidden_size", "D", int),
+    Field("num_hidden_layers", "L", int),
+    Field("num_attention_heads", "N", int),
+    Field("num_key_value_heads", "K", int, None),  # None = N
+    Field("intermediate_size", "F", int),
+    Field("rms_norm_eps", "norm_epsilon", float, 1e-6),
+    Field("attention_bias", "attention_bias", bool, False),
+    Field("tie_word_embeddings", "tied", bool, False),
+)
+FIELDS = {
+    GPT2: (
+        Field("vocab_size", "vocabulary", int),
+        Field("n_positions", "T", int),
+        Field("n_embd", "D", int),
+        Field("n_layer", "L", int),
+        Field("n_head", "N", int),
+        Field("n_inner", "F", int, None),  # None = 4 D
+        Field("layer_norm_epsilon", "norm_epsilon", float, 1e-5),
+        Field("tie_word_embeddings", "tied", bool, True),
+    ),
+    LLAMA: (*_LLAMA, Field("head_dim", "head_width", int, None), Field("mlp_bias", "mlp_bias", bool, False)),
+    QWEN3: (*_LLAMA, Field("head_dim", "head_width", int, 128)),
+}
+# Fields of which only these values are computed here.
+ONLY: dict[str, tuple[Any, ...]] = {
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),  # two names of one function
+    "hidden_act": ("silu", "swish"),  # likewise
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "add_cross_attention": (False,),
+    "is_encoder_decoder": (False,),
+    "chunk_size_feed_forward": (0,),
+    "use_sliding_window": (False,),
+    "partial_rotary_factor": (1.0, None),
+    "rope_interleaved": (False,),
+    "quantization_config": (None,),
+    "auto_map": (None,),
+}
+ROPE = ("rope_theta", "rope_scaling", "rope_parameters")
+SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
+HARMLESS = frozenset(
+    # who wrote it and how it is stored; what training and other heads take; in which order the same sums are taken
+    """
+    architectures model_type transformers_version _name_or_path torch_dtype dtype use_cache is_decoder
+    output_attentions output_hidden_states return_dict initializer_range attention_dropout attn_pdrop embd_pdrop
+    resid_pdrop n_ctx id2label label2id problem_type summary_activation summary_first_dropout summary_proj_to_labels
+    summary_type summary_use_proj task_specific_params reorder_and_upcast_attn pretraining_tp max_window_layers
+    is_llama_config transformers.js_config _attn_implementation_autoset
+    """.split()  # noqa: SIM905
+)
+
+
+def read_config(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
+    """The model of a `config.json`, and its bos_token_id, eos_token_id and pad_token_id as far as it has them.
+
+    Raises ValueError naming the file and the field that is missing, malformed, or asks for what is not computed here.
+    """
+    with naming(path):
+        return model_of(parse_json(path.read_bytes()))
+
+
+def model_of(fields: Mapping[str, Any]) -> tuple[ModelConfig, dict[str, Any]]:
+    """As `read_config`, of the fields themselves."""
+    classes = fields.get("architectures")
+    if not isinstance(classes, list) or len(classes) != 1 or classes[0] not in list(MODEL_TYPES):
+        raise ValueError(f"architectures is {classes!r}; this can be one of {[[name] for name in MODEL_TYPES]}")
+    kind = classes[0]
+    if fields.get("model_type") != MODEL_TYPES[kind]:
+        raise ValueError(f"model_type is {fields.get('model_type')!r}; of a {kind} it is {MODEL_TYPES[kind]!r}")
+    _refuse_unsupported(kind, fields)
+    shape = {field.ours: _value(fields, field) for field in FIELDS[kind]}
+    if kind == GPT2:
+        shape |= {"family": "gpt2", "activation": "gelu", "qk_norm": False, "K": shape["N"]}
+        shape["F"] = 4 * shape["D"] if shape["F"] is None else shape["F"]
+    else:
+        shape |= {"qk_norm": kind == QWEN3, "K": shape["N"] if shape["K"] is None else shape["K"]}
+        shape["rope_theta"], shape["rope_scaling"] = _rope(fields)
+        if shape["head_width"] is not None and shape["head_width"] * shape["N"] == shape["D"]:
+            shape["head_width"] = None  # as a model of ours says it
+    return ModelConfig(**shape), {name: fields[name] for name in SPECIAL if fields.get(name) is not None}
+
+
+def fields_of(config: ModelConfig) -> dict[str, Any]:
+    """The fields of `config.json` for a model of ours; both the old and the new names of the rotary settings.
+
+    Raises ValueError naming what no class of Hugging Face computes.
+    """
+    kind = GPT2 if config.family == "gpt2" else QWEN3 if config.qk_norm else LLAMA
+    absent = {"window": None, "attention_cap": None, "logit_cap": None}
+    absent |= {"activation": "gelu" if kind == GPT2 else "swiglu"} | ({"mlp_bias": False} if kind == QWEN3 else {})
+    for name, wanted in absent.items():
+        if getattr(config, name) != wanted:
+            raise ValueError(f"export: {kind} cannot have model.{name}={getattr(config, name)!r}, only {wanted!r}")
+    if kind == LLAMA and config.D % config.N:
+        raise ValueError(f"export: {kind} wants model.D={config.D} to be a multiple of model.N={config.N} heads")
+    ours = {"architectures": [kind], "model_type": MODEL_TYPES[kind], "torch_dtype": "float32"}
+    shape = {field.theirs: getattr(config, field.ours) for field in FIELDS[kind]}
+    if kind == GPT2:
+        dropout = {"resid_pdrop": config.dropout, "embd_pdrop": config.dropout, "attn_pdrop": 0.0}
+        return ours | shape | dropout | {"activation_function": "gelu_new"}
+    rope: dict[str, Any] = {"rope_type": "default"}
+    if (scaling := config.rope_scaling) is not None:
+        rope = {"rope_type": scaling.kind, "factor": float(scaling.factor)}
+        if scaling.kind == "llama3":
+            rope |= {"low_freq_factor": float(scaling.low_turns), "high_freq_factor": float(scaling.high_turns)}
+            rope |= {"original_max_position_embeddings": scaling.original_T}
+    return ours | shape | {
+        "head_dim": config.H,
+        "hidden_act": "silu",
+        "rope_theta": float(config.rope_theta),
+        "rope_scaling": None if scaling is None else rope,
+        "rope_parameters": {**rope, "rope_theta": float(config.rope_theta)},
+    }  # fmt: skip
+
+
+def _refuse_unsupported(kind: str, fields: Mapping[str, Any]) -> None:
+    known = {field.theirs for field in FIELDS[kind]} | {"sliding_window", "layer_types", *ROPE, *SPECIAL}
+    for name, value in fields.items():
+        if name in ONLY:
+            if value not in ONLY[name]:
+                raise ValueError(f"field {name!r} is {value!r}; only {ONLY[name][0]!r} is supported")
+        elif name not in known | HARMLESS:
+            raise ValueError(f"field {name!r}, here {str(value)[:60]!r}, is not supported")
+    if fields.get("sliding_window") is not None and fields.get("use_sliding_window") is not False:
+        raise ValueError(f"field 'sliding_window' is {fields['sliding_window']!r}; only null is supported")
+    layer_types = fields.get("layer_types")
+    if layer_types is not None and not _all_full(layer_types):
+        raise ValueError(f"field 'layer_types' is {str(layer_types)[:80]}; only 'full_attention' is supported")
+
+
+def _all_full(layer_types: Any) -> bool:
+    return isinstance(layer_types, list) and all(layer == "full_attention" for layer in layer_types)
+
+
+def _value(fields: Mapping[str, Any], field: Field) -> Any:
+    value = fields.get(field.theirs)
+    if value is None:
+        if field.default is REQUIRED:
+            raise ValueError(f"field {field.theirs!r} is missing")
+        return field.default
+    fits = type(value) in ((int, float) if field.kind is float else (field.kind,))
+    if not fits:
+        raise ValueError(f"field {field.theirs!r} is {str(value)[:60]!r}; must be of type {field.kind.__name__}")
+    if field.kind is not bool and not 0 < value < 2**31:
+        raise ValueError(f"field {field.theirs!r} is {value}; must be above 0 and below 2**31")
+    return field.kind(value)
+
+
+def _rope(fields: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
+    """(theta, scaling) from the old names, `rope_theta` and `rope_scaling`, or the new one, `rope_parameters`.
+
+    Source: documentation of transformers, "Utilities for Rotary Embedding"; 10,000 where no theta is given.
+    """
+    new, old, theta = (fields.get(name) for name in ("rope_parameters", "rope_scaling", "rope_theta"))
+    for name in ("rope_scaling", "rope_parameters"):
+        if not isinstance(fields.get(name), dict | None):
+            raise ValueError(f"field {name!r} is {str(fields[name])[:60]!r}; must be an object or null")
+
+    def plain(settings: Mapping[str, Any] | None) -> dict[str, Any]:
+        found = dict(settings or {})
+        found["rope_type"] = found.pop("type", None) or found.get("rope_type") or "default"
+        return ({} if theta is None else {"rope_theta": theta}) | found
+
+    given = plain(new or old)
+    if new and old and given != plain(old):
+        raise ValueError(f"field 'rope_parameters' says {given}, but 'rope_scaling' and 'rope_theta' {plain(old)}")
+    if theta is not None and given["rope_theta"] != theta:
+        raise ValueError(f"field 'rope_theta' is {theta!r}, but the one in 'rope_parameters' {given['rope_theta']!r}")
+    kind, theta = given.pop("rope_type"), given.pop("rope_theta", 10_000.0)
+    names = {
+        "default": {},
+        "linear": {"factor": "factor"},
+        "llama3": {
+            "factor": "factor",
+            "low_freq_factor": "low_turns",
+            "high_freq_factor": "high_turns",
+            "original_max_position_embeddings": "original_T",
+        },
+    }
+    if kind not in list(names):
+        raise ValueError(f"rope_type {kind!r} is not supported; only {', '.join(map(repr, names))} are")
+    if (share := given.pop("partial_rotary_factor", 1.0)) != 1.0:
+        raise ValueError(f"rotary setting 'partial_rotary_factor' is {share!r}; only 1.0 is supported")
+    if given.keys() != names[kind].keys():
+        raise ValueError(f"rope_type {kind!r} takes {list(names[kind])}, found {list(given)}")
+    for name, value in {"rope_theta": theta, **given}.items():
+        if type(value) not in (int, float) or not 0 < value < 2**63:
+            raise ValueError(f"rotary setting {name!r} is {str(value)[:60]!r}; must be a number above 0")
+    if kind == "default":
+        return float(theta), None
+    numbers: dict[str, Any] = {names[kind][name]: float(value) for name, value in given.items()}
+    if "original_T" in numbers:
+        numbers["original_T"] = int(numbers["original_T"])
+    return float(theta), RopeScaling(kind=kind, **numbers)

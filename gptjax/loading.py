@@ -1,0 +1,65 @@
+"""Parameters onto devices: from a run's checkpoint, or from files that somebody else wrote."""
+
+import math
+import warnings
+from typing import Any, Literal
+
+import jax
+from flax import linen as nn
+
+from gptjax import checkpoint, manifest
+from gptjax.config import ModelConfig
+from gptjax.foreign import Foreign
+from gptjax.generate import LanguageModel
+from gptjax.model import Transformer, init_params
+from gptjax.rundir import Run
+from gptjax.sharding import check_divides, shardings
+
+
+def restore_model(
+    run: Run, step: int | None, *, weights: Literal["trained", "ema"], dtype: Any, mesh: Any
+) -> LanguageModel:
+    """The model of a run at a step, None = the newest good one, after verifying the step's files."""
+    usable = manifest.steps(run.path)
+    if step is None:
+        step = manifest.newest_good(run.path, lambda line: warnings.warn(line, stacklevel=5), set_bad_aside=False)
+        if step is None:
+            raise ValueError(f"{run.path}: no usable checkpoint yet (a step counts once its manifest.json is written)")
+    elif step in usable:
+        manifest.verify(run.path, step)
+    else:
+        raise ValueError(f"{run.path}: no usable checkpoint of step {step}; there are {usable}")
+    name = {"trained": "params", "ema": "ema"}[weights]
+    if not (manifest.folder_of(run.path, step) / name).is_dir():
+        raise ValueError(f"{run.path}: step {step} has no {name}; a run started with --optimizer.ema 0.999 keeps one")
+    params = checkpoint.restore(run.path, step, name, abstract_params(run.config, mesh))
+    checkpoint.refuse_nonfinite(step, name, params)
+    model = LanguageModel(run.config, run.tokenizer, params, dtype=dtype, mesh=mesh)
+    model.step = step
+    return model
+
+
+def place_model(foreign: Foreign, *, dtype: Any, mesh: Any) -> LanguageModel:
+    """The model of somebody else's files, on its devices."""
+    abstract = abstract_params(foreign.config, mesh)
+    params = jax.tree.map(lambda leaf, place: jax.device_put(leaf, place.sharding), foreign.params, abstract)
+    return LanguageModel(foreign.config, foreign.tokenizer, params, habits=foreign.habits, dtype=dtype, mesh=mesh)
+
+
+def abstract_params(config: ModelConfig, mesh: Any) -> Any:
+    """Shape, dtype and place of every parameter; without a mesh, all on one device.
+
+    Raises ValueError where the mesh does not divide the model.
+    """
+    boxed = jax.eval_shape(lambda: init_params(Transformer(config), jax.random.key(0)))
+    if mesh is None:
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        places = jax.tree.map(lambda _: device, nn.unbox(boxed))
+    else:
+        check_divides(
+            mesh, rows=math.prod(mesh.devices.shape), D=config.D, N=config.N, K=config.K, F=config.F, V=config.V
+        )
+        places = shardings(mesh, boxed)
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), nn.unbox(boxed), places
+    )

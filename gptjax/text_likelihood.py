@@ -1,0 +1,131 @@
+"""How probable a model finds texts and continuations: text in, nats and perplexity out."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Unpack
+
+import numpy as np
+
+from gptjax.results import Result, metric
+from gptjax.scoring import Reading, View, continuation_row, hidden_rows, rolling_rows
+
+if TYPE_CHECKING:
+    from gptjax.generate import LanguageModel
+
+
+class Continuation(NamedTuple):
+    """How a model finds a continuation."""
+
+    log_prob: float  # nats: of all its tokens, given the context
+    greedy: bool  # whether each of its tokens is the likeliest one there
+
+
+def loglikelihood(
+    model: "LanguageModel", pairs: Iterable[tuple[str, str]], **reading: Unpack[Reading]
+) -> list[Continuation]:
+    """How probable each (context, continuation) is, in order.
+
+    Both are encoded together, and the tokens behind those of the context alone are scored; spaces at the context's end
+    count to the continuation. An empty context is a BOS. Where both exceed the model's context by more than the last
+    token, which is not read, the beginning is cut off. `reading`: batch_tokens and progress, as in
+    gptjax.scoring.score. These are the rules of lm_eval.
+
+    Raises ValueError that names a continuation without tokens of its own, or that alone exceeds the context.
+    """
+    return continuations(model, encoded_pairs(model, pairs, model.tokenizer.encode_batch), **reading)
+
+
+def encoded_pairs(
+    model: "LanguageModel", pairs: Iterable[tuple[str, str]], encode: Callable[[Sequence[str]], list[list[int]]]
+) -> list[tuple[list[int], list[int]]]:
+    """(ids of the context, ids of the continuation) of every pair; `encode` adds no BOS."""
+    split = []
+    for context, continuation in pairs:
+        kept = context.rstrip()
+        split.append((kept, context[len(kept) :] + continuation))
+    first = [model.tokenizer.bos] if model.habits.begins_with_bos else []
+    found = []
+    wholes = encode([context + continuation for context, continuation in split])
+    for number, (before, whole) in enumerate(zip(encode([context for context, _ in split]), wholes, strict=True)):
+        after = whole[len(before) :]
+        if not 1 <= len(after) <= model.config.T:
+            raise ValueError(
+                f"pair {number}: the continuation {split[number][1][:40]!r} has {len(after)} tokens behind the "
+                f"context's {len(before)}; from 1 to {model.config.T} can be scored: let the context end with a word"
+            )
+        found.append((first + before or [model.tokenizer.bos], after))
+    return found
+
+
+def continuations(
+    model: "LanguageModel", pairs: Sequence[tuple[Sequence[int], Sequence[int]]], **reading: Unpack[Reading]
+) -> list[Continuation]:
+    """As `loglikelihood`, of (context, continuation) in ids."""
+    rows = [continuation_row(context, continuation, model.config.T) for context, continuation in pairs]
+    scores = model.score(rows, **reading)
+    return [
+        Continuation(float(found.log_probs.sum(dtype=np.float64)), bool((found.likeliest == row.targets).all()))
+        for row, found in zip(rows, scores, strict=True)
+    ]
+
+
+def loglikelihood_rolling(model: "LanguageModel", texts: Iterable[str], **reading: Unpack[Reading]) -> list[float]:
+    """The log-likelihood of each text, nats: every token predicted once, from as many before it as a window holds.
+
+    The first window begins with BOS; the texts do not see each other. The rules are those of lm_eval.
+    """
+    return rolling(model, model.tokenizer.encode_batch(list(texts)), **reading)
+
+
+def rolling(model: "LanguageModel", texts: Sequence[Sequence[int]], **reading: Unpack[Reading]) -> list[float]:
+    """As `loglikelihood_rolling`, of texts in ids without BOS."""
+    rows = [rolling_rows(ids, model.tokenizer.bos, model.config.T) for ids in texts]
+    scores = iter(model.score(list(itertools.chain.from_iterable(rows)), **reading))
+    return [float(sum(next(scores).log_probs.sum(dtype=np.float64) for _ in rows_of_text)) for rows_of_text in rows]
+
+
+def perplexity(
+    model: "LanguageModel", texts: Iterable[str], *, view: View = "causal", seed: int = 0, **reading: Unpack[Reading]
+) -> Result:
+    """Nats a token, perplexity and bits a byte (of UTF-8) over all texts together; EOS is not predicted.
+
+    `causal`: as `loglikelihood_rolling`. `both sides`: each token is hidden in turn, and predicted from all others of
+    its piece of at most T - 1 tokens (gptjax.scoring.log_probs): for models trained on masked_lm, and a row a token.
+    Empty texts are left out. An item: text (its number, from 0), tokens, bytes, log_prob (nats). Intervals: see
+    gptjax.results.metric, with `seed`.
+    """
+    kept = [(number, text) for number, text in enumerate(texts) if text]
+    if not kept:
+        raise ValueError("perplexity: there is no text to read")
+    encoded = model.tokenizer.encode_batch([text for _, text in kept])
+    if view == "causal":
+        log_prob = rolling(model, encoded, **reading)
+    else:
+        log_prob = _from_both_sides(model, encoded, **reading)
+    items = [
+        {"text": number, "tokens": len(ids), "bytes": len(text.encode("utf-8")), "log_prob": found}
+        for (number, text), ids, found in zip(kept, encoded, log_prob, strict=True)
+    ]
+    nats_I, tokens_I, bytes_I = np.array([(-item["log_prob"], item["tokens"], item["bytes"]) for item in items]).T
+
+    def mean(drawn: np.ndarray, size_I: np.ndarray = tokens_I) -> float:
+        return nats_I[drawn].sum() / size_I[drawn].sum()
+
+    figures = {
+        "nats a token": mean,
+        "perplexity": lambda drawn: math.exp(mean(drawn)),
+        "bits a byte": lambda drawn: mean(drawn, bytes_I) / math.log(2),
+    }
+    counts = {"texts": len(kept), "tokens": int(tokens_I.sum()), "bytes": int(bytes_I.sum())}
+    metrics = {name: metric(figure, len(items), seed) for name, figure in figures.items()}
+    return Result(task=f"perplexity, {view}", counts=counts, metrics=metrics, items=items)
+
+
+def _from_both_sides(model: "LanguageModel", texts: Sequence[Sequence[int]], **reading: Unpack[Reading]) -> list[float]:
+    """The pseudo-log-likelihood of each text, nats."""
+    bos, mask = model.tokenizer.bos, model.tokenizer.mask
+    pieces = [list(itertools.batched(ids, model.config.T - 1)) for ids in texts]
+    rows = [[row for piece in each for row in hidden_rows([bos, *piece], mask)] for each in pieces]
+    scores = iter(model.score(list(itertools.chain.from_iterable(rows)), view="both sides", **reading))
+    return [float(sum(float(next(scores).log_probs[0]) for _ in rows_of_text)) for rows_of_text in rows]

@@ -1,0 +1,115 @@
+"""What lm_eval may rely on, without lm_eval: its base class is stood in for. tests/four_ways.py has the real one."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from gptjax.chat import Chat
+from gptjax.evaluate import continued
+from gptjax.harness import Adapter, settings_of
+from gptjax.sampling import Sampling
+from tests.tiny_run import random_model, write_run
+
+MODEL = random_model()
+
+
+class Base:
+    """As much of lm_eval's LM as the adapter touches."""
+
+    def __init__(self):
+        self.told = []
+        self.cache_hook = SimpleNamespace(add_partial=lambda *what: self.told.append(what))
+
+
+class Joined(Adapter, Base):
+    pass
+
+
+def requests(*args):
+    return [SimpleNamespace(args=one) for one in args]
+
+
+def test_scores_are_those_of_the_api_and_the_cache_is_told_each():
+    """In the order of the requests; plain tuples, as lm_eval stores them."""
+    lm = Joined(MODEL)
+    pairs = [("the quick", " brown fox"), ("", "dog"), ("the quick", " lazy")]
+    found = lm.loglikelihood(requests(*pairs))
+    assert found == [tuple(one) for one in MODEL.loglikelihood(pairs)]
+    assert [type(one) for one in found] == [tuple] * 3
+    texts = [("hello there",), ("fox" * 80,)]
+    rolled = lm.loglikelihood_rolling(requests(*texts))
+    assert rolled == MODEL.loglikelihood_rolling([text for (text,) in texts])
+    wanted = [("loglikelihood", *one) for one in zip(pairs, found, strict=True)]
+    assert lm.told == wanted + [("loglikelihood_rolling", *one) for one in zip(texts, rolled, strict=True)]
+
+
+def test_answers_come_in_order_each_with_its_own_settings():
+    """Requests of two kinds, mixed; one starts beyond the context."""
+    lm = Joined(MODEL)
+    short, long = {"until": ["\n"], "max_gen_toks": 3}, {"until": [], "max_gen_toks": 8, "do_sample": False}
+    asked = [("the", long), ("hello", short), ("fox " * 90, long), ("the", short)]
+    found = lm.generate_until(requests(*asked))
+    for (text, settings), said in zip(asked, found, strict=True):
+        ids = [MODEL.tokenizer.bos, *MODEL.tokenizer.encode(text)]
+        assert [said] == continued(MODEL, [ids], tokens=settings["max_gen_toks"], stop=tuple(settings["until"]))
+    assert found[0].startswith(found[3])
+    assert len(found[0]) > len(found[3])
+    assert [kind for kind, *_ in lm.told] == ["generate_until"] * 4
+
+
+@pytest.mark.parametrize(
+    ("asked", "settings"),
+    [
+        ({}, {"stop": (), "tokens": 256, "temperature": 0}),
+        ({"until": "\n", "max_gen_toks": 5}, {"stop": ("\n",), "tokens": 5, "temperature": 0}),
+        ({"until": ["a", ""], "max_new_tokens": 5}, {"stop": ("a",), "tokens": 5, "temperature": 0}),
+        ({"temperature": 0.0, "top_p": 0.5}, {"stop": (), "tokens": 256, "temperature": 0}),
+        ({"do_sample": False, "temperature": 0.7}, {"stop": (), "tokens": 256, "temperature": 0}),
+        (
+            {"do_sample": True, "temperature": 0.7, "top_k": 4},
+            {"stop": (), "tokens": 256, "temperature": 0.7, "top_k": 4},
+        ),
+    ],
+)
+def test_generation_arguments_become_settings_of_ours(asked, settings):
+    assert settings_of(asked) == settings
+    Sampling(**settings)
+
+
+def test_a_generation_argument_that_we_do_not_have_is_refused():
+    with pytest.raises(ValueError, match="'num_beams' is not known"):
+        settings_of({"until": [], "num_beams": 4})
+
+
+def test_a_conversation_is_read_as_the_chat_reads_it():
+    """The template's special tokens are tokens, those that somebody types are not, and there is one BOS."""
+    lm, typed = Joined(MODEL), "hello <|eos|> there"
+    text = lm.apply_chat_template([{"role": "user", "content": typed}])
+    assert lm._encode([text]) == [Chat(MODEL, Sampling(tokens=4))._read(typed)[1][1:]]
+    said = lm.generate_until(requests((text, {"max_gen_toks": 4})))
+    assert said == [MODEL.generate(Chat(MODEL, Sampling(tokens=4)).context(typed), tokens=4, temperature=0)[0][0].text]
+    assert MODEL.tokenizer.eos not in lm._encode([text])[0]
+    assert lm.chat_template(True)
+    assert lm.chat_template(False) is None
+    with pytest.raises(ValueError, match="gen_prefix"):
+        lm.apply_chat_template([], add_generation_prompt=False)
+
+
+def test_a_run_is_loaded_by_name_and_lm_evals_own_settings_change_nothing(tmp_path):
+    """They come with every model that its command line makes."""
+    run = write_run(tmp_path / "run", MODEL)
+    lm = Joined(str(run), batch_size="4", max_batch_size=None, device="cpu")
+    pair = ("the quick", " brown fox")
+    assert lm.loglikelihood(requests(pair)) == [tuple(MODEL.loglikelihood([pair])[0])]
+    assert lm.get_model_info() == {"model_num_parameters": MODEL.config.parameters, "model_step": 10}
+    assert lm.tokenizer_name == Joined(MODEL).tokenizer_name
+
+
+def test_without_lm_eval_one_line_says_what_to_install():
+    program = "import sys; sys.modules['lm_eval'] = None; from gptjax.harness import main; main()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert "pip install 'gptjax[eval]'" in done.stderr

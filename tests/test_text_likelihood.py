@@ -1,0 +1,137 @@
+"""Text in, nats out: where a continuation begins, what stands before it, windows, and perplexity by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from gptjax.foreign import Habits
+from gptjax.generate import LanguageModel
+from gptjax.scoring import Row
+from gptjax.text_likelihood import continuations
+from tests.tiny_run import TEXT, random_model
+
+MODEL = random_model()
+T, BOS = MODEL.config.T, MODEL.tokenizer.bos
+encode = MODEL.tokenizer.encode
+
+
+def sum_behind(ids, count):
+    """The log-probability of the last `count` ids behind the others, which go first."""
+    return MODEL.log_probs([ids])[0][-count:].sum()
+
+
+def windowed(ids, count):
+    """The same, of up to T + 1 ids, the last of which is not read."""
+    [scores] = MODEL.score([Row(ids[:-1], range(len(ids) - 1 - count, len(ids) - 1), ids[-count:])])
+    return scores.log_probs.sum()
+
+
+def test_a_continuation_is_scored_behind_its_context_and_spaces_belong_to_it():
+    """A space at the context's end counts to the continuation, as the tokenizer has it."""
+    whole = encode("hello there the quick")
+    count = len(whole) - len(encode("hello there"))
+    wanted = sum_behind([BOS, *whole], count)
+    plain, spaced = MODEL.loglikelihood([("hello there", " the quick"), ("hello there ", "the quick")])
+    assert plain == spaced
+    assert plain.log_prob == pytest.approx(wanted, abs=1e-4)
+    assert MODEL.loglikelihood([("hello there", "the quick")])[0] != plain
+
+
+def test_an_empty_context_is_a_bos():
+    [found] = MODEL.loglikelihood([("", "lazy dog")])
+    assert found.log_prob == pytest.approx(sum_behind([BOS, *(ids := encode("lazy dog"))], len(ids)), abs=1e-4)
+    assert MODEL.loglikelihood([(" ", "lazy dog")])[0] == MODEL.loglikelihood([("", " lazy dog")])[0]
+
+
+def test_a_model_whose_texts_begin_without_bos_is_asked_without_it():
+    """An empty context is one all the same: something must predict the first token."""
+    habits = Habits(ends=frozenset({MODEL.tokenizer.eos}), begins_with_bos=False)
+    plain = LanguageModel(MODEL.config, MODEL.tokenizer, MODEL.params, habits=habits)
+    pair = ("hello there", " the quick")
+    count = len(encode("".join(pair))) - len(encode(pair[0]))
+    [found] = plain.loglikelihood([pair])
+    assert found.log_prob == pytest.approx(sum_behind(encode("".join(pair)), count), abs=1e-4)
+    assert abs(found.log_prob - MODEL.loglikelihood([pair])[0].log_prob) > 1e-3
+    assert plain.loglikelihood([("", "fox")]) == MODEL.loglikelihood([("", "fox")])
+
+
+def test_greedy_is_true_of_what_the_model_would_say_and_of_nothing_else():
+    """Its own greedy tokens, and one of them changed."""
+    [[said]] = MODEL.generate([BOS, *encode("the quick")], tokens=4, temperature=0)
+    context = [BOS, *encode("the quick")]
+    changed = [*said.ids[:-1], said.ids[-1] ^ 1]
+    found, other = continuations(MODEL, [(context, list(said.ids)), (context, changed)])
+    assert (found.greedy, other.greedy) == (True, False)
+    assert found.log_prob == pytest.approx(sum(said.log_probs), abs=1e-4)
+
+
+def test_a_context_that_is_too_long_loses_its_beginning():
+    long = TEXT * 4 + "the"
+    ids = [BOS, *encode(long + " fox")]
+    count = len(ids) - 1 - len(encode(long))
+    [found] = MODEL.loglikelihood([(long, " fox")])
+    assert len(ids) > T + 1
+    assert found.log_prob == pytest.approx(windowed(ids[-T - 1 :], count), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("pair", "said"),
+    [
+        (("hello", ""), "pair 1: the continuation '' has 0 tokens"),
+        (("hello", TEXT * 9), "tokens behind the context's 3; from 1 to 64"),
+    ],
+)
+def test_a_continuation_that_cannot_be_scored_is_named(pair, said):
+    with pytest.raises(ValueError, match=said):
+        MODEL.loglikelihood([("a", "b"), pair])
+
+
+def test_rolling_adds_up_windows_that_predict_each_token_once():
+    """A text of more than two windows, by hand; and a short one beside it, which does not move it."""
+    ids = encode(TEXT * 4)
+    assert len(ids) > 2 * T
+    full = sum(windowed([BOS, *ids][first : first + T + 1], T) for first in (0, T))
+    rest = windowed(ids[-T - 1 :], len(ids) - 2 * T)
+    found, short = MODEL.loglikelihood_rolling([TEXT * 4, "fox"])
+    assert found == pytest.approx(full + rest, abs=1e-3)
+    assert [found] == MODEL.loglikelihood_rolling([TEXT * 4])
+    assert short == MODEL.loglikelihood([("", "fox")])[0].log_prob
+    assert MODEL.loglikelihood_rolling([""]) == [0]
+
+
+def test_perplexity_is_over_all_tokens_and_bits_are_over_bytes():
+    """Not a mean of means; Chinese has more bytes than characters; an empty text counts for nothing."""
+    texts = ["hello there", "", "曹操 jumps over the lazy dog"]
+    found = MODEL.perplexity(texts)
+    nats = -sum(MODEL.loglikelihood_rolling(texts))
+    tokens, size = sum(len(encode(text)) for text in texts), sum(len(text.encode()) for text in texts)
+    assert found.counts == {"texts": 2, "tokens": tokens, "bytes": size}
+    assert found.metrics["nats a token"].value == pytest.approx(nats / tokens)
+    assert found.metrics["perplexity"].value == pytest.approx(math.exp(nats / tokens))
+    assert found.metrics["bits a byte"].value == pytest.approx(nats / math.log(2) / size)
+    assert [item["text"] for item in found.items] == [0, 2]
+    assert sum(item["log_prob"] for item in found.items) == pytest.approx(-nats)
+
+
+def test_perplexity_from_both_sides_hides_each_token_of_each_piece():
+    """A text of more than one piece of T - 1 tokens."""
+    ids = encode(TEXT * 2)
+    assert T < len(ids) < 2 * T
+    pieces = [[BOS, *ids[: T - 1]], [BOS, *ids[T - 1 :]]]
+    wanted = sum(scores.sum() for scores in MODEL.log_probs(pieces, view="both sides"))
+    found = MODEL.perplexity([TEXT * 2], view="both sides")
+    assert found.items[0]["log_prob"] == pytest.approx(wanted, abs=1e-3)
+    assert abs(found.items[0]["log_prob"] - MODEL.perplexity([TEXT * 2]).items[0]["log_prob"]) > 1
+
+
+def test_perplexity_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="no text to read"):
+        MODEL.perplexity(["", ""])
+
+
+def test_the_order_of_texts_changes_their_order_only():
+    texts = [TEXT, "fox", "hello there", TEXT * 2, "曹操"]
+    forward, backward = MODEL.loglikelihood_rolling(texts), MODEL.loglikelihood_rolling(texts[::-1])
+    np.testing.assert_array_equal(forward, backward[::-1])
+    assert len(set(forward)) == len(texts)
