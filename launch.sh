@@ -5,7 +5,7 @@ set -euo pipefail
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 venv=$root/.venv
 stamp=$venv/launch.stamp # written last, so that an interrupted set-up is never taken for a whole one
-verbs='setup pretrain bench report audit verify-resume experiment checkpoint generate evaluate test'
+verbs='setup pretrain bench report audit verify-resume experiment checkpoint generate evaluate export test'
 
 help() {
   cat <<'HELP'
@@ -21,6 +21,7 @@ usage: ./launch.sh VERB [ARGS...]
   checkpoint list|verify RUN          a run's checkpoints, and whether every byte of them is as it was written
   generate [RUN] [--prompt TEXT]      talk with a run; the newest one if none is named
   evaluate MODEL TASK FILE...         perplexity, multiple choice, classification or answers, over your files
+  export MODEL FOLDER                 a Hugging Face folder, which appears only when it is proven to be the model
   test [PYTEST ARGS...]               lint, types, import rules and all tests but slow ones; with arguments, pytest
 
 ./launch.sh VERB --help shows what a verb takes. The environment is for the CPU, or for the TPU or the NVIDIA GPU
@@ -30,7 +31,7 @@ HELP
 
 help_about() { # the line of one verb, where its program is not installed yet to speak for itself
   help | sed -n "1s/VERB/$1/p; s/^  $1 /&/p"
-  case $1 in pretrain | bench | verify-resume | checkpoint | generate | evaluate) echo "Every option: ./launch.sh setup, then ./launch.sh $1 --help" ;; esac
+  case $1 in pretrain | bench | verify-resume | checkpoint | generate | evaluate | export) echo "Every option: ./launch.sh setup, then ./launch.sh $1 --help" ;; esac
 }
 
 say() { printf 'launch.sh: %s\n' "$*" >&2; }
@@ -206,7 +207,7 @@ case $verb in
     esac
     exec "$venv/bin/gptjax" "$verb" "$@"
     ;;
-  checkpoint | evaluate)
+  checkpoint | evaluate | export)
     exec "$venv/bin/gptjax" "$verb" "$@"
     ;;
   test)

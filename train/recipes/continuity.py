@@ -30,5 +30,5 @@ def recipe() -> Recipe:
         compute=ComputeSpec(unroll=True),
         validation=ValidationSpec(every=500, rows=8, task_rows=128, final_rows=16, final_task_rows=600),
         run=Path("runs/continuity"),
-        steps=1300,
+        steps=1700,
     )
