@@ -16,7 +16,7 @@ from gptjax.sharding import constrain
 
 
 class State(NamedTuple):
-    """What the next token is drawn from, one row a text. Every row has as many slots as the model's context."""
+    """What the next token is drawn from, one row a text. All rows have equally many slots."""
 
     cache: Cache
     logits_BV: Array  # f32: scores of each row's next token
@@ -36,15 +36,16 @@ class Choice(NamedTuple):
     bias_V: Array  # f32: added to the scores
 
 
-@functools.partial(jax.jit, static_argnames="model")
+@functools.partial(jax.jit, static_argnames=("model", "slots"))
 def prefill(
     model: Transformer,
     params: Any,
     tokens_BT: Int[Array, "B T"],
     length_B: Int[Array, "B"],
     prefix: Bool[Array, ""],
+    slots: int,
 ) -> State:
-    """Reads prompts of `length_B` tokens, padded on the right, in one pass.
+    """Reads prompts of `length_B` tokens, padded on the right, in one pass, into a cache of so many slots a row.
 
     `prefix`: each prompt's tokens all see each other, as a prefix-LM was trained; otherwise only earlier ones. Padding
     lands in slots of segment 0, which no token of a text sees and later tokens overwrite.
@@ -52,7 +53,7 @@ def prefill(
     B, T = tokens_BT.shape
     place_BT = jnp.broadcast_to(jnp.arange(T)[None, :], (B, T))
     real_BT = place_BT < length_B[:, None]
-    cache = Cache.empty(model.config, B, model.config.T, model.dtype)
+    cache = Cache.empty(model.config, B, slots, model.dtype)
     hidden_BTD, cache = model.apply(
         {"params": params}, tokens_BT, real_BT.astype(jnp.int32), place_BT, real_BT & prefix,
         cache=_placed(cache), slot_B=jnp.zeros_like(length_B),
@@ -72,14 +73,14 @@ def decode(
 ) -> tuple[State, Int[Array, "B"], Float[Array, "B"]]:
     """Draws each row's next token and reads it; the token, and its log-probability (nats) before anything changed it.
 
-    A row whose context is full goes on in its last slot, to no use.
+    A row whose slots are full goes on in its last one, to no use.
     """
     keys_B = jax.vmap(jax.random.fold_in)(choice.key_B, state.slot_B)
     token_B = choose(adjusted(state.logits_BV, state.seen_BV, choice), keys_B, choice)
     logit_B = jnp.take_along_axis(state.logits_BV, token_B[:, None], axis=-1)[:, 0]
     log_prob_B = logit_B - jax.nn.logsumexp(state.logits_BV, axis=-1)
     seen_BV = jnp.put_along_axis(state.seen_BV, token_B[:, None], True, axis=-1, inplace=False)
-    slot_B = jnp.minimum(state.slot_B, model.config.T - 1)
+    slot_B = jnp.minimum(state.slot_B, state.cache.segment_BS.shape[1] - 1)
     one_B1 = jnp.ones_like(token_B)[:, None]
     hidden_B1D, cache = model.apply(
         {"params": params}, token_B[:, None], one_B1, slot_B[:, None], jnp.zeros_like(one_B1, bool),

@@ -194,7 +194,10 @@ class LanguageModel:
             for row, ids in enumerate(padded):
                 tokens_BT[row, : len(ids)] = ids
             choice = self._choice(padded, samples, sampling, bias_V)
-            state = prefill(self._model, self.params, *jax.device_put((tokens_BT, length_B, np.bool_(prefix))))
+            # every step reads the whole cache, so it is no longer than these texts can become
+            slots = padded_length(int(length_B.max()) + sampling.tokens, self.config.T)
+            read = jax.device_put((tokens_BT, length_B, np.bool_(prefix)))
+            state = prefill(self._model, self.params, *read, slots=slots)
             if samples > 1:
                 state = repeat_rows(state, samples)
         room = self.config.T - min(len(ids) for ids in encoded) + 1

@@ -21,12 +21,8 @@ if TYPE_CHECKING:
     from gptjax.generate import LanguageModel
 
 TOKENS = 256  # of an answer, where a task does not say
-LENGTH_NAMES = (
-    "max_gen_toks",
-    "max_new_tokens",
-    "max_tokens",
-    "max_completion_tokens",
-)  # the first that is given counts
+# the first that is given counts
+LENGTH_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 PASSED_ON = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")  # settings of ours, if they sample
 
 

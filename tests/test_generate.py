@@ -40,11 +40,11 @@ def choice(key, rows=1, V=384, **settings):
     return Choice(jax.random.split(key, rows), **arrays)
 
 
-def cached_greedy(model, prompt, tokens, prefix=False):
+def cached_greedy(model, prompt, tokens, prefix=False, slots=None):
     """Greedy decoding with a cache: the ids said after the prompt, and the scores that each was chosen by."""
-    network = Transformer(model.config)
+    network, slots = Transformer(model.config), slots or model.config.T
     tokens_BT = jnp.array([[*prompt, 0, 0, 0]])
-    state = prefill(network, model.params, tokens_BT, jnp.array([len(prompt)]), jnp.bool_(prefix))
+    state = prefill(network, model.params, tokens_BT, jnp.array([len(prompt)]), jnp.bool_(prefix), slots=slots)
     logits, said = [], []
     for _ in range(tokens):
         logits.append(np.asarray(state.logits_BV[0]))
@@ -71,6 +71,19 @@ def test_cached_decode_is_the_full_forward(shape):
     assert_full_forward_agrees(model, prompt, said, logits)
     assert len(set(said)) > 20  # a text that moves
     assert np.abs(np.diff(logits[:, :9], axis=0)).max() > 1
+
+
+def test_a_cache_of_fewer_slots_says_the_same():
+    """One slot too few, and the last tokens are others: the cache is as short as it was asked to be."""
+    model = random_model(T=256)
+    prompt = model.encode_prompt("the quick brown")
+    said, logits = cached_greedy(model, prompt, 40)
+    short, short_logits = cached_greedy(model, prompt, 40, slots=len(prompt) + 39)
+    assert short == said
+    np.testing.assert_allclose(short_logits[:, :9], logits[:, :9], atol=1e-5)
+    assert not np.allclose(
+        cached_greedy(model, prompt, 40, slots=len(prompt) + 38)[1][-1, :9], logits[-1, :9], atol=1e-4
+    )
 
 
 def test_generate_is_greedy_decoding_until_the_context_is_full():
@@ -196,7 +209,7 @@ def test_a_penalty_finds_the_tokens_of_prompt_and_text_and_no_others():
     [[free]] = model.generate(PROMPTS[0], temperature=0, tokens=25)
     assert len(set(free.ids)) < len(free.ids)
     seen_BV = prefill(
-        Transformer(model.config), model.params, jnp.array([[5, 6, 0, 0]]), jnp.array([2]), jnp.bool_(False)
+        Transformer(model.config), model.params, jnp.array([[5, 6, 0, 0]]), jnp.array([2]), jnp.bool_(False), slots=8
     ).seen_BV
     assert np.flatnonzero(seen_BV[0]).tolist() == [5, 6]
 
@@ -279,7 +292,8 @@ def test_a_stream_yields_whole_characters_and_the_batch_text(tokenizer):
 
 
 def test_one_compilation_a_bucket_and_one_for_decode(caplog):
-    """Lengths within a power of two and all settings share programs; another bucket compiles one prefill alone."""
+    """Lengths within a power of two and all settings share programs; another bucket of prompts compiles one prefill
+    alone, another one of whole texts a step of decoding too."""
     model = random_model("llama", T=48)  # a shape of this test's own, so that nothing is compiled yet
 
     def compiled(*arguments, **settings):
@@ -290,11 +304,12 @@ def test_one_compilation_a_bucket_and_one_for_decode(caplog):
         return sorted(found)
 
     assert compiled([model.tokenizer.bos] * 3, tokens=30) == ["decode", "prefill"]
-    assert compiled([5] * 16, tokens=5, temperature=0) == []
-    assert compiled([5] * 9, tokens=5, top_k=3, top_p=0.3, temperature=2.0, seed=5, prefix=True, stop=("a",)) == []
+    assert compiled([5] * 16, tokens=20, temperature=0) == []
+    assert compiled([5] * 9, tokens=24, top_k=3, top_p=0.3, temperature=2.0, seed=5, prefix=True, stop=("a",)) == []
     more = {"min_p": 0.1, "repetition_penalty": 1.2, "logit_bias": {5: -1.0}}
-    assert compiled([5] * 9, tokens=5, **more) == []
-    assert compiled([5] * 17, tokens=5) == ["prefill"]
+    assert compiled([5] * 9, tokens=24, **more) == []
+    assert compiled([5] * 17, tokens=24) == ["prefill"]
+    assert compiled([5] * 9, tokens=5) == ["decode", "prefill"]
     assert compiled([5] * 40, tokens=100) == ["prefill"]  # up to 48, the context
     assert compiled([5] * 48, tokens=100) == []
 
