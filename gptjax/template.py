@@ -3,8 +3,8 @@
 Source: documentation of transformers, "Writing a chat template"; environment and functions as described there.
 """
 
-import datetime
 import json
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +22,7 @@ def render(template: str, messages: Sequence[Mapping[str, str]], tokens: Mapping
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     environment.filters["tojson"] = lambda value, **options: json.dumps(value, **{"ensure_ascii": False, **options})
-    environment.globals |= {"raise_exception": _refuse, "strftime_now": _now}
+    environment.globals |= {"raise_exception": _refuse, "strftime_now": time.strftime}
     try:
         return environment.from_string(template).render(messages=messages, add_generation_prompt=True, **tokens)
     except (jinja2.TemplateError, TypeError, ValueError, KeyError, OverflowError, RecursionError) as error:
@@ -31,7 +31,3 @@ def render(template: str, messages: Sequence[Mapping[str, str]], tokens: Mapping
 
 def _refuse(why: Any) -> None:
     raise jinja2.TemplateError(str(why))
-
-
-def _now(form: str) -> str:
-    return datetime.datetime.now().astimezone().strftime(form)
