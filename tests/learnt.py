@@ -37,10 +37,9 @@ def by_chance(task: Task) -> Task:
         def build(self, text: Text) -> Batch:
             batch = super().build(text)
             heads = list(self.heads(text.corpus).values())
-            key_BC = (
-                batch.at_BC.astype(np.uint64)
-                + np.add.reduceat(text.key_P, np.searchsorted(text.row_P, range(text.R)))[:, None]
-            )
+            key_R = np.zeros(text.R, np.uint64)
+            key_R[text.row_P[::-1]] = text.key_P[::-1]  # of a row's first piece, where it has one
+            key_BC = batch.at_BC.astype(np.uint64) + key_R[:, None]
             count_BC = np.array([*map(len, heads)])[batch.head_BC]
             return batch._replace(label_BC=(uniform(key_BC, 9) * count_BC).astype(np.int32))
 
