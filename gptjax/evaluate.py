@@ -26,7 +26,7 @@ from gptjax.items import (
     texts_of,
 )  # fmt: skip
 from gptjax.results import Result, mean_of, metric
-from gptjax.scoring import Progress, Reading
+from gptjax.scoring import Progress, Reading, padded_length
 from gptjax.spelling import did_you_mean
 from gptjax.text_likelihood import loglikelihood, loglikelihood_rolling, perplexity
 
@@ -211,9 +211,11 @@ def continued(
         raise ValueError(f"tokens={tokens}: leaves no room for a prompt in the context of {model.config.T}")
     shown = [list(ids[-room:]) or [model.tokenizer.bos] for ids in starts]
     order = sorted(range(len(shown)), key=lambda number: -len(shown[number]))
-    B = max(1, min(MOST_PROMPTS, CACHE_SLOTS // model.config.T))
     said, done = [""] * len(shown), 0
-    for numbers in itertools.batched(order, B):
+    while order:
+        slots = padded_length(len(shown[order[0]]) + tokens, model.config.T)
+        B = max(1, min(MOST_PROMPTS, CACHE_SLOTS // slots))
+        numbers, order = order[:B], order[B:]
         batch = [shown[number] for number in numbers]
         filled = batch + [batch[-1]] * (B - len(batch))
         samples = model.generate(filled, tokens=tokens, **{"temperature": 0, **settings})

@@ -61,7 +61,7 @@ class Evaluate(Verb):
     out: str | None = None
     """Folder for result.json, the figures, and items.jsonl, what the model made of each item; None = neither."""
     batch_tokens: int | None = None
-    """Tokens read at once on each device; fewer need less memory. None = 2048 on a CPU, 16384 elsewhere."""
+    """Tokens read at once on each device; fewer need less memory. None = 512 on a CPU, 16384 elsewhere."""
     step: int | None = None
     """Checkpoint of a run; None = the newest good one."""
     weights: Literal["trained", "ema"] = "trained"

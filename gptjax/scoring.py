@@ -57,7 +57,7 @@ def score(
     """The scores of every row, in order.
 
     `view`: a token sees those before it, or its whole row. `batch_tokens`: how many each device reads at once, padding
-    included, but at least one row; None = 2,048 on a CPU, 16,384 elsewhere.
+    included, but at least one row; None = 512 on a CPU, 16,384 elsewhere.
 
     Rows are padded to powers of two, so that few lengths are compiled, and all batches of a length have equally many
     rows, the last one too. So scores depend on the row alone, to the last bit: not on the others, their order or their
@@ -114,8 +114,8 @@ class RowBatch(NamedTuple):
 def batches_of(reads: Sequence[Read], longest: int, batch_tokens: int | None) -> list[RowBatch]:
     """Long rows first, so that memory that does not suffice is noticed at once; of a length, those that ask most first,
     as a batch takes as long as its most curious row."""
-    if batch_tokens is None:
-        batch_tokens = 2048 if jax.default_backend() == "cpu" else 16_384
+    if batch_tokens is None:  # on a CPU more are hardly faster, and a text that comes alone pays for all of them
+        batch_tokens = 512 if jax.default_backend() == "cpu" else 16_384
     lengths = sorted({padded_length(len(read.ids), longest) for read in reads})
     shortest = min(lengths[-LENGTHS:], default=0)
     by_length: dict[int, list[Read]] = {}

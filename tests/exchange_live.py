@@ -32,6 +32,7 @@ from tests.tiny_run import SHAPES, random_model, write_run
 
 ALLOWED = 1e-4  # of the largest logit
 CONTINUED = 24
+TURNS = 12  # of a timing; each program once a turn
 TEXTS = (
     "The Amazon rainforest covers much of the Amazon basin of South America, 5,500,000 km2 of it in 2019.",
     "def add(a, b):\n    return a + b\n\n\nclass Point:\n\tpass\n",
@@ -180,14 +181,18 @@ def speed(file: Path) -> None:
     }
     for what, (ours, others, count) in programs.items():
         rates: list[list[float]] = [[], []]
-        for turn in range(4):
+        for turn in range(1 + TURNS):
             for which, run in enumerate((ours, others)):
                 began = time.perf_counter()
                 run()
                 if turn:
                     rates[which].append(count / (time.perf_counter() - began))
-        a, b = map(np.median, rates)
-        print(f"      {what}: {a:.1f} tokens/s beside {b:.1f}, {a / b:.2f} times", flush=True)
+        ratios = np.divide(*rates)
+        print(
+            f"      {what}: {np.median(rates[0]):.1f} tokens/s beside {np.median(rates[1]):.1f}, median ratio "
+            f"{np.median(ratios):.2f} of {TURNS}, {ratios.min():.2f} to {ratios.max():.2f}",
+            flush=True,
+        )
 
 
 def kill() -> None:
