@@ -2,15 +2,17 @@
 
 >>> model = gptjax.load("runs/first")
 >>> model.generate("Once upon a time", temperature=0)[0][0].text
+>>> gptjax.export(model, "exported")
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from gptjax.generate import LanguageModel
 
-__all__ = ["load"]
+__all__ = ["export", "load"]
 
 
 def load(
@@ -42,11 +44,21 @@ def load(
         return restore_model(run, step, weights=weights, dtype=dtype, mesh=mesh)
     if step is not None or weights != "trained":
         raise ValueError(f"{path}: is no run, so it has no step={step} and no weights={weights!r} to choose")
-    from gptjax.gguf_model import read_gguf
-    from gptjax.hf_folder import read_folder
+    from gptjax.exchange.gguf_model import read_gguf
+    from gptjax.exchange.hf_folder import read_folder
 
     foreign = read_gguf(path) if path.suffix == ".gguf" else read_folder(path)
 
     from gptjax.loading import place_model
 
     return place_model(foreign, dtype=dtype, mesh=mesh)
+
+
+def export(model: "LanguageModel", folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Writes a model as a folder in Hugging Face's layout, which appears only when it is proven to be the model.
+
+    Returns the proof; gptjax.exchange.export says what is compared, and what is raised.
+    """
+    from gptjax.exchange.export import export
+
+    return export(model, folder)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import tyro
 
 import gptjax
-from gptjax.aside import absent
+from gptjax.exchange.aside import absent
 from gptjax.verb import Verb
 
 
@@ -38,10 +38,7 @@ class Export(Verb):
 
         jax.config.update("jax_platforms", "cpu")  # the accelerator may be training this very run
         model = gptjax.load(self.directory, self.step, weights=self.weights)
-
-        from gptjax.export import export
-
-        proof = export(model, self.folder)
+        proof = gptjax.export(model, self.folder)
         logits = proof["logits"]
         print(
             f"{self.folder}: {proof['class']}, {model.config.parameters:,} parameters; "

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from gptjax.class_scoring import class_log_probs
 from gptjax.config import ModelConfig
 from gptjax.decode import Choice, decode, prefill, repeat_rows
-from gptjax.foreign import Habits
+from gptjax.habits import Habits
 from gptjax.model import Transformer
 from gptjax.results import Result
 from gptjax.sampling import Sampling

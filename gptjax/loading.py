@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from gptjax import checkpoint, manifest
 from gptjax.config import ModelConfig
-from gptjax.foreign import Foreign
+from gptjax.exchange.foreign import Foreign
 from gptjax.generate import LanguageModel
 from gptjax.model import Transformer, init_params
 from gptjax.rundir import Run

@@ -25,7 +25,7 @@ import numpy as np
 
 import gptjax
 from gptjax.chat import Chat
-from gptjax.export import PROOF, export, logits_of
+from gptjax.exchange.export import PROOF, export, logits_of
 from gptjax.sampling import Sampling
 from tests.hf_models import GPT2, LLAMA, LLAMA3, PROMPT, QWEN3, weights, write_folder
 from tests.tiny_run import SHAPES, random_model, write_run
@@ -111,7 +111,7 @@ def families() -> None:
 def gguf(file: Path) -> None:
     from gguf import GGMLQuantizationType, GGUFReader, quants
 
-    from gptjax.gguf import TYPES, read_file, unpacked
+    from gptjax.exchange.gguf_file import TYPES, read_file, unpacked
 
     values = np.random.default_rng(0).normal(size=(64, 256)).astype(np.float32)
     for number, (name, _, _) in TYPES.items():

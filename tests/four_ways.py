@@ -26,7 +26,6 @@ from lm_eval.tasks import TaskManager
 import gptjax
 from gptjax import harness
 from gptjax.evaluate import multiple_choice
-from gptjax.export import export
 
 Found = tuple[list[list[float]], dict[str, float]]  # (log-likelihoods of each item, nats; figures)
 TOLERANCE = 1e-4  # of a figure, and of the nats a token of an item
@@ -124,7 +123,7 @@ def main(run: str) -> int:
     for name, text in TASKS.items():
         (folder / f"{name}.yaml").write_text(text.replace("FOLDER", str(folder)))
     model = gptjax.load(run)
-    export(model, folder / "exported")
+    gptjax.export(model, folder / "exported")
     # its tokenizer writes a BOS, which lm_eval would then predict, behind a second one
     bos = {"quiz": None, "pages": False}
     worst = 0.0

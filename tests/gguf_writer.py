@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from gptjax.gguf_model import OF_LAYER, OUTSIDE
-from gptjax.hf_config import model_of
+from gptjax.exchange.gguf_model import OF_LAYER, OUTSIDE
+from gptjax.exchange.hf_config import model_of
 from tests.hf_models import weights
 from tests.tiny_run import bpe
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from gptjax.hf import HEAD, names, shape_of, table
-from gptjax.hf_config import model_of
+from gptjax.exchange.hf_config import model_of
+from gptjax.exchange.hf_params import HEAD, names, shape_of, table
 from tests.tiny_run import bpe
 
 LLAMA = {

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from gptjax.aside import absent, appearing
+from gptjax.exchange.aside import absent, appearing
 
 CONTENT = {"a.txt": "one", "b.txt": "two"}
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
-from gptjax.aside import appearing
+from gptjax.exchange.aside import appearing
 
 target, left = Path(sys.argv[1]), int(sys.argv[2])
 

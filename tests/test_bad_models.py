@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import gptjax
-from gptjax.gguf_model import read_gguf
-from gptjax.hf import HEAD
-from gptjax.hf_config import model_of
-from gptjax.hf_folder import read_folder
-from gptjax.safetensors_file import LARGEST_HEADER
+from gptjax.exchange.gguf_model import read_gguf
+from gptjax.exchange.hf_config import model_of
+from gptjax.exchange.hf_folder import read_folder
+from gptjax.exchange.hf_params import HEAD
+from gptjax.exchange.safetensors_file import LARGEST_HEADER
 from gptjax.template import render
 from tests.gguf_writer import gguf_bytes, setting, settings_of, tensors_of, text
 from tests.hf_models import GPT2, LLAMA, LLAMA3, QWEN3, weights, write_folder

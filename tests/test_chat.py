@@ -3,8 +3,8 @@
 import pytest
 
 from gptjax.chat import LINES, Chat
-from gptjax.foreign import Habits
 from gptjax.generate import LanguageModel
+from gptjax.habits import Habits
 from gptjax.sampling import Sampling
 from gptjax.template import render
 from gptjax.tokenizer import SHIELD, dialogue_text

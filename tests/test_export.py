@@ -12,14 +12,14 @@ import safetensors
 import tokenizers
 
 import gptjax
-import gptjax.export
-from gptjax import heads_file
+import gptjax.exchange.export
 from gptjax.chat import LINES
 from gptjax.config import ClassHead, ModelConfig
-from gptjax.export import PROOF, export
+from gptjax.exchange import heads_file
+from gptjax.exchange.export import PROOF, export
 from gptjax.export_verb import Export
-from gptjax.foreign import Habits
 from gptjax.generate import LanguageModel
+from gptjax.habits import Habits
 from gptjax.manifest import sha256
 from gptjax.sharding import make_mesh
 from tests.gguf_writer import neighbours
@@ -92,7 +92,7 @@ def test_another_models_habits_go_with_it(tmp_path):
 
 
 def test_a_large_model_is_cut_into_files_with_an_index(tmp_path, monkeypatch):
-    monkeypatch.setattr(gptjax.export, "SHARD_BYTES", 30_000)
+    monkeypatch.setattr(gptjax.exchange.export, "SHARD_BYTES", 30_000)
     export(random_model(), tmp_path / "model")
     index = text_file(tmp_path / "model", "model.safetensors.index.json")
     files = sorted(set(index["weight_map"].values()))
@@ -167,7 +167,7 @@ def tied(config, params):
     return written(config, params | {"head": params["embedding"]})
 
 
-written = gptjax.export.written
+written = gptjax.exchange.export.written
 WRONG_WEIGHTS = {
     "one value": (changed(one_value), "tensor 'model.layers.1.mlp.up_proj.weight' differs from the source by up to"),
     "permutation": (changed(interleaved), "tensor 'model.layers.0.self_attn.q_proj.weight' differs from the source by"),
@@ -178,7 +178,7 @@ WRONG_WEIGHTS = {
 @pytest.mark.parametrize("mistake", WRONG_WEIGHTS)
 def test_wrong_weights_stop_an_export(mistake, tmp_path, monkeypatch):
     wrong, said = WRONG_WEIGHTS[mistake]
-    monkeypatch.setattr(gptjax.export, "written", wrong)
+    monkeypatch.setattr(gptjax.exchange.export, "written", wrong)
     with pytest.raises(ValueError, match=f"^export: {said}.*; nothing was written"):
         export(random_model(), tmp_path / "model")
     assert not [*tmp_path.iterdir()]
@@ -195,13 +195,13 @@ WRONG_CONFIGS = {
 @pytest.mark.parametrize("mistake", WRONG_CONFIGS)
 def test_a_wrong_config_stops_an_export(mistake, tmp_path, monkeypatch):
     file, change, said = WRONG_CONFIGS[mistake]
-    texts = gptjax.export.texts
+    texts = gptjax.exchange.export.texts
 
     def spoilt(*of_what):
         files = texts(*of_what)
         return files | {file: json.dumps(json.loads(files[file]) | change)}
 
-    monkeypatch.setattr(gptjax.export, "texts", spoilt)
+    monkeypatch.setattr(gptjax.exchange.export, "texts", spoilt)
     with pytest.raises(ValueError, match=said):
         export(random_model(), tmp_path / "model")
     assert not [*tmp_path.iterdir()]
@@ -218,7 +218,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, exported):
     """Told before writing, where that can be foreseen; else in the middle of a file: the system allows 20 kB each."""
     full = type("Usage", (), {"free": 1000})
     with monkeypatch.context() as patch:
-        patch.setattr(gptjax.export.shutil, "disk_usage", lambda path: full)
+        patch.setattr(gptjax.exchange.export.shutil, "disk_usage", lambda path: full)
         with pytest.raises(OSError, match="does not fit, the disk has 0 MB left"):
             export(random_model(), tmp_path / "model")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from gptjax.hf import read_params
-from gptjax.hf_config import fields_of, model_of
-from gptjax.reread import first_difference, logits
+from gptjax.exchange.hf_config import fields_of, model_of
+from gptjax.exchange.hf_params import read_params
+from gptjax.exchange.reread import first_difference, logits
 from tests.golden_transformers import GOLDEN, kept
 from tests.hf_models import CASES, GPT2, LLAMA, PROMPT, QWEN3, weights, write_folder
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from gptjax.foreign import Habits
 from gptjax.generate import LanguageModel
+from gptjax.habits import Habits
 from gptjax.scoring import Row
 from gptjax.text_likelihood import continuations
 from tests.tiny_run import TEXT, random_model

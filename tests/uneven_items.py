@@ -4,8 +4,9 @@
 
 Contexts of 1 to 200 words of this repository's pages, log-uniform, so that some exceed a short model's context;
 continuations of 1 to 20 words. No two begin and end at the same words: of items that differ only in where the context
-ends, lm_eval 0.4.13's backend gets the one with the shorter continuation wrong. Words that spell special tokens are left
-out: it reads them as these, we as text. The backend is tried with several batch sizes. Both start from text. Ours is timed with its compilations (the first time) and without.
+ends, lm_eval 0.4.13's backend gets the one with the shorter continuation wrong. Words that spell special tokens are
+left out, for it reads them as these, and we as text. It is tried with several batch sizes. Both start from text. Ours
+is timed with its compilations (the first time) and without.
 """
 
 import os
@@ -24,7 +25,6 @@ import numpy as np
 from lm_eval.models.huggingface import HFLM
 
 import gptjax
-from gptjax.export import export
 
 ROOT = Path(__file__).resolve().parent.parent
 ITEMS = 1000
@@ -45,7 +45,7 @@ def uneven(words: list[str]) -> list[tuple[str, str]]:
 def main(path: str, repeats: int) -> None:
     model = gptjax.load(path)
     folder = Path(tempfile.mkdtemp()) / "exported"
-    export(model, folder)
+    gptjax.export(model, folder)
     words = " ".join(page.read_text() for page in sorted(ROOT.glob("docs/*.md"))).split()
     words = [word for word in words if len(word) < 20 and "<" not in word]
     pairs = uneven(words)

@@ -14,11 +14,11 @@ from safetensors.numpy import save_file
 import gptjax
 import gptjax.model
 from gptjax.config import ModelConfig, RopeScaling
-from gptjax.export import logits_of
-from gptjax.gguf_model import halves
-from gptjax.hf import read_params, written
-from gptjax.hf_config import fields_of, model_of
-from gptjax.hf_folder import read_folder
+from gptjax.exchange.export import logits_of
+from gptjax.exchange.gguf_model import halves
+from gptjax.exchange.hf_config import fields_of, model_of
+from gptjax.exchange.hf_folder import read_folder
+from gptjax.exchange.hf_params import read_params, written
 from gptjax.loading import place_model
 from gptjax.model import rotary_angles, rotate
 from gptjax.sharding import make_mesh

@@ -1,7 +1,7 @@
 """An exported folder read again as a stranger would: plain NumPy in float64, by Hugging Face's names alone.
 
-It is the witness of `gptjax.export` and shares nothing with what writes: neither the table of names, nor the model, nor
-the library that writes safetensors. Slow and short on purpose.
+It is the witness of `gptjax.exchange.export` and shares nothing with what writes: neither the table of names, nor the
+model, nor the library that writes safetensors. Slow and short on purpose.
 Axes: T position  S key position  D residual  N query heads  K kv heads  H head width  h pairs of it
 F mlp width  V vocabulary.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gptjax.safetensors_file import read_weights
+from gptjax.exchange.safetensors_file import read_weights
 
 LLAMA_NORMS = {"input_layernorm": "attention_norm", "post_attention_layernorm": "feed_forward_norm"}
 PROJECTIONS = {

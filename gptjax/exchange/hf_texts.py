@@ -5,8 +5,8 @@ from typing import Any
 
 from gptjax.chat import LINES
 from gptjax.config import ModelConfig
-from gptjax.foreign import Habits
-from gptjax.hf_config import fields_of
+from gptjax.exchange.hf_config import fields_of
+from gptjax.habits import Habits
 from gptjax.tokenizer import Tokenizer
 
 README = """# A language model

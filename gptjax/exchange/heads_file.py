@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gptjax.config import ClassHead
-from gptjax.safetensors_file import naming, parse_json, read_tensors
+from gptjax.exchange.safetensors_file import naming, parse_json, read_tensors
 
 NAMES, WEIGHTS = "class_heads.json", "class_heads.safetensors"
 

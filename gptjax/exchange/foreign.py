@@ -4,18 +4,10 @@ import dataclasses
 from typing import Any
 
 from gptjax.config import ModelConfig
+from gptjax.habits import Habits
 from gptjax.tokenizer import Tokenizer
 
 SPARE_ROWS = 1023  # of the token table, without a token: many round their table up
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Habits:
-    """How a model's texts begin and end, and how it talks."""
-
-    ends: frozenset[int]  # ids that end a text
-    begins_with_bos: bool = True
-    chat_template: str | None = None  # Jinja, as Hugging Face has it; None = lines of A and B, see gptjax.chat
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,11 +11,12 @@ from typing import Any
 import tokenizers
 
 from gptjax.chat import LINES
-from gptjax.foreign import Foreign, Habits, check_one_model
-from gptjax.heads_file import read_class_heads
-from gptjax.hf import read_params
-from gptjax.hf_config import read_config
-from gptjax.safetensors_file import naming, parse_json, read_weights
+from gptjax.exchange.foreign import Foreign, check_one_model
+from gptjax.exchange.heads_file import read_class_heads
+from gptjax.exchange.hf_config import read_config
+from gptjax.exchange.hf_params import read_params
+from gptjax.exchange.safetensors_file import naming, parse_json, read_weights
+from gptjax.habits import Habits
 from gptjax.tokenizer import Tokenizer
 
 

@@ -1,8 +1,8 @@
 """A model as a folder in Hugging Face's layout, which appears whole and proven, or not at all.
 
-The files are written in a hidden folder beside the target. `gptjax.reread`, which shares nothing with this module, then
-reads them back and its scores are compared with the source's; what was found is kept in `export_proof.json` with the
-SHA-256 of every other file. One renaming makes the folder appear.
+The files are written in a hidden folder beside the target. `gptjax.exchange.reread`, which shares nothing with this
+module, then reads them back and its scores are compared with the source's; what was found is kept in
+`export_proof.json` with the SHA-256 of every other file. One renaming makes the folder appear.
 """
 
 import errno
@@ -22,17 +22,17 @@ import safetensors
 import tokenizers
 from safetensors.numpy import save_file
 
-from gptjax import heads_file, reread
-from gptjax.aside import absent, appearing
 from gptjax.config import ClassHead
+from gptjax.exchange import heads_file, reread
+from gptjax.exchange.aside import absent, appearing
+from gptjax.exchange.hf_config import fields_of
+from gptjax.exchange.hf_params import names, shape_of, table, written
+from gptjax.exchange.hf_texts import texts
+from gptjax.exchange.safetensors_file import INDEX, SINGLE, read_tensors
 from gptjax.generate import LanguageModel
-from gptjax.hf import names, shape_of, table, written
-from gptjax.hf_config import fields_of
-from gptjax.hf_texts import texts
 from gptjax.likelihood import logits_from
 from gptjax.manifest import describe
 from gptjax.model import Transformer, head
-from gptjax.safetensors_file import INDEX, SINGLE, read_tensors
 from gptjax.sharding import row_ways
 
 PROOF = "export_proof.json"

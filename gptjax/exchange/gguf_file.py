@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gptjax.safetensors_file import naming
+from gptjax.exchange.safetensors_file import naming
 
 VERSIONS = (2, 3)
 MOST_ENTRIES = 100_000  # settings, and likewise tensors

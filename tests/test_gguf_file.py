@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import gptjax
-from gptjax.gguf import read_file, unpacked
-from gptjax.gguf_model import config_fields, halves, read_gguf
-from gptjax.hf import read_params
-from gptjax.hf_config import model_of
+from gptjax.exchange.gguf_file import read_file, unpacked
+from gptjax.exchange.gguf_model import config_fields, halves, read_gguf
+from gptjax.exchange.hf_config import model_of
+from gptjax.exchange.hf_params import read_params
 from tests.gguf_writer import gguf_bytes, neighbours, settings_of, tensors_of, write_gguf
 from tests.hf_models import CASES, LLAMA, QWEN3, weights
 from tests.tiny_run import bpe
@@ -50,7 +50,7 @@ def test_rotary_rows_come_back_in_halves():
 
 @pytest.mark.parametrize("fields", [LLAMA, LINEAR, QWEN3], ids=["llama", "linear, tied", "qwen3"])
 def test_a_file_is_the_model_that_the_folder_of_its_weights_is(fields, tmp_path):
-    """Whose logits test_hf.py compares with those of transformers."""
+    """Whose logits test_hf_params.py compares with those of transformers."""
     found = read_gguf(write_gguf(tmp_path / "model.gguf", fields))
     config, _ = model_of(fields)
     assert found.config == config

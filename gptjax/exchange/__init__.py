@@ -1,0 +1,1 @@
+"""Models in other people's files: Hugging Face folders, read and written, and GGUF, read."""
