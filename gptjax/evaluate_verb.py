@@ -54,7 +54,7 @@ class Evaluate(Verb):
     """Classes: the class head that decides, instead of words."""
     tokens: int = TOKENS
     """Answers: the longest."""
-    stop: tuple[str, ...] = STOP
+    stop: tuple[str, ...] = tuple(text.replace("\n", "\\n") for text in STOP)
     """Answers: end before the first of these strings; \\n is a line break."""
     most: int | None = None
     """Only so many items, from the first on; None = all."""
