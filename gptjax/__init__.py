@@ -33,25 +33,31 @@ def load(
     Raises ValueError if there is no such model or step, if its files do not belong together, are damaged or ask for
     what is not supported, or if a weight is NaN or infinite.
     """
-    path = Path(path)
-    if not (path.suffix == ".gguf" or ((path / "config.json").is_file() and not (path / "model.json").is_file())):
-        from gptjax.rundir import read_run
+    from gptjax.rundir import credit_of, read_run
 
+    path = Path(path)
+    is_gguf = path.suffix.lower() == ".gguf"
+    is_folder = (path / "config.json").is_file() and not (path / "model.json").is_file()
+    if not is_gguf and not is_folder:
         run = read_run(path)  # before the slow import, so that a typo is reported at once
 
         from gptjax.loading import restore_model
 
-        return restore_model(run, step, weights=weights, dtype=dtype, mesh=mesh)
-    if step is not None or weights != "trained":
-        raise ValueError(f"{path}: is no run, so it has no step={step} and no weights={weights!r} to choose")
-    from gptjax.exchange.gguf_model import read_gguf
-    from gptjax.exchange.hf_folder import read_folder
+        model = restore_model(run, step, weights=weights, dtype=dtype, mesh=mesh)
+    else:
+        if step is not None or weights != "trained":
+            chosen = f"step={step}" if step is not None else f"weights={weights!r}"
+            raise ValueError(f"{path}: is no run, so it has no {chosen} to choose")
+        from gptjax.exchange.gguf_model import read_gguf
+        from gptjax.exchange.hf_folder import read_folder
 
-    foreign = read_gguf(path) if path.suffix == ".gguf" else read_folder(path)
+        foreign = read_gguf(path) if is_gguf else read_folder(path)
 
-    from gptjax.loading import place_model
+        from gptjax.loading import place_model
 
-    return place_model(foreign, dtype=dtype, mesh=mesh)
+        model = place_model(foreign, dtype=dtype, mesh=mesh)
+    model.credit = credit_of(path)
+    return model
 
 
 def export(model: "LanguageModel", folder: str | os.PathLike[str]) -> dict[str, Any]:

@@ -71,12 +71,10 @@ class Chat:
         from gptjax.template import render  # here, for a run of ours needs no Jinja
 
         messages = [
-            {"role": ("user", "assistant")[number % 2], "content": tokenizer.shielded(turn)}
+            {"role": ("user", "assistant")[number % 2], "content": tokenizer.shielded(turn, habits.chat_template)}
             for number, turn in enumerate(turns)
         ]
-        roles = ("bos", "eos", "pad")
-        names = {f"{role}_token": tokenizer.token(getattr(tokenizer, role)) for role in roles}
-        text = render(habits.chat_template, messages, names)
+        text = render(habits.chat_template, messages, habits.names)
         return text.replace(SHIELD, ""), tokenizer.encode_spelt(text)
 
     def _reply(self, turn: str, prompt: Sequence[int]) -> Iterator[str]:

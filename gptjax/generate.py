@@ -59,8 +59,9 @@ class LanguageModel:
         mesh: Any = None,
     ):
         self.config, self.tokenizer, self.params = config, tokenizer, params
-        self.habits = Habits(ends=frozenset({tokenizer.eos})) if habits is None else habits
+        self.habits = Habits.of_runs(tokenizer) if habits is None else habits
         self.step: int | None = None  # of the checkpoint it was loaded from
+        self.credit: str | None = None  # Markdown: whose texts it has read, and under which licences
         self.mesh = mesh
         self._model = Transformer(config, dtype=jnp.dtype(dtype))
 

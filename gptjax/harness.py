@@ -97,8 +97,7 @@ class Adapter:
             raise ValueError("gen_prefix: an answer that is begun for the model is not supported with a chat template")
         tokenizer, self._spelt = self.model.tokenizer, True
         messages = [{**message, "content": tokenizer.shielded(message["content"])} for message in chat_history]
-        names = {f"{role}_token": tokenizer.token(getattr(tokenizer, role)) for role in ("bos", "eos", "pad")}
-        return render(self.model.habits.chat_template or LINES, messages, names)
+        return render(self.model.habits.chat_template or LINES, messages, self.model.habits.names)
 
     def get_model_info(self) -> dict[str, Any]:
         """What lm_eval writes into its results."""

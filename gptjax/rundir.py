@@ -8,6 +8,8 @@ from gptjax.config import ModelConfig, load_model_config
 from gptjax.spelling import did_you_mean
 from gptjax.tokenizer import Tokenizer
 
+CREDIT = "ATTRIBUTION.md"  # whose texts a model has read, and under which licences; it goes where the model goes
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -35,13 +37,19 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     return Run(path, config, tokenizer)
 
 
+def credit_of(folder: Path) -> str | None:
+    """What the folder of a model says of the texts that the model has read; None = nothing."""
+    return (folder / CREDIT).read_text(encoding="utf-8") if (folder / CREDIT).is_file() else None
+
+
 def _no_run(path: Path) -> str:
     within = runs_in(path)
     if within:
         return f"{path}: holds runs, but is none itself; did you mean {str(path / within[0])!r}?"
     beside = runs_in(path.parent)
     hint = did_you_mean(path.name, beside) if beside else f"; {path.parent} holds no runs"
-    return f"{path}: {'no run directory (it has no model.json)' if path.exists() else 'no such run'}{hint}"
+    what = "neither a run (no model.json) nor a model of others (no config.json)" if path.exists() else "no such run"
+    return f"{path}: {what}{hint}"
 
 
 def runs_in(folder: Path) -> list[str]:

@@ -50,15 +50,16 @@ class Tokenizer:
             _role(rules, [roles[role]] if role in roles else names) for role, names in usual.items()
         )
         self.mask = next((id for name in MASK_NAMES if (id := rules.token_to_id(name)) is not None), None)
-        ids = (self.eos, self.bos, self.pad, self.mask)
-        names = [name for id in ids if id is not None and (name := rules.id_to_token(id))]
-        rules.add_special_tokens(names)  # a file may hold them as plain tokens
+        added = rules.get_added_tokens_decoder()
+        for id in (self.eos, self.bos, self.pad, self.mask):
+            if id is not None and not (id in added and added[id].special):  # a file may hold it as a plain token
+                rules.add_special_tokens([token_name(rules, id)])
         rules.no_truncation()  # both are settings of a file that somebody made for fixed-size batches
         rules.no_padding()
         rules.encode_special_tokens = True  # text never becomes a special token; this switch is not saved in the file
         added = rules.get_added_tokens_decoder()
         self._special = {id: token.content for id, token in added.items() if token.special}
-        self._spelt_out = {id for id, token in added.items() if not token.special}
+        self._added = {id: token.content for id, token in added.items() if not token.special}  # spelt out in text
         decoder = rules.decoder
         self._byte_level = decoder is not None and b"ByteLevel" in decoder.__getstate__()
         self._rules = rules
@@ -120,10 +121,14 @@ class Tokenizer:
         """Token ids of the text, without BOS or EOS."""
         return self._rules.encode(text, add_special_tokens=False).ids
 
-    def shielded(self, text: str) -> str:
-        """The text, marked so that `encode_spelt` takes the names of special tokens in it for plain characters."""
+    def shielded(self, text: str, template: str = "") -> str:
+        """The text, marked so that `encode_spelt` takes the names of special tokens in it for plain characters.
+
+        Likewise other added tokens that a chat template writes, since they are as good as special there.
+        """
         text = text.replace(SHIELD, "")
-        for name in self._special.values():
+        written = {name for name in self._added.values() if name.strip() and name in template}
+        for name in {*self._special.values(), *written}:
             text = text.replace(name, name[0] + SHIELD + name[1:])
         return text
 
@@ -136,7 +141,7 @@ class Tokenizer:
         """The rules, which drop the marks once they have found the special tokens."""
         rules = json.loads(self._rules.to_str())
         for token in rules["added_tokens"]:
-            token["normalized"] = token["normalized"] and not token["special"]
+            token["normalized"] = token["normalized"] and not (token["special"] or token["content"].strip())
         drop = {"type": "Replace", "pattern": {"String": SHIELD}, "content": ""}
         then = [rules["normalizer"]] if rules["normalizer"] else []
         rules["normalizer"] = {"type": "Sequence", "normalizers": [drop, *then]}
@@ -200,7 +205,7 @@ class Tokenizer:
         name = self._rules.id_to_token(id)
         if name is None or id in self._special:
             return b""
-        if id in self._spelt_out or (self._byte_level and not _BYTE_OF.keys() >= set(name)):
+        if id in self._added or (self._byte_level and not _BYTE_OF.keys() >= set(name)):
             return name.encode()
         if self._byte_level:
             return bytes(_BYTE_OF[character] for character in name)
@@ -250,6 +255,12 @@ def _role(rules: tokenizers.Tokenizer, names: Sequence[str]) -> int:
             f"tokenizer: no token that ends a text; looked for {', '.join(names)}; its special tokens: {special[:20]}"
         )
     return found
+
+
+def token_name(rules: tokenizers.Tokenizer, id: int) -> str:
+    """The name of an id, empty where there is none; of an added token as it was given, not as it is normalised."""
+    added = rules.get_added_tokens_decoder().get(id)
+    return (rules.id_to_token(id) or "") if added is None else added.content
 
 
 def _from_rules(rules: str, roles: Mapping[str, str] = MappingProxyType({})) -> Tokenizer:

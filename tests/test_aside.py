@@ -66,12 +66,26 @@ def make(target: Path, meanwhile: Callable[[Path], None]) -> None:
 
 
 def test_a_failure_leaves_nothing(tmp_path):
+    """Neither the folder nor those that were made to hold it; what was there before stays."""
+    (tmp_path / "old").mkdir()
+
     def fail(aside):
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        make(tmp_path / "new" / "model", fail)
-    assert not [*(tmp_path / "new").iterdir()]
+        make(tmp_path / "old" / "new" / "newer" / "model", fail)
+    assert [*tmp_path.rglob("*")] == [tmp_path / "old"]
+
+
+def test_where_nothing_can_be_made_is_said_before_anything_is_done(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match=r"model: .*/file is a file; use another folder"):
+        absent(tmp_path / "file" / "new" / "model")
+
+
+def test_a_long_name_has_room_for_a_hidden_one_beside_it(tmp_path):
+    make(tmp_path / ("m" * 250), lambda aside: None)
+    assert content(tmp_path / ("m" * 250)) == {"a.txt": "one"}
 
 
 def test_what_is_there_already_is_refused_also_if_it_came_meanwhile(tmp_path):
@@ -87,18 +101,20 @@ def test_what_is_there_already_is_refused_also_if_it_came_meanwhile(tmp_path):
 
 
 def test_two_at_work_on_one_name_leave_each_other_alone(tmp_path):
-    """The second removes what a dead one left, but not what a living one has; the first to end wins."""
-    (tmp_path / ".model.unfinished-dead").mkdir()
-    (tmp_path / ".other.unfinished-dead").mkdir()
+    """The second removes what a dead one left, but not what a living one has, nor what only looks like it; the first to
+    end wins."""
+    for name in (".model.unfinished-0123abcd", ".other.unfinished-0123abcd", ".model.unfinished-thesis"):
+        (tmp_path / name).mkdir()
 
     def another(first):
         def look(second):
             assert first.is_dir()
-            assert len([*tmp_path.glob(".model.unfinished-*")]) == 2
+            assert len([*tmp_path.glob(".model.unfinished-????????")]) == 2
 
         make(tmp_path / "model", look)
 
     with pytest.raises(ValueError, match="exists already"):
         make(tmp_path / "model", another)
     assert content(tmp_path / "model") == {"a.txt": "one"}
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.unfinished-dead", "model"]
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [".model.unfinished-thesis", ".other.unfinished-0123abcd", "model"]

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import pickle
 import struct
 import time
@@ -12,11 +13,11 @@ import numpy as np
 import pytest
 
 import gptjax
+from gptjax.exchange.bounded_files import LARGEST
 from gptjax.exchange.gguf_model import read_gguf
 from gptjax.exchange.hf_config import model_of
 from gptjax.exchange.hf_folder import read_folder
 from gptjax.exchange.hf_params import HEAD
-from gptjax.exchange.safetensors_file import LARGEST_HEADER
 from gptjax.template import render
 from tests.gguf_writer import gguf_bytes, setting, settings_of, tensors_of, text
 from tests.hf_models import GPT2, LLAMA, LLAMA3, QWEN3, weights, write_folder
@@ -94,6 +95,11 @@ def spoilt(name, value):
     return change_weights(change)
 
 
+def rules(**change):
+    """tokenizer.json with some of its parts changed."""
+    return put("tokenizer.json", lambda folder: json.loads((folder / "tokenizer.json").read_text()) | change)
+
+
 FOLDERS = {
     # safetensors: the header
     "empty file": (put(WEIGHTS, b""), r"model.safetensors: is no safetensors file, or cut short"),
@@ -102,7 +108,7 @@ FOLDERS = {
         "a header of 9223372036854775808 bytes in 12",
     ),
     "header too large": (
-        put(WEIGHTS, lambda _: header(b"{" + b" " * LARGEST_HEADER + b"}")),
+        put(WEIGHTS, lambda _: header(b"{" + b" " * LARGEST + b"}")),
         "at most 16777216 are read",
     ),
     "header no JSON": (put(WEIGHTS, header(b"{'a': 1}")), "model.safetensors: is no JSON"),
@@ -155,12 +161,35 @@ FOLDERS = {
     "index to a pickle": (index_to("pytorch_model.bin"), "must be a .safetensors file beside it"),
     "index to nothing": (index_to("part.safetensors"), "lies in 'part.safetensors', which is missing"),
     "index of another": (put(INDEX, {"weight_map": {"a": WEIGHTS}}), "tensor 'a' is missing, though"),
+    "index beside a single file": (
+        lambda folder: (
+            put("part.safetensors", (folder / WEIGHTS).read_bytes())(folder),
+            put(INDEX, {"weight_map": dict.fromkeys(weights(LLAMA), "part.safetensors")})(folder),
+        ),
+        "has model.safetensors, but model.safetensors.index.json lists other files",
+    ),
+    "index too large": (
+        lambda folder: (put(INDEX, b"{")(folder), os.truncate(folder / INDEX, 2**32)),
+        "has 4294967296 bytes; at most 16777216 are read",
+    ),
+    "a pipe": (
+        lambda folder: ((folder / WEIGHTS).unlink(), os.mkfifo(folder / WEIGHTS)),
+        "model.safetensors: is missing, or is no regular file",
+    ),
     "index a list": (put(INDEX, {"weight_map": [WEIGHTS]}), "has no weight_map from tensors to files"),
     # the tensors
     "tensor missing": (change_weights(lambda w: {n: w[n] for n in w if n != UP}), f"tensor '{UP}' is missing"),
     "tensor renamed": (
         change_weights(lambda w: {n.replace("up_proj", "upp_proj"): w[n] for n in w}),
         "up_proj.weight' is missing, and 2 more are",
+    ),
+    "layers as many as tensors": (
+        config(num_hidden_layers=30),
+        r"tensor 'model.layers.10.input_layernorm.weight' is missing, and 242 more are",
+    ),
+    "a buffer of another family": (
+        change_weights(lambda w: w | {"model.layers.0.adapter.attn.bias": np.full(3, np.nan, np.float32)}),
+        "tensor 'model.layers.0.adapter.attn.bias' is none of this model's",
     ),
     "tensor too many": (change_weights(lambda w: w | {"extra": w[UP]}), "tensor 'extra' is none of this model's"),
     "tensor turned": (
@@ -189,6 +218,18 @@ FOLDERS = {
     "vocabulary by the billion": (config(vocab_size=2**31 - 1), "the tokenizer has 290 ids"),
     "width by the billion": (config(intermediate_size=2**31 - 1), r"the config makes it \[2147483647, 24\]"),
     "yarn": (config(rope_scaling={"rope_type": "yarn", "factor": 2.0}), "rope_type 'yarn' is not supported"),
+    "rope of two types": (
+        config(rope_scaling={"type": "linear", "rope_type": "default", "factor": 2.0}),
+        "rotary settings: type is 'linear', but rope_type 'default'",
+    ),
+    "rope with half a token": (
+        config(rope_scaling=LLAMA3 | {"original_max_position_embeddings": 24.5}),
+        "original_max_position_embeddings is 24.5; must be a whole number",
+    ),
+    "qwen3 without key heads": (
+        put("config.json", {name: value for name, value in QWEN3.items() if name != "num_key_value_heads"}),
+        "field 'num_key_value_heads' is missing",
+    ),
     "llama3 half": (config(rope_scaling={"rope_type": "llama3", "factor": 2.0}), "rope_type 'llama3' takes"),
     "rope twice": (
         config(rope_scaling=LLAMA3, rope_parameters={"rope_type": "default", "rope_theta": 700.0}),
@@ -215,6 +256,21 @@ FOLDERS = {
     # the texts
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), r"tokenizer.json: is missing"),
     "tokenizer no JSON": (put("tokenizer.json", b"{"), "tokenizer.json: is not a tokenizer"),
+    "tokenizer that panics": (
+        rules(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
+        "tokenizer.json: is not a tokenizer that can be used",
+    ),
+    "tokenizer without its token for the unknown": (
+        rules(
+            model={"type": "WordLevel", "vocab": {"<|bos|>": 0, "<|eos|>": 1}, "unk_token": "[UNK]"}, added_tokens=[]
+        ),
+        "tokenizer.json: is not a tokenizer that can be used",
+    ),
+    "token that tokenizer.json lacks": (
+        put("tokenizer_config.json", {"added_tokens_decoder": {"290": {"content": "<x>"}}}),
+        "added_tokens_decoder has '<x>' as id 290, tokenizer.json has not",
+    ),
+    "special token a number": (put("tokenizer_config.json", {"bos_token": 5}), "bos_token is '5'; must be a text"),
     "tokenizer with more ids": (config(vocab_size=280), "the tokenizer has 290 ids, the model's vocabulary 280"),
     "tokenizer with far fewer ids": (
         lambda folder: (
@@ -241,6 +297,22 @@ FOLDERS = {
     "special token unknown": (put("tokenizer_config.json", {"eos_token": "<nowhere>"}), "looked for <nowhere>"),
     "end beyond": (put("generation_config.json", {"eos_token_id": 900}), "texts end with token id 900, beyond"),
     "end a text": (put("generation_config.json", {"eos_token_id": "2"}), "eos_token_id is '2'; must be"),
+    "no end at all": (put("generation_config.json", {"eos_token_id": []}), r"eos_token_id is '\[\]'; must be"),
+    "templates without a default": (
+        put("tokenizer_config.json", {"chat_template": [{"name": ["rag"], "template": "x"}]}),
+        "of 1 chat templates, not one is named 'default'",
+    ),
+    "heads by the thousand": (
+        put("class_heads.json", {f"h{n}": {"classes": ["a"], "pair": False} for n in range(1000)}),
+        "class_heads.json: names 1000 heads; from 1 to 64 are read",
+    ),
+    "a head as wide as a mountain": (
+        lambda folder: (
+            put("class_heads.json", {"a": {"classes": ["a"] * 200_000, "pair": False}})(folder),
+            put("class_heads.safetensors", header({}))(folder),
+        ),
+        "tensor 'a.weight' is missing",
+    ),
     "template a number": (put("tokenizer_config.json", {"chat_template": 7}), "chat_template is '7', not a text"),
 }
 
@@ -361,6 +433,11 @@ FILES = {
     "gguf with experts": (
         lambda: file_of(llama__expert_count=8),
         "setting 'llama.expert_count', here '8', is not supported",
+    ),
+    "gguf of an adapter": (lambda: file_of(general__type="adapter"), "general.type is 'adapter'; only 'model'"),
+    "gguf with a number for a yes": (
+        lambda: file_of(tokenizer__ggml__add_bos_token=1),
+        "tokenizer.ggml.add_bos_token is 1; must be true or false",
     ),
     "gguf without a context": (
         lambda: file_of(llama__context_length=None),

@@ -1,14 +1,15 @@
 """A conversation: what it remembers, what it forgets, and how a reply ends."""
 
 import pytest
+import tokenizers
 
 from gptjax.chat import LINES, Chat
 from gptjax.generate import LanguageModel
 from gptjax.habits import Habits
 from gptjax.sampling import Sampling
 from gptjax.template import render
-from gptjax.tokenizer import SHIELD, dialogue_text
-from tests.tiny_run import characters, random_model, reciter
+from gptjax.tokenizer import SHIELD, Tokenizer, dialogue_text
+from tests.tiny_run import bpe, characters, random_model, reciter
 
 GREEDY = Sampling(temperature=0)
 
@@ -118,6 +119,37 @@ def test_a_special_token_that_is_typed_stays_text():
         written = tokenizer.decode(ids)
         assert written == f"user\n{typed.replace(SHIELD, '')}assistant\n"
         assert SHIELD not in Chat(model, GREEDY).context(typed)
+
+
+def test_a_token_that_the_template_writes_cannot_be_typed_either():
+    """Also where the file does not call it special; another added token, which no template writes, can."""
+    tokenizer = bpe()
+    rules = tokenizers.Tokenizer.from_str(tokenizer.for_others(begins_with_bos=False))
+    rules.add_tokens([tokenizers.AddedToken(name, normalized=True) for name in ("<turn>", "<other>")])
+    tokenizer = Tokenizer(rules)
+    template = "{% for message in messages %}<turn>{{ message['content'] }}{% endfor %}"
+    habits = Habits(ends=frozenset({tokenizer.eos}), begins_with_bos=False, chat_template=template)
+    model = random_model(T=64)
+    ids = Chat(LanguageModel(model.config, tokenizer, model.params, habits=habits), GREEDY).tokens("a<turn><other>")
+    assert [ids.count(rules.token_to_id(name)) for name in ("<turn>", "<other>")] == [1, 1]
+
+
+def test_a_template_finds_what_transformers_offers():
+    """tools and documents, which are none; names that the model has, and no others; tojson's arguments; generation."""
+    messages = [{"role": "user", "content": "hi"}]
+    for template, wanted in {
+        "{% if tools is not none or documents is not none %}x{% endif %}": "",
+        "{{ bos_token }}{{ eos_token }}": "</s>",
+        "{% generation %}{{ messages[0].content }}{% endgeneration %}": "hi",
+        "{{ [1, 'é'] | tojson(False) }}": '[1, "é"]',
+    }.items():
+        assert render(template, messages, {"eos_token": "</s>"}) == wanted
+
+
+@pytest.mark.parametrize("template", ["{{ 1 / 0 }}", "{{ '{} {}'.format(1) }}", "{{ 'a'.encode('no') }}", "{% x %}"])
+def test_whatever_goes_wrong_in_a_template_is_said_in_a_line(template):
+    with pytest.raises(ValueError, match=r"^the model's chat template cannot write this conversation: "):
+        render(template, [], {})
 
 
 def test_a_reply_by_template_ends_with_its_end_and_may_have_lines():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors
 import tokenizers
+from flax import linen as nn
 
 import gptjax
 import gptjax.exchange.export
@@ -21,9 +22,12 @@ from gptjax.export_verb import Export
 from gptjax.generate import LanguageModel
 from gptjax.habits import Habits
 from gptjax.manifest import sha256
+from gptjax.model import Transformer, init_params
+from gptjax.rundir import CREDIT
 from gptjax.sharding import make_mesh
+from gptjax.tokenizer import Tokenizer
 from tests.gguf_writer import neighbours
-from tests.tiny_run import bpe, random_model, write_run
+from tests.tiny_run import LLAMA, bpe, random_model, write_run
 
 FILES = {
     "README.md", "config.json", "export_proof.json", "generation_config.json", "model.safetensors",
@@ -82,13 +86,54 @@ def test_others_find_the_special_tokens_and_begin_texts_with_bos(exported):
 
 
 def test_another_models_habits_go_with_it(tmp_path):
-    """No BOS in front, two ends, a chat template of its own."""
+    """No BOS in front, two ends, a chat template and names of its own, settings for others that sample."""
     model = random_model()
-    habits = Habits(ends=frozenset({2, 9}), begins_with_bos=False, chat_template="{{ messages }}")
+    habits = Habits(
+        ends=frozenset({2, 9}),
+        begins_with_bos=False,
+        chat_template="{{ messages }}",
+        names={"eos_token": "<|eos|>", "unk_token": "a"},
+        generation={"temperature": 0.6, "do_sample": True},
+    )
     export(LanguageModel(model.config, model.tokenizer, model.params, habits=habits), tmp_path / "model")
     assert gptjax.load(tmp_path / "model").habits == habits
     rules = tokenizers.Tokenizer.from_file(str(tmp_path / "model" / "tokenizer.json"))
     assert rules.encode("hello").ids == bpe().encode("hello")
+
+
+def test_a_model_without_bos_and_template_gets_neither(tmp_path):
+    """Our lines begin with BOS, so that they would put one in front."""
+    model = random_model()
+    habits = dataclasses.replace(model.habits, begins_with_bos=False)
+    export(LanguageModel(model.config, model.tokenizer, model.params, habits=habits), tmp_path / "model")
+    assert "chat_template" not in text_file(tmp_path / "model", "tokenizer_config.json")
+    assert gptjax.load(tmp_path / "model").habits == habits
+
+
+def test_everybody_may_read_what_the_umask_lets_them(exported):
+    """Also the weights, whose library would keep them to their owner."""
+    assert len({path.stat().st_mode for path in exported.iterdir()}) == 1
+
+
+def test_the_credit_that_texts_demand_goes_with_the_model(tmp_path, exported):
+    run = write_run(tmp_path / "run", random_model())
+    (run / CREDIT).write_text("by them, CC-BY-SA-4.0\n")
+    for folder, source in (("model", run), ("again", tmp_path / "model")):
+        export(gptjax.load(source), tmp_path / folder)
+        assert (tmp_path / folder / CREDIT).read_text() == "by them, CC-BY-SA-4.0\n"
+        assert CREDIT in (tmp_path / folder / "README.md").read_text()
+    assert CREDIT not in (exported / "README.md").read_text()
+
+
+def test_a_vocabulary_that_knows_no_character_of_the_fixed_texts_exports(tmp_path):
+    """Of digits alone, and without a token for what it does not know."""
+    rules = tokenizers.Tokenizer(tokenizers.models.BPE({"<|bos|>": 0, "<|eos|>": 1, "7": 2, "8": 3}, []))
+    tokenizer = Tokenizer(rules)
+    config = ModelConfig(T=32, vocabulary=tokenizer.size, **LLAMA)
+    params = nn.unbox(init_params(Transformer(config), jax.random.key(0)))
+    habits = dataclasses.replace(Habits.of_runs(tokenizer), begins_with_bos=False)
+    proof = export(LanguageModel(config, tokenizer, params, habits=habits), tmp_path / "model")
+    assert proof["logits"]["texts"] == 2
 
 
 def test_a_large_model_is_cut_into_files_with_an_index(tmp_path, monkeypatch):
@@ -189,6 +234,15 @@ WRONG_CONFIGS = {
     "epsilon": ("config.json", {"rms_norm_eps": 1e-2}, "every tensor is the source's, but scores of up to"),
     "tie": ("config.json", {"tie_word_embeddings": True}, "tensor 'lm_head.weight' is of no use to this config"),
     "no BOS": ("tokenizer.json", {"post_processor": None}, "tokenizer.json makes"),
+    "activation": ("config.json", {"hidden_act": "gelu"}, "field 'hidden_act' is 'gelu'"),
+    "old theta": ("config.json", {"rope_theta": 9999.0}, "field 'rope_theta' is 9999.0"),
+    "old scaling": ("config.json", {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}, "'rope_parameters' says"),
+    "class": ("config.json", {"architectures": ["MixtralForCausalLM"]}, "architectures is"),
+    "context": ("config.json", {"max_position_embeddings": 7}, "config.json says T=7, the source 64"),
+    "role": ("tokenizer_config.json", {"pad_token": "<|eos|>"}, "habits: names is"),
+    "end": ("generation_config.json", {"eos_token_id": 77}, "habits: ends is"),
+    "template": ("tokenizer_config.json", {"chat_template": "nonsense"}, "habits: chat_template is 'nonsense'"),
+    "rules": ("tokenizer.json", {"normalizer": {"type": "NFC"}}, "tokenizer.json has other rules than the source"),
 }
 
 
@@ -204,6 +258,21 @@ def test_a_wrong_config_stops_an_export(mistake, tmp_path, monkeypatch):
     monkeypatch.setattr(gptjax.exchange.export, "texts", spoilt)
     with pytest.raises(ValueError, match=said):
         export(random_model(), tmp_path / "model")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_classes_in_another_order_stop_an_export(tmp_path, monkeypatch):
+    model = random_model()
+    config = dataclasses.replace(model.config, class_heads=(ClassHead(name="mood", classes=("good", "bad")),))
+    params = model.params | {
+        "class_heads": jax.numpy.ones((1, config.D, 2)),
+        "class_heads_bias": jax.numpy.ones((1, 2)),
+    }
+    swapped = (ClassHead(name="mood", classes=("bad", "good")),)
+    names_text = heads_file.names_text
+    monkeypatch.setattr(heads_file, "names_text", lambda heads: names_text(swapped))
+    with pytest.raises(ValueError, match=r"config.json says class_heads=.*; nothing was written"):
+        export(LanguageModel(config, model.tokenizer, params), tmp_path / "model")
     assert not [*tmp_path.iterdir()]
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import gptjax
+from gptjax.config import RopeScaling
 from gptjax.exchange.gguf_file import read_file, unpacked
 from gptjax.exchange.gguf_model import config_fields, halves, read_gguf
 from gptjax.exchange.hf_config import model_of
@@ -82,6 +83,24 @@ def test_numbers_of_settings_are_the_decimals_that_were_meant():
     settings = settings_of(LLAMA) | {"llama.attention.layer_norm_rms_epsilon": float(np.float32(1e-5))}
     shapes = {name: shape for name, (_, shape, _) in tensors_of(LLAMA).items()}
     assert config_fields(settings, shapes)["rms_norm_eps"] == 1e-5
+
+
+def test_a_rotary_factor_without_a_type_is_linear(tmp_path):
+    """As llama.cpp has it; without a factor there is none."""
+    for settings, wanted in (
+        ({}, None),
+        ({"llama__rope__scaling__factor": 4.0}, RopeScaling(kind="linear", factor=4.0)),
+    ):
+        found = read_gguf(write_gguf(tmp_path / "model.gguf", LLAMA, **settings))
+        assert found.config.rope_scaling == wanted
+
+
+def test_a_file_names_its_ends_and_its_special_tokens(tmp_path):
+    """EOS, and where a turn or a message ends; for templates, those that it has and no others."""
+    ends = {"tokenizer__ggml__eot_token_id": 9, "tokenizer__ggml__eom_token_id": 17, "quantize__imatrix__file": "x"}
+    habits = read_gguf(write_gguf(tmp_path / "model.gguf", LLAMA, **ends)).habits
+    assert habits.ends == {2, 9, 17}
+    assert habits.names == {"bos_token": "<|bos|>", "eos_token": "<|eos|>"}
 
 
 def test_the_tokenizer_encodes_as_the_one_it_was_made_of(tmp_path):

@@ -200,7 +200,38 @@ def test_texts_begin_and_end_as_the_folder_says(tmp_path):
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 17], "temperature": 0.6}))
     found = read_folder(folder)
     assert (found.habits.begins_with_bos, found.habits.ends) == (False, {2, 17})
+    assert found.habits.generation == {"temperature": 0.6}
     assert gptjax.load(folder).encode_prompt("hello") == bpe().encode("hello")
+
+
+def test_an_end_that_is_null_is_left_to_the_config(tmp_path):
+    folder = write_folder(tmp_path / "model", LLAMA | {"eos_token_id": [5, 6]})
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": None}))
+    assert read_folder(folder).habits.ends == {5, 6}
+
+
+def test_names_for_templates_are_those_that_are_given(tmp_path):
+    """By tokenizer_config.json, else by special_tokens_map.json; an empty template is none."""
+    folder = write_folder(tmp_path / "model", LLAMA)
+    given = {"eos_token": "<|mask|>", "unk_token": {"content": "a"}}
+    (folder / "special_tokens_map.json").write_text(json.dumps(given))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<|bos|>", "chat_template": ""}))
+    found = read_folder(folder)
+    assert found.habits.names == {"bos_token": "<|bos|>", "eos_token": "<|mask|>", "unk_token": "a"}
+    assert (found.tokenizer.eos, found.habits.chat_template) == (3, None)
+
+
+def test_fields_of_published_configs_that_change_nothing_are_known():
+    """Of GPT-2's sizes, DistilGPT2, early Llama 2 and fine-tunes."""
+    gpt2 = {"n_special": 0, "predict_special_tokens": True, "output_past": True, "_num_labels": 1}
+    llama = {
+        "gradient_checkpointing": False,
+        "max_sequence_length": 2048,
+        "unsloth_fixed": True,
+        "unsloth_version": "1",
+    }
+    for fields, more in ((GPT2, gpt2), (LLAMA, llama)):
+        assert model_of(fields | more) == model_of(fields)
 
 
 def test_special_tokens_are_those_that_the_folder_names(tmp_path):

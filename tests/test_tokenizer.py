@@ -1,12 +1,13 @@
 """gptjax.tokenizer: any text comes back exactly, and nothing that a person types is special."""
 
 import importlib.metadata
+import json
 import pickle
 import random
 
 import pytest
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, processors
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
 from gptjax.tokenizer import (
     BOS,
@@ -181,6 +182,21 @@ def test_a_name_that_a_model_knows_as_a_word_is_still_plain_text(tmp_path):
     assert ours.encode("the </s>") == [1, 0, 0]
     assert ours.encode("the cat") == [1, 2]
     assert [ours.token(id) for id in (3, 4)] == ["<s>", "</s>"]
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_special_tokens_of_others_stay_as_their_file_has_them(normalized):
+    """Those that take the space behind them, and those that are looked for in normalised text: nothing is added."""
+    letters = {name: id for id, name in enumerate(["<unk>", "<s>", "</s>", "▁", *"abc<>/s"])}
+    rules = tokenizers.Tokenizer(models.BPE(letters, [], unk_token="<unk>"))
+    rules.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    flags = {"normalized": normalized, "special": True}
+    rules.add_special_tokens([AddedToken("<s>", **flags), AddedToken("</s>", rstrip=True, **flags)])
+    before = json.loads(rules.to_str())["added_tokens"]
+    tokenizer = Tokenizer(rules)
+    assert json.loads(tokenizer.for_others(begins_with_bos=False))["added_tokens"] == before
+    assert tokenizer.size == len(letters)
+    assert (tokenizer.token(tokenizer.bos), tokenizer.token(tokenizer.eos)) == ("<s>", "</s>")
 
 
 def test_a_file_made_for_fixed_batches_loses_no_text(tmp_path):

@@ -18,6 +18,7 @@ import jax
 
 from gptjax.config import ModelConfig, load_model_config, save_model_config
 from gptjax.manifest import write_whole
+from gptjax.rundir import CREDIT
 from gptjax.tokenizer import Tokenizer
 from train.assemble import Text
 from train.recipe import Change, Recipe, changes, to_json
@@ -99,7 +100,7 @@ def describe_run(run: Path, recipe: Recipe, config: ModelConfig, text: Text) -> 
         run.mkdir(parents=True, exist_ok=True)
         write_whole(run / "recipe.json", to_json(recipe))  # first: marks the folder as a run
         write_whole(run / "environment.json", json.dumps(environment(), indent=1) + "\n")
-        write_whole(run / "ATTRIBUTION.md", attribution(description["sources"]))
+        write_whole(run / CREDIT, attribution(description["sources"]))
         write_whole(run / "data.json", json.dumps(description, indent=1) + "\n")
         text.tokenizer.save(run / "tokenizer.json")
         save_model_config(config, run / "model.json")  # last: marks the description as whole

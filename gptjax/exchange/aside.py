@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,10 +13,13 @@ from gptjax.manifest import sync_folder
 
 
 def absent(folder: str | os.PathLike[str]) -> Path:
-    """The folder's absolute path. Raises ValueError where there is something already."""
+    """The folder's absolute path. Raises ValueError where there is something already, or where none can be made."""
     target = Path(os.path.abspath(folder))
     if os.path.lexists(target):
         raise ValueError(f"{target}: exists already; use another name, or remove it first")
+    above = next(path for path in target.parents if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise ValueError(f"{target}: {above} is {'not writable' if above.is_dir() else 'a file'}; use another folder")
     return target
 
 
@@ -23,14 +27,12 @@ def absent(folder: str | os.PathLike[str]) -> Path:
 def appearing(target: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
     """A hidden folder beside the target to write in, and what to call to make it the target.
 
-    It is removed where that is not called. Those that dead processes left are removed first: an owner holds a lock on
-    its folder, which the system takes back when the process dies.
+    It is removed where that is not called, and so are the folders that were made to hold it. Those that dead processes
+    left are removed first: an owner holds a lock on its folder, which the system takes back when the process dies.
     """
+    made = [path for path in target.parents if not path.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{target.name}.unfinished-"
-    for old in [path for path in target.parent.iterdir() if path.name.startswith(prefix)]:
-        with contextlib.suppress(OSError), _locked(old):
-            shutil.rmtree(old)
+    prefix = f".{target.name[:100]}.unfinished-"
     aside = target.parent / f"{prefix}{secrets.token_hex(4)}"
 
     def appear() -> None:
@@ -38,20 +40,32 @@ def appearing(target: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
         aside.rename(absent(target))  # made meanwhile by somebody else?
         sync_folder(target.parent)
 
-    try:
-        aside.mkdir()
-        with _locked(aside):
-            yield aside, appear
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        stack.callback(_remove, aside, made)
+        with _locked(target.parent, wait=True):  # nobody takes a new folder for a dead one's before it is locked
+            for old in target.parent.iterdir():
+                if re.fullmatch(re.escape(prefix) + "[0-9a-f]{8}", old.name):
+                    with contextlib.suppress(OSError), _locked(old):
+                        shutil.rmtree(old)
+            aside.mkdir()
+            stack.enter_context(_locked(aside))
+        yield aside, appear
+
+
+def _remove(aside: Path, made: list[Path]) -> None:
+    """What is left of an attempt; folders that were made for it, from the deepest on, if they are empty."""
+    shutil.rmtree(aside, ignore_errors=True)
+    for path in made:
+        with contextlib.suppress(OSError):
+            path.rmdir()
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock. Raises BlockingIOError where a living process does."""
+def _locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Holds the folder's lock. Raises BlockingIOError where a living process does, unless it is waited for."""
     opened = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(opened, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
         os.close(opened)

@@ -5,6 +5,7 @@ module, then reads them back and its scores are compared with the source's; what
 `export_proof.json` with the SHA-256 of every other file. One renaming makes the folder appear.
 """
 
+import dataclasses
 import errno
 import functools
 import importlib.metadata
@@ -22,13 +23,14 @@ import safetensors
 import tokenizers
 from safetensors.numpy import save_file
 
-from gptjax.config import ClassHead
 from gptjax.exchange import heads_file, reread
 from gptjax.exchange.aside import absent, appearing
+from gptjax.exchange.heads_file import read_class_heads
 from gptjax.exchange.hf_config import fields_of
+from gptjax.exchange.hf_folder import CONFIG, RULES, read_description
 from gptjax.exchange.hf_params import names, shape_of, table, written
 from gptjax.exchange.hf_texts import texts
-from gptjax.exchange.safetensors_file import INDEX, SINGLE, read_tensors
+from gptjax.exchange.safetensors_file import INDEX, SINGLE
 from gptjax.generate import LanguageModel
 from gptjax.likelihood import logits_from
 from gptjax.manifest import describe
@@ -51,14 +53,18 @@ def export(model: LanguageModel, folder: str | os.PathLike[str]) -> dict[str, An
     nothing is left; what an export to the same folder left that was killed is removed by the next.
     """
     target = absent(folder)
-    small = texts(model.config, model.tokenizer, model.habits)
+    small = texts(model)
     params = _by_path(model.params)
     with appearing(target) as (aside, appear):
         _check_room(aside, params)
         for name, text in small.items():
             (aside / name).write_text(text, encoding="utf-8")
         _write_weights(aside, model)
-        proof = {"gptjax": importlib.metadata.version("gptjax"), "step": model.step, **_prove(aside, model, params)}
+        try:
+            found = _prove(aside, model, params)
+        except ValueError as error:
+            raise ValueError(f"export: {error}; nothing was written") from error
+        proof = {"gptjax": importlib.metadata.version("gptjax"), "step": model.step, **found}
         files = {path.name: describe(path) for path in sorted(aside.iterdir())}
         proof |= {"exported": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "files": files}
         (aside / PROOF).write_text(json.dumps(proof, indent=1) + "\n", encoding="utf-8")
@@ -105,29 +111,66 @@ def _save(tensors: dict[str, np.ndarray], path: Path) -> None:
         save_file(tensors, path, metadata={"format": "pt"})  # without it older transformers refuse a file
     except safetensors.SafetensorError as error:  # how it reports a full disk
         raise OSError(f"{path}: {error}") from error
+    shutil.copymode(path.parent / CONFIG, path)  # it lets nobody else read what it writes
 
 
 def _prove(folder: Path, model: LanguageModel, params: dict[str, np.ndarray]) -> dict[str, Any]:
     """Compares what was written with the source. Raises ValueError naming the first thing that differs."""
-    config, tokenizer = model.config, model.tokenizer
+    config = model.config
     of_heads = {path: params[path] for path in params if path.startswith("class_heads")}
-    _compare_heads(folder, config.class_heads, of_heads)
     others = {path: leaf for path, leaf in params.items() if path not in of_heads}
     if (wrong := reread.first_difference(folder, others, config.vocabulary)) is not None:
-        raise ValueError(f"export: {wrong}; nothing was written")
+        raise ValueError(wrong)
+    fixed = _compare_tokens(folder, model)
+    scores = _compare_scores(folder, model, fixed)
+    _compare_description(folder, model)
+    for path, leaf in read_class_heads(folder, config).items():
+        if not np.array_equal(leaf, of_heads[path]):
+            raise ValueError(f"{path} of {heads_file.WEIGHTS} differs from the source's")
+    count = sum(1 for tensor in table(config) for _ in names(tensor, config))
+    return {"class": fields_of(config)["architectures"][0], "tensors_equal": count, **scores}
 
-    rules = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-    first = [tokenizer.bos] if model.habits.begins_with_bos else []
+
+def _compare_description(folder: Path, model: LanguageModel) -> None:
+    """Every small file, as `gptjax.load` understands it."""
+    config, tokenizer, habits = read_description(folder)
+    for field in dataclasses.fields(config):
+        name = "H" if field.name == "head_width" else field.name  # None where H follows from D and N
+        found, wanted = getattr(config, name), getattr(model.config, name)
+        if found != wanted and name != "dropout":  # which only training takes
+            raise ValueError(f"{CONFIG} says {name}={found!r}, the source {wanted!r}")
+    for field in dataclasses.fields(habits):
+        found, wanted = getattr(habits, field.name), getattr(model.habits, field.name)
+        if found != wanted:
+            raise ValueError(f"habits: {field.name} is {str(found)[:200]!r}, in the source {str(wanted)[:200]!r}")
+    for role in ("bos", "eos", "pad", "mask"):
+        if (found := getattr(tokenizer, role)) != (wanted := getattr(model.tokenizer, role)):
+            raise ValueError(f"the {role.upper()} token has id {found}, in the source {wanted}")
+    rules, wanted = (one.for_others(habits.begins_with_bos) for one in (tokenizer, model.tokenizer))
+    if rules != wanted:
+        raise ValueError(f"{RULES} has other rules than the source")
+
+
+def _compare_tokens(folder: Path, model: LanguageModel) -> list[list[int]]:
+    """The fixed texts in ids, which the library that others use must make of them by itself."""
+    tokenizer, habits = model.tokenizer, model.habits
+    rules = tokenizers.Tokenizer.from_file(str(folder / RULES))
+    first = [tokenizer.bos] if habits.begins_with_bos else []
     fixed = [[*first, *tokenizer.encode(text)] for text in PROMPTS]
     for text, ids in zip(PROMPTS, fixed, strict=True):
         if (found := rules.encode(text).ids) != ids:
-            raise ValueError(f"export: tokenizer.json makes {found} of {text!r}, the source {ids}; nothing was written")
+            raise ValueError(f"{RULES} makes {found} of {text!r}, the source {ids}")
+    return [ids for ids in fixed if ids]  # of a small vocabulary some may know no character
 
+
+def _compare_scores(folder: Path, model: LanguageModel, fixed: list[list[int]]) -> dict[str, Any]:
+    """Logits of the fixed texts and of random ones, and a greedy continuation, beside the independent forward pass."""
+    config = model.config
     draw = np.random.default_rng(0)
     random = [draw.integers(0, config.vocabulary, min(config.T, LONGEST)).tolist() for _ in range(2)]
     prompts = [ids[: config.T] for ids in [*fixed, *random]]
     begun = prompts[0][: max(1, config.T // 2)]
-    float32 = LanguageModel(config, tokenizer, model.params, habits=model.habits, mesh=model.mesh)
+    float32 = LanguageModel(config, model.tokenizer, model.params, habits=model.habits, mesh=model.mesh)
     [[sample]] = float32.generate(begun, temperature=0, tokens=CONTINUED)
     *found, of_greedy = reread.logits(folder, [*prompts, [*begun, *sample.ids[:-1]]])
     largest = max(float(np.abs(logits_TV).max()) for logits_TV in found)
@@ -135,20 +178,18 @@ def _prove(folder: Path, model: LanguageModel, params: dict[str, np.ndarray]) ->
     difference = float(np.max(differences))  # of NaN it is NaN
     if not difference <= TOLERANCE * largest:
         raise ValueError(
-            f"export: every tensor is the source's, but scores of up to {largest:.4g} differ by {difference:.4g}: "
-            f"config.json does not say what the source computes; nothing was written"
+            f"every tensor is the source's, but scores of up to {largest:.4g} differ by {difference:.4g}: {CONFIG} "
+            f"does not say what the source computes"
         )
     chosen_TV = of_greedy[len(begun) - 1 :]
     short_T = chosen_TV.max(axis=-1) - chosen_TV[np.arange(len(sample.ids)), list(sample.ids)]
     if not short_T.max() <= 2 * TOLERANCE * largest:  # of two that are as likely, either may be taken
         place = int(np.argmax(short_T))
         raise ValueError(
-            f"export: token {place} of a greedy continuation is {sample.ids[place]} in the source, "
-            f"{int(chosen_TV[place].argmax())} in what was written; nothing was written"
+            f"token {place} of a greedy continuation is {sample.ids[place]} in the source, "
+            f"{int(chosen_TV[place].argmax())} in what was written"
         )
     return {
-        "class": fields_of(config)["architectures"][0],
-        "tensors_equal": sum(len(names(tensor, config)) for tensor in table(config)),
         "logits": {
             "texts": len(prompts),
             "tokens": sum(map(len, prompts)),
@@ -158,18 +199,6 @@ def _prove(folder: Path, model: LanguageModel, params: dict[str, np.ndarray]) ->
         },
         "greedy": {"prompt": begun, "continuation": list(sample.ids)},
     }
-
-
-def _compare_heads(folder: Path, heads: tuple[ClassHead, ...], params: dict[str, np.ndarray]) -> None:
-    found = read_tensors(folder / heads_file.WEIGHTS) if heads else {}
-    for number, own in enumerate(heads):
-        count = len(own.classes)
-        weight_DC, bias_C = params["class_heads"][number, :, :count], params["class_heads_bias"][number, :count]
-        for name, wanted in ((f"{own.name}.weight", weight_DC.T), (f"{own.name}.bias", bias_C)):
-            if not np.array_equal(found[name], wanted):
-                raise ValueError(
-                    f"export: tensor {name!r} of {heads_file.WEIGHTS} differs from the source; nothing was written"
-                )
 
 
 def logits_of(model: LanguageModel, texts: list[list[int]]) -> list[np.ndarray]:

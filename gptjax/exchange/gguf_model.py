@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from gptjax.exchange.bounded_files import naming
 from gptjax.exchange.foreign import Foreign, check_one_model
 from gptjax.exchange.gguf_file import Tensors, read_file
 from gptjax.exchange.gguf_tokenizer import TOKENIZER_KEYS, token_id, tokenizer_of
 from gptjax.exchange.hf_config import LLAMA, MODEL_TYPES, QWEN3, model_of
 from gptjax.exchange.hf_params import read_params
-from gptjax.exchange.safetensors_file import naming
 from gptjax.habits import Habits
 
 CLASSES = {"llama": LLAMA, "qwen3": QWEN3}  # by general.architecture
@@ -56,11 +56,16 @@ def read_gguf(path: Path) -> Foreign:
     with naming(path):
         config, _ = model_of(config_fields(settings, tensors.shapes))
         tokenizer, begins_with_bos = tokenizer_of(settings)
-        ends = {tokenizer.eos, token_id(settings, "eot")} - {None}
+        ends = {tokenizer.eos, token_id(settings, "eot"), token_id(settings, "eom")} - {None}
         template = settings.get("tokenizer.chat_template")
         if not isinstance(template, str | None):
             raise ValueError(f"tokenizer.chat_template is {str(template)[:60]!r}, not a text")
-        habits = Habits(ends=frozenset(ends), begins_with_bos=begins_with_bos, chat_template=template)
+        habits = Habits(
+            ends=frozenset(ends),
+            begins_with_bos=begins_with_bos,
+            chat_template=template or None,
+            names={f"{role}_token": name for role, name in tokenizer.roles.items()},
+        )
         check_one_model(config, tokenizer, habits)
         renamed = _Renamed(tensors, {"q_proj": config.N, "k_proj": config.K} if not config.qk_norm else {})
         return Foreign(config=config, tokenizer=tokenizer, habits=habits, params=read_params(config, renamed))
@@ -73,8 +78,10 @@ def config_fields(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, .
         raise ValueError(f"general.architecture is {arch!r}; only {', '.join(map(repr, CLASSES))} are read")
     known = {f"{arch}.{key}" for key in (*FIELDS, *ROPE, *CHECKED, *HARMLESS)} | TOKENIZER_KEYS
     for key, value in settings.items():
-        if key not in known and not key.startswith("general."):
+        if key not in known and not key.startswith(("general.", "quantize.")):
             raise ValueError(f"setting {key!r}, here {str(value)[:60]!r}, is not supported")
+    if settings.get("general.type", "model") != "model":
+        raise ValueError(f"general.type is {settings['general.type']!r}; only 'model' is read")
     own = {key.removeprefix(f"{arch}."): value for key, value in settings.items() if key.startswith(f"{arch}.")}
     for key in FIELDS:
         if key not in OPTIONAL and key not in own:
@@ -89,10 +96,13 @@ def config_fields(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, .
         "tie_word_embeddings": "output.weight" not in shapes,
         "attention_bias": "blk.0.attn_q.bias" in shapes,
         "rope_theta": _decimal(own.get("rope.freq_base", 10_000.0)),
+        "num_key_value_heads": own.get("attention.head_count_kv", own["attention.head_count"]),
     }
     if CLASSES[arch] == LLAMA:
         fields["mlp_bias"] = "blk.0.ffn_up.bias" in shapes
-    if (scaling := own.get("rope.scaling.type", "none")) != "none":
+    # a factor without a type is linear, as llama.cpp has it
+    scaling = own.get("rope.scaling.type", "linear" if "rope.scaling.factor" in own else "none")
+    if scaling != "none":
         fields["rope_scaling"] = {"rope_type": scaling, "factor": own.get("rope.scaling.factor")}
     config, _ = model_of(fields)
     for key, wanted in {

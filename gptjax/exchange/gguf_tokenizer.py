@@ -15,7 +15,7 @@ from gptjax.tokenizer import Tokenizer
 KEY = "tokenizer.ggml."
 TOKENIZER_KEYS = {f"{KEY}{name}" for name in (
     "model", "pre", "tokens", "token_type", "merges", "bos_token_id", "eos_token_id", "padding_token_id",
-    "eot_token_id", "add_bos_token", "add_eos_token",
+    "eot_token_id", "eom_token_id", "add_bos_token", "add_eos_token",
     "unknown_token_id", "scores", "add_space_prefix",  # say nothing of a byte-level BPE
 )} | {"tokenizer.chat_template"}  # fmt: skip
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5  # token_type
@@ -65,6 +65,9 @@ def tokenizer_of(settings: Mapping[str, Any]) -> tuple[Tokenizer, bool]:
         if not {left, right, left + right} <= vocabulary.keys():
             raise ValueError(f"{KEY}merges: {merge[:60]!r} does not join two tokens to a third")
         pairs.append((left, right))
+    for key in (f"{KEY}add_bos_token", f"{KEY}add_eos_token"):
+        if not isinstance(settings.get(key, False), bool):
+            raise ValueError(f"{key} is {settings[key]!r}; must be true or false")
     if settings.get(f"{KEY}add_eos_token"):
         raise ValueError(f"{KEY}add_eos_token is true; texts that end with EOS by themselves are not supported")
     rules = tokenizers.Tokenizer(models.BPE(vocabulary, pairs))
@@ -77,7 +80,7 @@ def tokenizer_of(settings: Mapping[str, Any]) -> tuple[Tokenizer, bool]:
     rules.add_tokens([tokenizers.AddedToken(token, normalized=False) for token, kind in typed if kind == USER_DEFINED])
     ids = {"bos": token_id(settings, "bos"), "eos": token_id(settings, "eos"), "pad": token_id(settings, "padding")}
     roles = {role: tokens[id] for role, id in ids.items() if id is not None}
-    return Tokenizer(rules, roles), settings.get(f"{KEY}add_bos_token", False) is True
+    return Tokenizer(rules, roles), settings.get(f"{KEY}add_bos_token", False)
 
 
 def token_id(settings: Mapping[str, Any], name: str) -> int | None:

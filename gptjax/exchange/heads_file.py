@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from gptjax.config import ClassHead
-from gptjax.exchange.safetensors_file import naming, parse_json, read_tensors
+from gptjax.config import ClassHead, ModelConfig
+from gptjax.exchange.bounded_files import naming, read_json
+from gptjax.exchange.safetensors_file import read_tensors
 
 NAMES, WEIGHTS = "class_heads.json", "class_heads.safetensors"
+MOST_HEADS = 64
 
 
 def names_text(heads: tuple[ClassHead, ...]) -> str:
@@ -32,26 +34,36 @@ def weights(heads: tuple[ClassHead, ...], params: Any) -> dict[str, np.ndarray]:
     return tensors
 
 
-def read_class_heads(folder: Path, D: int) -> tuple[tuple[ClassHead, ...], dict[str, np.ndarray]]:
-    """The heads of a folder, and their part of our tree; nothing where it has none. Raises ValueError as a reader."""
-    if not (folder / NAMES).is_file():
-        return (), {}
+def read_heads(folder: Path) -> tuple[ClassHead, ...]:
+    """The heads that a folder names, none where it has no such file. Raises ValueError as a reader."""
+    if not (folder / NAMES).exists():
+        return ()
+    listed = read_json(folder / NAMES)
     with naming(folder / NAMES):
-        listed = parse_json((folder / NAMES).read_bytes())
-        if not listed:
-            raise ValueError("names no head")
-        heads = tuple(_head(name, fields) for name, fields in listed.items())
+        if not 1 <= len(listed) <= MOST_HEADS:
+            raise ValueError(f"names {len(listed)} heads; from 1 to {MOST_HEADS} are read")
+        return tuple(_head(name, fields) for name, fields in listed.items())
+
+
+def read_class_heads(folder: Path, config: ModelConfig) -> dict[str, np.ndarray]:
+    """The part of our tree that holds the heads of a folder; nothing without heads. Raises ValueError as a reader."""
+    heads = config.class_heads
+    if not heads:
+        return {}
     found = read_tensors(folder / WEIGHTS)
-    C = max(len(head.classes) for head in heads)
-    bank, biases = np.zeros((len(heads), D, C), np.float32), np.zeros((len(heads), C), np.float32)
     with naming(folder / WEIGHTS):
-        for number, head in enumerate(heads):
-            count = len(head.classes)
-            bank[number, :, :count] = _sound(found, f"{head.name}.weight", (count, D)).T
-            biases[number, :count] = _sound(found, f"{head.name}.bias", (count,))
+        sound = [
+            (_sound(found, f"{head.name}.weight", (count, config.D)).T, _sound(found, f"{head.name}.bias", (count,)))
+            for head in heads
+            if (count := len(head.classes))
+        ]
         if found:
             raise ValueError(f"tensor {min(found)!r} is of no head in {NAMES}")
-    return heads, {"class_heads": bank, "class_heads_bias": biases}
+    bank = np.zeros((len(heads), config.D, config.C), np.float32)  # not before the tensors have shown the sizes
+    biases = np.zeros((len(heads), config.C), np.float32)
+    for number, (weight_DC, bias_C) in enumerate(sound):
+        bank[number, :, : len(bias_C)], biases[number, : len(bias_C)] = weight_DC, bias_C
+    return {"class_heads": bank, "class_heads_bias": biases}
 
 
 def _sound(found: dict[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:

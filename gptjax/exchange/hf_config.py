@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gptjax.config import ModelConfig, RopeScaling
-from gptjax.exchange.safetensors_file import naming, parse_json
+from gptjax.exchange.bounded_files import naming, read_json
 
 GPT2, LLAMA, QWEN3 = "GPT2LMHeadModel", "LlamaForCausalLM", "Qwen3ForCausalLM"
 MODEL_TYPES = {GPT2: "gpt2", LLAMA: "llama", QWEN3: "qwen3"}
@@ -30,7 +30,6 @@ _LLAMA = (
     Field("hidden_size", "D", int),
     Field("num_hidden_layers", "L", int),
     Field("num_attention_heads", "N", int),
-    Field("num_key_value_heads", "K", int, None),  # None = N
     Field("intermediate_size", "F", int),
     Field("rms_norm_eps", "norm_epsilon", float, 1e-6),
     Field("attention_bias", "attention_bias", bool, False),
@@ -47,8 +46,14 @@ FIELDS = {
         Field("layer_norm_epsilon", "norm_epsilon", float, 1e-5),
         Field("tie_word_embeddings", "tied", bool, True),
     ),
-    LLAMA: (*_LLAMA, Field("head_dim", "head_width", int, None), Field("mlp_bias", "mlp_bias", bool, False)),
-    QWEN3: (*_LLAMA, Field("head_dim", "head_width", int, 128)),
+    LLAMA: (
+        *_LLAMA,
+        Field("num_key_value_heads", "K", int, None),  # None = N
+        Field("head_dim", "head_width", int, None),
+        Field("mlp_bias", "mlp_bias", bool, False),
+    ),
+    # Hugging Face takes 32 key heads where the number is absent, and N where it is null: no file means either
+    QWEN3: (*_LLAMA, Field("num_key_value_heads", "K", int), Field("head_dim", "head_width", int, 128)),
 }
 # Fields of which only these values are computed here.
 ONLY: dict[str, tuple[Any, ...]] = {
@@ -74,7 +79,8 @@ HARMLESS = frozenset(
     output_attentions output_hidden_states return_dict initializer_range attention_dropout attn_pdrop embd_pdrop
     resid_pdrop n_ctx id2label label2id problem_type summary_activation summary_first_dropout summary_proj_to_labels
     summary_type summary_use_proj task_specific_params reorder_and_upcast_attn pretraining_tp max_window_layers
-    is_llama_config transformers.js_config _attn_implementation_autoset
+    is_llama_config transformers.js_config _attn_implementation_autoset gradient_checkpointing n_special
+    predict_special_tokens output_past _num_labels max_sequence_length unsloth_version unsloth_fixed
     """.split()  # noqa: SIM905
 )
 
@@ -84,8 +90,9 @@ def read_config(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
 
     Raises ValueError naming the file and the field that is missing, malformed, or asks for what is not computed here.
     """
+    fields = read_json(path)
     with naming(path):
-        return model_of(parse_json(path.read_bytes()))
+        return model_of(fields)
 
 
 def model_of(fields: Mapping[str, Any]) -> tuple[ModelConfig, dict[str, Any]]:
@@ -187,6 +194,9 @@ def _rope(fields: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
 
     def plain(settings: Mapping[str, Any] | None) -> dict[str, Any]:
         found = dict(settings or {})
+        kinds = [found[name] for name in ("type", "rope_type") if found.get(name) is not None]
+        if kinds[1:] and kinds[0] != kinds[1]:
+            raise ValueError(f"rotary settings: type is {kinds[0]!r}, but rope_type {kinds[1]!r}")
         found["rope_type"] = found.pop("type", None) or found.get("rope_type") or "default"
         return ({} if theta is None else {"rope_theta": theta}) | found
 
@@ -219,5 +229,7 @@ def _rope(fields: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
         return float(theta), None
     numbers: dict[str, Any] = {names[kind][name]: float(value) for name, value in given.items()}
     if "original_T" in numbers:
+        if numbers["original_T"] % 1:
+            raise ValueError(f"original_max_position_embeddings is {numbers['original_T']}; must be a whole number")
         numbers["original_T"] = int(numbers["original_T"])
     return float(theta), RopeScaling(kind=kind, **numbers)

@@ -1,99 +1,145 @@
 """A folder in Hugging Face's layout, read: config, weights, tokenizer, special tokens, chat template. Without JAX.
 
-Settings of `generation_config.json` other than the tokens that end a text are left to whoever generates.
+Settings of `generation_config.json` other than the tokens that end a text are kept, and left to whoever generates.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
 from gptjax.chat import LINES
+from gptjax.config import ModelConfig
+from gptjax.exchange.bounded_files import naming, read_json, read_text
 from gptjax.exchange.foreign import Foreign, check_one_model
-from gptjax.exchange.heads_file import read_class_heads
-from gptjax.exchange.hf_config import read_config
+from gptjax.exchange.heads_file import read_class_heads, read_heads
+from gptjax.exchange.hf_config import SPECIAL, read_config
 from gptjax.exchange.hf_params import read_params
-from gptjax.exchange.safetensors_file import naming, parse_json, read_weights
+from gptjax.exchange.safetensors_file import read_weights
 from gptjax.habits import Habits
-from gptjax.tokenizer import Tokenizer
+from gptjax.tokenizer import Tokenizer, token_name
+
+CONFIG, GENERATION, SETTINGS = "config.json", "generation_config.json", "tokenizer_config.json"
+RULES, NAMES, TEMPLATE = "tokenizer.json", "special_tokens_map.json", "chat_template.jinja"
+LARGEST_TOKENIZER = 128 * 2**20  # bytes; one of 256,000 tokens has 34 million
+ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
 def read_folder(folder: Path) -> Foreign:
     """Raises ValueError, in one line, naming the file and what in it is missing, damaged or not supported."""
-    config, special = read_config(folder / "config.json")
-    settings = _settings(folder, "tokenizer_config.json")
-    tokenizer, begins_with_bos = _tokenizer(folder, settings, special)
-    ends = (special | _settings(folder, "generation_config.json")).get("eos_token_id")
+    config, tokenizer, habits = read_description(folder)
+    bank = read_class_heads(folder, config)
+    found = read_weights(folder)
+    with naming(folder):
+        return Foreign(config=config, tokenizer=tokenizer, habits=habits, params=read_params(config, found) | bank)
+
+
+def read_description(folder: Path) -> tuple[ModelConfig, Tokenizer, Habits]:
+    """All but the weights: shape with class heads, tokenizer, habits. Raises as `read_folder`."""
+    config, special = read_config(folder / CONFIG)
+    settings, generation = _optional(folder / SETTINGS), _optional(folder / GENERATION)
+    names = _names(folder, settings)
+    tokenizer, begins_with_bos = _tokenizer(folder, settings, names, special)
+    sources = [fields for fields in (generation, special) if fields.get("eos_token_id") is not None]
     habits = Habits(
-        ends=_ids(folder, tokenizer.eos if ends is None else ends),
+        ends=_ids(folder, sources[0]["eos_token_id"] if sources else tokenizer.eos),
         begins_with_bos=begins_with_bos,
         chat_template=_chat_template(folder, settings),
+        names=names,
+        generation={name: value for name, value in generation.items() if name not in SPECIAL},
     )
     with naming(folder):
         check_one_model(config, tokenizer, habits)
-    heads, bank = read_class_heads(folder, config.D)
-    found = read_weights(folder)
-    with naming(folder):
-        return Foreign(
-            config=dataclasses.replace(config, class_heads=heads),
-            tokenizer=tokenizer,
-            habits=habits,
-            params=read_params(config, found) | bank,
-        )
+    return dataclasses.replace(config, class_heads=read_heads(folder)), tokenizer, habits
 
 
-def _tokenizer(folder: Path, settings: Mapping[str, Any], special: Mapping[str, Any]) -> tuple[Tokenizer, bool]:
+def _tokenizer(
+    folder: Path, settings: Mapping[str, Any], names: Mapping[str, str], special: Mapping[str, Any]
+) -> tuple[Tokenizer, bool]:
     """The tokenizer, and whether its texts begin with BOS.
 
     What it puts round a text is the affair of `tokenizer.json` alone, as transformers has it since version 5.
     """
-    path = folder / "tokenizer.json"
-    with naming(path):
-        if not path.is_file():
-            raise ValueError("is missing; other kinds of tokenizer can be saved as one by transformers")
-        text = path.read_text(encoding="utf-8")
-        try:
-            rules = tokenizers.Tokenizer.from_str(text)
-        except Exception as error:  # the library raises bare Exception
-            raise ValueError(f"is not a tokenizer: {error}") from error
-        names = {}
+    if not (folder / RULES).exists():
+        raise ValueError(f"{folder / RULES}: is missing; other kinds of tokenizer can be saved as one by transformers")
+    text = read_text(folder / RULES, LARGEST_TOKENIZER)
+    with naming(folder / RULES), _library():
+        rules = tokenizers.Tokenizer.from_str(text)
+        roles = {}
         for role in ("bos", "eos", "pad"):
-            name, id = settings.get(f"{role}_token"), special.get(f"{role}_token_id")
-            name = name.get("content") if isinstance(name, dict) else name
-            if name is None and type(id) is int and 0 <= id < 2**31:
-                name = rules.id_to_token(id)
-            if isinstance(name, str):
-                names[role] = name
-        tokenizer = Tokenizer(rules, names)
+            id = special.get(f"{role}_token_id")
+            if name := names.get(f"{role}_token") or (token_name(rules, id) if type(id) is int else ""):
+                roles[role] = name
+        tokenizer = Tokenizer(rules, roles)
         plain, whole = (rules.encode("a", add_special_tokens=round_it).ids for round_it in (False, True))
         if whole not in (plain, [tokenizer.bos, *plain]):
             raise ValueError(f"puts more than BOS round a text: 'a' becomes {whole}; only BOS in front is supported")
+    with naming(folder / SETTINGS):
+        for id, entry in _object(settings, "added_tokens_decoder").items():
+            name = entry.get("content") if isinstance(entry, dict) else None
+            if not id.isdecimal() or not name or token_name(rules, int(id)) != name:
+                raise ValueError(f"added_tokens_decoder has {str(name)[:60]!r} as id {id[:20]}, {RULES} has not")
     return tokenizer, whole != plain
+
+
+@contextlib.contextmanager
+def _library() -> Iterator[None]:
+    """Whatever the library of tokenizers raises as a ValueError; its panics are not even of the class Exception."""
+    try:
+        yield
+    except (ValueError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise ValueError(f"is not a tokenizer that can be used: {error}") from error
+
+
+def _names(folder: Path, settings: Mapping[str, Any]) -> dict[str, str]:
+    """The special tokens that the folder names, as bos_token, eos_token and so on."""
+    found: dict[str, str] = {}
+    for file, fields in ((NAMES, _optional(folder / NAMES)), (SETTINGS, settings)):  # the latter's count
+        for key in (f"{role}_token" for role in ROLES):
+            value = fields.get(key)
+            name = value.get("content") if isinstance(value, dict) else value
+            if not isinstance(name, str | None):
+                raise ValueError(f"{folder / file}: {key} is {str(value)[:60]!r}; must be a text")
+            if name is not None:
+                found[key] = name
+    return found
 
 
 def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
     """The Jinja text; None where there is none, or where it writes our own lines. It is not run here."""
-    path = folder / "chat_template.jinja"
-    with naming(path):
-        template = path.read_text(encoding="utf-8") if path.is_file() else settings.get("chat_template")
+    path, template = folder / TEMPLATE, settings.get("chat_template")
+    if path.exists():
+        template = read_text(path)
     if isinstance(template, list):  # several, by name
-        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
-        template = named.get("default")
-    if template is not None and not isinstance(template, str):
-        raise ValueError(f"{folder / 'tokenizer_config.json'}: chat_template is {str(template)[:60]!r}, not a text")
-    return None if template == LINES else template
+        entries = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
+        if len(entries) != 1:
+            raise ValueError(f"{folder / SETTINGS}: of {len(template)} chat templates, not one is named 'default'")
+        template = entries[0].get("template")
+    if not isinstance(template, str | None):
+        raise ValueError(f"{folder / SETTINGS}: chat_template is {str(template)[:60]!r}, not a text")
+    return None if template in (LINES, "") else template
 
 
-def _settings(folder: Path, name: str) -> dict[str, Any]:
+def _optional(path: Path) -> dict[str, Any]:
     """The fields of a JSON file, none where it is absent."""
-    with naming(folder / name):
-        return parse_json((folder / name).read_bytes()) if (folder / name).is_file() else {}
+    return read_json(path) if path.exists() else {}
+
+
+def _object(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A field that is an object, empty where it is absent."""
+    value = fields.get(name) or {}
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is {str(value)[:60]!r}; must be an object")
+    return value
 
 
 def _ids(folder: Path, ids: Any) -> frozenset[int]:
     listed = ids if isinstance(ids, list) else [ids]
-    if not all(type(id) is int for id in listed):
+    if not listed or not all(type(id) is int for id in listed):
         raise ValueError(f"{folder}: eos_token_id is {str(ids)[:60]!r}; must be a token id or a list of them")
     return frozenset(listed)

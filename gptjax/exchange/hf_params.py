@@ -4,7 +4,7 @@ Axes: L layers  V vocabulary, without padding  T positions  D residual  Q query 
 H head width  F mlp width  3 query, key and value of width D side by side.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,8 +13,8 @@ from gptjax.config import ModelConfig
 
 HEAD = "lm_head.weight"
 FLOATS = ("float32", "float16", "bfloat16")
-# Tensors that older versions stored, and that are computed from the config.
-BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
+# Endings of tensors that older versions stored, and that are computed from the config.
+BUFFERS = {"gpt2": (".attn.bias", ".attn.masked_bias"), "llama": (".self_attn.rotary_emb.inv_freq",)}
 
 
 class Tensor(NamedTuple):
@@ -82,9 +82,9 @@ def _llama(config: ModelConfig) -> list[Tensor]:
     ]
 
 
-def names(tensor: Tensor, config: ModelConfig) -> list[str]:
+def names(tensor: Tensor, config: ModelConfig) -> Iterator[str]:
     """The names of an entry, of every layer if it is a layer's."""
-    return [tensor.name.format(layer) for layer in range(config.L)] if "{}" in tensor.name else [tensor.name]
+    return map(tensor.name.format, range(config.L if "{}" in tensor.name else 1))
 
 
 def shape_of(tensor: Tensor, config: ModelConfig) -> tuple[int, ...]:
@@ -103,15 +103,15 @@ def read_params(config: ModelConfig, found: Mapping[str, np.ndarray]) -> dict[st
     """
     if len(found) < config.L:  # before anything is made for each layer
         raise ValueError(f"{len(found)} tensors cannot be a model of {config.L} layers")
-    keys = {name: name for name in found if not name.endswith(BUFFERS)}
+    keys = {name: name for name in found if not name.endswith(BUFFERS[config.family])}
     if config.family == "gpt2" and not any(name.startswith("transformer.") for name in keys):  # as GPT-2 itself came
         keys = {name if name == HEAD else f"transformer.{name}": name for name in keys}
     entries = table(config)
     repeated = keys.pop(HEAD, None) if config.tied else None
-    wanted = {name for tensor in entries for name in names(tensor, config)}
-    if wrong := sorted(wanted - keys.keys()) or sorted(keys.keys() - wanted):
-        which = "missing" if wrong[0] in wanted else "none of this model's"
-        raise ValueError(f"tensor {wrong[0]!r} is {which}{f', and {len(wrong) - 1} more are' if wrong[1:] else ''}")
+    # counted one by one: a file of a megabyte may say that it has a million layers
+    absent = (name for tensor in entries for name in names(tensor, config) if name not in keys)
+    _refuse(absent, "missing")
+    _refuse(keys.keys() - {name for tensor in entries for name in names(tensor, config)}, "none of this model's")
     flat: dict[str, np.ndarray] = {}
     for tensor in entries:
         shape, of_layers = shape_of(tensor, config), "{}" in tensor.name
@@ -139,6 +139,15 @@ def written(config: ModelConfig, params: Any) -> Iterator[tuple[str, np.ndarray]
             whole = np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
             whole = whole[: config.vocabulary] if tensor.axes[0] == "V" else whole
             yield name, np.ascontiguousarray(whole.T if tensor.turned else whole)
+
+
+def _refuse(wrong: Iterable[str], which: str) -> None:
+    """Raises ValueError naming the first of the tensors that are wrong, if any is, and how many more there are."""
+    first, count = "", 0
+    for name in wrong:
+        first, count = min(first or name, name), count + 1
+    if count:
+        raise ValueError(f"tensor {first!r} is {which}{f', and {count - 1} more are' if count > 1 else ''}")
 
 
 def _sound(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

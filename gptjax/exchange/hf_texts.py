@@ -1,18 +1,20 @@
 """The small files of a folder in Hugging Face's layout: config, tokenizer, special tokens, chat template, README."""
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gptjax.chat import LINES
-from gptjax.config import ModelConfig
 from gptjax.exchange.hf_config import fields_of
-from gptjax.habits import Habits
-from gptjax.tokenizer import Tokenizer
+from gptjax.rundir import CREDIT
+
+if TYPE_CHECKING:
+    from gptjax.generate import LanguageModel
 
 README = """# A language model
 
-Exported by gptjax for Hugging Face's `{kind}`. `export_proof.json` lists every other file with its SHA-256, and says
-how the export was compared with the model that it was made from.
+{parameters:,} parameters, a context of {T} tokens{step}; exported by gptjax for Hugging Face's `{kind}`.
+`export_proof.json` lists every other file with its SHA-256, and says how the export was compared with the model that it
+was made from.
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -23,6 +25,17 @@ how the export was compared with the model that it was made from.
 It reads forwards only. A model that was also trained to look at both sides of a masked word, or of a prefix, does so in
 gptjax alone: `gptjax.load(".")` reads this folder too.
 """
+LINES_END = """
+## How it talks
+
+Its chat template writes a conversation as lines of A, you, and B, the model. Its answer ends where its line does: stop
+there, for it may go on as A.
+"""
+CREDITED = """
+## The texts that it has read
+
+Their authors and licences are in `ATTRIBUTION.md`, which goes wherever the model goes.
+"""
 HEADS = """
 It has no class heads. Those below are in `class_heads.safetensors`: the scores of a head's classes are
 `hidden @ NAME.weight.T + NAME.bias`, of the hidden state after the last norm at the position that is asked about. The
@@ -31,30 +44,30 @@ classes, in order, are also in `class_heads.json`.
 """
 
 
-def texts(config: ModelConfig, tokenizer: Tokenizer, habits: Habits) -> dict[str, str]:
+def texts(model: "LanguageModel") -> dict[str, str]:
     """File name -> content. Raises ValueError where the model is of no class of Hugging Face."""
+    config, tokenizer, habits = model.config, model.tokenizer, model.habits
     ids = {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos, "pad_token_id": tokenizer.pad}
-    roles = {"bos_token": tokenizer.bos, "eos_token": tokenizer.eos, "pad_token": tokenizer.pad}
-    if tokenizer.mask is not None:
-        roles["mask_token"] = tokenizer.mask
-    special = {role: tokenizer.token(id) for role, id in roles.items()}
+    lines = LINES if habits.begins_with_bos else None  # they begin with BOS
+    template = lines if habits.chat_template is None else habits.chat_template
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        **special,
+        **habits.names,
         "model_max_length": config.T,
         "clean_up_tokenization_spaces": False,
-        "chat_template": LINES if habits.chat_template is None else habits.chat_template,
+        **({} if template is None else {"chat_template": template}),
     }
     ends = sorted(habits.ends)
     found = {
         "config.json": fields_of(config) | ids,
-        "generation_config.json": ids | {"eos_token_id": ends[0] if len(ends) == 1 else ends},
+        "generation_config.json": {**habits.generation, **ids, "eos_token_id": ends[0] if len(ends) == 1 else ends},
         "tokenizer_config.json": settings,
-        "special_tokens_map.json": special,
+        "special_tokens_map.json": dict(habits.names),
     }
     return {name: _json(content) for name, content in found.items()} | {
         "tokenizer.json": tokenizer.for_others(habits.begins_with_bos),
-        "README.md": _readme(config),
+        "README.md": _readme(model, template),
+        **({} if model.credit is None else {CREDIT: model.credit}),
     }
 
 
@@ -62,6 +75,14 @@ def _json(content: Any) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-def _readme(config: ModelConfig) -> str:
+def _readme(model: "LanguageModel", template: str | None) -> str:
+    config = model.config
+    step = "" if model.step is None else f", step {model.step}"
+    kind = fields_of(config)["architectures"][0]
     heads = "".join(f"- `{head.name}`: {', '.join(head.classes)}\n" for head in config.class_heads)
-    return README.format(kind=fields_of(config)["architectures"][0]) + (HEADS + heads if heads else "")
+    return "".join([
+        README.format(kind=kind, parameters=config.parameters, T=config.T, step=step),
+        HEADS + heads if heads else "",
+        LINES_END if template == LINES else "",
+        CREDITED if model.credit is not None else "",
+    ])  # fmt: skip

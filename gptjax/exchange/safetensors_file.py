@@ -3,18 +3,17 @@
 Source: the format's README, github.com/huggingface/safetensors, section "Format".
 """
 
-import contextlib
-import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from gptjax.exchange.bounded_files import LARGEST, naming, parse_json, read_json
+
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-LARGEST_HEADER = 16 * 2**20  # bytes of JSON; a model of 100,000 tensors needs as much
 DTYPES = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
     "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8,
@@ -27,11 +26,14 @@ def read_weights(folder: Path) -> dict[str, np.ndarray]:
 
     The arrays are read-only views of the files. Raises ValueError naming the file that is missing, damaged or none.
     """
-    if not (folder / INDEX).is_file():
-        if not (folder / SINGLE).is_file():
+    single = (folder / SINGLE).exists()
+    if not (folder / INDEX).exists():
+        if not single:
             raise ValueError(f"{folder}: has neither {SINGLE} nor {INDEX}{_pickled(folder)}")
         return read_tensors(folder / SINGLE)
     where = _index(folder / INDEX)
+    if single and SINGLE not in where.values():
+        raise ValueError(f"{folder}: has {SINGLE}, but {INDEX} lists other files; remove the one or the others")
     by_file = {file: read_tensors(folder / file) for file in sorted(set(where.values()))}
     for file, tensors in by_file.items():
         listed = {name for name, place in where.items() if place == file}
@@ -47,13 +49,15 @@ def read_weights(folder: Path) -> dict[str, np.ndarray]:
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """The tensors of one file. Raises ValueError naming the file and what is wrong with its header."""
     with naming(path):
+        if not path.is_file():  # a pipe would be waited for
+            raise ValueError("is missing, or is no regular file")
         size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if size < 10 or length > size - 8:
                 raise ValueError(f"is no safetensors file, or cut short: a header of {length} bytes in {size}")
-            if length > LARGEST_HEADER:
-                raise ValueError(f"its header has {length} bytes; at most {LARGEST_HEADER} are read")
+            if length > LARGEST:
+                raise ValueError(f"its header has {length} bytes; at most {LARGEST} are read")
             header = parse_json(file.read(length))
         header.pop("__metadata__", None)
         places = _checked(header, size - 8 - length)
@@ -62,29 +66,6 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
             name: np.ndarray(shape, DTYPES[dtype], raw, offset=8 + length + begin)
             for name, (dtype, shape, begin) in places.items()
         }
-
-
-def parse_json(raw: bytes) -> dict[str, Any]:
-    """A JSON object. Raises ValueError where it is something else, or holds a name twice."""
-    try:
-        content = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_twins)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"is no JSON: {error}") from error
-    except RecursionError as error:
-        raise ValueError("is JSON nested too deeply") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"is no JSON object but a {type(content).__name__}")
-    return content
-
-
-@contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Puts the file in front of what is wrong with it."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise ValueError(f"{path}: {why:.500}") from error  # a hostile file may have names of a megabyte
 
 
 def _checked(header: Mapping[str, Any], size: int) -> dict[str, tuple[str, tuple[int, ...], int]]:
@@ -124,11 +105,11 @@ def _whole_numbers(value: Any) -> bool:
 
 def _index(path: Path) -> dict[str, str]:
     """The file of every tensor. Files lie beside the index."""
+    where = read_json(path).get("weight_map")
     with naming(path):
-        where = parse_json(path.read_bytes()).get("weight_map")
         if not isinstance(where, dict) or not all(isinstance(file, str) for file in where.values()):
             raise ValueError("has no weight_map from tensors to files")
-        for name, file in where.items():
+        for file, name in {file: name for name, file in where.items()}.items():
             if not file.endswith(".safetensors") or Path(file).name != file:
                 raise ValueError(f"weight_map: tensor {name!r} lies in {file!r}; must be a .safetensors file beside it")
             if not (path.parent / file).is_file():
@@ -140,12 +121,3 @@ def _pickled(folder: Path) -> str:
     """A hint, where a folder holds weights that only running them as a program would read."""
     found = [path.name for path in sorted(folder.glob("*")) if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")]
     return f"; {found[0]} is a pickle, which can run any program and is not read: convert it first" if found else ""
-
-
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"holds {name!r} twice")
-        found[name] = value
-    return found
