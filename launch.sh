@@ -171,8 +171,10 @@ as_is=no
 case " $verbs " in
   *" $verb "*) ;;
   *)
-    for near in $verbs; do
-      case $near in "${verb:0:1}"*) die "unknown verb '$verb'; did you mean '$near'? (./launch.sh --help)" 2 ;; esac
+    for letters in 5 4 3 2 1; do # the verb that begins most alike
+      for near in $verbs; do
+        case $near in "${verb:0:letters}"*) die "unknown verb '$verb'; did you mean '$near'? (./launch.sh --help)" 2 ;; esac
+      done
     done
     die "unknown verb '$verb'; there are: $verbs (./launch.sh --help)" 2
     ;;

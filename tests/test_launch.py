@@ -105,7 +105,10 @@ def test_a_verb_explains_itself_before_anything_is_installed(checkout: Checkout,
     assert not checkout.installs
 
 
-@pytest.mark.parametrize(("typed", "meant"), [("pretain", "pretrain"), ("gen", "generate"), ("tests", "test")])
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("pretain", "pretrain"), ("gen", "generate"), ("tests", "test"), ("evalute", "evaluate"), ("export2", "export")],
+)
 def test_an_unknown_verb_names_the_likely_one(checkout: Checkout, typed: str, meant: str):
     """A typo is exit code 2 and one line with what was meant; nothing is installed."""
     assert_one_line(checkout.launch(typed), f"'{typed}'", f"did you mean '{meant}'", code=2)

@@ -1,6 +1,7 @@
 """The loop: what ends it, what it does first when it goes on, and what it does when saving fails."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -50,6 +51,14 @@ class Asking(Signals):
     def note(self, step: int) -> None:
         if step == self._step:
             self.asked = self._name
+
+
+def test_where_there_is_no_bar_a_line_now_and_then_says_how_far_it_is(text, monkeypatch):
+    """Every 30 seconds, here every record; on a terminal the bar says it."""
+    monkeypatch.setattr(loop, "RECORD_EVERY", 2)
+    monkeypatch.setattr(loop, "TELL_EVERY", 0)
+    said, _ = trained(small(text, "told", steps=4))
+    assert re.findall(r"step (\d) of 4: loss \d\.\d{3}  .* tokens/s  MFU .*, 0 min left", said) == ["2", "4"]
 
 
 @pytest.mark.fault(20, 21)

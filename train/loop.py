@@ -29,6 +29,7 @@ from train.validate import Findings, HeldOut, overall
 from train.watchdog import Watchdog
 
 RECORD_EVERY = 10  # steps
+TELL_EVERY = 30  # seconds, where there is no terminal to draw a bar on
 
 
 class Guards(NamedTuple):
@@ -52,6 +53,7 @@ class Trainer:
         self.held_out = HeldOut(parts, text)
         self.monitor = Monitor(parts, text.rows)
         self.asked = False  # whether any host wants to stop, as all hosts know
+        self.told = time.monotonic()  # when a line stood for the bar
 
     def train(self) -> State:
         """Steps until something ends the run, and says what; returns the last state, which is saved.
@@ -245,6 +247,11 @@ class Trainer:
         )  # fmt: skip
         shown = f"loss {loss:.3f}  {self.speed.tokens_per_second:,.0f} tokens/s  MFU {self.speed.mfu:.0%}"
         self.bar.update(self.task, description=shown)
+        pace = self.speed.tokens_per_second / self.parts.tokens_per_step
+        if pace and not self.console.is_terminal and time.monotonic() >= self.told + TELL_EVERY:
+            self.told, [task] = time.monotonic(), self.bar.tasks
+            left = (task.total or step) - step
+            self._say(f"step {step} of {step + left:.0f}: {shown}, {left / pace / 60:.0f} min left")
 
     def _save(self, step: int) -> None:
         """Starts to save the state. Raises BadNumbersError where parameters are not finite."""
@@ -352,13 +359,13 @@ class Trainer:
                 self.health.note_held_out(step, overall(found, self.text.rows.rates, self.parts.curriculum.terms))
             bits = ", ".join(f"{source} {score.bits_per_byte:.3f}" for source, score in found.sources.items())
             if bits:
-                self._say(f"step {step}: bits per byte of held-out text: {bits}")
+                self._say(f"step {step}: bits per byte of a sample of held-out text: {bits}")
             right = ", ".join(
                 f"{term} {score.accuracy:.0%} (a guesser {score.guess_accuracy:.0%})"
                 for term, score in found.terms.items()
             )
             if right:
-                self._say(f"step {step}: right on held-out text: {right}")
+                self._say(f"step {step}: right on a sample of held-out text: {right}")
 
     def _placed(self, cooldown: int) -> jax.Array:
         return jax.device_put(np.int32(cooldown), self.parts.abstract.cooldown.sharding)
