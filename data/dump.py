@@ -104,9 +104,12 @@ def main(arguments: list[str]) -> int:
             sys.stdout.writelines(lines)
         else:
             new = dump.out.with_suffix(".new")
+            count = 0
             with new.open("w", encoding="utf-8") as file:
-                file.writelines(lines)
+                for count, line in enumerate(lines, start=1):
+                    file.write(line)
             new.rename(dump.out)
+            print(f"wrote {dump.out}: {count:,} lines", file=sys.stderr)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -46,6 +46,7 @@ def test_every_field_comes_as_json_has_it(dataset, tmp_path):
 def test_fields_are_chosen_renamed_and_reached_into(dataset, tmp_path, capsys):
     found = run(tmp_path, "tfds:quiz", "--split", "test", "--fields", "question", "answers=answers.text", "label=mood")
     assert found[0] == {"question": "who? 曹操", "answers": ["a", "b"], "label": "bad"}
+    assert capsys.readouterr().err.endswith(f": {len(found)} lines\n")
     assert dump.main(["tfds:quiz", "--split", "test", "--fields", "answers=answers.txt"]) == 2
     assert "no field 'answers.txt'; did you mean 'text'" in capsys.readouterr().err
 
