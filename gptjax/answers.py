@@ -6,21 +6,24 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
-ARTICLES = re.compile(r"\b(a|an|the)\b")
 # scripts that are written without spaces: a character counts as a word
 CHARACTER = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+ARTICLES = re.compile(rf"(?<![{CHARACTER}] )\b(a|an|the)\b")  # behind Chinese it is a letter, that of a vitamin for one
 PIECE = re.compile(f"[{CHARACTER}]|[^{CHARACTER}\\s]+")
 
 
 def normalised(text: str) -> str:
     """Small letters, without punctuation and English articles; wide forms of letters as narrow ones; single spaces.
 
+    Of nothing but articles the last stays. SQuAD's script drops it, and only ASCII punctuation; all else is as there.
+
     Source: Rajpurkar et al. 2016, arXiv:1606.05250, section 6.1 (SQuAD: punctuation and articles are ignored); Cui et
     al. 2019, arXiv:1810.07366 (CMRC: Chinese by characters, Chinese punctuation ignored).
     """
     text = unicodedata.normalize("NFKC", text).lower()
     text = "".join(character for character in text if not _is_punctuation(character))
-    return " ".join(ARTICLES.sub(" ", text).split())
+    found = text.split()
+    return " ".join(ARTICLES.sub(" ", " ".join(found)).split() or found[-1:])
 
 
 def _is_punctuation(character: str) -> bool:

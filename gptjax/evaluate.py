@@ -21,14 +21,16 @@ from gptjax.items import (
     TOKENS,
     Item,
     label_of,
+    listed,
     prompts,
     right_choice,
     texts_of,
+    word_of_label,
 )  # fmt: skip
 from gptjax.results import Result, mean_of, metric
 from gptjax.scoring import Progress, Reading, padded_length
 from gptjax.spelling import did_you_mean
-from gptjax.text_likelihood import loglikelihood, loglikelihood_rolling, perplexity
+from gptjax.text_likelihood import continuations, encoded_pairs, loglikelihood, loglikelihood_rolling, perplexity
 
 if TYPE_CHECKING:
     from gptjax.generate import LanguageModel
@@ -82,7 +84,9 @@ def _choose(
     """What the model makes of each item's choices."""
     shown = prompts(items, template)
     pairs = [(prompt, delimiter + one) for prompt, each in zip(shown, choices, strict=True) for one in each]
-    scores, found = iter(loglikelihood(model, pairs, **reading)), []
+    names = [f"item {item}, choice {number}" for item, each in enumerate(choices) for number in range(len(each))]
+    encoded = encoded_pairs(model, pairs, model.tokenizer.encode_batch, names.__getitem__)
+    scores, found = iter(continuations(model, encoded, **reading)), []
     for each in choices:
         log_probs, greedy = zip(*itertools.islice(scores, len(each)), strict=True)
         by_length = np.array(log_probs) / [max(1, len(one)) for one in each]
@@ -96,7 +100,7 @@ def _choose(
 def classify(
     model: "LanguageModel",
     items: Iterable[Item],
-    labels: Mapping[str, str] | Sequence[str],
+    labels: Mapping[Any, str] | Sequence[Any],
     *,
     template: str = TEXT,
     delimiter: str = DELIMITER,
@@ -105,10 +109,11 @@ def classify(
 ) -> Result:
     """How often the word for an item's `label` is the most probable one behind its prompt.
 
-    `labels`: the words, or label -> word. `macro F1` is the mean over classes, those of the items and those that were
-    chosen. An item: log_probs (nats, of each word), chosen (a label), and its fields.
+    `labels`: the words, or label -> word; numbers count as they are written. `macro F1` is the mean over classes, those
+    of the items and those that were chosen. An item: log_probs (nats, of each word), chosen (a label), and its fields.
     """
-    words = dict(labels) if isinstance(labels, Mapping) else {label: label for label in labels}
+    pairs = labels.items() if isinstance(labels, Mapping) else [(label, label) for label in listed(labels, "labels")]
+    words = word_of_label(pairs)
     items = list(items)
     wanted = [label_of(item, number, list(words)) for number, item in enumerate(items)]
     found = _choose(model, items, template, delimiter, [list(words.values())] * len(items), **reading)
@@ -181,11 +186,11 @@ def answer(
     SQuAD's, on characters for Chinese. A prompt that leaves no room for so many tokens loses its beginning.
     An item: said, exact_match, f1, and its fields.
     """
-    items = list(items)
+    items, stop = list(items), tuple(listed(stop, "stop"))
     wanted = [texts_of(item, number, "answers") for number, item in enumerate(items)]
     first = [model.tokenizer.bos] if model.habits.begins_with_bos else []
     encoded = [first + ids for ids in model.tokenizer.encode_batch(prompts(items, template))]
-    said = continued(model, encoded, tokens=tokens, stop=tuple(stop), progress=progress)
+    said = continued(model, encoded, tokens=tokens, stop=stop, progress=progress)
     rows = [
         {**item, "said": text.strip(), "exact_match": exact_match(text, each), "f1": f1(text, each)}
         for item, text, each in zip(items, said, wanted, strict=True)

@@ -9,10 +9,31 @@ import tyro
 from rich.console import Console
 
 import gptjax
-from gptjax.items import CONTEXT, DELIMITER, QUESTION, STOP, TEXT, TOKENS, prompts, read_items
+from gptjax.items import (
+    CONTEXT,
+    DELIMITER,
+    QUESTION,
+    STOP,
+    TEXT,
+    TOKENS,
+    prompts,
+    read_items,
+    unescaped,
+    word_of_label,
+)  # fmt: skip
+from gptjax.results import place_for
 from gptjax.verb import Verb
 
 Task = Literal["perplexity", "choices", "classes", "answers"]
+USERS = {  # of the options that not every task has
+    "view": ("perplexity",),
+    "delimiter": ("choices", "classes"),
+    "labels": ("classes",),
+    "head": ("classes",),
+    "tokens": ("answers",),
+    "stop": ("answers",),
+    "batch_tokens": ("perplexity", "choices", "classes"),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,9 +68,9 @@ class Evaluate(Verb):
     template: str | None = None
     """An item's prompt, with its fields in braces; \\n is a line break. None = {text}, {context} or {question}."""
     delimiter: str = DELIMITER
-    """Choices, classes: what stands between prompt and choice; "" for scripts without spaces."""
+    """Choices, classes: what stands between prompt and choice; "" for scripts without spaces, \\n is a line break."""
     labels: tuple[str, ...] = ()
-    """Classes: the words to choose from. A label and its word, if they differ: sports=football."""
+    """Classes: the words to choose from. A label and its word, if they differ: sports=football; \\n as above."""
     head: str | None = None
     """Classes: the class head that decides, instead of words."""
     tokens: int = TOKENS
@@ -76,10 +97,13 @@ class Evaluate(Verb):
             raise ValueError(
                 "classes need either --labels, the words to choose from, or --head, one of the model's own"
             )
-        if self.task != "classes" and (self.labels or self.head is not None):
-            raise ValueError(f"labels and head are for the task classes, not for {self.task}")
-        if self.view != "causal" and self.task != "perplexity":
-            raise ValueError(f"view={self.view!r} is for perplexity; {self.task} are judged from left to right")
+        for field in dataclasses.fields(self):
+            users = USERS.get(field.name)
+            if users and self.task not in users and getattr(self, field.name) != field.default:
+                option = f"--{field.name.replace('_', '-')}"
+                raise ValueError(f"{option} is for {' and '.join(users)}, not for {self.task}")
+        if self.head is not None and self.delimiter != DELIMITER:
+            raise ValueError("--delimiter stands before a word, not for classes with --head")
         for name in ("most", "batch_tokens", "tokens"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1")
@@ -88,14 +112,21 @@ class Evaluate(Verb):
         items = list(itertools.islice(read_items(self.files), self.most))
         if not items:
             raise ValueError(f"{self.files[0]}: there are no items to evaluate")
+        words = words_of(self.labels)
+        if self.out is not None:
+            place_for(self.out)
         model = gptjax.load(self.directory, self.step, weights=self.weights, dtype=self.dtype)
 
         from gptjax import evaluate
         from gptjax.progress import bar
 
         default = {"perplexity": TEXT, "choices": CONTEXT, "classes": TEXT, "answers": QUESTION}[self.task]
-        template = default if self.template is None else self.template.replace("\\n", "\n")
-        choosing: Any = {"template": template, "delimiter": self.delimiter, "batch_tokens": self.batch_tokens}
+        template = default if self.template is None else unescaped(self.template)
+        choosing: Any = {
+            "template": template,
+            "delimiter": unescaped(self.delimiter),
+            "batch_tokens": self.batch_tokens,
+        }
         with bar(self.task) as progress:
             match self.task:
                 case "perplexity":
@@ -110,9 +141,9 @@ class Evaluate(Verb):
                         model, items, self.head, template=template, batch_tokens=self.batch_tokens, progress=progress
                     )
                 case "classes":
-                    found = evaluate.classify(model, items, words_of(self.labels), progress=progress, **choosing)
+                    found = evaluate.classify(model, items, words, progress=progress, **choosing)
                 case "answers":
-                    stop = tuple(text.replace("\\n", "\n") for text in self.stop)
+                    stop = tuple(map(unescaped, self.stop))
                     found = evaluate.answer(
                         model, items, template=template, tokens=self.tokens, stop=stop, progress=progress
                     )
@@ -123,4 +154,5 @@ class Evaluate(Verb):
 
 def words_of(labels: Sequence[str]) -> dict[str, str]:
     """Label -> word, of "label=word" or of words that are labels."""
-    return {label: word or label for label, _, word in (text.partition("=") for text in labels)}
+    split = [text.partition("=") for text in labels]
+    return word_of_label((label, unescaped(word or label)) for label, _, word in split)

@@ -157,17 +157,19 @@ class LanguageModel:
     ) -> Generator[str, None, Sample]:
         ids: list[int] = []
         log_probs: list[float] = []
+        # special tokens are no text, so a stop string that names one is looked for among the ids
+        stops = {id for id in self.tokenizer.special_ids if self.tokenizer.token(id) in stop}
 
-        def until_eos() -> Iterator[int]:
+        def until_end() -> Iterator[int]:
             for id, log_prob in drawn:
                 ids.append(id)
                 log_probs.append(log_prob)
-                if id in self.habits.ends:
+                if id in self.habits.ends or id in stops:
                     return
                 yield id
 
         text, said = "", 0
-        for piece in stream_text(self.tokenizer, until_eos()):
+        for piece in stream_text(self.tokenizer, until_end()):
             text += piece
             sure, stopped = certain(text, said, stop)
             if sure > said:
@@ -177,7 +179,8 @@ class LanguageModel:
                 return Sample(text[:sure], tuple(ids), tuple(log_probs), "stop")
         if said < len(text):
             yield text[said:]
-        return Sample(text, tuple(ids), tuple(log_probs), "eos" if ids[-1] in self.habits.ends else otherwise)
+        ended = "eos" if ids[-1] in self.habits.ends else "stop" if ids[-1] in stops else otherwise
+        return Sample(text, tuple(ids), tuple(log_probs), ended)
 
     def _columns(
         self, encoded: Sequence[Sequence[int]], samples: int, prefix: bool, sampling: Sampling, bias_V: np.ndarray

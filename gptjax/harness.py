@@ -7,50 +7,63 @@ Needs the extra `eval`; nothing else of gptjax imports lm_eval.
 Source: lm_eval 0.4.13, lm_eval/api/model.py, class LM.
 """
 
+import hashlib
+import re
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from os import PathLike
+from typing import Any
 
 import gptjax
 from gptjax.chat import LINES
 from gptjax.evaluate import continued
+from gptjax.generate import LanguageModel
 from gptjax.progress import bar
 from gptjax.text_likelihood import continuations, encoded_pairs, rolling
-
-if TYPE_CHECKING:
-    from gptjax.generate import LanguageModel
 
 TOKENS = 256  # of an answer, where a task does not say
 # the first that is given counts
 LENGTH_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 PASSED_ON = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")  # settings of ours, if they sample
+OFF = {
+    "top_k": lambda k: k <= 0,
+    "top_p": lambda p: p >= 1,
+    "min_p": lambda p: p <= 0,
+}  # in lm_eval's tasks
+# A noncharacter on either side of what a chat template wrote. lm_eval carries it along, in its cache of requests too,
+# so that the text itself says how it is to be read.
+MARK = "\ufdd1"
+RENDERED = re.compile(f"{MARK}(.*?){MARK}(.*)", re.DOTALL)
 
 
 class Adapter:
     """What lm_eval asks of a model. `lm` joins it with lm_eval's base class.
 
     `pretrained`: what gptjax.load takes, or a model that is loaded already; `step`, `weights` and `dtype` go with it.
-    `batch_tokens`: see gptjax.scoring.score. lm_eval's own `batch_size`, `max_batch_size` and `device` change nothing:
+    `batch_tokens`: see gptjax.scoring.score. `seed`: of sampled answers, where a task gives none; the n-th time that a
+    request comes, it is n more. lm_eval's own `batch_size`, `max_batch_size` and `device` change nothing:
     scores do not depend on batches, and JAX chooses the device (JAX_PLATFORMS).
     """
 
     def __init__(
         self,
-        pretrained: "str | LanguageModel",
+        pretrained: str | int | PathLike[str] | LanguageModel,  # lm_eval makes a number of a name of digits
         *,
         step: int | None = None,
         weights: Any = "trained",
         dtype: str = "float32",
         batch_tokens: int | None = None,
+        seed: int = 0,
         batch_size: Any = None,
         max_batch_size: Any = None,
         device: Any = None,
     ):
         super().__init__()
-        named = isinstance(pretrained, str)
-        self.model: Any = gptjax.load(pretrained, step, weights=weights, dtype=dtype) if named else pretrained
-        self._batch_tokens = batch_tokens
-        self._spelt = False  # whether special tokens are spelt out in texts, as a chat template does
+        if not isinstance(pretrained, LanguageModel):
+            pretrained = gptjax.load(str(pretrained), step, weights=weights, dtype=dtype)
+        self.model = pretrained
+        self._batch_tokens, self._seed = batch_tokens, seed
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         pairs = encoded_pairs(self.model, [request.args for request in requests], self._encode)
@@ -68,13 +81,17 @@ class Adapter:
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         first = [self.model.tokenizer.bos] if self.model.habits.begins_with_bos else []
         prompts = [first + ids for ids in self._encode([request.args[0] for request in requests])]
-        alike: dict[str, list[int]] = {}
+        alike: dict[tuple[str, int], list[int]] = {}
+        came: Counter[tuple[str, str]] = Counter()
         for number, request in enumerate(requests):
-            alike.setdefault(repr(request.args[1]), []).append(number)
+            same = request.args[0], repr(request.args[1])
+            alike.setdefault((same[1], came[same]), []).append(number)
+            came[same] += 1
         said = [""] * len(requests)
         with bar("answering") as progress:
-            for numbers in alike.values():
+            for (_, time), numbers in alike.items():
                 settings = settings_of(requests[numbers[0]].args[1])
+                settings["seed"] = (settings.get("seed", self._seed) + time) % 2**32
                 texts = continued(self.model, [prompts[n] for n in numbers], progress=progress, **settings)
                 for number, text in zip(numbers, texts, strict=True):
                     said[number] = text
@@ -83,34 +100,65 @@ class Adapter:
     @property
     def tokenizer_name(self) -> str:
         """Part of the names of files in which lm_eval keeps requests; another tokenizer or template, another name."""
-        return f"gptjax-{self.model.tokenizer.fingerprint[:16]}"
+        rules = self.model.tokenizer.fingerprint + self._template
+        return f"gptjax-{hashlib.sha256(rules.encode()).hexdigest()[:16]}"
+
+    @property
+    def _template(self) -> str:
+        return self.model.habits.chat_template or LINES
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """The model's template, for the record; there is one, so that a name chooses nothing."""
-        return (self.model.habits.chat_template or LINES) if chat_template else None
+        return self._template if chat_template else None
 
     def apply_chat_template(self, chat_history: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
-        """The conversation as text, up to where the assistant speaks; special tokens typed in it stay plain text."""
+        """The conversation as text, up to where the assistant speaks; special tokens typed in it stay plain text.
+
+        Without `add_generation_prompt` the last message is the beginning of what it says. A system message goes before
+        the first turn where the template refuses it. What the template wrote is between two MARKs, but for white space
+        at its end, which counts to what follows, as in any context.
+        """
+        begun = ""
+        if not add_generation_prompt:
+            *chat_history, last = chat_history
+            if last["role"] != "assistant":
+                raise ValueError(f"gen_prefix: the last message is of the {last['role']}, not of the assistant")
+            begun = last["content"]
+        shielded = self.model.tokenizer.shielded
+        messages = [
+            {**one, "content": shielded(one["content"], self._template).replace(MARK, "")} for one in chat_history
+        ]
+        try:
+            text = self._render(messages)
+        except ValueError:
+            if [one["role"] for one in messages[:2]] != ["system", "user"]:
+                raise
+            system, first, *others = messages
+            text = self._render([{**first, "content": f"{system['content']}\n\n{first['content']}"}, *others])
+        written = text.rstrip()
+        return f"{MARK}{written}{MARK}{text[len(written) :]}{begun}"
+
+    def _render(self, messages: Sequence[Mapping[str, str]]) -> str:
         from gptjax.template import render
 
-        if not add_generation_prompt:
-            raise ValueError("gen_prefix: an answer that is begun for the model is not supported with a chat template")
-        tokenizer, self._spelt = self.model.tokenizer, True
-        messages = [{**message, "content": tokenizer.shielded(message["content"])} for message in chat_history]
-        return render(self.model.habits.chat_template or LINES, messages, self.model.habits.names)
+        return render(self._template, messages, self.model.habits.names)
 
     def get_model_info(self) -> dict[str, Any]:
         """What lm_eval writes into its results."""
         return {"model_num_parameters": self.model.config.parameters, "model_step": self.model.step}
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Without the BOS that texts begin with anyway."""
-        tokenizer = self.model.tokenizer
-        if not self._spelt:
+        """Without the BOS that texts begin with anyway. Names of special tokens are these only where a template wrote
+        them: not in a text without MARKs, nor behind the second, where choices and beginnings of answers are."""
+        tokenizer, rendered = self.model.tokenizer, [RENDERED.fullmatch(text) for text in texts]
+        if not any(rendered):
             return tokenizer.encode_batch(texts)
-        found = [tokenizer.encode_spelt(text) for text in texts]
-        drop = self.model.habits.begins_with_bos
-        return [ids[1:] if drop and ids[:1] == [tokenizer.bos] else ids for ids in found]
+        found = []
+        for text, parts in zip(texts, rendered, strict=True):
+            ids = tokenizer.encode_spelt(parts[1] + tokenizer.shielded(parts[2])) if parts else tokenizer.encode(text)
+            drop = parts and self.model.habits.begins_with_bos and ids[:1] == [tokenizer.bos]
+            found.append(ids[1:] if drop else ids)
+        return found
 
     def _remembered(self, kind: str, requests: Sequence[Any], answers: list[Any]) -> list[Any]:
         """The answers, which lm_eval's cache has been told."""
@@ -121,15 +169,24 @@ class Adapter:
 
 
 def settings_of(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of ours for lm_eval's generation arguments. Raises ValueError for one that we do not have."""
+    """Settings of ours for lm_eval's generation arguments. Nothing is drawn, and nothing left out, unless they say so.
+
+    Raises ValueError for one that we do not have.
+    """
     left = dict(asked)
     until = left.pop("until", None) or ()
     stop = (until,) if isinstance(until, str) else tuple(until)
     lengths = [length for name in LENGTH_NAMES if (length := left.pop(name, None)) is not None]
     sample = left.pop("do_sample", None)
-    settings = {name: left.pop(name) for name in PASSED_ON if name in left}
-    if sample is False or (sample is None and not settings.get("temperature")):
+    settings = {"temperature": 1 if sample else 0, "top_p": None}
+    settings |= {name: value for name in PASSED_ON if (value := left.pop(name, None)) is not None}
+    for name, off in OFF.items():
+        if settings.get(name) is not None and off(settings[name]):
+            settings[name] = None
+    if sample is False or settings["temperature"] == 0:
         settings = {"temperature": 0}
+    if left.get("num_beams") == 1:  # no search
+        del left["num_beams"]
     if left:
         raise ValueError(
             f"generation argument {next(iter(left))!r} is not known; known are until, do_sample, {LENGTH_NAMES[0]}, "

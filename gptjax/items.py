@@ -4,7 +4,8 @@ What is wrong with an item is a ValueError that gives its number, from 0, or its
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import numbers
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +21,45 @@ STOP = ("\n",)  # what ends an answer
 def read_items(files: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The lines of .jsonl files, empty ones left out; any other file is one item, {"text": all of it}."""
     for path in map(Path, files):
+        if path.suffix.lower() == ".json":
+            raise ValueError(f"{path}: one object a line is read, from a .jsonl file; `jq -c '.[]'` makes it of a list")
         try:
             if path.suffix.lower() == ".jsonl":
                 yield from _lines(path)
             else:
-                yield {"text": path.read_text(encoding="utf-8")}
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{path}: byte {error.start + 1} is not UTF-8; convert the file, with iconv for one"
-            ) from None
+                yield {"text": _decoded(path.read_bytes(), path)}
+        except OSError as error:
+            raise ValueError(f"{path}: {error.strerror}; give a .txt or .jsonl file that can be read") from None
+
+
+def _decoded(content: bytes, path: Path, line: int = 1) -> str:
+    """The text of bytes that begin at a line of a file, without a byte order mark."""
+    try:
+        return content.decode("utf-8-sig" if line == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        before = error.object[: error.start]
+        raise ValueError(
+            f"{path}:{line + before.count(b'\n')}: byte {error.start - before.rfind(b'\n')} is not UTF-8; convert the "
+            "file, with iconv for one"
+        ) from None
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
+    with path.open("rb") as file:
+        for number, content in enumerate(file, start=1):
+            line = _decoded(content, path, number)
             if not line.strip():
                 continue
             try:
-                item = json.loads(line)
+                item = json.loads(line, parse_constant=_no_number)
+                if "\\ud" in line.lower():
+                    json.dumps(item, ensure_ascii=False).encode()
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}:{number}: not JSON: {error.msg} at character {error.pos + 1}") from None
+            except UnicodeEncodeError:
+                raise ValueError(f"{path}:{number}: half of a surrogate pair, \\ud...; write both or neither") from None
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{path}:{number}: not JSON: {error}") from None
             if not isinstance(item, dict):
                 raise ValueError(
                     f'{path}:{number}: a {type(item).__name__}; a line is an object such as {{"text": "..."}}'
@@ -47,15 +67,39 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
             yield item
 
 
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON; write null")
+
+
+def listed[T](given: Iterable[T], name: str) -> list[T]:
+    """What several were asked for, as a list; one text is refused, whose characters nobody means."""
+    if isinstance(given, str):
+        raise ValueError(f"{name}={given[:40]!r}: is one text; give a list of them, such as [{given[:40]!r}]")
+    return list(given)
+
+
+class _Fields:
+    """Those of an item, for a template; one that is null has no text."""
+
+    def __init__(self, item: Item):
+        self._item = item
+
+    def __getitem__(self, name: str) -> Any:
+        if self._item[name] is None:
+            raise ValueError(f"{name} is null")
+        return self._item[name]
+
+
 def prompts(items: Sequence[Item], template: str) -> list[str]:
     """The template with the fields of each item put in."""
     found = []
     for number, item in enumerate(items):
         try:
-            found.append(template.format_map(item))
-        except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
+            found.append(template.format_map(_Fields(item)))
+        except (LookupError, ValueError, AttributeError, TypeError, OverflowError, MemoryError) as error:
             raise ValueError(
-                f"item {number}: the template {template!r} does not fit ({error}); the item has {sorted(item)}"
+                f"item {number}: the template {template!r} does not fit ({error or 'too long'}); "
+                f"the item has {sorted(item)}"
             ) from None
     return found
 
@@ -69,26 +113,45 @@ def field(item: Item, number: int, name: str) -> Any:
 def texts_of(item: Item, number: int, name: str) -> list[str]:
     """A field that lists at least one text."""
     texts = field(item, number, name)
-    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+    if not isinstance(texts, list | tuple) or not texts or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"item {number}: {name}={texts!r} must be a list of texts, at least one")
-    return texts
+    return list(texts)
 
 
 def right_choice(item: Item, number: int, choices: Sequence[str]) -> int:
     """The number of the choice that `answer` names, by number or as text."""
     answer = field(item, number, "answer")
-    if answer in choices:
+    if isinstance(answer, str) and answer in choices:
         return list(choices).index(answer)
-    if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices):
-        return answer
+    if isinstance(answer, numbers.Integral) and not isinstance(answer, bool) and int(answer) in range(len(choices)):
+        return int(answer)
     raise ValueError(
         f"item {number}: answer={answer!r} is none of its choices, nor a number from 0 to {len(choices) - 1}"
     )
 
 
-def label_of(item: Item, number: int, labels: Sequence[str]) -> int:
-    """The number of the label that the item has, a text or a whole number that is written like one."""
-    label = str(field(item, number, "label"))
-    if label not in labels:
-        raise ValueError(f"item {number}: its label {label!r} is none of {', '.join(map(repr, labels[:10]))}")
-    return list(labels).index(label)
+def label_of(item: Item, number: int, labels: Sequence[Any]) -> int:
+    """The number of the label that the item has; both are compared as they are written."""
+    label, known = field(item, number, "label"), [str(one) for one in labels]
+    if label is None:
+        raise ValueError(f"item {number}: its label is null; leave the item out, or give it one of {known[:10]}")
+    if str(label) not in known:
+        raise ValueError(f"item {number}: its label {str(label)!r} is none of {', '.join(map(repr, known[:10]))}")
+    return known.index(str(label))
+
+
+def word_of_label(pairs: Iterable[tuple[Any, Any]]) -> dict[str, str]:
+    """Label -> word, as they are written. Raises ValueError for a label that is empty or given twice."""
+    found: dict[str, str] = {}
+    for number, (label, word) in enumerate(pairs):
+        if not str(label):
+            raise ValueError(f"labels: label {number} is empty; give it a name")
+        if str(label) in found:
+            raise ValueError(f"labels: {str(label)!r} is given twice; each label has one word")
+        found[str(label)] = str(word)
+    return found
+
+
+def unescaped(text: str) -> str:
+    """A setting typed in a shell, in which \\n is a line break."""
+    return text.replace("\\n", "\n")

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ class Metric:
     """A figure, and where it would lie in 95 of 100 evaluations with other items of the same kind."""
 
     value: float
-    low: float | None  # None = there is only one item
+    low: float | None  # None = there is only one item, or a draw was no number
     high: float | None
 
 
@@ -39,6 +41,8 @@ def metric(figure: Callable[[np.ndarray], float], items: int, seed: int = 0) -> 
         return Metric(value=value, low=None, high=None)
     chance = np.random.default_rng(seed)
     drawn = [figure(chance.integers(0, items, items)) for _ in range(RESAMPLES)]
+    if not np.isfinite(drawn).all():
+        return Metric(value=value, low=None, high=None)
     low, high = np.percentile(drawn, INTERVAL)
     return Metric(value=value, low=float(low), high=float(high))
 
@@ -75,9 +79,53 @@ class Result:
         return table
 
     def write(self, folder: str | os.PathLike[str]) -> None:
-        """Writes `result.json`, the summary, and `items.jsonl`, a line an item; replaces those of an earlier time."""
-        folder = Path(folder)
+        """Writes `result.json`, the summary, and `items.jsonl`, a line an item; replaces those of an earlier time.
+
+        Each is written aside and then renamed. What is no finite number is null. Raises ValueError as `place_for`.
+        """
+        folder = place_for(folder)
+        lines = (_json(dict(item)) + "\n" for item in self.items)
+        _replace(folder / "items.jsonl", lines)
+        _replace(folder / "result.json", [_json(self.summary(), indent=1) + "\n"])
+
+
+def place_for(folder: str | os.PathLike[str]) -> Path:
+    """The folder for a result, made if need be. Raises ValueError where it is none, or nothing can be written in it."""
+    folder = Path(folder)
+    if folder.is_file():
+        raise ValueError(f"{folder}: is a file; give a folder for the results")
+    try:
         folder.mkdir(parents=True, exist_ok=True)
-        lines = (json.dumps(dict(item), ensure_ascii=False) + "\n" for item in self.items)
-        (folder / "items.jsonl").write_text("".join(lines), encoding="utf-8")
-        (folder / "result.json").write_text(json.dumps(self.summary(), indent=1) + "\n", encoding="utf-8")
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise ValueError(f"{folder}: {error.strerror}; give another folder for the results") from None
+
+
+def _replace(path: Path, parts: Iterable[str]) -> None:
+    aside = path.with_name(f"{path.name}.unfinished")
+    try:
+        with aside.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(parts)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _json(value: Any, **options: Any) -> str:
+    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, **options)
+
+
+def _plain(value: Any) -> Any:
+    """With Python's numbers for those of NumPy, and null for those that JSON does not know."""
+    match value:
+        case dict():
+            return {name: _plain(one) for name, one in value.items()}
+        case list() | tuple():
+            return [_plain(one) for one in value]
+        case np.generic() | np.ndarray():
+            return _plain(value.tolist())
+        case float() if not math.isfinite(value):
+            return None
+        case _:
+            return value

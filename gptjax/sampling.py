@@ -23,7 +23,7 @@ class Sampling:
     logit_bias: Mapping[int | str, float | int] = dataclasses.field(default_factory=dict)
     """What is added to a token's score, in nats: " the" -5, or -inf for never. A whole number is a token's id."""
     stop: tuple[str, ...] = ()
-    """End before the first of these strings."""
+    """End before the first of these strings. The name of a special token stands for that token."""
     seed: int = 0
     """The same seed gives the same text, another seed another text."""
 

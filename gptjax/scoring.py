@@ -6,7 +6,7 @@ Axes: B batch  T position  Q tokens that a row asks about  q those of one piece 
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,11 @@ class Scores(NamedTuple):
 
     log_probs: np.ndarray  # f32: nats
     likeliest: np.ndarray  # i32: the id that would be the most probable there
+
+
+def check_view(view: str) -> None:
+    if view not in get_args(View):
+        raise ValueError(f"view={view!r}: must be {' or '.join(map(repr, get_args(View)))}")
 
 
 def score(
@@ -245,6 +250,7 @@ def log_probs(
             raise ValueError(
                 f"text {number} has {len(ids)} tokens; from 2 to the context of {model.config.T} can be read"
             )
+    check_view(view)
     if view == "causal":
         rows = [[continuation_row(ids[:1], ids[1:], model.config.T)] for ids in texts]
     else:

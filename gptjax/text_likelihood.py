@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 import numpy as np
 
+from gptjax.items import listed
 from gptjax.results import Result, metric
-from gptjax.scoring import Reading, View, continuation_row, hidden_rows, rolling_rows
+from gptjax.scoring import Reading, View, check_view, continuation_row, hidden_rows, rolling_rows
 
 if TYPE_CHECKING:
     from gptjax.generate import LanguageModel
@@ -29,33 +30,50 @@ def loglikelihood(
     Both are encoded together, and the tokens behind those of the context alone are scored; spaces at the context's end
     count to the continuation. An empty context is a BOS. Where both exceed the model's context by more than the last
     token, which is not read, the beginning is cut off. `reading`: batch_tokens and progress, as in
-    gptjax.scoring.score. These are the rules of lm_eval.
+    gptjax.scoring.score. These are the rules of lm_eval. One is added: where no token lies behind ("mis", "take"), the
+    context gives tokens back until one of both together does.
 
-    Raises ValueError that names a continuation without tokens of its own, or that alone exceeds the context.
+    Raises ValueError that names a continuation that is empty, or that alone exceeds the context.
     """
     return continuations(model, encoded_pairs(model, pairs, model.tokenizer.encode_batch), **reading)
 
 
 def encoded_pairs(
-    model: "LanguageModel", pairs: Iterable[tuple[str, str]], encode: Callable[[Sequence[str]], list[list[int]]]
+    model: "LanguageModel",
+    pairs: Iterable[Sequence[str]],
+    encode: Callable[[Sequence[str]], list[list[int]]],
+    name: Callable[[int], str] = "pair {}".format,
 ) -> list[tuple[list[int], list[int]]]:
-    """(ids of the context, ids of the continuation) of every pair; `encode` adds no BOS."""
+    """(ids of the context, ids of the continuation) of every pair; `encode` adds no BOS, `name` is for errors."""
     split = []
-    for context, continuation in pairs:
+    for number, pair in enumerate(listed(pairs, "pairs")):
+        if isinstance(pair, str) or len(pair) != 2:
+            raise ValueError(f"{name(number)}: {pair!r} is no (context, continuation)")
+        context, continuation = pair
         kept = context.rstrip()
         split.append((kept, context[len(kept) :] + continuation))
     first = [model.tokenizer.bos] if model.habits.begins_with_bos else []
     found = []
     wholes = encode([context + continuation for context, continuation in split])
     for number, (before, whole) in enumerate(zip(encode([context for context, _ in split]), wholes, strict=True)):
+        if not split[number][1] or not whole:
+            raise ValueError(f"{name(number)}: the continuation is empty; there is nothing to score")
+        if len(whole) <= len(before):
+            before = before[: min(_common(before, whole), len(whole) - 1)]
         after = whole[len(before) :]
-        if not 1 <= len(after) <= model.config.T:
+        if len(after) > model.config.T:
             raise ValueError(
-                f"pair {number}: the continuation {split[number][1][:40]!r} has {len(after)} tokens behind the "
-                f"context's {len(before)}; from 1 to {model.config.T} can be scored: let the context end with a word"
+                f"{name(number)}: the continuation {split[number][1][:40]!r} has {len(after)} tokens behind the "
+                f"context's {len(before)}; from 1 to {model.config.T} can be scored"
             )
         found.append((first + before or [model.tokenizer.bos], after))
     return found
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many ids at their beginning are the same."""
+    differ = (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(differ, min(len(one), len(other)))
 
 
 def continuations(
@@ -75,7 +93,7 @@ def loglikelihood_rolling(model: "LanguageModel", texts: Iterable[str], **readin
 
     The first window begins with BOS; the texts do not see each other. The rules are those of lm_eval.
     """
-    return rolling(model, model.tokenizer.encode_batch(list(texts)), **reading)
+    return rolling(model, model.tokenizer.encode_batch(listed(texts, "texts")), **reading)
 
 
 def rolling(model: "LanguageModel", texts: Sequence[Sequence[int]], **reading: Unpack[Reading]) -> list[float]:
@@ -95,7 +113,8 @@ def perplexity(
     Empty texts are left out. An item: text (its number, from 0), tokens, bytes, log_prob (nats). Intervals: see
     gptjax.results.metric, with `seed`.
     """
-    kept = [(number, text) for number, text in enumerate(texts) if text]
+    check_view(view)
+    kept = [(number, text) for number, text in enumerate(listed(texts, "texts")) if text]
     if not kept:
         raise ValueError("perplexity: there is no text to read")
     encoded = model.tokenizer.encode_batch([text for _, text in kept])
@@ -114,11 +133,12 @@ def perplexity(
 
     figures = {
         "nats a token": mean,
-        "perplexity": lambda drawn: math.exp(mean(drawn)),
+        "perplexity": lambda drawn: float(np.exp(mean(drawn))),
         "bits a byte": lambda drawn: mean(drawn, bytes_I) / math.log(2),
     }
     counts = {"texts": len(kept), "tokens": int(tokens_I.sum()), "bytes": int(bytes_I.sum())}
-    metrics = {name: metric(figure, len(items), seed) for name, figure in figures.items()}
+    with np.errstate(over="ignore"):  # a perplexity beyond all numbers is infinite
+        metrics = {name: metric(figure, len(items), seed) for name, figure in figures.items()}
     return Result(task=f"perplexity, {view}", counts=counts, metrics=metrics, items=items)
 
 

@@ -15,7 +15,11 @@ from gptjax.answers import exact_match, f1, words
         ("cat cat", ["cat dog"], 0, 1 / 2),  # a word counts as often as both have it
         ("London", ["Paris", "in London"], 0, 2 / 3),  # the best of those wanted
         ("", ["Paris"], 0, 0),
-        ("", ["the"], 1, 1),  # nothing is left of either
+        ("", ["..."], 1, 1),  # nothing is left of either
+        ("", ["A"], 0, 0),  # an article is no article where no other word is
+        ("the A.", ["A"], 1, 1),
+        ("维生素 A", ["维生素A"], 1, 1),  # nor behind Chinese
+        ("vitamin a", ["vitamin"], 1, 1),  # as SQuAD's script has it
         ("曹操", ["曹操。"], 1, 1),
         ("曹孟德", ["曹操"], 0, 2 / 5),  # one character of three and of two
         ("在1998年", ["1998年"], 0, 4 / 5),  # a number stays whole

@@ -139,6 +139,25 @@ def test_continuations_come_in_order_whatever_the_batches():
         continued(MODEL, prompts, tokens=64)
 
 
+def test_a_choice_that_cannot_be_scored_is_named_before_anything_is_read():
+    """By its item and its number."""
+    quiz = [QUIZ[0], QUIZ[0] | {"choices": ["a", "b", ""]}]
+    with pytest.raises(ValueError, match="item 1, choice 2: the continuation is empty"):
+        multiple_choice(MODEL, quiz, delimiter="", progress=pytest.fail)
+
+
+def test_labels_may_be_numbers_and_one_text_is_no_list_of_them():
+    """Of items and of the call alike; the same holds for what ends an answer."""
+    items = [{"text": "the quick", "label": 1}, {"text": "dog", "label": "0"}]
+    assert classify(MODEL, items, [0, 1]).items == classify(MODEL, items, ["0", "1"]).items
+    with pytest.raises(ValueError, match="labels='01': is one text"):
+        classify(MODEL, items, "01")
+    with pytest.raises(ValueError, match="labels: '0' is given twice"):
+        classify(MODEL, items, ["0", 0])
+    with pytest.raises(ValueError, match="stop='END': is one text"):
+        answer(MODEL, [{"question": "a", "answers": ["b"]}], stop="END")
+
+
 @pytest.mark.parametrize("task", [multiple_choice, answer, functools.partial(classify, labels=["a"])])
 def test_no_items_are_refused(task):
     with pytest.raises(ValueError, match="no items to evaluate"):

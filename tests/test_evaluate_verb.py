@@ -46,8 +46,8 @@ def run(folder, monkeypatch, *words):
             lambda: MODEL.perplexity(["hello there", "fox", "曹操"], view="both sides"),
         ),
         (
-            ["choices", "quiz.jsonl", "--template", "{context}:\\n", "--delimiter", ""],
-            lambda: multiple_choice(MODEL, LINES["quiz"], template="{context}:\n", delimiter=""),
+            ["choices", "quiz.jsonl", "--template", "{context}:\\n", "--delimiter", "\\n"],
+            lambda: multiple_choice(MODEL, LINES["quiz"], template="{context}:\n", delimiter="\n"),
         ),
         (
             ["classes", "moods.jsonl", "--labels", "good=brown", "bad"],
@@ -76,7 +76,13 @@ def test_the_command_finds_what_the_api_finds(folder, monkeypatch, capsys, words
         (["perplexity"], "files: give at least one"),
         (["classes", "a.jsonl"], "either --labels, the words to choose from, or --head"),
         (["classes", "a.jsonl", "--labels", "a", "--head", "b"], "either --labels"),
-        (["choices", "a.jsonl", "--labels", "a"], "labels and head are for the task classes, not for choices"),
+        (["choices", "a.jsonl", "--labels", "a"], "--labels is for classes, not for choices"),
+        (["perplexity", "a.txt", "--head", "a"], "--head is for classes, not for perplexity"),
+        (["answers", "a.jsonl", "--delimiter", ""], "--delimiter is for choices and classes, not for answers"),
+        (["classes", "a.jsonl", "--head", "b", "--delimiter", ""], "not for classes with --head"),
+        (["answers", "a.jsonl", "--batch-tokens", "8"], "--batch-tokens is for .*, not for answers"),
+        (["choices", "a.jsonl", "--tokens", "8"], "--tokens is for answers, not for choices"),
+        (["choices", "a.jsonl", "--stop", "x"], "--stop is for answers, not for choices"),
         (["choices", "a.jsonl", "--view", "both sides"], "is for perplexity"),
         (["perplexity", "a.txt", "--most", "0"], "most=0: must be at least 1"),
         (
@@ -101,3 +107,16 @@ def test_a_file_without_items_is_refused_in_one_line(folder, monkeypatch, capsys
 
 def test_labels_may_have_words_of_their_own():
     assert words_of(["good", "sports=foot ball", "a=b=c"]) == {"good": "good", "sports": "foot ball", "a": "b=c"}
+    assert words_of(["good=\\ngood"]) == {"good": "\ngood"}
+    for labels, said in ((["=x"], "label 0 is empty"), (["a", "a=b"], "'a' is given twice")):
+        with pytest.raises(ValueError, match=said):
+            words_of(labels)
+
+
+def test_where_results_cannot_be_written_is_told_before_the_model_is_loaded(folder, monkeypatch, capsys):
+    """There is no such model, and that is not what is told."""
+    quiz = str(folder / "quiz.jsonl")
+    monkeypatch.setattr(sys, "argv", ["gptjax", "evaluate", "nowhere", "choices", quiz, "--out", quiz])
+    with pytest.raises(SystemExit):
+        main()
+    assert "quiz.jsonl: is a file; give a folder" in capsys.readouterr().err

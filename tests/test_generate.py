@@ -278,6 +278,16 @@ def test_eos_ends_a_text():
     assert longer.text == "the fox jumps"
 
 
+def test_a_stop_string_that_names_a_special_token_ends_the_text_at_that_token():
+    """Which no text shows; without it, the text goes on; where it is the EOS as well, the text ends as ever."""
+    before, after = bpe().encode("the fox"), bpe().encode(" jumps")
+    model = reciter([*before, bpe().mask, *after, bpe().eos], bpe())
+    [[sample]] = model.generate("", temperature=0, stop=("never", "<|mask|>"))
+    assert (sample.text, sample.ended, sample.ids) == ("the fox", "stop", (*before, bpe().mask))
+    [[longer]] = model.generate("", temperature=0, stop=("never", "<|eos|>"))
+    assert (longer.text, longer.ended) == ("the fox jumps", "eos")
+
+
 @pytest.mark.parametrize("tokenizer", [bpe, characters])
 def test_a_stream_yields_whole_characters_and_the_batch_text(tokenizer):
     """Characters of several tokens arrive whole."""

@@ -8,6 +8,8 @@ import pytest
 
 from gptjax.chat import Chat
 from gptjax.evaluate import continued
+from gptjax.generate import LanguageModel
+from gptjax.habits import Habits
 from gptjax.harness import Adapter, settings_of
 from gptjax.sampling import Sampling
 from tests.tiny_run import random_model, write_run
@@ -69,7 +71,13 @@ def test_answers_come_in_order_each_with_its_own_settings():
         ({"do_sample": False, "temperature": 0.7}, {"stop": (), "tokens": 256, "temperature": 0}),
         (
             {"do_sample": True, "temperature": 0.7, "top_k": 4},
-            {"stop": (), "tokens": 256, "temperature": 0.7, "top_k": 4},
+            {"stop": (), "tokens": 256, "temperature": 0.7, "top_k": 4, "top_p": None},
+        ),
+        ({"do_sample": True}, {"stop": (), "tokens": 256, "temperature": 1, "top_p": None}),
+        ({"temperature": 0.5, "top_p": 0.9}, {"stop": (), "tokens": 256, "temperature": 0.5, "top_p": 0.9}),
+        (
+            {"temperature": 1, "top_k": -1, "top_p": 1.0, "min_p": 0, "num_beams": 1},
+            {"stop": (), "tokens": 256, "temperature": 1, "top_k": None, "top_p": None, "min_p": None},
         ),
     ],
 )
@@ -93,8 +101,91 @@ def test_a_conversation_is_read_as_the_chat_reads_it():
     assert MODEL.tokenizer.eos not in lm._encode([text])[0]
     assert lm.chat_template(True)
     assert lm.chat_template(False) is None
-    with pytest.raises(ValueError, match="gen_prefix"):
-        lm.apply_chat_template([], add_generation_prompt=False)
+
+
+USER = {"role": "user", "content": "hello"}
+TAGS = (
+    "{% for m in messages %}{{ bos_token + m['role'] }} {{ m['content'] + eos_token }}{% endfor %}"
+    "{{ bos_token }}{{ '\\n' }}"
+)
+
+
+def talking(template):
+    """The model, talking by a template."""
+    habits = Habits(ends=frozenset({MODEL.tokenizer.eos}), chat_template=template)
+    return Joined(LanguageModel(MODEL.config, MODEL.tokenizer, MODEL.params, habits=habits))
+
+
+def test_a_rendered_conversation_scores_the_same_by_an_adapter_that_has_rendered_nothing():
+    """As with requests that lm_eval has kept; with its special tokens read as text, it would score otherwise."""
+    lm = talking(TAGS)
+    text = lm.apply_chat_template([USER])
+    asked = requests((text, "fox"), ("the", " fox"))
+    found = lm.loglikelihood(asked)
+    assert talking(TAGS).loglikelihood(asked) == found
+    plain = text.replace("\ufdd1", "")
+    assert lm.loglikelihood(requests((plain, "fox")))[0] != found[0]
+
+
+def test_a_plain_evaluation_after_a_conversation_is_unchanged():
+    """Names of special tokens in it stay text."""
+    lm, typed = Joined(MODEL), ("the <|eos|>", " fox <|bos|>")
+    before = lm.loglikelihood(requests(typed))
+    lm.apply_chat_template([USER])
+    assert lm.loglikelihood(requests(typed)) == before
+
+
+def test_a_choice_that_is_named_like_a_special_token_stays_text():
+    """Behind a conversation, as does a beginning of the answer; white space at its end counts to the choice."""
+    lm, encode = talking(TAGS), MODEL.tokenizer.encode
+    bos, eos = MODEL.tokenizer.bos, MODEL.tokenizer.eos
+    begun = [USER, {"role": "assistant", "content": "so <|eos|>"}]
+    for messages, options, then in (([USER], {}, ""), (begun, {"add_generation_prompt": False}, "so <|eos|>")):
+        text = lm.apply_chat_template(messages, **options)
+        ids = [*encode("user hello"), eos, bos, *encode("\n" + then + " <|eos|>")]
+        assert lm._encode([text + " <|eos|>"]) == [ids]
+        [found] = lm.loglikelihood(requests((text, " <|eos|>")))
+        asked = MODEL.log_probs([[bos, *ids]])[0]
+        count = len(encode("\n <|eos|>" if not then else " <|eos|>"))
+        assert found[0] == pytest.approx(asked[-count:].sum(), abs=1e-3)
+
+
+def test_an_answer_that_is_begun_follows_where_the_assistant_speaks():
+    lm = Joined(MODEL)
+    text = lm.apply_chat_template([USER, {"role": "assistant", "content": "the"}], add_generation_prompt=False)
+    assert lm._encode([text]) == [MODEL.tokenizer.encode("A: hello\nB:the")]
+    with pytest.raises(ValueError, match="gen_prefix: the last message is of the user, not of the assistant"):
+        lm.apply_chat_template([USER], add_generation_prompt=False)
+
+
+def test_a_system_message_goes_before_the_first_turn_where_the_template_knows_none():
+    """Our lines do not; a template that knows it gets it; one that refuses the rest as well says so."""
+    system = {"role": "system", "content": "the lazy"}
+    lines, tags = Joined(MODEL), talking(TAGS)
+    joined = USER | {"content": "the lazy\n\nhello"}
+    assert lines.apply_chat_template([system, USER]) == lines.apply_chat_template([joined])
+    assert "system the lazy" in tags.apply_chat_template([system, USER])
+    with pytest.raises(ValueError, match="only the roles user and assistant"):
+        lines.apply_chat_template([system, USER | {"role": "critic"}])
+
+
+def test_another_tokenizer_or_template_has_another_name():
+    names = {lm.tokenizer_name for lm in (Joined(MODEL), talking(TAGS), talking(TAGS + "!"))}
+    assert len(names) == 3
+    assert Joined(MODEL).tokenizer_name in names
+
+
+def test_a_request_that_comes_twice_gets_two_samples():
+    """Each the same the next time; another seed, other samples; without sampling, equal ones."""
+    drawn = {"max_gen_toks": 8, "do_sample": True}
+    asked = requests(*[("the", drawn)] * 3, ("fox", drawn))
+    found = Joined(MODEL).generate_until(asked)
+    assert len(set(found)) == 4
+    assert Joined(MODEL).generate_until(asked) == found
+    other = Joined(MODEL, seed=9).generate_until(asked)
+    assert not {*other} & {*found}
+    assert Joined(MODEL).generate_until(requests(("the", drawn | {"seed": 9}))) == other[:1]
+    assert len(set(Joined(MODEL).generate_until(requests(*[("the", {"max_gen_toks": 8})] * 2)))) == 1
 
 
 def test_a_run_is_loaded_by_name_and_lm_evals_own_settings_change_nothing(tmp_path):
@@ -105,6 +196,15 @@ def test_a_run_is_loaded_by_name_and_lm_evals_own_settings_change_nothing(tmp_pa
     assert lm.loglikelihood(requests(pair)) == [tuple(MODEL.loglikelihood([pair])[0])]
     assert lm.get_model_info() == {"model_num_parameters": MODEL.config.parameters, "model_step": 10}
     assert lm.tokenizer_name == Joined(MODEL).tokenizer_name
+
+
+def test_a_run_may_be_named_by_a_path_or_by_digits(tmp_path, monkeypatch):
+    """lm_eval makes a number of a name of digits alone."""
+    write_run(tmp_path / "7", MODEL)
+    monkeypatch.chdir(tmp_path)
+    for name in (7, tmp_path / "7"):
+        assert Joined(name).model.step == 10
+    assert Joined(MODEL).model is MODEL
 
 
 def test_without_lm_eval_one_line_says_what_to_install():

@@ -2,12 +2,13 @@
 
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from gptjax.results import Metric, Result, mean_of, metric
+from gptjax.results import Metric, Result, mean_of, metric, place_for
 
 
 def test_an_interval_holds_its_figure_narrows_with_more_items_and_depends_on_the_seed_alone():
@@ -42,6 +43,51 @@ def test_files_hold_the_figures_and_a_line_an_item(tmp_path):
     written = json.loads((tmp_path / "deep" / "out" / "result.json").read_text())
     assert written == found.summary()
     assert written["metrics"]["accuracy"] == {"value": 0.5, "low": 0, "high": 1}
+
+
+def result(*items):
+    return Result(task="answers", counts={"items": len(items)}, metrics={"F1": mean_of([1])}, items=items)
+
+
+def test_what_is_no_number_is_written_as_null_and_numbers_of_numpy_as_ours(tmp_path):
+    """JSON knows neither NaN nor infinity."""
+    result({"a": np.float32(0.5), "b": np.int64(2), "c": [float("nan"), np.bool_(True)]}).write(tmp_path)
+    assert (tmp_path / "items.jsonl").read_text() == '{"a": 0.5, "b": 2, "c": [null, true]}\n'
+    found = metric(lambda drawn: float("inf"), 3)
+    assert found == Metric(value=float("inf"), low=None, high=None)
+    Result(task="a", counts={}, metrics={"perplexity": found}, items=[]).write(tmp_path)
+    assert json.loads((tmp_path / "result.json").read_text())["metrics"]["perplexity"]["value"] is None
+
+
+def test_results_that_cannot_be_written_leave_the_earlier_ones(tmp_path, monkeypatch):
+    """A file has its name only once it is whole, and nothing else is left."""
+    result({"a": 1}).write(tmp_path)
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        result({"a": 2}, {"a": object()}).write(tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+        patch.setattr(Path, "replace", full)
+        result({"a": 2}).write(tmp_path)
+    assert (tmp_path / "items.jsonl").read_text() == '{"a": 1}\n'
+    assert {path.name for path in tmp_path.iterdir()} == {"items.jsonl", "result.json"}
+
+
+def full(path, target):
+    assert path.read_text() == '{"a": 2}\n'
+    raise OSError("full")
+
+
+def test_a_folder_that_cannot_hold_results_is_refused(tmp_path):
+    """A file, behind a file, and where nothing may be written."""
+    (tmp_path / "file").write_text("")
+    for place, said in {
+        "file": "is a file; give a folder",
+        "file/deep": "Not a directory; give another folder",
+    }.items():
+        with pytest.raises(ValueError, match=said):
+            place_for(tmp_path / place)
+    with pytest.raises(ValueError, match=r"/proc/results: .*; give another folder"):
+        place_for("/proc/results")
+    assert place_for(tmp_path / "new" / "deep").is_dir()
 
 
 def test_the_table_names_counts_and_intervals():

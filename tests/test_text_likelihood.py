@@ -8,7 +8,7 @@ import pytest
 from gptjax.generate import LanguageModel
 from gptjax.habits import Habits
 from gptjax.scoring import Row
-from gptjax.text_likelihood import continuations
+from gptjax.text_likelihood import continuations, encoded_pairs
 from tests.tiny_run import TEXT, random_model
 
 MODEL = random_model()
@@ -78,13 +78,53 @@ def test_a_context_that_is_too_long_loses_its_beginning():
 @pytest.mark.parametrize(
     ("pair", "said"),
     [
-        (("hello", ""), "pair 1: the continuation '' has 0 tokens"),
+        (("hello", ""), "pair 1: the continuation is empty"),
         (("hello", TEXT * 9), "tokens behind the context's 3; from 1 to 64"),
     ],
 )
 def test_a_continuation_that_cannot_be_scored_is_named(pair, said):
     with pytest.raises(ValueError, match=said):
         MODEL.loglikelihood([("a", "b"), pair])
+
+
+def test_a_continuation_that_ends_the_last_token_of_its_context_is_scored_from_that_token_on():
+    """As many tokens together as the context has alone, and the last is another; also where it is the only one."""
+    before, whole = encode("the qui"), encode("the quick")
+    assert len(before) == len(whole)
+    assert before[:-1] == whole[:-1]
+    found, alone = MODEL.loglikelihood([("the qui", "ck"), ("qui", "ck")])
+    assert found.log_prob == pytest.approx(sum_behind([BOS, *whole], 1), abs=1e-4)
+    assert alone.log_prob == pytest.approx(sum_behind([BOS, *encode("quick")], 1), abs=1e-4)
+    [swallowed] = encoded_pairs(MODEL, [("a", "b")], lambda texts: [[7] if text == "a" else [8] for text in texts])
+    assert swallowed == ([BOS], [8])
+    [repeated] = encoded_pairs(MODEL, [("a", "b")], lambda texts: [[7, 8, 9] if text == "a" else [7] for text in texts])
+    assert repeated == ([BOS], [7])
+
+
+@pytest.mark.parametrize("ask", [MODEL.loglikelihood_rolling, MODEL.perplexity])
+def test_one_text_where_several_are_wanted_is_refused(ask):
+    with pytest.raises(ValueError, match="='hello': is one text; give a list of them"):
+        ask("hello")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        ("hello", "pairs='hello': is one text"),
+        (("hello", " there"), r"pair 0: 'hello' is no \(context, continuation\)"),
+        ([("a", "b"), ("a", "b", "c")], r"pair 1: \('a', 'b', 'c'\) is no"),
+    ],
+)
+def test_what_is_no_pair_is_refused(pairs, said):
+    with pytest.raises(ValueError, match=said):
+        encoded_pairs(MODEL, pairs, MODEL.tokenizer.encode_batch)
+
+
+def test_perplexity_beyond_all_numbers_is_infinite(monkeypatch):
+    monkeypatch.setattr("gptjax.text_likelihood.rolling", lambda *_, **__: [-1e6, -1e6])
+    found = MODEL.perplexity(["a", "b"])
+    assert found.metrics["perplexity"].value == float("inf")
+    assert found.metrics["nats a token"].value == 1e6
 
 
 def test_rolling_adds_up_windows_that_predict_each_token_once():
