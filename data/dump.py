@@ -104,10 +104,8 @@ def main(arguments: list[str]) -> int:
             sys.stdout.writelines(lines)
         else:
             new = dump.out.with_suffix(".new")
-            count = 0
             with new.open("w", encoding="utf-8") as file:
-                for count, line in enumerate(lines, start=1):
-                    file.write(line)
+                count = sum(1 for line in lines if file.write(line))
             new.rename(dump.out)
             print(f"wrote {dump.out}: {count:,} lines", file=sys.stderr)
     except (ValueError, OSError) as error:

@@ -1,5 +1,6 @@
 """What lm_eval may rely on, without lm_eval: its base class is stood in for. tests/four_ways.py has the real one."""
 
+import dataclasses
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -9,7 +10,6 @@ import pytest
 from gptjax.chat import Chat
 from gptjax.evaluate import continued
 from gptjax.generate import LanguageModel
-from gptjax.habits import Habits
 from gptjax.harness import Adapter, settings_of
 from gptjax.sampling import Sampling
 from tests.tiny_run import random_model, write_run
@@ -112,7 +112,7 @@ TAGS = (
 
 def talking(template):
     """The model, talking by a template."""
-    habits = Habits(ends=frozenset({MODEL.tokenizer.eos}), chat_template=template)
+    habits = dataclasses.replace(MODEL.habits, chat_template=template)
     return Joined(LanguageModel(MODEL.config, MODEL.tokenizer, MODEL.params, habits=habits))
 
 
