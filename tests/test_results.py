@@ -64,8 +64,8 @@ def test_results_that_cannot_be_written_leave_the_earlier_ones(tmp_path, monkeyp
     result({"a": 1}).write(tmp_path)
     with pytest.raises(TypeError, match="not JSON serializable"):
         result({"a": 2}, {"a": object()}).write(tmp_path)
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
-        patch.setattr(Path, "replace", full)
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="full"):
         result({"a": 2}).write(tmp_path)
     assert (tmp_path / "items.jsonl").read_text() == '{"a": 1}\n'
     assert {path.name for path in tmp_path.iterdir()} == {"items.jsonl", "result.json"}
