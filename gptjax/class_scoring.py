@@ -13,7 +13,7 @@ import numpy as np
 
 from gptjax.class_heads import class_logits, states_at
 from gptjax.model import Transformer
-from gptjax.scoring import Read, Reading, batches_of, padded, states
+from gptjax.scoring import NOT_NUMBERS, Read, Reading, batches_of, check_ids, padded, states
 
 
 def class_log_probs(
@@ -23,7 +23,10 @@ def class_log_probs(
 
     A text is read as data.tasks.classify builds it: BOS, tokens, EOS, all seen from both sides; its class is read at
     the EOS. `reading` and what the numbers depend on: see gptjax.scoring.score.
+
+    Raises ValueError for a text that is empty, beyond the context or the vocabulary, and where scores are no numbers.
     """
+    check_ids("text", texts, model.config)
     reads = [Read(ids) for ids in texts]
     for number, read in enumerate(reads):
         read.at, read.targets = [len(read.ids) - 1], [number]
@@ -33,6 +36,9 @@ def class_log_probs(
         number_B = [read.targets[0] for read, _ in batch.rows]
         log_prob_BC = np.asarray(_classes(model, params, *padded(batch), head=head))
         found_NC[number_B] = log_prob_BC[: len(number_B)]
+        if not np.isfinite(found_NC).all():
+            text = int(np.isfinite(found_NC).all(axis=1).argmin())
+            raise ValueError(f"the model's scores of text {text} {NOT_NUMBERS}")
         if progress := reading.get("progress"):
             progress(done, len(batches))
     return found_NC

@@ -28,7 +28,7 @@ from gptjax.items import (
     word_of_label,
 )  # fmt: skip
 from gptjax.results import Result, mean_of, metric
-from gptjax.scoring import Progress, Reading, padded_length
+from gptjax.scoring import LENGTHS, Progress, Reading, padded_length
 from gptjax.spelling import did_you_mean
 from gptjax.text_likelihood import continuations, encoded_pairs, loglikelihood, loglikelihood_rolling, perplexity
 
@@ -209,21 +209,24 @@ def continued(
     """What follows each prompt of ids, in order; `settings` as for `generate`, but the likeliest tokens by default.
 
     A prompt is cut from the left until it leaves room for `tokens`. Long prompts go first, so that memory that does not
-    suffice is noticed at once; the last batch is filled up with copies.
+    suffice is noticed at once. Caches have at most LENGTHS sizes, each of which compiles one program that reads and one
+    that continues; the last batch, of as many rows as the next power of two, another of each.
     """
     room = model.config.T - tokens
     if room < 1:
         raise ValueError(f"tokens={tokens}: leaves no room for a prompt in the context of {model.config.T}")
     shown = [list(ids[-room:]) or [model.tokenizer.bos] for ids in starts]
     order = sorted(range(len(shown)), key=lambda number: -len(shown[number]))
+    sizes = sorted({padded_length(len(ids) + tokens, model.config.T) for ids in shown})
     said, done = [""] * len(shown), 0
     while order:
-        slots = padded_length(len(shown[order[0]]) + tokens, model.config.T)
+        slots = max(sizes[-LENGTHS:][0], padded_length(len(shown[order[0]]) + tokens, model.config.T))
         B = max(1, min(MOST_PROMPTS, CACHE_SLOTS // slots))
         numbers, order = order[:B], order[B:]
         batch = [shown[number] for number in numbers]
-        filled = batch + [batch[-1]] * (B - len(batch))
-        samples = model.generate(filled, tokens=tokens, **{"temperature": 0, **settings})
+        rows = min(B, 1 << (len(batch) - 1).bit_length())
+        filled = batch + [batch[-1]] * (rows - len(batch))
+        samples = model.generate(filled, tokens=tokens, slots=slots, **{"temperature": 0, **settings})
         for number, [sample] in zip(numbers, samples, strict=False):
             said[number] = sample.text
         done += len(batch)

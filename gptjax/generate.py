@@ -66,13 +66,16 @@ class LanguageModel:
         self._model = Transformer(config, dtype=jnp.dtype(dtype))
 
     def generate(
-        self, prompts: Prompt | Sequence[Prompt], *, samples: int = 1, prefix: bool = False, **settings: Any
-    ) -> list[list[Sample]]:
+        self, prompts: Prompt | Sequence[Prompt], *, samples: int = 1, prefix: bool = False, slots: int | None = None,
+        **settings: Any,
+    ) -> list[list[Sample]]:  # fmt: skip
         """`samples` continuations of every prompt: result[prompt][sample].
 
         `settings` are the fields of gptjax.sampling.Sampling: tokens, temperature, top_k, top_p, min_p,
         repetition_penalty, logit_bias, stop, seed.
         `prefix`: the model was trained as a prefix-LM, and each prompt's tokens see each other both ways.
+        `slots`: tokens that there is room for in each row, prompt and text; None = as many as are needed, padded. Calls
+        that share them, `tokens` and the number of rows share their compiled programs, whatever the prompts.
         A text depends on its prompt, the settings and its number among the samples, not on the other prompts; equal
         prompts get equal texts. A prompt of text begins with BOS and EOS ends every text, or as `habits` say.
         Raises ValueError if a prompt does not fit the context or has a token id beyond the vocabulary, or if
@@ -80,7 +83,7 @@ class LanguageModel:
         """
         alone = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
         texts = [prompts] if alone else list(prompts)
-        rows = self._texts(texts, samples, prefix, Sampling(**settings))  # pyright: ignore[reportArgumentType]
+        rows = self._texts(texts, samples, prefix, Sampling(**settings), slots)  # pyright: ignore[reportArgumentType]
         return [[_whole(text) for text in texts_of_prompt] for texts_of_prompt in itertools.batched(rows, samples)]
 
     def stream(self, prompt: Prompt, *, prefix: bool = False, **settings: Any) -> Generator[str, None, Sample]:
@@ -95,7 +98,7 @@ class LanguageModel:
         with self.on_mesh():
             return log_probs(self._model, self.params, texts, view=view, mask=self.tokenizer.mask)
 
-    def score(self, rows: Sequence[Row], *, view: View = "causal", **reading: Unpack[Reading]) -> list[Scores]:
+    def score(self, rows: Iterable[Row], *, view: View = "causal", **reading: Unpack[Reading]) -> list[Scores]:
         """How probable the tokens are that rows of ids ask for: see gptjax.scoring.score."""
         with self.on_mesh():
             return score(self._model, self.params, rows, view=view, **reading)
@@ -134,7 +137,7 @@ class LanguageModel:
         return ids
 
     def _texts(
-        self, prompts: Sequence[Prompt], samples: int, prefix: bool, sampling: Sampling
+        self, prompts: Sequence[Prompt], samples: int, prefix: bool, sampling: Sampling, slots: int | None = None
     ) -> list[Generator[str, None, Sample]]:
         """A generator for each sample of each prompt. They share one batch, advanced as far as any of them asks."""
         if samples < 1:
@@ -142,8 +145,9 @@ class LanguageModel:
         if not prompts:
             return []
         encoded = [self.encode_prompt(prompt) for prompt in prompts]
-        bias_V = self._bias(sampling.logit_bias)
-        columns = itertools.tee(self._columns(encoded, samples, prefix, sampling, bias_V), len(prompts) * samples)
+        width, slots = shape(max(map(len, encoded)), sampling.tokens, slots, self.config.T)
+        rows = self._columns(encoded, samples, prefix, sampling, self._bias(sampling.logit_bias), width, slots)
+        columns = itertools.tee(rows, len(prompts) * samples)
         texts = []
         for row, column_B in enumerate(columns):
             room = self.config.T - len(encoded[row // samples]) + 1  # the last token is drawn, but needs no slot
@@ -183,23 +187,20 @@ class LanguageModel:
         return Sample(text, tuple(ids), tuple(log_probs), ended)
 
     def _columns(
-        self, encoded: Sequence[Sequence[int]], samples: int, prefix: bool, sampling: Sampling, bias_V: np.ndarray
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Token ids and log-probabilities [rows], step after step.
+        self, encoded: Sequence[Sequence[int]], samples: int, prefix: bool, sampling: Sampling, bias_V: np.ndarray,
+        width: int, slots: int,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # fmt: skip
+        """Token ids and log-probabilities [rows], step after step; prompts are padded to `width`.
 
         The next step is already under way while the caller looks at this one.
         """
         with self.on_mesh():
             padded = self._divisible(encoded)
             length_B = np.array([len(ids) for ids in padded], np.int32)
-            tokens_BT = np.full(
-                (len(padded), padded_length(max(map(len, padded)), self.config.T)), self.tokenizer.pad, np.int32
-            )
+            tokens_BT = np.full((len(padded), width), self.tokenizer.pad, np.int32)
             for row, ids in enumerate(padded):
                 tokens_BT[row, : len(ids)] = ids
             choice = self._choice(padded, samples, sampling, bias_V)
-            # every step reads the whole cache, so it is no longer than these texts can become
-            slots = padded_length(int(length_B.max()) + sampling.tokens, self.config.T)
             read = jax.device_put((tokens_BT, length_B, np.bool_(prefix)))
             state = prefill(self._model, self.params, *read, slots=slots)
             if samples > 1:
@@ -243,6 +244,19 @@ class LanguageModel:
     def on_mesh(self) -> Any:
         """A context in which arrays lie on the model's mesh."""
         return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
+
+
+def shape(longest: int, tokens: int, slots: int | None, T: int) -> tuple[int, int]:
+    """(tokens that prompts are padded to, slots of a row's cache), so that few are compiled.
+
+    Every step reads the whole cache, so it is no longer than the texts can become, unless so many slots are asked for.
+    """
+    need = min(longest + tokens, T)
+    if slots is None:
+        return padded_length(longest, T), padded_length(need, T)
+    if not need <= slots <= T:
+        raise ValueError(f"slots={slots}: must be from {need}, which are needed, to the context of {T}")
+    return padded_length(max(longest, slots - tokens), T), slots
 
 
 def certain(text: str, said: int, stop: Sequence[str]) -> tuple[int, bool]:

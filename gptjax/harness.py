@@ -26,11 +26,8 @@ TOKENS = 256  # of an answer, where a task does not say
 # the first that is given counts
 LENGTH_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 PASSED_ON = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")  # settings of ours, if they sample
-OFF = {
-    "top_k": lambda k: k <= 0,
-    "top_p": lambda p: p >= 1,
-    "min_p": lambda p: p <= 0,
-}  # in lm_eval's tasks
+# what turns a setting off in lm_eval's tasks; None does with us
+OFF = {"top_k": lambda k: k <= 0, "top_p": lambda p: p >= 1, "min_p": lambda p: p <= 0}
 # A noncharacter on either side of what a chat template wrote. lm_eval carries it along, in its cache of requests too,
 # so that the text itself says how it is to be read.
 MARK = "\ufdd1"
@@ -42,8 +39,8 @@ class Adapter:
 
     `pretrained`: what gptjax.load takes, or a model that is loaded already; `step`, `weights` and `dtype` go with it.
     `batch_tokens`: see gptjax.scoring.score. `seed`: of sampled answers, where a task gives none; the n-th time that a
-    request comes, it is n more. lm_eval's own `batch_size`, `max_batch_size` and `device` change nothing:
-    scores do not depend on batches, and JAX chooses the device (JAX_PLATFORMS).
+    request comes again, it is n more. lm_eval's own `batch_size`, `max_batch_size` and `device` change nothing: scores
+    do not depend on batches, and JAX chooses the device (JAX_PLATFORMS).
     """
 
     def __init__(
@@ -81,6 +78,7 @@ class Adapter:
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         first = [self.model.tokenizer.bos] if self.model.habits.begins_with_bos else []
         prompts = [first + ids for ids in self._encode([request.args[0] for request in requests])]
+        settings = [settings_of(request.args[1]) for request in requests]
         alike: dict[tuple[str, int], list[int]] = {}
         came: Counter[tuple[str, str]] = Counter()
         for number, request in enumerate(requests):
@@ -90,9 +88,9 @@ class Adapter:
         said = [""] * len(requests)
         with bar("answering") as progress:
             for (_, time), numbers in alike.items():
-                settings = settings_of(requests[numbers[0]].args[1])
-                settings["seed"] = (settings.get("seed", self._seed) + time) % 2**32
-                texts = continued(self.model, [prompts[n] for n in numbers], progress=progress, **settings)
+                how = {"seed": self._seed, **settings[numbers[0]]}
+                how["seed"] = (how["seed"] + time) % 2**32
+                texts = continued(self.model, [prompts[n] for n in numbers], progress=progress, **how)
                 for number, text in zip(numbers, texts, strict=True):
                     said[number] = text
         return self._remembered("generate_until", requests, said)
@@ -126,7 +124,7 @@ class Adapter:
             begun = last["content"]
         shielded = self.model.tokenizer.shielded
         messages = [
-            {**one, "content": shielded(one["content"], self._template).replace(MARK, "")} for one in chat_history
+            {**one, "content": shielded(one["content"].replace(MARK, ""), self._template)} for one in chat_history
         ]
         try:
             text = self._render(messages)

@@ -5,13 +5,14 @@ Axes: B batch  T position  Q tokens that a row asks about  q those of one piece 
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gptjax.config import ModelConfig
 from gptjax.likelihood import token_scores
 from gptjax.model import Transformer, head
 from gptjax.sharding import row_ways
@@ -21,6 +22,7 @@ Progress = Callable[[int, int], None]  # (done, of how many)
 SHORTEST = 16  # tokens that a row is padded to at least
 LENGTHS = 8  # padded lengths, and so compilations, that one call needs at most
 ASKED_AT_ONCE = 128  # tokens of a device whose scores over the whole vocabulary exist at once
+NOT_NUMBERS = "are not numbers; its weights are damaged, or too large for its dtype: try float32"
 
 
 class Reading(TypedDict, total=False):
@@ -53,7 +55,7 @@ def check_view(view: str) -> None:
 def score(
     model: Transformer,
     params: Any,
-    rows: Sequence[Row],
+    rows: Iterable[Row],
     *,
     view: View = "causal",
     batch_tokens: int | None = None,
@@ -62,18 +64,19 @@ def score(
     """The scores of every row, in order.
 
     `view`: a token sees those before it, or its whole row. `batch_tokens`: how many each device reads at once, padding
-    included, but at least one row; None = 512 on a CPU, 16,384 elsewhere.
+    included, but at least one row and at most ASKED_AT_ONCE; None = 512 on a CPU, 16,384 elsewhere.
 
     Rows are padded to powers of two, so that few lengths are compiled, and all batches of a length have equally many
     rows, the last one too. So scores depend on the row alone, to the last bit: not on the others, their order or their
     number. (Only where rows would need more than LENGTHS lengths do the shortest share one.) Other `batch_tokens`, and
     another mesh, move float32 scores by about 1e-5. Rows of equal ids are read once.
 
-    Raises ValueError for a row that is empty or beyond the context.
+    Raises ValueError for a row that is empty or beyond the context, that has an id beyond the vocabulary or asks about
+    a place that it has not; and where the model's scores are not numbers.
     """
-    for number, row in enumerate(rows):
-        if not 1 <= len(row.ids) <= model.config.T:
-            raise ValueError(f"row {number} has {len(row.ids)} tokens; this model reads from 1 to {model.config.T}")
+    rows = list(rows)
+    check_view(view)
+    check_rows(rows, model.config)
     reads: dict[bytes, Read] = {}
     places = []
     for row in rows:
@@ -84,9 +87,48 @@ def score(
     batches = batches_of(list(reads.values()), model.config.T, batch_tokens)
     for done, batch in enumerate(batches, start=1):
         _answer(model, params, batch, view)
+        if not all(np.isfinite(read.log_prob_N).all() for read, _ in batch.rows):
+            row = next(row for row, (read, place) in enumerate(places) if not np.isfinite(read.log_prob_N[place]).all())
+            raise ValueError(f"the model's scores of row {row} {NOT_NUMBERS}")
         if progress is not None:
             progress(done, len(batches))
     return [Scores(read.log_prob_N[place], read.likeliest_N[place]) for read, place in places]
+
+
+def check_ids(what: str, texts: Sequence[Sequence[int]], config: ModelConfig) -> None:
+    """Raises ValueError for one that is empty, beyond the context or holds an id beyond the vocabulary."""
+    for number, ids in enumerate(texts):
+        if not 1 <= len(ids) <= config.T:
+            raise ValueError(f"{what} {number} has {len(ids)} tokens; this model reads from 1 to {config.T}")
+    if (found := _outside(texts, config.vocabulary)) is not None:
+        number, id = found
+        raise ValueError(f"{what} {number}: token id {id}; this model's are from 0 to {config.vocabulary - 1}")
+
+
+def check_rows(rows: Sequence[Row], config: ModelConfig) -> None:
+    """Raises ValueError for a row that cannot be answered; quick, however many there are."""
+    check_ids("row", [row.ids for row in rows], config)
+    for number, row in enumerate(rows):
+        if len(row.at) != len(row.targets):
+            raise ValueError(f"row {number}: {len(row.targets)} targets for {len(row.at)} places; give one for each")
+    size_N = np.repeat(*np.array([(len(row.ids), len(row.at)) for row in rows], int).reshape(-1, 2).T)
+    if (found := _outside([row.at for row in rows], size_N)) is not None:
+        number, place = found
+        size = len(rows[number].ids)
+        raise ValueError(f"row {number}: place {place} is asked about; its {size} tokens are at 0 to {size - 1}")
+    if (found := _outside([row.targets for row in rows], config.vocabulary)) is not None:
+        number, id = found
+        raise ValueError(f"row {number}: target {id}; this model's token ids are from 0 to {config.vocabulary - 1}")
+
+
+def _outside(each: Sequence[Sequence[int]], limit: int | np.ndarray) -> tuple[int, int] | None:
+    """(its number, the value) of the first that holds one below 0, or not below the limit; N: all values, joined."""
+    value_N = np.fromiter(itertools.chain.from_iterable(each), np.int64)
+    bad_N = (value_N < 0) | (value_N >= limit)
+    if not bad_N.any():
+        return None
+    first = int(bad_N.argmax())
+    return int(np.searchsorted(np.cumsum([len(values) for values in each]), first, side="right")), int(value_N[first])
 
 
 class Read:
@@ -121,6 +163,8 @@ def batches_of(reads: Sequence[Read], longest: int, batch_tokens: int | None) ->
     as a batch takes as long as its most curious row."""
     if batch_tokens is None:  # on a CPU more are hardly faster, and a text that comes alone pays for all of them
         batch_tokens = 512 if jax.default_backend() == "cpu" else 16_384
+    if batch_tokens < 1:
+        raise ValueError(f"batch_tokens={batch_tokens}: must be at least 1")
     lengths = sorted({padded_length(len(read.ids), longest) for read in reads})
     shortest = min(lengths[-LENGTHS:], default=0)
     by_length: dict[int, list[Read]] = {}
@@ -128,8 +172,8 @@ def batches_of(reads: Sequence[Read], longest: int, batch_tokens: int | None) ->
         by_length.setdefault(max(shortest, padded_length(len(read.ids), longest)), []).append(read)
     batches = []
     for T, same in sorted(by_length.items(), reverse=True):
-        B = max(1, batch_tokens // T) * row_ways()
-        q = max(1, ASKED_AT_ONCE * row_ways() // B)
+        rows_of_device = min(ASKED_AT_ONCE, max(1, batch_tokens // T))
+        B, q = rows_of_device * row_ways(), ASKED_AT_ONCE // rows_of_device
         Q = -(-T // q) * q
         rows = [(read, first) for read in same for first in range(0, len(read.at), Q)]
         rows.sort(key=lambda row: row[1] - len(row[0].at))

@@ -1,6 +1,10 @@
 """Tasks: what is chosen, said and counted. Models are random, but for one that recites and one with a class head."""
 
 import functools
+import logging
+import random
+import re
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +18,7 @@ from gptjax.config import ModelConfig
 from gptjax.evaluate import answer, classify, classify_by_head, continued, multiple_choice
 from gptjax.generate import LanguageModel
 from gptjax.model import Transformer, init_params
+from gptjax.scoring import LENGTHS
 from tests.tiny_run import LLAMA, bpe, characters, random_model, reciter
 
 MODEL = random_model()
@@ -105,6 +110,9 @@ def test_classification_by_a_head_reads_it_at_the_end_of_the_whole_text():
         np.testing.assert_allclose(row["log_probs"], wanted, atol=1e-5)
         assert row["chosen"] == ("good", "bad", "so")[int(np.argmax(wanted))]
     assert found.counts == {"items": 3, "classes": 3}
+    for ids, said in (([], "text 1 has 0 tokens"), ([1] * 33, "text 1 has 33 tokens; .* from 1 to 32")):
+        with pytest.raises(ValueError, match=said):
+            model.class_log_probs([[1, 5], ids], 1)
     for head in ("moods", "pairs"):
         with pytest.raises(ValueError, match=f"head '{head}': this model has none"):
             classify_by_head(model, [{"text": "a", "label": "bad"}], head)
@@ -156,6 +164,42 @@ def test_labels_may_be_numbers_and_one_text_is_no_list_of_them():
         classify(MODEL, items, ["0", 0])
     with pytest.raises(ValueError, match="stop='END': is one text"):
         answer(MODEL, [{"question": "a", "answers": ["b"]}], stop="END")
+
+
+class Noting:
+    """A model that says nothing, and notes how many prompts it got and how many slots each has."""
+
+    def __init__(self, T):
+        self.config, self.tokenizer, self.noted = SimpleNamespace(T=T), SimpleNamespace(bos=1), []
+
+    def generate(self, prompts, *, tokens, slots, **settings):
+        assert max(map(len, prompts)) + tokens <= slots <= self.config.T
+        self.noted.append((len(prompts), slots))
+        return [[SimpleNamespace(text=str(len(ids)))] for ids in prompts]
+
+
+def test_uneven_prompts_need_few_shapes_and_a_lone_one_no_copies():
+    """Up to a context of 65,536 tokens: at most LENGTHS caches, and one more batch, the last, of fewer rows."""
+    chance = random.Random(0)
+    model = Noting(65_536)
+    prompts = [[1] * int(2 ** chance.uniform(0, 15.8)) for _ in range(200)]
+    assert continued(model, prompts, tokens=8) == [str(len(ids)) for ids in prompts]
+    assert len({slots for _, slots in model.noted}) == LENGTHS
+    assert len({*model.noted}) <= LENGTHS + 1
+    for count, rows in ((1, 1), (2, 2), (3, 4), (16, 16)):
+        model = Noting(64)
+        continued(model, [[1]] * count, tokens=8)
+        assert model.noted == [(rows, 16)]
+
+
+def test_a_cache_of_one_size_is_read_and_continued_by_one_program_each(caplog):
+    """Lengths that are padded to three powers of two; without a common size, each would be a program."""
+    model = random_model("llama", T=56)  # a shape of this test's own, so that nothing is compiled yet
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        found = continued(model, [[1] * length for length in (3, 17, 35, 9)] * 16, tokens=20)
+    programs = re.findall(r"Finished XLA compilation of jit\((prefill|decode)\)", caplog.text)
+    assert sorted(programs) == ["decode"] * 2 + ["prefill"] * 2
+    assert found[:4] == [continued(model, [[1] * length], tokens=20)[0] for length in (3, 17, 35, 9)]
 
 
 @pytest.mark.parametrize("task", [multiple_choice, answer, functools.partial(classify, labels=["a"])])

@@ -150,6 +150,22 @@ def test_a_choice_that_is_named_like_a_special_token_stays_text():
         assert found[0] == pytest.approx(asked[-count:].sum(), abs=1e-3)
 
 
+def test_marks_that_somebody_types_spell_nothing():
+    """Neither in a conversation, where they go, nor in a choice, where they are characters."""
+    lm, tokenizer = talking(TAGS), MODEL.tokenizer
+    for sign in "\ufdd0\ufdd1":
+        text = lm.apply_chat_template([USER | {"content": f"<|e{sign}os|>"}])
+        assert lm._encode([text])[0].count(tokenizer.eos) == 1
+        assert lm._encode([f"{text}{sign}<|eos|>{sign}"])[0].count(tokenizer.eos) == 1
+        assert lm._encode([f"a{sign}<|eos|>{sign}"]) == [tokenizer.encode(f"a{sign}<|eos|>{sign}")]
+
+
+def test_an_unknown_argument_is_told_before_any_answer(monkeypatch):
+    monkeypatch.setattr("gptjax.harness.continued", lambda *_, **__: pytest.fail("answered"))
+    with pytest.raises(ValueError, match="'beams' is not known"):
+        Joined(MODEL).generate_until(requests(("a", {}), ("b", {"beams": 2})))
+
+
 def test_an_answer_that_is_begun_follows_where_the_assistant_speaks():
     lm = Joined(MODEL)
     text = lm.apply_chat_template([USER, {"role": "assistant", "content": "the"}], add_generation_prompt=False)

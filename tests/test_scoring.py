@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import time
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,18 @@ import pytest
 from gptjax.generate import LanguageModel
 from gptjax.likelihood import logits_from
 from gptjax.model import head
-from gptjax.scoring import LENGTHS, Read, Row, batches_of, continuation_row, log_probs, rolling_rows
+from gptjax.scoring import (
+    ASKED_AT_ONCE,
+    LENGTHS,
+    Read,
+    Row,
+    batches_of,
+    check_rows,
+    check_view,
+    continuation_row,
+    log_probs,
+    rolling_rows,
+)  # fmt: skip
 from gptjax.sharding import make_mesh
 from tests.tiny_run import random_model
 
@@ -176,3 +188,58 @@ def test_what_cannot_be_read_is_named(texts, options, said):
 def test_a_row_that_does_not_fit_is_named(length):
     with pytest.raises(ValueError, match=f"row 1 has {length} tokens; this model reads from 1 to 64"):
         MODEL.score([Row([1], [0], [2]), Row([1] * length, [0], [2])])
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (Row([1, 999], [0], [2]), "row 1: token id 999; this model's are from 0 to {last}"),
+        (Row([1, -1], [0], [2]), "row 1: token id -1"),
+        (Row([1], [0], [999]), "row 1: target 999; this model's token ids are from 0 to {last}"),
+        (Row([1, 2], [2], [5]), "row 1: place 2 is asked about; its 2 tokens are at 0 to 1"),
+        (Row([1, 2], [-1], [5]), "row 1: place -1"),
+        (Row([1, 2], [0, 1], [5]), "row 1: 1 targets for 2 places"),
+    ],
+)
+def test_a_row_that_asks_what_there_is_not_is_named(row, said):
+    """Before anything is read."""
+    with pytest.raises(ValueError, match=said.format(last=MODEL.config.vocabulary - 1)):
+        MODEL.score([Row([1], [0], [2]), row], progress=pytest.fail)
+
+
+def test_rows_may_come_one_by_one_and_settings_are_checked():
+    rows = uneven_rows(3)
+    for one, other in zip(MODEL.score(iter(rows)), MODEL.score(rows), strict=True):
+        np.testing.assert_array_equal(one.log_probs, other.log_probs)
+    assert MODEL.score([]) == []
+    with pytest.raises(ValueError, match="batch_tokens=0: must be at least 1"):
+        MODEL.score(rows, batch_tokens=0)
+    with pytest.raises(ValueError, match="view='both': must be 'causal' or 'both sides'"):
+        check_view("both")
+
+
+def test_a_hundred_thousand_rows_are_checked_at_once():
+    """Two million ids in less than a second, which is no share of reading them."""
+    rows = [Row(range(20), range(18, 20), [1, 2])] * 100_000
+    began = time.perf_counter()
+    check_rows(rows, MODEL.config)
+    assert time.perf_counter() - began < 1
+
+
+def test_scores_that_are_no_numbers_are_refused_with_their_row():
+    """Of two rows that read the same, the one that asks."""
+    params = dict(MODEL.params, head=MODEL.params["head"].at[7].set(np.nan))
+    broken = LanguageModel(MODEL.config, MODEL.tokenizer, params)
+    with pytest.raises(ValueError, match="scores of row 1 are not numbers"):
+        broken.score([Row([1, 5], [], []), Row([1, 5], [0], [2])])
+
+
+def test_no_more_places_than_promised_meet_the_vocabulary_at_once():
+    """Whatever the lengths and `batch_tokens`; a CPU's batches are not cut by it."""
+    reads = [Read([0] * length) for length in (1, 16, 30, 100, 1000)]
+    for read in reads:
+        read.at = [0]
+    for batch_tokens in (1, 512, 16_384, 1_000_000):
+        batches = batches_of(reads, 1024, batch_tokens)
+        assert max(batch.B * batch.q for batch in batches) <= ASKED_AT_ONCE
+    assert {(batch.T, batch.B) for batch in batches_of(reads, 1024, 512)} == {(1024, 1), (128, 4), (32, 16), (16, 32)}
