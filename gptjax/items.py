@@ -130,14 +130,14 @@ def right_choice(item: Item, number: int, choices: Sequence[str]) -> int:
     )
 
 
-def label_of(item: Item, number: int, labels: Sequence[Any]) -> int:
-    """The number of the label that the item has; both are compared as they are written."""
-    label, known = field(item, number, "label"), [str(one) for one in labels]
+def label_of(item: Item, number: int, labels: Sequence[str]) -> int:
+    """The number of the label that the item has, a text or a number that is written like one."""
+    label = field(item, number, "label")
     if label is None:
-        raise ValueError(f"item {number}: its label is null; leave the item out, or give it one of {known[:10]}")
-    if str(label) not in known:
-        raise ValueError(f"item {number}: its label {str(label)!r} is none of {', '.join(map(repr, known[:10]))}")
-    return known.index(str(label))
+        raise ValueError(f"item {number}: its label is null; leave the item out, or give it one of {labels[:10]}")
+    if str(label) not in labels:
+        raise ValueError(f"item {number}: its label {str(label)!r} is none of {', '.join(map(repr, labels[:10]))}")
+    return labels.index(str(label))
 
 
 def word_of_label(pairs: Iterable[tuple[Any, Any]]) -> dict[str, str]:

@@ -84,8 +84,7 @@ def test_a_field_that_holds_nothing_is_refused_by_name():
 
 @pytest.mark.parametrize("label", [1, "1", np.int64(1)])
 def test_labels_are_compared_as_they_are_written(label):
-    for labels in (["0", "1"], [0, 1]):
-        assert label_of({"label": label}, 0, labels) == 1
+    assert label_of({"label": label}, 0, ["0", "1"]) == 1
 
 
 @pytest.mark.parametrize(
