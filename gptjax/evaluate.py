@@ -132,9 +132,8 @@ def classify_by_head(
     items, tokenizer = list(items), model.tokenizer
     heads = {one.name: (number, one.classes) for number, one in enumerate(model.config.class_heads) if not one.pair}
     if head not in heads:
-        raise ValueError(
-            f"head {head!r}: this model has none of that name that judges one text{did_you_mean(head, heads)}"
-        )
+        hint = did_you_mean(head, heads) if heads else ", nor any other"
+        raise ValueError(f"head {head!r}: this model has none of that name that judges one text{hint}")
     number, classes = heads[head]
     wanted = [label_of(item, place, classes) for place, item in enumerate(items)]
     room = model.config.T - 2

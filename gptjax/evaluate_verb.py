@@ -1,6 +1,7 @@
 """The verb `gptjax evaluate`: files in, a table out. Does not import JAX before it runs."""
 
 import dataclasses
+import importlib.metadata
 import itertools
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -149,7 +150,10 @@ class Evaluate(Verb):
                     )
         Console().print(found.table())
         if self.out is not None:
-            found.write(self.out)
+            asked = dataclasses.asdict(self) | {"template": template, "step": model.step}
+            asked |= {"model": asked.pop("directory"), "gptjax": importlib.metadata.version("gptjax")}
+            found.write(self.out, asked)
+            print(f"wrote {self.out}: result.json, items.jsonl")
 
 
 def words_of(labels: Sequence[str]) -> dict[str, str]:

@@ -65,6 +65,14 @@ class LanguageModel:
         self.mesh = mesh
         self._model = Transformer(config, dtype=jnp.dtype(dtype))
 
+    def __repr__(self) -> str:
+        config = self.config
+        heads = ", ".join(head.name for head in config.class_heads)
+        return (
+            f"<LanguageModel: {config.family}, {config.parameters:,} parameters, context of {config.T} tokens, "
+            f"vocabulary of {config.vocabulary:,}{f', class heads {heads}' if heads else ''}>"
+        )
+
     def generate(
         self, prompts: Prompt | Sequence[Prompt], *, samples: int = 1, prefix: bool = False, slots: int | None = None,
         **settings: Any,

@@ -15,6 +15,7 @@ from rich.table import Table
 
 RESAMPLES = 1000
 INTERVAL = (2.5, 97.5)  # per cent
+FEW = 30  # items, of which the bootstrap draws too little that differs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,8 +30,8 @@ class Metric:
 def metric(figure: Callable[[np.ndarray], float], items: int, seed: int = 0) -> Metric:
     """The figure of all items, with its bootstrap interval: the middle 95 % over RESAMPLES draws of as many items.
 
-    `figure` is given item numbers, some of them several times. The same seed gives the same interval. With few items,
-    below 30 or so, it is too narrow; of one there is none. Raises ValueError if there are no items.
+    `figure` is given item numbers, some of them several times. The same seed gives the same interval. With fewer than
+    FEW items it is too narrow; of one there is none. Raises ValueError if there are no items.
 
     Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 13.3 (percentile interval).
     """
@@ -70,7 +71,8 @@ class Result:
     def table(self) -> Table:
         """For people."""
         title = f"{self.task}: " + ", ".join(f"{count:,} {name}" for name, count in self.counts.items())
-        table = Table("", title=escape(title), min_width=len(title))
+        note = f"of fewer than {FEW} items an interval is too narrow" if len(self.items) < FEW else None
+        table = Table("", title=escape(title), caption=note, min_width=len(title))
         for heading in ("value", "95 % interval"):
             table.add_column(heading, justify="right")
         for name, found in self.metrics.items():
@@ -78,15 +80,18 @@ class Result:
             table.add_row(escape(name), f"{found.value:.4f}", interval)
         return table
 
-    def write(self, folder: str | os.PathLike[str]) -> None:
+    def write(self, folder: str | os.PathLike[str], asked: Mapping[str, Any] | None = None) -> None:
         """Writes `result.json`, the summary, and `items.jsonl`, a line an item; replaces those of an earlier time.
 
+        `asked`: of what model this is, with which settings; kept in the summary.
         Each is written aside and then renamed. What is no finite number is null. Raises ValueError as `place_for`.
         """
         folder = place_for(folder)
         lines = (_json(dict(item)) + "\n" for item in self.items)
         _replace(folder / "items.jsonl", lines)
-        _replace(folder / "result.json", [_json(self.summary(), indent=1) + "\n"])
+        _replace(
+            folder / "result.json", [_json(self.summary() | ({"asked": dict(asked)} if asked else {}), indent=1) + "\n"]
+        )
 
 
 def place_for(folder: str | os.PathLike[str]) -> Path:

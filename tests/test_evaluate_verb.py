@@ -60,13 +60,18 @@ def run(folder, monkeypatch, *words):
     ],
 )
 def test_the_command_finds_what_the_api_finds(folder, monkeypatch, capsys, words, api):
-    """Bit for bit, in the files and, rounded, in the table."""
+    """Bit for bit, in the files and, rounded, in the table; and the files say what was asked of which model."""
     task, name, *options = words
     summary, items = run(folder, monkeypatch, task, str(folder / name), *options)
     wanted = api()
+    asked = summary.pop("asked")
+    assert (asked["model"], asked["task"], asked["files"]) == (str(folder / "run"), task, [str(folder / name)])
+    assert "{" in asked["template"]
+    assert asked["step"] == 10
     assert summary == wanted.summary()
     assert items == [dict(item) for item in wanted.items]
     shown = capsys.readouterr().out
+    assert f"wrote {folder / 'out'}: result.json, items.jsonl" in shown
     assert all(name in shown and f"{found.value:.4f}" in shown for name, found in wanted.metrics.items())
 
 
