@@ -261,6 +261,33 @@ def test_a_wrong_config_stops_an_export(mistake, tmp_path, monkeypatch):
     assert not [*tmp_path.iterdir()]
 
 
+def headed(bank, biases):
+    """A model with a head of three classes and one of two, which leaves room for a third."""
+    heads = (ClassHead(name="topic", classes=("law", "war", "tea")), ClassHead(name="mood", classes=("good", "bad")))
+    model = random_model()
+    config = dataclasses.replace(model.config, class_heads=heads)
+    params = model.params | {"class_heads": jax.numpy.asarray(bank), "class_heads_bias": jax.numpy.asarray(biases)}
+    return LanguageModel(config, model.tokenizer, params)
+
+
+def test_what_lies_in_the_room_of_a_class_that_a_head_has_not_is_no_matter(tmp_path):
+    """Training leaves there what it began with."""
+    bank = np.arange(2 * 32 * 3, dtype=np.float32).reshape(2, 32, 3)
+    export(headed(bank, bank[:, 0]), tmp_path / "model")
+    found = gptjax.load(tmp_path / "model").params["class_heads"]
+    np.testing.assert_array_equal(found[0], bank[0])
+    np.testing.assert_array_equal(found[1, :, :2], bank[1, :, :2])
+    assert not np.asarray(found[1, :, 2]).any()
+
+
+def test_wrong_weights_of_a_head_stop_an_export(tmp_path, monkeypatch):
+    weights = heads_file.weights
+    monkeypatch.setattr(heads_file, "weights", lambda *of: {name: -x for name, x in weights(*of).items()})
+    with pytest.raises(ValueError, match=r"class_heads of head 'topic' in class_heads.safetensors differ"):
+        export(headed(np.ones((2, 32, 3)), np.ones((2, 3))), tmp_path / "model")
+    assert not [*tmp_path.iterdir()]
+
+
 def test_classes_in_another_order_stop_an_export(tmp_path, monkeypatch):
     model = random_model()
     config = dataclasses.replace(model.config, class_heads=(ClassHead(name="mood", classes=("good", "bad")),))
