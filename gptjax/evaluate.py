@@ -22,6 +22,7 @@ from gptjax.items import (
     Item,
     label_of,
     listed,
+    name_of,
     prompts,
     right_choice,
     texts_of,
@@ -84,7 +85,11 @@ def _choose(
     """What the model makes of each item's choices."""
     shown = prompts(items, template)
     pairs = [(prompt, delimiter + one) for prompt, each in zip(shown, choices, strict=True) for one in each]
-    names = [f"item {item}, choice {number}" for item, each in enumerate(choices) for number in range(len(each))]
+    names = [
+        f"{name_of(item, number)}, choice {choice}"
+        for number, (item, each) in enumerate(zip(items, choices, strict=True))
+        for choice in range(len(each))
+    ]
     encoded = encoded_pairs(model, pairs, model.tokenizer.encode_batch, names.__getitem__)
     scores, found = iter(continuations(model, encoded, **reading)), []
     for each in choices:

@@ -18,7 +18,18 @@ TOKENS = 32  # of an answer
 STOP = ("\n",)  # what ends an answer
 
 
-def read_items(files: Sequence[str]) -> Iterator[dict[str, Any]]:
+class FileItem(dict[str, Any]):
+    """An item that knows where it was read."""
+
+    place: str  # file:line
+
+
+def name_of(item: Item, number: int) -> str:
+    """How errors call it."""
+    return item.place if isinstance(item, FileItem) else f"item {number}"
+
+
+def read_items(files: Sequence[str]) -> Iterator[FileItem]:
     """The lines of .jsonl files, empty ones left out; any other file is one item, {"text": all of it}."""
     for path in map(Path, files):
         if path.suffix.lower() == ".json":
@@ -27,7 +38,7 @@ def read_items(files: Sequence[str]) -> Iterator[dict[str, Any]]:
             if path.suffix.lower() == ".jsonl":
                 yield from _lines(path)
             else:
-                yield {"text": _decoded(path.read_bytes(), path)}
+                yield _placed({"text": _decoded(path.read_bytes(), path)}, str(path))
         except OSError as error:
             raise ValueError(f"{path}: {error.strerror}; give a .txt or .jsonl file that can be read") from None
 
@@ -44,7 +55,7 @@ def _decoded(content: bytes, path: Path, line: int = 1) -> str:
         ) from None
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def _lines(path: Path) -> Iterator[FileItem]:
     with path.open("rb") as file:
         for number, content in enumerate(file, start=1):
             line = _decoded(content, path, number)
@@ -64,7 +75,13 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
                 raise ValueError(
                     f'{path}:{number}: a {type(item).__name__}; a line is an object such as {{"text": "..."}}'
                 )
-            yield item
+            yield _placed(item, f"{path}:{number}")
+
+
+def _placed(fields: Mapping[str, Any], place: str) -> FileItem:
+    item = FileItem(fields)
+    item.place = place
+    return item
 
 
 def _no_number(name: str) -> None:
@@ -85,6 +102,8 @@ class _Fields:
         self._item = item
 
     def __getitem__(self, name: str) -> Any:
+        if name not in self._item:
+            raise ValueError(f"no field {name!r}")
         if self._item[name] is None:
             raise ValueError(f"{name} is null")
         return self._item[name]
@@ -98,7 +117,7 @@ def prompts(items: Sequence[Item], template: str) -> list[str]:
             found.append(template.format_map(_Fields(item)))
         except (LookupError, ValueError, AttributeError, TypeError, OverflowError, MemoryError) as error:
             raise ValueError(
-                f"item {number}: the template {template!r} does not fit ({error or 'too long'}); "
+                f"{name_of(item, number)}: the template {template!r} does not fit ({error or 'too long'}); "
                 f"the item has {sorted(item)}"
             ) from None
     return found
@@ -106,7 +125,7 @@ def prompts(items: Sequence[Item], template: str) -> list[str]:
 
 def field(item: Item, number: int, name: str) -> Any:
     if name not in item:
-        raise ValueError(f"item {number}: has no field {name!r}{did_you_mean(name, item)}")
+        raise ValueError(f"{name_of(item, number)}: has no field {name!r}{did_you_mean(name, item)}")
     return item[name]
 
 
@@ -114,7 +133,7 @@ def texts_of(item: Item, number: int, name: str) -> list[str]:
     """A field that lists at least one text."""
     texts = field(item, number, name)
     if not isinstance(texts, list | tuple) or not texts or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"item {number}: {name}={texts!r} must be a list of texts, at least one")
+        raise ValueError(f"{name_of(item, number)}: {name}={texts!r} must be a list of texts, at least one")
     return list(texts)
 
 
@@ -126,7 +145,7 @@ def right_choice(item: Item, number: int, choices: Sequence[str]) -> int:
     if isinstance(answer, numbers.Integral) and not isinstance(answer, bool) and int(answer) in range(len(choices)):
         return int(answer)
     raise ValueError(
-        f"item {number}: answer={answer!r} is none of its choices, nor a number from 0 to {len(choices) - 1}"
+        f"{name_of(item, number)}: answer={answer!r} is none of its choices, nor a number from 0 to {len(choices) - 1}"
     )
 
 
@@ -134,9 +153,12 @@ def label_of(item: Item, number: int, labels: Sequence[str]) -> int:
     """The number of the label that the item has, a text or a number that is written like one."""
     label = field(item, number, "label")
     if label is None:
-        raise ValueError(f"item {number}: its label is null; leave the item out, or give it one of {labels[:10]}")
+        raise ValueError(
+            f"{name_of(item, number)}: its label is null; leave the item out, or give it one of {labels[:10]}"
+        )
     if str(label) not in labels:
-        raise ValueError(f"item {number}: its label {str(label)!r} is none of {', '.join(map(repr, labels[:10]))}")
+        known = ", ".join(map(repr, labels[:10])) + (f" and {len(labels) - 10} more" if labels[10:] else "")
+        raise ValueError(f"{name_of(item, number)}: its label {str(label)!r} is none of {known}")
     return labels.index(str(label))
 
 

@@ -124,3 +124,15 @@ def test_a_list_of_texts_is_asked_for(texts):
 
 def test_a_tuple_of_texts_is_a_list_of_them():
     assert texts_of({"choices": ("a", "b")}, 0, "choices") == ["a", "b"]
+
+
+def test_an_item_of_a_file_is_known_by_its_line(tmp_path):
+    """Through all that is said of items; one that comes from elsewhere by its number."""
+    (tmp_path / "a.jsonl").write_text('{"txt": "a"}\n\n{"text": "b", "label": "x"}\n')
+    first, second = items = [*read_items([str(tmp_path / "a.jsonl")])]
+    with pytest.raises(ValueError, match=r"a\.jsonl:1: the template '{text}' does not fit \(no field 'text'\)"):
+        prompts(items, "{text}")
+    with pytest.raises(ValueError, match=r"a\.jsonl:3: its label 'x' is none of 'y'"):
+        label_of(second, 1, ["y"])
+    with pytest.raises(ValueError, match=r"item 0: has no field 'label'"):
+        label_of(dict(first), 0, ["y"])
