@@ -36,6 +36,7 @@ def load(
     from gptjax.rundir import credit_of, read_run
 
     path = Path(path)
+    credit = credit_of(path)
     is_gguf = path.suffix.lower() == ".gguf"
     is_folder = (path / "config.json").is_file() and not (path / "model.json").is_file()
     if not is_gguf and not is_folder:
@@ -56,7 +57,7 @@ def load(
         from gptjax.loading import place_model
 
         model = place_model(foreign, dtype=dtype, mesh=mesh)
-    model.credit = credit_of(path)
+    model.credit = credit
     return model
 
 

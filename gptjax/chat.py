@@ -71,7 +71,7 @@ class Chat:
         from gptjax.template import render  # here, for a run of ours needs no Jinja
 
         messages = [
-            {"role": ("user", "assistant")[number % 2], "content": tokenizer.shielded(turn, habits.chat_template)}
+            {"role": ("user", "assistant")[number % 2], "content": tokenizer.shielded(turn)}
             for number, turn in enumerate(turns)
         ]
         text = render(habits.chat_template, messages, habits.names)

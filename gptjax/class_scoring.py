@@ -36,8 +36,9 @@ def class_log_probs(
         number_B = [read.targets[0] for read, _ in batch.rows]
         log_prob_BC = np.asarray(_classes(model, params, *padded(batch), head=head))
         found_NC[number_B] = log_prob_BC[: len(number_B)]
-        if not np.isfinite(found_NC).all():
-            text = int(np.isfinite(found_NC).all(axis=1).argmin())
+        finite_B = np.isfinite(log_prob_BC[: len(number_B)]).all(axis=1)
+        if not finite_B.all():
+            text = number_B[int(finite_B.argmin())]
             raise ValueError(f"the model's scores of text {text} {NOT_NUMBERS}")
         if progress := reading.get("progress"):
             progress(done, len(batches))

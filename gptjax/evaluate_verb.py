@@ -150,7 +150,8 @@ class Evaluate(Verb):
                     )
         Console().print(found.table())
         if self.out is not None:
-            asked = dataclasses.asdict(self) | {"template": template, "step": model.step}
+            used = [name for name in dataclasses.asdict(self) if self.task in USERS.get(name, (self.task,))]
+            asked = {name: getattr(self, name) for name in used} | {"template": template, "step": model.step}
             asked |= {"model": asked.pop("directory"), "gptjax": importlib.metadata.version("gptjax")}
             found.write(self.out, asked)
             print(f"wrote {self.out}: result.json, items.jsonl")

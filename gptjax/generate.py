@@ -262,9 +262,9 @@ def shape(longest: int, tokens: int, slots: int | None, T: int) -> tuple[int, in
     need = min(longest + tokens, T)
     if slots is None:
         return padded_length(longest, T), padded_length(need, T)
-    if not need <= slots <= T:
+    if type(slots) is not int or not need <= slots <= T:
         raise ValueError(f"slots={slots}: must be from {need}, which are needed, to the context of {T}")
-    return padded_length(max(longest, slots - tokens), T), slots
+    return min(slots, padded_length(max(longest, slots - tokens), T)), slots
 
 
 def certain(text: str, said: int, stop: Sequence[str]) -> tuple[int, bool]:

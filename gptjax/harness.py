@@ -82,14 +82,14 @@ class Adapter:
         alike: dict[tuple[str, int], list[int]] = {}
         came: Counter[tuple[str, str]] = Counter()
         for number, request in enumerate(requests):
-            same = request.args[0], repr(request.args[1])
-            alike.setdefault((same[1], came[same]), []).append(number)
-            came[same] += 1
+            asked = request.args[0], repr(request.args[1])
+            alike.setdefault((asked[1], came[asked]), []).append(number)
+            came[asked] += settings[number]["temperature"] > 0  # what is not drawn comes out the same
         said = [""] * len(requests)
         with bar("answering") as progress:
-            for (_, time), numbers in alike.items():
+            for (_, earlier), numbers in alike.items():
                 how = {"seed": self._seed, **settings[numbers[0]]}
-                how["seed"] = (how["seed"] + time) % 2**32
+                how["seed"] = (how["seed"] + earlier) % 2**32
                 texts = continued(self.model, [prompts[n] for n in numbers], progress=progress, **how)
                 for number, text in zip(numbers, texts, strict=True):
                     said[number] = text
@@ -123,9 +123,7 @@ class Adapter:
                 raise ValueError(f"gen_prefix: the last message is of the {last['role']}, not of the assistant")
             begun = last["content"]
         shielded = self.model.tokenizer.shielded
-        messages = [
-            {**one, "content": shielded(one["content"].replace(MARK, ""), self._template)} for one in chat_history
-        ]
+        messages = [{**one, "content": shielded(one["content"].replace(MARK, ""))} for one in chat_history]
         try:
             text = self._render(messages)
         except ValueError:
@@ -153,7 +151,10 @@ class Adapter:
             return tokenizer.encode_batch(texts)
         found = []
         for text, parts in zip(texts, rendered, strict=True):
-            ids = tokenizer.encode_spelt(parts[1] + tokenizer.shielded(parts[2])) if parts else tokenizer.encode(text)
+            behind = tokenizer.shielded(parts[2]) if parts else ""
+            if self._template == LINES and behind and not behind[0].isspace():
+                behind = f" {behind}"  # as our lines have it between the speaker and what it says
+            ids = tokenizer.encode_spelt(parts[1] + behind) if parts else tokenizer.encode(text)
             drop = parts and self.model.habits.begins_with_bos and ids[:1] == [tokenizer.bos]
             found.append(ids[1:] if drop else ids)
         return found
@@ -182,7 +183,7 @@ def settings_of(asked: Mapping[str, Any]) -> dict[str, Any]:
         if settings.get(name) is not None and off(settings[name]):
             settings[name] = None
     if sample is False or settings["temperature"] == 0:
-        settings = {"temperature": 0}
+        settings = {"temperature": 0} | {name: settings[name] for name in ("repetition_penalty",) if name in settings}
     if left.get("num_beams") == 1:  # no search
         del left["num_beams"]
     if left:

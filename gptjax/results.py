@@ -71,7 +71,7 @@ class Result:
     def table(self) -> Table:
         """For people."""
         title = f"{self.task}: " + ", ".join(f"{count:,} {name}" for name, count in self.counts.items())
-        note = f"of fewer than {FEW} items an interval is too narrow" if len(self.items) < FEW else None
+        note = f"of fewer than {FEW} items an interval is too narrow" if 1 < len(self.items) < FEW else None
         table = Table("", title=escape(title), caption=note, min_width=len(title))
         for heading in ("value", "95 % interval"):
             table.add_column(heading, justify="right")

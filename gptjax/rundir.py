@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from gptjax.config import ModelConfig, load_model_config
+from gptjax.exchange.bounded_files import read_text
 from gptjax.spelling import did_you_mean
 from gptjax.tokenizer import Tokenizer
 
@@ -39,7 +40,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
 
 def credit_of(folder: Path) -> str | None:
     """What the folder of a model says of the texts that the model has read; None = nothing."""
-    return (folder / CREDIT).read_text(encoding="utf-8") if (folder / CREDIT).is_file() else None
+    return read_text(folder / CREDIT) if (folder / CREDIT).is_file() else None
 
 
 def _no_run(path: Path) -> str:

@@ -121,14 +121,21 @@ def check_rows(rows: Sequence[Row], config: ModelConfig) -> None:
         raise ValueError(f"row {number}: target {id}; this model's token ids are from 0 to {config.vocabulary - 1}")
 
 
-def _outside(each: Sequence[Sequence[int]], limit: int | np.ndarray) -> tuple[int, int] | None:
-    """(its number, the value) of the first that holds one below 0, or not below the limit; N: all values, joined."""
-    value_N = np.fromiter(itertools.chain.from_iterable(each), np.int64)
-    bad_N = (value_N < 0) | (value_N >= limit)
-    if not bad_N.any():
+def _outside(each: Sequence[Sequence[int]], limit: int | np.ndarray) -> tuple[int, str] | None:
+    """(its number, the value) of the first that holds what is no whole number from 0 to below the limit.
+
+    N: all values, joined; a float64 each, which keeps a fraction and has room for any number.
+    """
+    try:
+        value_N = np.fromiter(itertools.chain.from_iterable(each), np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"ids and places are whole numbers: {error}") from None
+    good_N = (value_N >= 0) & (value_N < limit) & (value_N % 1 == 0)
+    if good_N.all():
         return None
-    first = int(bad_N.argmax())
-    return int(np.searchsorted(np.cumsum([len(values) for values in each]), first, side="right")), int(value_N[first])
+    first = int(good_N.argmin())
+    number = int(np.searchsorted(np.cumsum([len(values) for values in each]), first, side="right"))
+    return number, f"{value_N[first]:.15g}"
 
 
 class Read:

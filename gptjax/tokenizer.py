@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import importlib.metadata
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -121,15 +120,18 @@ class Tokenizer:
         """Token ids of the text, without BOS or EOS."""
         return self._rules.encode(text, add_special_tokens=False).ids
 
-    def shielded(self, text: str, template: str = "") -> str:
-        """The text, marked so that `encode_spelt` takes the names of special tokens in it for plain characters.
+    def shielded(self, text: str) -> str:
+        """The text, marked so that `encode_spelt` takes the names of special and other added tokens in it for plain
+        characters; not those of white space, which nobody forges anything with.
 
-        Likewise other added tokens that a chat template writes, since they are as good as special there.
+        Raises ValueError where it holds such a name of a single character, which cannot be told from text.
         """
         text = text.replace(SHIELD, "")
-        written = {name for name in self._added.values() if name.strip() and name in template}
-        for name in {*self._special.values(), *written}:
-            text = text.replace(name, name[0] + SHIELD + name[1:])
+        for name in {*self._special.values(), *self._added.values()}:
+            if name.strip() and name in text:
+                if len(name) == 1:
+                    raise ValueError(f"the text holds {name!r}, which is a special token of this model: leave it out")
+                text = text.replace(name, name[0] + SHIELD + name[1:])
         return text
 
     def encode_spelt(self, text: str) -> list[int]:
@@ -138,14 +140,12 @@ class Tokenizer:
 
     @functools.cached_property
     def _spelling_rules(self) -> tokenizers.Tokenizer:
-        """The rules, which drop the marks once they have found the special tokens."""
-        rules = json.loads(self._rules.to_str())
-        for token in rules["added_tokens"]:
-            token["normalized"] = token["normalized"] and not (token["special"] or token["content"].strip())
-        drop = {"type": "Replace", "pattern": {"String": SHIELD}, "content": ""}
-        then = [rules["normalizer"]] if rules["normalizer"] else []
-        rules["normalizer"] = {"type": "Sequence", "normalizers": [drop, *then]}
-        return tokenizers.Tokenizer.from_str(json.dumps(rules))
+        """The rules, which drop the marks once they have found the added tokens."""
+        rules = tokenizers.Tokenizer.from_str(self._rules.to_str())
+        drop, then = pre_tokenizers.Split(SHIELD, "removed"), rules.pre_tokenizer
+        both = drop if then is None else pre_tokenizers.Sequence([drop, then])
+        rules.pre_tokenizer = both  # pyright: ignore[reportAttributeAccessIssue]
+        return rules
 
     @property
     def special_ids(self) -> frozenset[int]:

@@ -84,8 +84,9 @@ def test_where_nothing_can_be_made_is_said_before_anything_is_done(tmp_path):
 
 
 def test_a_long_name_has_room_for_a_hidden_one_beside_it(tmp_path):
-    make(tmp_path / ("m" * 250), lambda aside: None)
-    assert content(tmp_path / ("m" * 250)) == {"a.txt": "one"}
+    for name in ("m" * 250, "模" * 80):
+        make(tmp_path / name, lambda aside: None)
+        assert content(tmp_path / name) == {"a.txt": "one"}
 
 
 def test_what_is_there_already_is_refused_also_if_it_came_meanwhile(tmp_path):

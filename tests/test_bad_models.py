@@ -297,6 +297,17 @@ FOLDERS = {
     "special token unknown": (put("tokenizer_config.json", {"eos_token": "<nowhere>"}), "looked for <nowhere>"),
     "end beyond": (put("generation_config.json", {"eos_token_id": 900}), "texts end with token id 900, beyond"),
     "end a text": (put("generation_config.json", {"eos_token_id": "2"}), "eos_token_id is '2'; must be"),
+    "a link to nowhere": (
+        lambda folder: (
+            (folder / "tokenizer_config.json").unlink(),
+            (folder / "tokenizer_config.json").symlink_to(folder / "blob"),
+        ),
+        "tokenizer_config.json: is missing, or is no regular file",
+    ),
+    "half a surrogate pair": (
+        put("tokenizer_config.json", b'{"chat_template": "\\ud800"}'),
+        "tokenizer_config.json: holds half of a surrogate pair",
+    ),
     "no end at all": (put("generation_config.json", {"eos_token_id": []}), r"eos_token_id is '\[\]'; must be"),
     "templates without a default": (
         put("tokenizer_config.json", {"chat_template": [{"name": ["rag"], "template": "x"}]}),

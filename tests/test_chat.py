@@ -121,17 +121,17 @@ def test_a_special_token_that_is_typed_stays_text():
         assert SHIELD not in Chat(model, GREEDY).context(typed)
 
 
-def test_a_token_that_the_template_writes_cannot_be_typed_either():
-    """Also where the file does not call it special; another added token, which no template writes, can."""
+def test_an_added_token_that_is_not_special_cannot_be_typed_either():
+    """A template may write it in any way; in a text that nobody typed it is the token."""
     tokenizer = bpe()
     rules = tokenizers.Tokenizer.from_str(tokenizer.for_others(begins_with_bos=False))
     rules.add_tokens([tokenizers.AddedToken(name, normalized=True) for name in ("<turn>", "<other>")])
     tokenizer = Tokenizer(rules)
-    template = "{% for message in messages %}<turn>{{ message['content'] }}{% endfor %}"
+    template = "{% for message in messages %}{{ '<' + 'turn>' + message['content'] }}{% endfor %}"
     habits = Habits(ends=frozenset({tokenizer.eos}), begins_with_bos=False, chat_template=template)
     model = random_model(T=64)
     ids = Chat(LanguageModel(model.config, tokenizer, model.params, habits=habits), GREEDY).tokens("a<turn><other>")
-    assert [ids.count(rules.token_to_id(name)) for name in ("<turn>", "<other>")] == [1, 1]
+    assert [ids.count(rules.token_to_id(name)) for name in ("<turn>", "<other>")] == [1, 0]
 
 
 def test_a_template_finds_what_transformers_offers():

@@ -331,6 +331,9 @@ def test_what_cannot_be_generated_is_refused_with_the_numbers():
     with pytest.raises(ValueError, match=f"token id 999, beyond the vocabulary of {bpe().size}"):
         model.stream([5, 999])
     assert len(model.generate([5] * 64, tokens=9)[0][0].ids) == 1
+    for slots in range(39, 65):
+        [[sample]] = model.generate([5] * 30, tokens=9, slots=slots, temperature=0)
+        assert sample == model.generate([5] * 30, tokens=9, temperature=0)[0][0]
     for slots in (38, 65):
         with pytest.raises(ValueError, match=f"slots={slots}: must be from 39, which are needed, to the context of 64"):
             model.generate([5] * 30, tokens=9, slots=slots)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import gptjax.harness
 from gptjax.chat import Chat
 from gptjax.evaluate import continued
 from gptjax.generate import LanguageModel
@@ -167,9 +168,16 @@ def test_an_unknown_argument_is_told_before_any_answer(monkeypatch):
 
 
 def test_an_answer_that_is_begun_follows_where_the_assistant_speaks():
-    lm = Joined(MODEL)
+    """In our lines behind a space, as in training, and so does a choice; not where another template writes."""
+    lm, encode = Joined(MODEL), MODEL.tokenizer.encode
     text = lm.apply_chat_template([USER, {"role": "assistant", "content": "the"}], add_generation_prompt=False)
-    assert lm._encode([text]) == [MODEL.tokenizer.encode("A: hello\nB:the")]
+    assert lm._encode([text]) == [encode("A: hello\nB: the")]
+    asked = lm.apply_chat_template([USER])
+    assert lm._encode([asked, asked + "the", asked + " the"]) == [
+        encode("A: hello\nB:"), encode("A: hello\nB: the"), encode("A: hello\nB: the"),
+    ]  # fmt: skip
+    tags = talking(TAGS)
+    assert tags._encode([tags.apply_chat_template([USER]) + "the"])[0][-1:] == encode("the")[-1:]
     with pytest.raises(ValueError, match="gen_prefix: the last message is of the user, not of the assistant"):
         lm.apply_chat_template([USER], add_generation_prompt=False)
 
@@ -189,6 +197,19 @@ def test_another_tokenizer_or_template_has_another_name():
     names = {lm.tokenizer_name for lm in (Joined(MODEL), talking(TAGS), talking(TAGS + "!"))}
     assert len(names) == 3
     assert Joined(MODEL).tokenizer_name in names
+
+
+def test_what_is_not_drawn_is_answered_in_one_go_however_often_it_comes(monkeypatch):
+    asked_at_once = []
+
+    def counted(model, starts, **settings):
+        asked_at_once.append(len(starts))
+        return continued(model, starts, **settings)
+
+    monkeypatch.setattr(gptjax.harness, "continued", counted)
+    said = Joined(MODEL).generate_until(requests(*[("the", {"max_gen_toks": 3})] * 5))
+    assert (asked_at_once, len(set(said))) == ([5], 1)
+    assert settings_of({"repetition_penalty": 1.3})["repetition_penalty"] == 1.3  # which changes the likeliest too
 
 
 def test_a_request_that_comes_twice_gets_two_samples():

@@ -210,6 +210,12 @@ def test_an_end_that_is_null_is_left_to_the_config(tmp_path):
     assert read_folder(folder).habits.ends == {5, 6}
 
 
+def test_an_id_of_minus_one_is_none(tmp_path):
+    """As early configs of Llama have it for PAD."""
+    folder = write_folder(tmp_path / "model", LLAMA | {"pad_token_id": -1})
+    assert read_folder(folder).tokenizer.pad == bpe().pad
+
+
 def test_names_for_templates_are_those_that_are_given(tmp_path):
     """By tokenizer_config.json, else by special_tokens_map.json; an empty template is none."""
     folder = write_folder(tmp_path / "model", LLAMA)
@@ -217,7 +223,8 @@ def test_names_for_templates_are_those_that_are_given(tmp_path):
     (folder / "special_tokens_map.json").write_text(json.dumps(given))
     (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<|bos|>", "chat_template": ""}))
     found = read_folder(folder)
-    assert found.habits.names == {"bos_token": "<|bos|>", "eos_token": "<|mask|>", "unk_token": "a"}
+    wanted = {"bos_token": "<|bos|>", "eos_token": "<|mask|>", "unk_token": "a"}
+    assert [*found.habits.names.items()] == [*wanted.items()]  # the order, too: an export is the same the next time
     assert (found.tokenizer.eos, found.habits.chat_template) == (3, None)
 
 

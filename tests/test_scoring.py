@@ -196,6 +196,7 @@ def test_a_row_that_does_not_fit_is_named(length):
         (Row([1, 999], [0], [2]), "row 1: token id 999; this model's are from 0 to {last}"),
         (Row([1, -1], [0], [2]), "row 1: token id -1"),
         (Row([1], [0], [999]), "row 1: target 999; this model's token ids are from 0 to {last}"),
+        (Row([1, 2**70], [0], [5]), "row 1: token id 1.18059162071741e[+]21; this model's are from 0 to {last}"),
         (Row([1, 2], [2], [5]), "row 1: place 2 is asked about; its 2 tokens are at 0 to 1"),
         (Row([1, 2], [-1], [5]), "row 1: place -1"),
         (Row([1, 2], [0, 1], [5]), "row 1: 1 targets for 2 places"),

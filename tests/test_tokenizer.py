@@ -199,6 +199,26 @@ def test_special_tokens_of_others_stay_as_their_file_has_them(normalized):
     assert (tokenizer.token(tokenizer.bos), tokenizer.token(tokenizer.eos)) == ("<s>", "</s>")
 
 
+def test_text_in_which_nothing_is_spelt_is_encoded_as_ever():
+    """Also round an added token that is looked for in normalised text."""
+    letters = {name: id for id, name in enumerate(["<unk>", "</s>", "▁", *"abc<>/sx"])}
+    rules = tokenizers.Tokenizer(models.BPE(letters, [], unk_token="<unk>"))
+    rules.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    rules.add_tokens([AddedToken("<x>", normalized=True)])
+    tokenizer = Tokenizer(rules)
+    for text in ("a <x> b", "a<x>b", "<x>"):
+        assert tokenizer.encode_spelt(text) == tokenizer.encode(text)
+    assert rules.token_to_id("<x>") in tokenizer.encode("a <x> b")
+    assert rules.token_to_id("<x>") not in tokenizer.encode_spelt(tokenizer.shielded("a <x> b"))
+
+
+def test_a_special_token_of_one_character_cannot_be_typed():
+    rules = tokenizers.Tokenizer.from_str(byte_tokenizer().for_others(begins_with_bos=False))
+    rules.add_special_tokens(["Ω"])
+    with pytest.raises(ValueError, match="the text holds 'Ω', which is a special token of this model"):
+        Tokenizer(rules).shielded("aΩ")
+
+
 def test_a_file_made_for_fixed_batches_loses_no_text(tmp_path):
     """Its truncation, padding and own BOS are left out."""
     rules = word_tokenizer("<s>", "</s>")

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import re
 import secrets
@@ -10,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gptjax.manifest import sync_folder
+
+LONGEST_NAME = 200  # bytes, that a hidden name repeats; file systems have room for 255
 
 
 def absent(folder: str | os.PathLike[str]) -> Path:
@@ -32,7 +35,9 @@ def appearing(target: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
     """
     made = [path for path in target.parents if not path.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{target.name[:100]}.unfinished-"
+    short = len(os.fsencode(target.name)) <= LONGEST_NAME
+    name = target.name if short else hashlib.sha256(os.fsencode(target.name)).hexdigest()
+    prefix = f".{name}.unfinished-"
     aside = target.parent / f"{prefix}{secrets.token_hex(4)}"
 
     def appear() -> None:

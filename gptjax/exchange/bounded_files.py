@@ -15,7 +15,7 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
+        why = (isinstance(error, OSError) and error.strerror) or str(error)
         raise ValueError(f"{path}: {why:.500}") from error  # a hostile file may have names of a megabyte
 
 
@@ -41,6 +41,11 @@ def parse_json(raw: bytes) -> dict[str, Any]:
         raise ValueError("is JSON nested too deeply") from error
     if not isinstance(content, dict):
         raise ValueError(f"is no JSON object but a {type(content).__name__}")
+    if b"\\ud" in raw.lower():
+        try:
+            json.dumps(content, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError("holds half of a surrogate pair, \\ud...; it must have both or neither") from None
     return content
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def weights(heads: tuple[ClassHead, ...], params: Any) -> dict[str, np.ndarray]:
 
 def read_heads(folder: Path) -> tuple[ClassHead, ...]:
     """The heads that a folder names, none where it has no such file. Raises ValueError as a reader."""
-    if not (folder / NAMES).exists():
+    if not os.path.lexists(folder / NAMES):
         return ()
     listed = read_json(folder / NAMES)
     with naming(folder / NAMES):

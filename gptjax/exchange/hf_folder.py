@@ -5,6 +5,7 @@ Settings of `generation_config.json` other than the tokens that end a text are k
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,8 @@ def _tokenizer(
         roles = {}
         for role in ("bos", "eos", "pad"):
             id = special.get(f"{role}_token_id")
-            if name := names.get(f"{role}_token") or (token_name(rules, id) if type(id) is int else ""):
+            known = type(id) is int and 0 <= id < 2**31  # -1 stands for none
+            if name := names.get(f"{role}_token") or (token_name(rules, id) if known else ""):
                 roles[role] = name
         tokenizer = Tokenizer(rules, roles)
         plain, whole = (rules.encode("a", add_special_tokens=round_it).ids for round_it in (False, True))
@@ -107,13 +109,13 @@ def _names(folder: Path, settings: Mapping[str, Any]) -> dict[str, str]:
                 raise ValueError(f"{folder / file}: {key} is {str(value)[:60]!r}; must be a text")
             if name is not None:
                 found[key] = name
-    return found
+    return {key: found[key] for role in ROLES if (key := f"{role}_token") in found}
 
 
 def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
     """The Jinja text; None where there is none, or where it writes our own lines. It is not run here."""
     path, template = folder / TEMPLATE, settings.get("chat_template")
-    if path.exists():
+    if os.path.lexists(path):  # a link to nowhere is no absent file
         template = read_text(path)
     if isinstance(template, list):  # several, by name
         entries = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
@@ -127,7 +129,7 @@ def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
 
 def _optional(path: Path) -> dict[str, Any]:
     """The fields of a JSON file, none where it is absent."""
-    return read_json(path) if path.exists() else {}
+    return read_json(path) if os.path.lexists(path) else {}
 
 
 def _object(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
