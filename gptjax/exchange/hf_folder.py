@@ -72,8 +72,8 @@ def _tokenizer(
         roles = {}
         for role in ("bos", "eos", "pad"):
             id = special.get(f"{role}_token_id")
-            known = type(id) is int and 0 <= id < 2**31  # -1 stands for none
-            if name := names.get(f"{role}_token") or (token_name(rules, id) if known else ""):
+            of_id = token_name(rules, id) if type(id) is int and 0 <= id < 2**31 else ""  # -1 stands for none
+            if name := names.get(f"{role}_token") or of_id:
                 roles[role] = name
         tokenizer = Tokenizer(rules, roles)
         plain, whole = (rules.encode("a", add_special_tokens=round_it).ids for round_it in (False, True))
