@@ -183,7 +183,8 @@ def settings_of(asked: Mapping[str, Any]) -> dict[str, Any]:
         if settings.get(name) is not None and off(settings[name]):
             settings[name] = None
     if sample is False or settings["temperature"] == 0:
-        settings = {"temperature": 0} | {name: settings[name] for name in ("repetition_penalty",) if name in settings}
+        penalty = settings.get("repetition_penalty")  # the one setting that changes the likeliest token
+        settings = {"temperature": 0} | ({} if penalty is None else {"repetition_penalty": penalty})
     if left.get("num_beams") == 1:  # no search
         del left["num_beams"]
     if left:

@@ -89,9 +89,8 @@ class Result:
         folder = place_for(folder)
         lines = (_json(dict(item)) + "\n" for item in self.items)
         _replace(folder / "items.jsonl", lines)
-        _replace(
-            folder / "result.json", [_json(self.summary() | ({"asked": dict(asked)} if asked else {}), indent=1) + "\n"]
-        )
+        summary = self.summary() | ({"asked": dict(asked)} if asked else {})
+        _replace(folder / "result.json", [_json(summary, indent=1) + "\n"])
 
 
 def place_for(folder: str | os.PathLike[str]) -> Path:

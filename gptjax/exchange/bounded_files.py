@@ -49,9 +49,14 @@ def parse_json(raw: bytes) -> dict[str, Any]:
     return content
 
 
-def _bytes(path: Path, most: int) -> bytes:
-    if not path.is_file():  # a pipe would be waited for
+def check_regular(path: Path) -> None:
+    """Raises ValueError, to be named, where there is no file or another kind of one: a pipe would be waited for."""
+    if not path.is_file():
         raise ValueError("is missing, or is no regular file")
+
+
+def _bytes(path: Path, most: int) -> bytes:
+    check_regular(path)
     if (size := path.stat().st_size) > most:
         raise ValueError(f"has {size} bytes; at most {most} are read")
     return path.read_bytes()

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gptjax.exchange.bounded_files import naming
+from gptjax.exchange.bounded_files import check_regular, naming
 
 VERSIONS = (2, 3)
 MOST_ENTRIES = 100_000  # settings, and likewise tensors
@@ -72,8 +72,7 @@ def unpacked(kind: str, raw: np.ndarray) -> np.ndarray:
 def read_file(path: Path) -> tuple[dict[str, Any], Tensors]:
     """The settings by key, and the tensors. Raises ValueError naming the file and what in it is damaged."""
     with naming(path):
-        if not path.is_file():  # a pipe would be waited for
-            raise ValueError("is missing, or is no regular file")
+        check_regular(path)
         raw = np.memmap(path, np.uint8, "r")
         cursor = _Cursor(raw)
         if bytes(raw[:4]) != b"GGUF":

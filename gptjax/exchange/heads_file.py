@@ -53,11 +53,11 @@ def read_class_heads(folder: Path, config: ModelConfig) -> dict[str, np.ndarray]
         return {}
     found = read_tensors(folder / WEIGHTS)
     with naming(folder / WEIGHTS):
-        sound = [
-            (_sound(found, f"{head.name}.weight", (count, config.D)).T, _sound(found, f"{head.name}.bias", (count,)))
-            for head in heads
-            if (count := len(head.classes))
-        ]
+        sound = []
+        for head in heads:
+            count = len(head.classes)
+            weight_CD = _sound(found, f"{head.name}.weight", (count, config.D))
+            sound.append((weight_CD.T, _sound(found, f"{head.name}.bias", (count,))))
         if found:
             raise ValueError(f"tensor {min(found)!r} is of no head in {NAMES}")
     bank = np.zeros((len(heads), config.D, config.C), np.float32)  # not before the tensors have shown the sizes

@@ -11,7 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from gptjax.exchange.bounded_files import LARGEST, naming, parse_json, read_json
+from gptjax.exchange.bounded_files import LARGEST, check_regular, naming, parse_json, read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {
@@ -49,8 +49,7 @@ def read_weights(folder: Path) -> dict[str, np.ndarray]:
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """The tensors of one file. Raises ValueError naming the file and what is wrong with its header."""
     with naming(path):
-        if not path.is_file():  # a pipe would be waited for
-            raise ValueError("is missing, or is no regular file")
+        check_regular(path)
         size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
