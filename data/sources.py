@@ -8,7 +8,6 @@ import importlib.metadata
 import importlib.util
 import io
 import itertools
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,12 +17,13 @@ import numpy as np
 from etils import epath
 
 from data.corpora import corpus as ours
+from data.source_files import Found, find
+from gptjax.text_files import SUFFIXES, check_kind, decoded, json_lines, read_text
 
 WHOLE = 4_000_000  # bytes up to which a .txt file is one document
 PIECE = 1_000_000  # bytes of a document cut out of a larger one, or a little more
 SHARD = 64_000_000  # bytes of files that one machine reads in one go, or a little more
 READ_AT_ONCE = 64  # examples of a TensorFlow dataset: one at a time takes three times as long
-SUFFIXES = (".txt", ".jsonl")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def identity(name: str) -> list[Any]:
     """What the documents of a source depend on: versions of packages, or size and time of files. Reads no text."""
     kind, _, rest = name.partition(":")
     if kind == "files":
-        stats = [(str(path), path.stat()) for path in _files(name)]
+        stats = [(str(path), path.stat()) for path in _files(name).files]
         return [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats]
     if kind == "tfds":
         return [rest, importlib.metadata.version("tensorflow-datasets")]
@@ -77,7 +77,15 @@ def describe(name: str, store: epath.Path) -> SourceCard:
     """The card of a source; `store` as in `shards`."""
     kind, _, _ = name.partition(":")
     if kind == "files":
-        return SourceCard(name=name, licence="yours", attribution=None, citation=None, language=None, domain=None)
+        return SourceCard(
+            name=name,
+            licence="yours",
+            attribution=None,
+            citation=None,
+            language=None,
+            domain=None,
+            warning=_files(name).remark(),
+        )
     if kind == "tfds":
         info = builder_of(name, store).info
         return SourceCard(
@@ -138,7 +146,7 @@ def shards(name: str, store: epath.Path, download_config: Any = None) -> list[Sh
     """
     kind, _, _ = name.partition(":")
     if kind == "files":
-        return _file_shards(_files(name))
+        return _file_shards(_files(name).files)
     tfds = load_tfds()
     builder = builder_of(name, store)
     theirs = kind == "tfds"  # may download for hours, and says so
@@ -177,22 +185,20 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _files(name: str) -> list[Path]:
-    """The files of a `files:` source, sorted. Raises ValueError if there are none."""
-    pattern = Path(name.removeprefix("files:")).expanduser()
-    if pattern.exists():
-        found = [pattern]
-    elif glob.has_magic(str(pattern)):
-        found = [Path(path) for path in glob.glob(str(pattern), recursive=True)]
-    else:
+def _files(name: str) -> Found:
+    """The files of a `files:` source. Raises ValueError if there are none."""
+    pattern = Path(os.path.expanduser(name.removeprefix("files:")))
+    found = find(pattern)
+    if not found.files and not pattern.exists() and not glob.has_magic(str(pattern)):
         beside = [path.name for path in pattern.parent.iterdir()] if pattern.parent.is_dir() else []
         hint = did_you_mean(pattern.name, beside)
         raise ValueError(f"data.sources: {name!r}: no file or folder {pattern}{hint}")
-    inside = (file for path in found for file in (path.rglob("*") if path.is_dir() else [path]))
-    files = sorted({file for file in inside if file.suffix.lower() in SUFFIXES and file.is_file()}, key=str)
-    if not files:
-        raise ValueError(f"data.sources: {name!r}: no {' or '.join(SUFFIXES)} file there")
-    return files
+    if not found.files:
+        told = found.remark()
+        raise ValueError(f"data.sources: {name!r}: no {' or '.join(SUFFIXES)} file there{f'; {told}' if told else ''}")
+    for file in found.files:
+        check_kind(file)
+    return found
 
 
 def _file_shards(files: Sequence[Path]) -> list[Shard]:
@@ -206,7 +212,7 @@ def _file_shards(files: Sequence[Path]) -> list[Shard]:
 def _txt(path: Path) -> Iterator[str]:
     """A file as one document, or as pieces that end at an empty line, else at a line's end, else anywhere."""
     if path.stat().st_size <= WHOLE:
-        if text := _decoded(path.read_bytes(), path, 1):
+        if text := read_text(path):
             yield text
         return
     piece, line_number = bytearray(), 1
@@ -215,11 +221,11 @@ def _txt(path: Path) -> Iterator[str]:
             piece += line
             if len(piece) >= PIECE and (not line.strip() or len(piece) >= 2 * PIECE):
                 end = _whole_characters(piece)
-                yield _decoded(bytes(piece[:end]), path, line_number)
+                yield decoded(bytes(piece[:end]), path, line_number)
                 line_number += piece.count(b"\n", 0, end)
                 del piece[:end]
     if piece:
-        yield _decoded(bytes(piece), path, line_number)
+        yield decoded(bytes(piece), path, line_number)
 
 
 def _whole_characters(text: bytearray) -> int:
@@ -232,46 +238,14 @@ def _whole_characters(text: bytearray) -> int:
     return len(text)
 
 
-def _decoded(text: bytes, path: Path, line_number: int) -> str:
-    """UTF-8 text whose first line is line `line_number` of the file."""
-    try:
-        return text.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line_number += text.count(b"\n", 0, error.start)
-        column = error.start - (text.rfind(b"\n", 0, error.start) + 1)
-        raise ValueError(
-            f"{path}:{line_number}: byte {column + 1} of the line (0x{text[error.start]:02x}) is not UTF-8; "
-            f"convert the file, for example with `iconv -f latin1 -t utf-8`"
-        ) from None
-
-
 def _jsonl(path: Path, text_field: str, labels: tuple[str, ...]) -> Iterator[Document]:
-    """The documents of a file with one JSON object a line; empty lines are skipped."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                example = json.loads(_decoded(line, path, number))
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}:{number}: not JSON: {error.msg} at character {error.pos + 1}") from None
-            if not isinstance(example, dict):
-                kind = type(example).__name__
-                raise ValueError(f'{path}:{number}: a {kind}; a line is an object such as {{"{text_field}": "..."}}')
-            where = f"{path}:{number}"
-            document = Document(
-                _field(example, text_field, "text_field", where),
-                tuple(_label(_field(example, label, "label_field", where, str | int | None)) for label in labels),
-            )
-            for field, text in zip((text_field, *labels), (document.text, *document.labels), strict=True):
-                try:
-                    text.encode("utf-8")
-                except UnicodeEncodeError as error:
-                    raise ValueError(
-                        f"{where}: character {error.start + 1} of {field!r} is half of a surrogate pair"
-                    ) from None
-            if document.text:
-                yield document
+    """The documents of a file with one JSON object a line."""
+    for where, example in json_lines(path):
+        text = _field(example, text_field, "text_field", where)
+        of = (_label(_field(example, label, "label_field", where, str | int | None)) for label in labels)
+        document = Document(text, tuple(of))
+        if text:
+            yield document
 
 
 def _field(example: dict[str, Any], field: str, setting: str, where: str, kind: Any = str) -> Any:

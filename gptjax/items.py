@@ -3,13 +3,13 @@
 What is wrong with an item is a ValueError that gives its number, from 0, or its file and line.
 """
 
-import json
 import numbers
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gptjax.spelling import did_you_mean
+from gptjax.text_files import check_kind, json_lines, read_text
 
 Item = Mapping[str, Any]
 TEXT, CONTEXT, QUESTION = "{text}", "{context}", "{question}"  # templates: fields of an item in braces
@@ -32,60 +32,20 @@ def name_of(item: Item, number: int) -> str:
 def read_items(files: Sequence[str]) -> Iterator[FileItem]:
     """The lines of .jsonl files, empty ones left out; any other file is one item, {"text": all of it}."""
     for path in map(Path, files):
-        if path.suffix.lower() == ".json":
-            raise ValueError(f"{path}: one object a line is read, from a .jsonl file; `jq -c '.[]'` makes it of a list")
+        check_kind(path)
         try:
             if path.suffix.lower() == ".jsonl":
-                yield from _lines(path)
+                yield from (_placed(item, place) for place, item in json_lines(path))
             else:
-                yield _placed({"text": _decoded(path.read_bytes(), path)}, str(path))
+                yield _placed({"text": read_text(path)}, str(path))
         except OSError as error:
             raise ValueError(f"{path}: {error.strerror}; give a .txt or .jsonl file that can be read") from None
-
-
-def _decoded(content: bytes, path: Path, line: int = 1) -> str:
-    """The text of bytes that begin at a line of a file, without a byte order mark."""
-    try:
-        return content.decode("utf-8-sig" if line == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        before = error.object[: error.start]
-        raise ValueError(
-            f"{path}:{line + before.count(b'\n')}: byte {error.start - before.rfind(b'\n')} is not UTF-8; convert the "
-            "file, with iconv for one"
-        ) from None
-
-
-def _lines(path: Path) -> Iterator[FileItem]:
-    with path.open("rb") as file:
-        for number, content in enumerate(file, start=1):
-            line = _decoded(content, path, number)
-            if not line.strip():
-                continue
-            try:
-                item = json.loads(line, parse_constant=_no_number)
-                if "\\ud" in line.lower():
-                    json.dumps(item, ensure_ascii=False).encode()
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}:{number}: not JSON: {error.msg} at character {error.pos + 1}") from None
-            except UnicodeEncodeError:
-                raise ValueError(f"{path}:{number}: half of a surrogate pair, \\ud...; write both or neither") from None
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{path}:{number}: not JSON: {error}") from None
-            if not isinstance(item, dict):
-                raise ValueError(
-                    f'{path}:{number}: a {type(item).__name__}; a line is an object such as {{"text": "..."}}'
-                )
-            yield _placed(item, f"{path}:{number}")
 
 
 def _placed(fields: Mapping[str, Any], place: str) -> FileItem:
     item = FileItem(fields)
     item.place = place
     return item
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON; write null")
 
 
 def listed[T](given: Iterable[T], name: str) -> list[T]:

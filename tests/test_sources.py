@@ -129,7 +129,7 @@ def test_records_are_read_shard_by_shard_with_their_labels(tmp_path):
         (b'{"texts": "one"}\n', r"a\.jsonl:1: no field 'text'; did you mean 'texts'\?.*\['texts'\]"),
         (b'{"text": 1}\n', r"a\.jsonl:1: field 'text' holds a int, not text"),
         (b'{"text": "caf\xe9"}\n', r"a\.jsonl:1: byte 14 of the line \(0xe9\) is not UTF-8"),
-        (b'{"text": "a\\ud800"}\n', r"a\.jsonl:1: character 2 of 'text' is half of a surrogate pair"),
+        (b'{"text": "a\\ud800"}\n', r"a\.jsonl:1: half of a surrogate pair"),
     ],
 )
 def test_a_bad_jsonl_line_is_named(tmp_path, content, complaint):

@@ -34,7 +34,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def parse_json(raw: bytes) -> dict[str, Any]:
     """A JSON object. Raises ValueError where it is something else, or holds a name twice."""
     try:
-        content = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_twins)
+        content = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_without_twins)
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"is no JSON: {error}") from error
     except RecursionError as error:
