@@ -6,14 +6,20 @@ Axis of this file: J documents of a source, in the order in which the source giv
 import dataclasses
 import functools
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 
+from data.marks import sentence_ends
+
 SPLITS = ("train", "validation")
 TRAIN, VALIDATION, DROPPED = range(3)  # values of `split_J`; DROPPED = a duplicate
 FEWEST_DOCUMENTS, FEWEST_BYTES = 20, 50_000  # of validation text, when whole documents are held out
+WITHIN = 1.5  # times the share that was asked for, or a part: where a document ends within it, `tail` cuts none
+LOOK_BACK = 2000  # characters before the place of a cut in which a sentence is looked for that ends
+PARAGRAPH = re.compile(r"\n[^\S\n]*\n")
 
 
 def text_hash(raw: bytes) -> int:
@@ -28,7 +34,7 @@ class Plan:
     hash_J: np.ndarray  # uint64
     bytes_J: np.ndarray  # int64, UTF-8
     split_J: np.ndarray  # int8: TRAIN, VALIDATION or DROPPED
-    cut: tuple[int, int] | None = None  # (document, characters of it that train): the rest of it is validation
+    cut: tuple[int, int] | None = None  # (document, character at which, or before, validation text begins in it)
 
     @functools.cached_property
     def in_train_J(self) -> np.ndarray:
@@ -52,6 +58,11 @@ class Plan:
         return int((self.split_J == DROPPED).sum())
 
     @property
+    def documents(self) -> int:
+        """Documents that are kept; one that is cut counts once."""
+        return len(self.split_J) - self.duplicates
+
+    @property
     def bytes(self) -> int:
         """UTF-8 bytes of the text that is kept."""
         return int(self.bytes_J[self.split_J != DROPPED].sum())
@@ -59,8 +70,9 @@ class Plan:
     def pieces(self, j: int, text: str) -> Iterator[tuple[int, str, bool, bool]]:
         """(split, text, it begins the document, it ends the document) of document `j`; nothing for a duplicate."""
         if self.cut is not None and j == self.cut[0]:
-            yield TRAIN, text[: self.cut[1]], True, False
-            yield VALIDATION, text[self.cut[1] :], False, True
+            at = sentence_end(text, self.cut[1])
+            yield TRAIN, text[:at], True, False
+            yield VALIDATION, text[at:], False, True
         elif self.split_J[j] != DROPPED:
             yield int(self.split_J[j]), text, True, True
 
@@ -117,7 +129,7 @@ def _by_hash(name: str, rows_J3: np.ndarray, kept_J: np.ndarray, share: float) -
 
 
 def _by_tail(name: str, rows_J3: np.ndarray, kept_J: np.ndarray, share: float) -> Plan:
-    """Holds out the last characters of the whole text; the cut may fall inside a document."""
+    """Holds out the last characters of the whole text: whole documents, or else the end of one too (`sentence_end`)."""
     characters_J = np.where(kept_J, rows_J3[:, 2].astype(np.int64), 0)
     stop_J = characters_J.cumsum()
     total = int(stop_J[-1]) if len(stop_J) else 0
@@ -127,8 +139,27 @@ def _by_tail(name: str, rows_J3: np.ndarray, kept_J: np.ndarray, share: float) -
             f"data.sources: {name!r} is too short for data.validation='tail {share:g}': "
             f"needed a character on both sides of the cut, found {total:,} characters in all"
         )
+    nearest = int(stop_J[np.argmin(np.abs(stop_J - at))])  # end of a document
+    if all(1 / WITHIN <= part <= WITHIN for part in (nearest / at, (total - nearest) / (total - at))):
+        at = nearest
     start_J = stop_J - characters_J
     split_J = np.where(kept_J, np.where(start_J < at, TRAIN, VALIDATION), DROPPED).astype(np.int8)
     across = np.flatnonzero((start_J < at) & (at < stop_J))
     cut = (int(across[0]), at - int(start_J[across[0]])) if len(across) else None
     return Plan(hash_J=rows_J3[:, 0].copy(), bytes_J=rows_J3[:, 1].astype(np.int64), split_J=split_J, cut=cut)
+
+
+def sentence_end(text: str, at: int) -> int:
+    """Where a document is cut in two: where the last paragraph before `at` ended, or else sentence, or else word.
+
+    Neither part becomes more than `WITHIN` times as long; where nothing ends that near, it is `at` itself.
+    """
+    begin = at - min(LOOK_BACK, at // 3, (len(text) - at) // 2)
+    before, around = text[begin:at], text[begin : at + LOOK_BACK]
+    ends = [found.end() for found in PARAGRAPH.finditer(before)]
+    ends = ends or [end + 1 for end in sentence_ends([around]).tolist() if end < len(before)]
+    ends = ends or [found.end() for found in re.finditer(r"\s+", before)]
+    if not ends:
+        return at
+    cut = begin + ends[-1]
+    return at - len(text[cut:at].lstrip())

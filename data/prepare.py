@@ -131,7 +131,7 @@ def table(folder: Path) -> Table:
         lines.add_row(
             escape(name),
             f"{rates[name] / RATE_UNIT:.0%}",
-            f"{total['documents']:,}",
+            f"{source.get('documents', total['documents']):,}",  # older folders count one that is cut twice
             f"{total['bytes'] / 1e6:,.2f}",
             f"{total['tokens'] / 1e3:,.0f}",
             f"{total['bytes'] / total['tokens']:.2f}",
@@ -228,6 +228,7 @@ def _make(
         described[name] = card | {
             "folder": folder,
             "share": dict(spec.shares)[name],
+            "documents": plan.documents,
             "duplicates": plan.duplicates,
             "labels": tables[name].classes,
             "splits": splits,

@@ -134,9 +134,9 @@ def test_labels_are_numbers_of_sorted_classes(tmp_path, monkeypatch):
 
 
 def test_a_document_across_the_cut_has_its_label_on_both_sides(tmp_path):
-    file = write_jsonl(tmp_path / "a.jsonl", some_documents(10), topic=[f"t{n}" for n in range(10)])
+    file = write_jsonl(tmp_path / "a.jsonl", some_documents(2), topic=["t0", "t1"])
     folder = prepare.prepare(spec_of(tmp_path, f"files:{file}", validation="tail 0.25", label_field="topic"))
-    assert [array_of(folder, split, "labels")[:, 0].tolist() for split in holdout.SPLITS] == [[*range(8)], [7, 8, 9]]
+    assert [array_of(folder, split, "labels")[:, 0].tolist() for split in holdout.SPLITS] == [[0, 1], [1]]
 
 
 def test_without_a_label_field_there_are_no_labels(tmp_path):
@@ -218,15 +218,17 @@ def test_duplicates_do_not_move_the_split():
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25])
-def test_the_tail_of_one_file_is_its_last_characters(tmp_path, share):
-    """Training text is exactly text[: int(N * (1 - F))]; BOS stands before the first piece, EOS after the last."""
-    text = "".join(some_documents(30)) + "長い話" * 50
+def test_the_tail_of_one_file_is_its_last_sentences(tmp_path, share):
+    """BOS stands before the first piece, EOS after the last; the file is one document, and told as one."""
+    text = "".join(some_documents(30)) + "長い話。" * 50
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     spec = spec_of(tmp_path, f"files:{tmp_path / 'a.txt'}", validation=f"tail {share}", tokenizer="characters")
     folder = prepare.prepare(spec)
-    cut = int(len(text) * (1 - share))
-    assert stored(folder, "train") == [text[:cut]]
-    assert stored(folder, "validation") == [text[cut:]]
+    (train,), (validation,) = stored(folder, "train"), stored(folder, "validation")
+    assert train + validation == text
+    assert train.endswith(("\n", "。"))
+    assert len(validation) / len(text) == pytest.approx(share, rel=0.1)
+    assert described(folder)["documents"] == 1
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
     train, validation = tokens_of(folder, "train"), tokens_of(folder, "validation")
     assert train[0] == tokenizer.bos
@@ -235,15 +237,51 @@ def test_the_tail_of_one_file_is_its_last_characters(tmp_path, share):
     assert not np.isin(validation[:-1], [tokenizer.bos, tokenizer.eos]).any()
 
 
-def test_the_tail_of_many_documents_is_the_end_of_their_text():
-    """The document at the cut falls into two; documents before it train, those after it are held out."""
-    texts = some_documents(100)
-    plan = holdout.plans(["it"], [rows_of(texts)], "tail", 0.1)["it"]
+def tail_of(texts, share):
+    """(training text, validation text, pieces) of a plan."""
+    plan = holdout.plans(["it"], [rows_of(texts)], "tail", share)["it"]
     pieces = [piece for j, text in enumerate(texts) for piece in plan.pieces(j, text)]
-    train = "".join(text for split, text, _, _ in pieces if split == TRAIN)
-    assert train == "".join(texts)[: int(len("".join(texts)) * 0.9)]
     assert "".join(text for _, text, _, _ in pieces) == "".join(texts)
-    assert len(pieces) == 101
+    parts = ["".join(text for split, text, _, _ in pieces if split == part) for part in (TRAIN, VALIDATION)]
+    return *parts, len(pieces)
+
+
+def test_the_tail_of_many_documents_is_whole_documents():
+    """None is cut where one ends near enough; where all are long, one is cut at the end of a sentence."""
+    texts = some_documents(100)
+    train, validation, pieces = tail_of(texts, 0.1)
+    assert (train, validation, pieces) == ("".join(texts[:90]), "".join(texts[90:]), 100)
+    long = [f"{n} is here. Two is there! And three? " * 50 for n in range(3)]
+    train, validation, pieces = tail_of(long, 0.1)
+    assert pieces == 4
+    assert train.endswith((". ", "! ", "? "))
+    assert 0.1 <= len(validation) / len(train + validation) < 0.11
+
+
+@pytest.mark.parametrize("share", [0.001, 0.05, 0.3, 0.9, 0.992])
+@pytest.mark.parametrize(
+    "text", ["One is here.\n\nTwo is there! And three?\n" * 40, "no end of it " * 99, "長い話" * 99, " " * 99]
+)
+def test_a_cut_holds_the_share(text, share):
+    """However text goes on: no part is empty, nor more than 1.5 times what was asked for."""
+    at = max(1, int(len(text) * (1 - share)))
+    cut = holdout.sentence_end(text, at)
+    assert 0 < cut <= at
+    assert len(text) - cut <= 1.5 * (len(text) - at) + 1
+    assert cut >= at / 1.5 - 1
+
+
+def test_a_cut_lies_where_a_paragraph_or_a_sentence_or_a_word_ends():
+    """In this order; an abbreviation ends no sentence."""
+    text = "On and on " * 9 + "They met. Mr. Brown met Dr. Jones. They talked of it for long and" + " on and on" * 9
+    for word, begins in {"talked": "They talked", "Jones": "Mr. Brown", "and on": "They talked"}.items():
+        assert text[holdout.sentence_end(text, text.index(word)) :].startswith(begins)
+    words = text.replace(".", "")
+    assert words[holdout.sentence_end(words, words.index("talked") + 3) :].startswith("talked")
+    paragraphs = "One. Two. Three.\n \nFour. Five. Six and so on for long" + " and longer" * 9
+    assert paragraphs[holdout.sentence_end(paragraphs, paragraphs.index("Six")) :].startswith("Four")
+    chinese = "分久必合。合久必分。" * 9
+    assert holdout.sentence_end(chinese, 43) == 40
 
 
 def test_the_tokenizer_never_sees_held_out_text(tmp_path):

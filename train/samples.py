@@ -7,6 +7,7 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
+from data.marks import SENTENCE_END, WORD_START
 from data.rowplan import TokenStore
 from gptjax.generate import LanguageModel
 from gptjax.manifest import write_whole
@@ -51,17 +52,27 @@ def _earlier(path: Path, step: int) -> list[str]:
 
 
 def _openings(folder: Path, count: int, model: LanguageModel) -> list[list[int]]:
-    """The first words of `count` documents spread over a split; of too few documents, words at `count` places."""
+    """The first words of `count` documents spread over a split; where there are too few, of sentences.
+
+    The end of a document that was cut in two is no document.
+    """
     store = TokenStore(folder)
-    if store.documents >= count:
-        document = np.linspace(0, store.documents - 1, count).astype(int)
-        first, last = store.offset_D[document], store.offset_D[document + 1] - 1  # without EOS
-    else:
-        first = np.linspace(0, max(0, len(store.tokens) - PROMPT_TOKENS - 2), count).astype(int)
-        last = np.full(count, len(store.tokens) - 1)
+    begins = store.offset_D[:-1][store.tokens[store.offset_D[:-1]] == model.tokenizer.bos]
+    if len(begins) < count:
+        begins = _sentences(store)
+    first = begins[np.linspace(0, len(begins) - 1, count).astype(int)]
+    last = store.offset_D[np.searchsorted(store.offset_D, first, side="right")] - 1  # without EOS
     size = min(PROMPT_TOKENS + 1, model.config.T)
     prompts = [store.tokens[begin : min(begin + size, end)].tolist() for begin, end in zip(first, last, strict=True)]
     for prompt in prompts:  # a prompt ends in a whole character
         while len(prompt) > 1 and model.tokenizer.decode(prompt).endswith("\N{REPLACEMENT CHARACTER}"):
             prompt.pop()
     return prompts
+
+
+def _sentences(store: TokenStore) -> np.ndarray:
+    """The tokens at which documents and sentences begin, in order; i64."""
+    marks = np.asarray(store.marks)
+    ends, words = np.flatnonzero(marks & SENTENCE_END), np.flatnonzero(marks & WORD_START)
+    after = np.searchsorted(words, ends, side="right")
+    return np.union1d(store.offset_D[:-1], words[after[after < len(words)]])
