@@ -101,6 +101,13 @@ def plans(
     first = np.zeros(sum(map(len, measured)), bool)
     first[np.unique(np.concatenate([rows_J3[:, 0] for rows_J3 in measured]), return_index=True)[1]] = True
     of_source = np.split(first, np.cumsum([len(rows_J3) for rows_J3 in measured])[:-1])
+    for number, (name, kept_J) in enumerate(zip(names, of_source, strict=True)):
+        if len(kept_J) and not kept_J.any():
+            twins = [np.isin(measured[number][:, 0], rows_J3[:, 0]).sum() for rows_J3 in measured[:number]]
+            raise ValueError(
+                f"data.sources: {name!r} duplicates the sources before it: all of its {len(kept_J):,} documents are in "
+                f"them, most in {names[int(np.argmax(twins))]!r}; leave it out, and give that one a higher rate instead"
+            )
     split = _by_hash if how == "hash" else _by_tail
     return {
         name: split(name, rows_J3, kept_J, share)

@@ -270,7 +270,8 @@ def _records(folder: str, first: int, stop: int, text_field: str, labels: tuple[
     builder = tfds.builder_from_directory(folder)
     features = builder.info.features
     names = {field: _class_names(_field(features, field, "label_field", folder, object)) for field in labels}
-    if _field(features, text_field, "text_field", folder, object).np_dtype != np.dtype(object):
+    feature = _field(features, text_field, "text_field", folder, object)
+    if feature.np_dtype != np.dtype(object) or feature.shape != ():
         raise ValueError(f"{folder}: field {text_field!r} is no text; set data.text_field to one that is")
     examples = builder.as_dataset(
         split=tfds.core.ReadInstruction("train", from_=first, to=stop, unit="abs"),
@@ -308,16 +309,33 @@ def builder_of(name: str, store: epath.Path) -> Any:
         wanted = name.removeprefix("tfds:")
         try:
             return tfds.builder(wanted, data_dir=os.environ.get("TFDS_DATA_DIR"))
-        except tfds.core.DatasetNotFoundError:
-            hint = did_you_mean(wanted.partition("/")[0], tfds.list_builders())
-            raise ValueError(f"data.sources: TFDS has no dataset {wanted!r}{hint}") from None
-        except ValueError as error:  # a dataset without that configuration: TFDS lists those it has
-            raise ValueError(f"data.sources: {name!r}: {error}") from error
+        except (ValueError, AssertionError) as error:  # of a version, TFDS asserts that it is there
+            raise ValueError(f"data.sources: {name!r}: {_what_there_is(wanted) or error}") from None
     corpus, config = ours.corpora()[name]
     carrier = ours.corpus(corpus).carrier
     module = importlib.import_module(f"data.corpora.{corpus}.{corpus}_dataset_builder")
     # records of another version of the package must not be taken for these
     return module.Builder(config=config, data_dir=store / "-".join(carrier))
+
+
+def _what_there_is(wanted: str) -> str | None:
+    """What TFDS has in place of a data set, configuration or version that it has not; None = it has them."""
+    tfds = load_tfds()
+    base, _, version = wanted.partition(":")
+    base, _, config = base.partition("/")
+    try:
+        data_set = tfds.builder_cls(base)
+    except ValueError:
+        return f"TFDS has no data set {base!r}{did_you_mean(base, tfds.list_builders())}"
+    configs = data_set.builder_configs
+    if config and config not in configs:
+        nearest = difflib.get_close_matches(config, configs, n=10, cutoff=0)
+        there = f"it has {', '.join(nearest)}{', ...' if len(configs) > len(nearest) else ''}" if configs else "nor any"
+        return f"{base!r} has no configuration {config!r}; {there}"
+    versions = [data_set.VERSION, *data_set.SUPPORTED_VERSIONS]
+    versions += [each.version for name, each in configs.items() if not config or name == config]
+    known = sorted({str(each) for each in versions if each is not None})
+    return f"{base!r} has no version {version!r}; it has {', '.join(known)}" if version not in ("", *known) else None
 
 
 def load_tfds() -> Any:

@@ -180,6 +180,20 @@ def test_duplicates_are_dropped_and_counted(tmp_path):
     assert sorted(stored(folder, "train", 1) + stored(folder, "validation", 1)) == sorted(second)
 
 
+@pytest.mark.parametrize("how", ["hash 0.05", "tail 0.1"])
+def test_a_text_that_is_listed_twice_is_said_to_be(tmp_path, how):
+    """It is not called too short; one that is there once more, and new text beside it, is read."""
+    other = write_jsonl(tmp_path / "b.jsonl", some_documents(200, seed=1))
+    file = write_jsonl(tmp_path / "a.jsonl", some_documents(200))
+    again = f"files:{tmp_path}/./a.jsonl"
+    said = rf"{again!r} duplicates the sources before it: all of its 200 documents .* most in 'files:{file}'; leave it"
+    with pytest.raises(ValueError, match=said):
+        prepare.prepare(spec_of(tmp_path, f"files:{other}", f"files:{file}", again, validation=how))
+    assert (
+        holdout.plans(["a", "b"], [rows_of(["a b"] * 3), rows_of(["a b", "c" * 40])], "tail", 0.5)["b"].duplicates == 1
+    )
+
+
 def rows_of(texts):
     raws = [text.encode() for text in texts]
     rows = [(holdout.text_hash(raw), len(raw), len(text)) for raw, text in zip(raws, texts, strict=True)]
@@ -274,11 +288,11 @@ def test_a_cut_holds_the_share(text, share):
 def test_a_cut_lies_where_a_paragraph_or_a_sentence_or_a_word_ends():
     """In this order; an abbreviation ends no sentence."""
     text = "On and on " * 9 + "They met. Mr. Brown met Dr. Jones. They talked of it for long and" + " on and on" * 9
-    for word, begins in {"talked": "They talked", "Jones": "Mr. Brown", "and on": "They talked"}.items():
+    for word, begins in {"talked": "They talked", "Jones": "Mr. Brown", "long": "They talked"}.items():
         assert text[holdout.sentence_end(text, text.index(word)) :].startswith(begins)
     words = text.replace(".", "")
     assert words[holdout.sentence_end(words, words.index("talked") + 3) :].startswith("talked")
-    paragraphs = "One. Two. Three.\n \nFour. Five. Six and so on for long" + " and longer" * 9
+    paragraphs = "On and on " * 9 + "One. Two. Three.\n \nFour. Five. Six and so on for long" + " and longer" * 9
     assert paragraphs[holdout.sentence_end(paragraphs, paragraphs.index("Six")) :].startswith("Four")
     chinese = "分久必合。合久必分。" * 9
     assert holdout.sentence_end(chinese, 43) == 40

@@ -1,6 +1,7 @@
 """A run from its text to its report, stopped and continued."""
 
 import dataclasses
+import io
 import json
 import re
 
@@ -15,8 +16,9 @@ from gptjax.manifest import steps
 from tests.tiny_recipe import recipe, records, write_text
 from tests.tiny_text import sentences
 from train.exits import BadNumbersError
-from train.pretrain import pretrain
+from train.pretrain import _results, pretrain
 from train.recipe import BatchSpec, CheckpointSpec, MeshSpec, OptimizerSpec, StopSpec, ValidationSpec
+from train.views import views_table
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,21 @@ def test_it_learns_and_says_so_for_every_source(whole):
     assert last["loss"] < first["loss"] < np.log(400)
     assert last["bits_per_byte"] == pytest.approx(last["loss"] * last["targets"] / np.log(2) / last["bytes"])
     assert records(run, "train")[-1]["tokens"] == 12 * 8 * 32
+
+
+def test_names_of_sources_are_whole_in_every_table(tmp_path):
+    """They may differ in their ends alone, and be longer than a terminal is wide."""
+    names = [f"files:/somewhere/that/is/long/{'folder/' * 8}{end}.txt" for end in ("one", "two")]
+    lines = [{"kind": "final", "step": 1, "source": name, "loss": 1.0, "bits_per_byte": 1.0} for name in names]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    xz = {name: {"alone": 2.0, "after_training_text": 2.0} for name in names}
+    (tmp_path / "xz.json").write_text(json.dumps(xz))
+    views = views_table({name: {"causal": 1.0, "both sides": 1.0, "tokens": 9} for name in names})
+    for table in (_results(tmp_path), views):
+        console = Console(width=80, file=io.StringIO(), record=True)
+        console.print(table)
+        shown = "".join(line.split("│")[1].strip() for line in console.export_text().splitlines() if "│" in line)
+        assert all(name in shown for name in names)
 
 
 def test_the_python_door_opens_on_the_run(whole):

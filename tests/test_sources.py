@@ -1,10 +1,12 @@
 """Sources: which documents a name gives, in which order, and what is said when it cannot."""
 
 import json
+import re
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from data import sources
@@ -172,6 +174,50 @@ def test_a_missing_package_is_answered_with_the_install_line(monkeypatch):
     monkeypatch.setattr(sources.importlib.metadata, "distribution", nowhere)
     with pytest.raises(ValueError, match=r"launch\.sh setup.*pip install --no-deps chitchat-dataset==0\.9\.0"):
         sources.check("chitchat")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("mnist:9.9.9", "'mnist' has no version '9.9.9'; it has 3.0.1"),
+        ("imdb_reviews/plain_text:0.0.1", "'imdb_reviews' has no version '0.0.1'; it has 1.0.0"),
+        ("imdb_reviews:x", "'imdb_reviews' has no version 'x'; it has 1.0.0"),
+        (
+            "wikipedia/20230601.enn",
+            "'wikipedia' has no configuration '20230601.enn'; it has 20230601.nn, 20230601.en, ",
+        ),
+        ("mnist/small", "'mnist' has no configuration 'small'; nor any"),
+        ("lm1bb:1.0.0", "TFDS has no data set 'lm1bb'; did you mean 'lm1b'?"),
+    ],
+)
+def test_what_tfds_has_is_said_of_what_it_has_not(tmp_path, name, said):
+    """Of a data set, a configuration and a version each."""
+    with pytest.raises(ValueError, match=re.escape(f"data.sources: 'tfds:{name}': {said}")):
+        sources.builder_of(f"tfds:{name}", tmp_path)
+
+
+def test_a_field_that_is_no_single_text_is_refused(tmp_path):
+    """A sequence of texts as well as a number; a text is read."""
+    tfds = sources.load_tfds()
+    features = tfds.features.FeaturesDict(
+        {"many": tfds.features.Sequence(tfds.features.Text()), "one": tfds.features.Text(), "n": np.int64,
+         "pairs": tfds.features.Sequence({"text": tfds.features.Text()}), "both": {"text": tfds.features.Text()}}
+    )  # fmt: skip
+    example = {"many": ["a", "b"], "one": "c", "n": 1, "pairs": [{"text": "a"}], "both": {"text": "d"}}
+    builder = tfds.dataset_builders.store_as_tfds_dataset(
+        name="several",
+        version="1.0.0",
+        features=features,
+        split_datasets={"train": [("0", example)]},
+        data_dir=tmp_path,
+    )
+    shard = sources.Shard((str(builder.data_dir),), (0, 1))
+    assert [document.text for document in sources.documents(shard, "one", ())] == ["c"]
+    for field in ("many", "n", "pairs", "both"):
+        with pytest.raises(ValueError, match=f"field '{field}' is no text; set data.text_field to one that is"):
+            list(sources.documents(shard, field, ()))
+    with pytest.raises(ValueError, match="is no label"):
+        list(sources.documents(shard, "one", ("many",)))
 
 
 def test_checking_names_is_quick_and_imports_no_tensorflow():

@@ -190,7 +190,8 @@ def _results(run: Path) -> Table:
     from train.report import last_scores
 
     xz = json.loads((run / "xz.json").read_text(encoding="utf-8"))
-    table = Table("held-out text of", title="bits per byte (lower is better), beside what xz makes of the same text")
+    table = Table(title="bits per byte (lower is better), beside what xz makes of the same text")
+    table.add_column("held-out text of", overflow="fold")  # whole: sources may differ in the end of a name alone
     for heading in ("nats/token", "bits/byte", "xz -9 alone", "xz after the training text"):
         table.add_column(heading, justify="right")
     for name, record in last_scores(run / "metrics.jsonl").items():

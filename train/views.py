@@ -36,7 +36,8 @@ def write_views(run: Path, prepared: Path, model: LanguageModel) -> dict[str, di
 
 def views_table(found: dict[str, dict[str, float]]) -> Table:
     """For people."""
-    table = Table("held-out text of", title="nats a token: read from the beginning, and every token from both sides")
+    table = Table(title="nats a token: read from the beginning, and every token from both sides")
+    table.add_column("held-out text of", overflow="fold")  # whole: sources may differ in the end of a name alone
     for heading in ("causal", "both sides", "tokens"):
         table.add_column(heading, justify="right")
     for name, figures in found.items():
