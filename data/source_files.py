@@ -35,7 +35,7 @@ class Found:
 
     def remark(self) -> str | None:
         """What was left out; None = nothing."""
-        kinds = [f"{count:,} {kind}" for kind, count in self.skipped.most_common()]
+        kinds = [f"{count:,} {kind}" for kind, count in self.skipped.most_common() if count]
         folders = [f"{path} ({what})" for path, what in sorted(self.ours.items())]
         parts = [
             kinds and f"not read, for only {' and '.join(SUFFIXES)} are: {_some(kinds)}",
@@ -66,14 +66,16 @@ def find(pattern: Path) -> Found:
 
 def _once(paths: Iterable[Path]) -> list[Path]:
     """The paths, sorted; of a file that linked folders give twice, the path without a link, or else the shortest."""
-    real = functools.cache(os.path.realpath)
 
-    def way(path: Path) -> tuple[bool, int, str]:
-        return real(path.parent) != str(path.parent.absolute()), len(path.parts), str(path)
+    @functools.cache
+    def real(folder: Path) -> tuple[bool, str]:
+        """(whether it is one by a link, where it is)."""
+        place = os.path.realpath(folder)
+        return place != os.path.abspath(folder), place
 
     firsts: dict[tuple[str, str], Path] = {}
-    for path in sorted(set(paths), key=way):
-        firsts.setdefault((real(path.parent), path.name), path)
+    for path in sorted(set(paths), key=lambda path: (real(path.parent)[0], len(path.parts), str(path))):
+        firsts.setdefault((real(path.parent)[1], path.name), path)
     return sorted(firsts.values(), key=str)
 
 
@@ -99,8 +101,8 @@ def _matching(path: Path, parts: Sequence[str], found: Found) -> Iterator[Path]:
     elif not glob.has_magic(part):
         if (path / part).exists():
             yield from _matching(path / part, rest, found)
-    elif (names := _names(path, found)) is not None:
-        for name in names:
+    elif (entries := _entries(path, found)) is not None:
+        for name in (entry.name for entry in entries):
             if fnmatchcase(name, part) and (not name.startswith(".") or part.startswith(".")):
                 yield from _matching(path / name, rest, found)
 
@@ -111,32 +113,29 @@ def _folders(top: Path, found: Found) -> Iterator[tuple[Path, list[Path]]]:
     while near or linked:
         folder = near.pop() if near else linked.pop(0)
         real = os.path.realpath(folder)
-        if real in seen or (names := _names(folder, found)) is None:
+        if real in seen or (entries := _entries(folder, found)) is None:
             continue
         seen.add(real)
         files = []
-        for path in (folder / name for name in names):
-            if path.name.startswith("."):
-                found.skipped["hidden"] += 1
-            elif path.is_dir():
-                (linked if path.is_symlink() else near).append(path)
+        for entry in entries:
+            if entry.name.startswith("."):
+                found.skipped["hidden"] += entry.is_dir() or entry.name.lower().endswith(SUFFIXES)
+            elif entry.is_dir():
+                (linked if entry.is_symlink() else near).append(folder / entry.name)
             else:
-                files.append(path)
+                files.append(folder / entry.name)
         yield folder, files
 
 
-def _names(folder: Path, found: Found) -> list[str] | None:
-    """What a folder holds, sorted; None, and noted, if gptjax wrote it."""
-    names = sorted(os.listdir(folder))
-    if (what := written_by_us(folder, names)) is not None:
+def _entries(folder: Path, found: Found) -> list[os.DirEntry[str]] | None:
+    """What a folder holds, sorted; None if gptjax wrote it, which is noted of what is finished."""
+    with os.scandir(folder) as scanned:
+        entries = sorted(scanned, key=lambda entry: entry.name)
+    names = {entry.name for entry in entries}
+    if folder.suffix == ".partial" and names & {"done", "work"}:
+        return None  # text that is being prepared
+    what = next((what for what, marks in OURS if marks <= names), None)
+    if what is not None:
         found.ours[str(folder)] = what
         return None
-    return names
-
-
-def written_by_us(folder: Path, names: Iterable[str]) -> str | None:
-    """What a folder that holds these names is, if gptjax wrote it; None = it did not."""
-    held = set(names)
-    if folder.suffix == ".partial" and held & {"done", "work"}:
-        return "text that is being prepared"
-    return next((what for what, marks in OURS if marks <= held), None)
+    return entries

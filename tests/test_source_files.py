@@ -59,7 +59,19 @@ def test_a_linked_folder_is_read_once(tmp_path, pattern):
 
 def test_what_is_not_read_is_told_with_counts(tmp_path):
     """With the source, and where nothing is left in the error."""
-    for name in ("a.txt", "b.md", "c.md", "d.txt.gz", "e.json", ".f.txt", "LICENSE", "g.csv", "h.tsv", "i.pdf"):
+    for name in (
+        "a.txt",
+        "b.md",
+        "c.md",
+        "d.txt.gz",
+        "e.json",
+        ".f.txt",
+        ".DS_Store",
+        "LICENSE",
+        "g.csv",
+        "h.tsv",
+        "i.pdf",
+    ):
         write(tmp_path / name)
     (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
     said = sources.describe(f"files:{tmp_path}", tmp_path).warning
@@ -119,14 +131,14 @@ def test_names_that_ours_share_with_others_are_read(tmp_path):
 def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
     """It is not left out in silence."""
     write(tmp_path / "closed" / "a.txt")
-    listdir = os.listdir
+    scandir = os.scandir
 
     def refuse(path):
         if Path(path).name == "closed":
             raise PermissionError(13, "Permission denied", str(path))
-        return listdir(path)
+        return scandir(path)
 
-    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(OSError, match="closed"):
         find(tmp_path)
 
