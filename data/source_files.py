@@ -37,11 +37,12 @@ class Found:
         """What was left out; None = nothing."""
         kinds = [f"{count:,} {kind}" for kind, count in self.skipped.most_common() if count]
         folders = [f"{path} ({what})" for path, what in sorted(self.ours.items())]
-        parts = [
-            kinds and f"not read, for only {' and '.join(SUFFIXES)} are: {_some(kinds)}",
-            folders and f"left out as written by gptjax: {_some(folders)}",
-        ]
-        return "; ".join(filter(None, parts)) or None
+        parts = []
+        if kinds:
+            parts.append(f"not read, for only {' and '.join(SUFFIXES)} are: {_some(kinds)}")
+        if folders:
+            parts.append(f"left out as written by gptjax: {_some(folders)}")
+        return "; ".join(parts) or None
 
 
 def _some(names: Sequence[str]) -> str:
