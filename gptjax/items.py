@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gptjax.paths import expanded
 from gptjax.spelling import did_you_mean
 
 Item = Mapping[str, Any]
@@ -31,7 +32,7 @@ def name_of(item: Item, number: int) -> str:
 
 def read_items(files: Sequence[str]) -> Iterator[FileItem]:
     """The lines of .jsonl files, empty ones left out; any other file is one item, {"text": all of it}."""
-    for path in map(Path, files):
+    for path in map(expanded, files):
         if path.suffix.lower() == ".json":
             raise ValueError(f"{path}: one object a line is read, from a .jsonl file; `jq -c '.[]'` makes it of a list")
         try:

@@ -17,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from gptjax.paths import named
+
 FORMAT = 2  # format 1 had no digest of its own; from 2 on, every format checks itself as `_own_digest` does
 MANIFEST = "manifest.json"
 TREE, ARRAYS = "_METADATA", "manifest.ocdbt"  # within a tree's folder: Orbax's tables of its leaves, of their data
@@ -132,7 +134,7 @@ def sha256(path: Path) -> str:
 def write_whole(path: Path, text: str) -> None:
     """Writes a file so that a reader, or a crash, finds the old content or all of the new."""
     unfinished = path.with_name(path.name + ".unfinished")
-    with unfinished.open("w", encoding="utf-8") as file:
+    with named(unfinished), unfinished.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -510,7 +510,7 @@ def test_data_that_is_not_all_there_is_no_step(tmp_path):
         "written", lambda: max(tmp_path.glob("checkpoints/1.*/**/d/*"), key=lambda file: file.stat().st_size).unlink()
     ):
         writer.save(1, trees, {})
-        with pytest.raises(OSError, match="step 1 was not saved: params has .* bytes of files for 363600 bytes"):
+        with pytest.raises(OSError, match=r"step 1 was not saved: params has .* bytes of files for 363600 bytes"):
             writer.wait()
     writer.save(2, trees, {})
     writer.close()
