@@ -19,7 +19,7 @@ from etils import epath
 
 from data import sources
 from data.spec import DataSpec
-from gptjax.paths import expanded
+from gptjax.places import expanded
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -51,7 +51,7 @@ from data.workitems import (
     tokenise,
 )
 from gptjax.locks import locked
-from gptjax.paths import named
+from gptjax.places import named
 from gptjax.tokenizer import Tokenizer, ready_made, train_bpe, train_characters
 
 FORMAT = 3

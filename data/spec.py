@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from data.mixture import lay_out, parse
-from gptjax.paths import expanded
+from gptjax.places import expanded
 
 LEARNT, READY_MADE = ("bpe", "characters"), ("bytes", "gpt2")  # tokenizers; others are files
 

@@ -32,7 +32,7 @@ def load(
     Raises ValueError if there is no such model or step, if its files do not belong together, are damaged or ask for
     what is not supported, or if a weight is NaN or infinite.
     """
-    from gptjax.paths import expanded
+    from gptjax.places import expanded
     from gptjax.rundir import credit_of, read_run
 
     path = expanded(path)

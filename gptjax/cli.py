@@ -22,7 +22,7 @@ from gptjax.chat import Chat
 from gptjax.evaluate_verb import Evaluate
 from gptjax.export_verb import Export
 from gptjax.manifest import check_sizes, folder_of, numbered, verify
-from gptjax.paths import expanded
+from gptjax.places import expanded
 from gptjax.rundir import read_run
 from gptjax.sampling import Sampling
 from gptjax.spelling import did_you_mean

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gptjax.paths import expanded
+from gptjax.places import expanded
 from gptjax.spelling import did_you_mean
 
 Item = Mapping[str, Any]

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from gptjax.paths import named
+from gptjax.places import named
 
 FORMAT = 2  # format 1 had no digest of its own; from 2 on, every format checks itself as `_own_digest` does
 MANIFEST = "manifest.json"

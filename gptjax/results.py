@@ -13,7 +13,7 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from gptjax.paths import expanded
+from gptjax.places import expanded
 
 RESAMPLES = 1000
 INTERVAL = (2.5, 97.5)  # per cent

@@ -11,7 +11,7 @@ from types import MappingProxyType
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-from gptjax.paths import expanded
+from gptjax.places import expanded
 from gptjax.sentencepiece_model import convert
 
 PAD, BOS, EOS, MASK = "<|pad|>", "<|bos|>", "<|eos|>", "<|mask|>"

@@ -1,113 +1,59 @@
-"""gptjax.paths: `~` is the home folder wherever a path is given, however it is spelt; spaces are quoted."""
+"""tests.campaigns.paths: it can tell what is wrong, and gives each case the place that it asks for."""
 
 import os
-from pathlib import Path
+import sys
 
 import pytest
 
-import gptjax
-from data import dump
-from data.spec import DataSpec
-from gptjax import cli
-from gptjax.exchange.aside import absent
-from gptjax.items import read_items
-from gptjax.paths import expanded, named, standing
-from gptjax.results import place_for
-from gptjax.tokenizer import byte_tokenizer, ready_made
-from train import __main__ as program
-from train.recipe import Recipe, from_json, load_recipe, to_json
-
-ROOT = Path(__file__).parent.parent
+from tests.campaigns import paths
+from tests.campaigns.paths import CASES, STAGES, Campaign, Case, inside, listing, spoken
 
 
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    """A home folder; one stands in another."""
-    (tmp_path / "home").mkdir()
-    (tmp_path / "here").mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path / "here")
-    return tmp_path / "home"
+def test_a_terminal_has_its_columns_and_a_pipe_is_none(tmp_path):
+    ask = [sys.executable, "-c", "import os, sys; print(sys.stdout.isatty() and os.get_terminal_size().columns)"]
+    assert [spoken(ask, os.environ, tmp_path, columns).strip() for columns in (40, None)] == ["40", "False"]
 
 
-def test_a_tilde_is_home_at_the_beginning_alone(home):
-    assert expanded("~") == expanded("~/") == home
-    assert expanded("~/a b") == home / "a b"
-    for other in ("a/~", "x~", "/~/a", "~nobody-of-this-name/a", "a~/b"):
-        assert expanded(other) == Path(other)
+def test_each_program_is_noted_with_how_it_ended(tmp_path, capsys):
+    """A mistake and a traceback end themselves and not those after them."""
+    codes = tmp_path / "codes"
+    inside('{"a": ["report", "none"], "b": ["checkpoint", "list", "none"], "c": ["--help"], "d": [null]}', codes)
+    assert codes.read_text() == "a=2\nb=2\nc=0\nd=70\n"
+    assert "== d ==\n" in capsys.readouterr().out
 
 
-def test_without_a_home_a_tilde_is_refused_and_no_folder_is_called_so(monkeypatch):
-    monkeypatch.setattr(os.path, "expanduser", lambda path: os.fspath(path))  # as for a uid that nobody knows
-    assert expanded("/tmp/x") == Path("/tmp/x")
-    with pytest.raises(ValueError, match=r"^~/x: ~ stands for no folder, as HOME is not set"):
-        expanded("~/x")
+@pytest.mark.parametrize("spoilt", ["nothing", "a code", "a traceback", "the text", "beside", "weights"])
+def test_what_is_wrong_is_told(tmp_path, monkeypatch, spoilt):
+    """One thing at a time; and nothing where nothing is."""
+
+    def ran(campaign, case, words, folder):
+        (folder / "exported").mkdir()
+        (folder / "exported" / "model.safetensors").write_text(case.name if spoilt == "weights" else "same")
+        if spoilt == "the text":
+            (folder / "text" / "xz.json").touch()
+        if spoilt == "beside":
+            (folder.parent / "~").mkdir()
+        said = "Traceback (most recent call last)" if spoilt == "a traceback" else ""
+        return {stage: int(spoilt == "a code" and stage == "audit") for stage in STAGES}, said
+
+    monkeypatch.setattr(Campaign, "_ran", ran)
+    campaign = Campaign(tmp_path)
+    told = [list(campaign.wrong(Case(name=name))) for name in ("one", "two")]
+    if spoilt == "nothing":
+        assert told == [[], []]
+    else:
+        assert [len(found) for found in told] == ([0, 1] if spoilt == "weights" else [1, 1])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["shared"]
 
 
-@pytest.mark.parametrize("spelling", [["--run=~/x", "--data.prepared=~/y"], ["--run", "~/x", "--data.prepared", "~/y"]])
-def test_paths_of_a_recipe_begin_at_home_and_are_kept_so(home, spelling):
-    """From the command line in both spellings, from a recipe in Python, and from its JSON."""
-    recipe = program.parse(["laptop", *spelling])
-    assert (recipe.run, recipe.data.prepared) == (home / "x", home / "y")
-    assert from_json(to_json(recipe)) == recipe
-    made = Recipe(data=DataSpec(sources=("chitchat",), prepared=Path("~/y")), run=Path("~/x"), steps=200)
-    assert (made.run, made.data.prepared) == (home / "x", home / "y")
+def test_cases_have_names_of_their_own_and_tell_places_apart():
+    assert len({case.name for case in CASES}) == len(CASES)
+    assert len({(case.folder, case.link, case.mount, case.columns) for case in CASES}) > 15
+    assert paths.USER > 1000
 
 
-def test_every_verb_and_function_that_takes_a_path_begins_at_home(home, capsys):
-    """What is made is made there, what is read is read there, and what is not there is looked for there."""
-    (home / "text.txt").write_text("a text")
-    byte_tokenizer().save(home / "tokens.json")
-    (home / "recipe.json").write_text(to_json(program.parse(["laptop"])))
-    assert [item["text"] for item in read_items(["~/text.txt"])] == ["a text"]
-    assert ready_made("~/tokens.json").size == byte_tokenizer().size
-    assert load_recipe("~/recipe.json")().steps
-    assert absent("~/exported") == home / "exported"
-    assert place_for("~/results") == home / "results"
-    for look in (
-        lambda: gptjax.load("~/none"),
-        lambda: cli.parse(["checkpoint", "list", "~/none"]).run(),
-        lambda: cli.parse(["generate", "~/none"]).run(),
-    ):
-        with pytest.raises(ValueError, match=f"{home}/none: no such run"):
-            look()
-    (home / "run").mkdir()
-    (home / "run" / "model.json").touch()
-    assert program._run_of("audit", ["~/run"]) == home / "run"
-    assert program.main(["bench", "--json=~/none/file"]) == 2
-    assert f"there is no folder {home}/none" in capsys.readouterr().err
-    assert not any((home.parent / "here").iterdir())
-
-
-def test_a_dump_goes_home(home, monkeypatch):
-    monkeypatch.setattr(dump, "examples", lambda *arguments: iter([{"text": "a"}]))
-    assert dump.main(["chitchat", "--out=~/a.jsonl"]) == 0
-    assert (home / "a.jsonl").read_text() == '{"text": "a"}\n'
-
-
-def test_what_stands_is_the_path_itself_or_the_nearest_above_it(tmp_path):
-    (tmp_path / "disk").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "disk")
-    assert standing(tmp_path / "link") == tmp_path / "link"
-    assert standing(tmp_path / "link" / "a" / "b") == tmp_path / "link"
-    assert standing(tmp_path / "a" / "b") == tmp_path
-
-
-def test_compiled_programs_are_kept_where_a_folder_can_be_had(tmp_path, monkeypatch):
-    """Not without a home, and not at the top, which is the home of many a container's user."""
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert program._cache() == tmp_path / ".cache" / "gptjax" / "compiled"
-    monkeypatch.setattr(os, "access", lambda path, mode: path != Path("/"))
-    monkeypatch.setenv("HOME", "/")
-    assert program._cache() is None
-    monkeypatch.setattr(os.path, "expanduser", lambda path: os.fspath(path))
-    assert program._cache() is None
-
-
-def test_a_full_disk_is_named(tmp_path):
-    """Which the system itself does not do when it refuses to write; where it names a file, that stays."""
-    with pytest.raises(OSError, match=r"No space left on device: '.*/prepared'"), named(tmp_path / "prepared"):
-        Path("/dev/full").write_text("x")
-    with pytest.raises(OSError, match=r"No such file or directory: '/none'"), named(tmp_path):
-        Path("/none").read_text()
+def test_a_listing_moves_with_what_a_file_holds(tmp_path):
+    (tmp_path / "a").write_text("1")
+    before = listing(tmp_path)
+    (tmp_path / "a").write_text("2")
+    assert listing(tmp_path) != before

@@ -17,7 +17,7 @@ if __name__ == "__main__" and sys.argv[1:2] == ["pretrain"]:
 import tyro
 
 from gptjax.config import SIZES
-from gptjax.paths import expanded, standing
+from gptjax.places import expanded, standing
 from gptjax.spelling import did_you_mean
 from train import STARTED, hosts
 from train.allocator import keep_freed_memory

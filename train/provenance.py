@@ -19,7 +19,7 @@ import jax
 
 from gptjax.config import ModelConfig, load_model_config, save_model_config
 from gptjax.manifest import write_whole
-from gptjax.paths import standing
+from gptjax.places import standing
 from gptjax.rundir import CREDIT
 from gptjax.tokenizer import Tokenizer
 from train.assemble import Text

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gptjax.locks import locked
 from gptjax.manifest import sync_folder
-from gptjax.paths import expanded, standing
+from gptjax.places import expanded, standing
 
 LONGEST_NAME = 200  # bytes, that a hidden name repeats; file systems have room for 255
 
