@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import gptjax
-from data import dump
+from data import distribute, dump
 from data.spec import DataSpec
 from gptjax import cli
 from gptjax.exchange.aside import absent
@@ -83,6 +83,10 @@ def test_a_dump_goes_home(home, monkeypatch):
     monkeypatch.setattr(dump, "examples", lambda *arguments: iter([{"text": "a"}]))
     assert dump.main(["chitchat", "--out=~/a.jsonl"]) == 0
     assert (home / "a.jsonl").read_text() == '{"text": "a"}\n'
+
+
+def test_a_shared_folder_begins_at_home_or_lies_in_an_object_store(home):
+    assert [str(distribute._shared(text)) for text in ("~/a", "gs://b/~/a")] == [f"{home}/a", "gs://b/~/a"]
 
 
 def test_what_stands_is_the_path_itself_or_the_nearest_above_it(tmp_path):
