@@ -27,6 +27,7 @@ from etils import epath
 from data.prepare import prepare
 from data.spec import DataSpec
 from data.workitems import Item
+from gptjax.places import expanded
 
 CHECKOUT = Path(__file__).parents[1]
 WHEEL = """
@@ -94,6 +95,11 @@ def wheel(folder: Path) -> Path:
     return made
 
 
+def _shared(text: str) -> epath.Path:
+    """A folder of this machine, or of an object store."""
+    return epath.Path(text if "://" in text else expanded(text))
+
+
 def _worker_died(failed: Any) -> None:
     """Ends the program when the thread that watches over a worker fails."""
     print(f"a worker died ({failed.exc_value}); start the same command again: finished work is kept", file=sys.stderr)
@@ -115,7 +121,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--runner", default="DirectRunner", help="DirectRunner (this machine), DataflowRunner, ...")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of the DirectRunner")
-    parser.add_argument("--shared", type=epath.Path, help="folder for records and results that all machines see")
+    parser.add_argument("--shared", type=_shared, help="folder for records and results that all machines see")
     known, of_beam = parser.parse_known_args(ours)
     try:
         spec = tyro.cli(DataSpec, args=of_data, prog="python -m data.distribute [OPTIONS] --", description=__doc__)

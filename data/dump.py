@@ -19,6 +19,7 @@ from etils import epath
 
 from data import sources
 from data.spec import DataSpec
+from gptjax.places import expanded
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,11 +104,12 @@ def main(arguments: list[str]) -> int:
         if dump.out is None:
             sys.stdout.writelines(lines)
         else:
-            new = dump.out.with_suffix(".new")
+            out = expanded(dump.out)
+            new = out.with_suffix(".new")
             with new.open("w", encoding="utf-8") as file:
                 count = sum(1 for line in lines if file.write(line))
-            new.rename(dump.out)
-            print(f"wrote {dump.out}: {count:,} lines", file=sys.stderr)
+            new.rename(out)
+            print(f"wrote {out}: {count:,} lines", file=sys.stderr)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -11,16 +11,14 @@ of what was read: a changed file or setting makes another folder, and an old one
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import itertools
 import json
 import lzma
-import os
 import re
+import secrets
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -52,6 +50,8 @@ from data.workitems import (
     token_type,
     tokenise,
 )
+from gptjax.locks import locked
+from gptjax.places import named
 from gptjax.tokenizer import Tokenizer, ready_made, train_bpe, train_characters
 
 FORMAT = 3
@@ -88,14 +88,20 @@ def prepare(
     if (folder / "prepared.json").exists():
         return folder
     spec.prepared.mkdir(parents=True, exist_ok=True)
-    with _alone(spec.prepared):
+    with locked(spec.prepared / ".lock") as alone:
         if not (folder / "prepared.json").exists():  # another process may just have made it
-            partial = folder.with_suffix(".partial")
+            # beside another that cannot be kept out, what either leaves unfinished serves nobody else
+            partial = folder.with_suffix(".partial" if alone else f".partial-{secrets.token_hex(4)}")
             partial.mkdir(exist_ok=True)
             work = epath.Path(partial.absolute() / "work") if shared is None else shared / folder.name
             store = epath.Path(spec.prepared.absolute() if shared is None else shared) / "corpora"
-            _make(spec, work, store, partial / "done", run_all, download_config)
-            (partial / "done").rename(folder)
+            with named(partial):
+                _make(spec, work, store, partial / "done", run_all, download_config)
+            try:
+                (partial / "done").rename(folder)
+            except OSError:
+                if not (folder / "prepared.json").exists():  # else the other was quicker
+                    raise
             shutil.rmtree(partial)
             work.rmtree(missing_ok=True)
             Console(width=None if sys.stdout.isatty() else 120).print(table(folder))
@@ -169,17 +175,6 @@ def stored_text(folder: Path, source_folder: str, split: str, *, last_bytes: int
     tokens = np.memmap(of / "tokens.bin", dtype=token_type(tokenizer), mode="r")
     for start, stop in zip(offsets[first:-1], offsets[first + 1 :], strict=True):
         yield tokenizer.decode(tokens[start:stop].tolist())
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Waits until no other process prepares into the folder."""
-    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)  # writable, or NFS refuses to lock it
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
 
 
 def _items(spec: DataSpec, work: epath.Path, store: epath.Path, download_config: Any) -> dict[str, list[Item]]:
@@ -326,9 +321,7 @@ def _write_tokenizer(
             tokenizer = train_characters((text for _, text in texts), spec.vocabulary)
     else:
         tokenizer = ready_made(spec.tokenizer)
-    with tempfile.TemporaryDirectory() as local:  # the path may be one of an object store
-        tokenizer.save(Path(local) / "tokenizer.json")
-        save_bytes(path, (Path(local) / "tokenizer.json").read_bytes())
+    save_bytes(path, tokenizer.content)
 
 
 def _budgets(spec: DataSpec, plans: Mapping[str, Plan]) -> dict[str, tuple[int, int]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from data.mixture import lay_out, parse
+from gptjax.places import expanded
 
 LEARNT, READY_MADE = ("bpe", "characters"), ("bytes", "gpt2")  # tokenizers; others are files
 
@@ -35,6 +36,7 @@ class DataSpec:
     prepared: Path = Path("prepared")  # folder that keeps prepared corpora, one sub-folder a data hash
 
     def __post_init__(self):
+        object.__setattr__(self, "prepared", expanded(self.prepared))
         if not self.sources:
             raise ValueError("data.sources: empty; name at least one source, such as 'chitchat' or 'files:~/novels'")
         names = [name for name, _ in self.shares]

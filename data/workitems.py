@@ -8,12 +8,10 @@ import dataclasses
 import io
 import itertools
 import json
-import tempfile
 import uuid
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -132,10 +130,8 @@ def tokenise(item: Item, advance: Advance = _nobody) -> None:
             missing.append(part)
     if not missing:
         return
-    with tempfile.NamedTemporaryFile(suffix=".json") as local:
-        local.write((item.work / "tokenizer.json").read_bytes())
-        local.flush()
-        tokenizer = Tokenizer.load(Path(local.name))
+    rules = item.work / "tokenizer.json"
+    tokenizer = Tokenizer.parsed(rules.read_bytes(), str(rules))
     for part, pieces in itertools.groupby(_pieces(item, plan, part_J, missing), key=lambda pair: pair[0]):
         arrays = _tokenised((piece for _, piece in pieces), tokenizer, item.language, advance)
         save(item.file("tokens", part), **arrays)

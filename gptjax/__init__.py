@@ -6,7 +6,6 @@
 """
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -33,9 +32,10 @@ def load(
     Raises ValueError if there is no such model or step, if its files do not belong together, are damaged or ask for
     what is not supported, or if a weight is NaN or infinite.
     """
+    from gptjax.places import expanded
     from gptjax.rundir import credit_of, read_run
 
-    path = Path(path)
+    path = expanded(path)
     credit = credit_of(path)
     is_gguf = path.suffix.lower() == ".gguf"
     is_folder = (path / "config.json").is_file() and not (path / "model.json").is_file()

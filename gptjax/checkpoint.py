@@ -1,13 +1,15 @@
 """What survives a crash: steps under `checkpoints/`, each usable only once its manifest is written.
 
 `checkpoints/<step>/params`, `training` and perhaps `ema` are plain trees that Orbax writes. They are written in
-`<step>.unfinished-...`; once every file is on the disk and its SHA-256 in the manifest, one renaming makes it the step.
+`<step>.unfinished-...`; once every file is on the disk and its SHA-256 in the manifest, and an array of every tree was
+read back from them, one renaming makes it the step.
 
 A program that watches a run can follow each save: `sys.addaudithook` is told ("gptjax.save", (stage, step)) with the
 stages begin, write, written, manifest, committed, clean, end; `clean` comes before each deletion of an older step.
 """
 
 import contextlib
+import dataclasses
 import errno
 import functools
 import json
@@ -31,7 +33,9 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from gptjax.manifest import (
+    ARRAYS,
     MANIFEST,
+    TREE,
     describe,
     folder_of,
     manifest,
@@ -47,6 +51,9 @@ logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathnam
 
 LEFTOVER = re.compile(r"\d+\.(unfinished-|deleted-|orbax-checkpoint-tmp).*")  # the last as an older gptjax left it
 BARRIER_SECONDS = 600  # how long a process waits for the slowest to have hashed its share
+# What a path must not hold: Orbax globs it, TensorStore takes a backslash for a slash, epath these folders for buckets.
+NOT_PLAIN = re.compile(r"[][*?\\]|^/(gs|s3|az|hf)(/|$)")
+INLINE = 1024  # bytes: so small an array lies within Orbax's table of arrays
 
 
 def restore(run: Path, step: int, name: str, abstract: Any) -> Any:
@@ -64,8 +71,30 @@ def restore(run: Path, step: int, name: str, abstract: Any) -> Any:
     arguments = ocp.args.PyTreeRestore(
         item=abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract)
     )  # pyright: ignore[reportCallIssue]
-    with _reader(abstract) as checkpointer:
-        return checkpointer.restore(folder_of(run, step).resolve() / name, args=arguments)
+    with plain(folder_of(run, step)) as folder, _reader(abstract) as checkpointer:
+        return checkpointer.restore(folder / name, args=arguments)
+
+
+@contextlib.contextmanager
+def plain(folder: Path) -> Iterator[Path]:
+    """A path of the folder that Orbax takes as it is written, whatever the folder is called.
+
+    Raises ValueError where the system offers none.
+    """
+    path = folder.resolve()
+    if not NOT_PLAIN.search(str(path)):
+        yield path
+        return
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        if not (link := Path(f"/proc/self/fd/{opened}")).is_dir():
+            raise ValueError(
+                f"{path}: on this system checkpoints cannot lie in a folder with [, ], *, ? or a backslash in its "
+                "path, nor in /gs, /s3, /az or /hf; use another"
+            )
+        yield link
+    finally:
+        os.close(opened)
 
 
 def _reader(abstract: Any) -> ocp.Checkpointer:
@@ -85,13 +114,22 @@ def _reader(abstract: Any) -> ocp.Checkpointer:
 
 def saved_shapes(run: Path, step: int, name: str) -> Any:
     """A tree of a verified step as shapes and dtypes. Raises ValueError where the step has no such tree."""
-    folder = folder_of(run, step).resolve() / name
-    if not folder.is_dir():
+    if not (folder_of(run, step) / name).is_dir():
         raise ValueError(f"step {step}: has no {name}")
-    with _reader(()) as checkpointer:
-        tree = checkpointer.metadata(folder).item_metadata.tree
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree, is_leaf=lambda node: hasattr(node, "shape")
+    with plain(folder_of(run, step)) as folder, _reader(()) as checkpointer:
+        found = _shapes_in(folder / name, checkpointer)
+    if found is None:
+        raise ValueError(f"step {step}: {name}: files that say what it holds are missing or damaged")
+    return found
+
+
+def _shapes_in(folder: Path, checkpointer: ocp.Checkpointer) -> Any:
+    """A tree as shapes and dtypes; None where Orbax cannot read what its arrays are."""
+    found = checkpointer.metadata(folder).item_metadata
+    return found and jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
+        found.tree,
+        is_leaf=lambda node: hasattr(node, "shape"),
     )
 
 
@@ -109,7 +147,7 @@ class CheckpointWriter:
 
     `commit` guards the renaming that makes a step: it raises where this process may no longer write to the run.
     Every process of a run makes one and calls the same methods; the first of them commits and deletes.
-    Raises OSError, before anything else, where the run's folder cannot be written.
+    Raises OSError, before anything else, where the run's folder cannot be written, and ValueError as `plain` does.
     """
 
     cleared: tuple[str, ...] = ()  # folders that earlier processes left unfinished or half deleted, gone now
@@ -132,6 +170,8 @@ class CheckpointWriter:
             self.cleared = tuple(sorted(path.name for path in leftover))
         # of this writer alone, so that a fenced-off owner that still writes meets nobody's files
         self._token = int(multihost_utils.broadcast_one_to_all(np.uint32(secrets.randbits(32))))
+        self._open = contextlib.ExitStack()
+        self._plain = self._open.enter_context(plain(self._folder))  # which the first process has made by now
         self._saves = 0
         self._copies: Any = None
         self._under_way: Future[None] | None = None
@@ -155,11 +195,14 @@ class CheckpointWriter:
         self._check_room(step, trees)
         unfinished = self._folder / f"{step}.unfinished-{self._token:08x}"
         with self._removing(unfinished):
-            saves = {name: ocp.args.PyTreeSave(tree) for name, tree in self._copied(trees).items()}  # pyright: ignore[reportCallIssue]
+            copied = self._copied(trees)
+            probes = {name: _probe(tree) for name, tree in copied.items()} if self._first else {}
+            saves = {name: ocp.args.PyTreeSave(tree) for name, tree in copied.items()}  # pyright: ignore[reportCallIssue]
             arguments = ocp.args.Composite(**saves)
-            self._thread.submit(self._orbax.save, unfinished.resolve(), args=arguments).result()
+            self._thread.submit(self._orbax.save, self._plain / unfinished.name, args=arguments).result()
             _tell("write", step)
-        self._under_way = self._thread.submit(self._finish, step, unfinished, {**notes, "best": best}, began)
+        notes = {**notes, "best": best}
+        self._under_way = self._thread.submit(self._finish, step, unfinished, notes, probes, began)
 
     def continued(self, step: int) -> None:
         """To be called once a verified step is restored: deletes the older ones that its save came not to delete."""
@@ -183,6 +226,7 @@ class CheckpointWriter:
         finally:
             self._thread.shutdown()
             self._orbax.close()
+            self._open.close()
 
     def _check_room(self, step: int, trees: Mapping[str, Any]) -> None:
         needed, free = sum(leaf.nbytes for leaf in jax.tree.leaves(dict(trees))), shutil.disk_usage(self._folder).free
@@ -202,7 +246,9 @@ class CheckpointWriter:
         self._copies = _copy(trees) if self._copies is None else _copy_over(self._copies, trees)
         return self._copies
 
-    def _finish(self, step: int, unfinished: Path, notes: Mapping[str, Any], began: float) -> None:
+    def _finish(
+        self, step: int, unfinished: Path, notes: Mapping[str, Any], probes: Mapping[str, "_Probe"], began: float
+    ) -> None:
         with self._removing(unfinished):
             self._orbax.wait_until_finished()
             _tell("written", step)
@@ -210,7 +256,7 @@ class CheckpointWriter:
             self._meet("hashed")
             try:
                 if self._first:
-                    self._make_step(step, unfinished, notes)
+                    self._make_step(step, unfinished, notes, probes)
             finally:
                 self._meet("committed")
             if not folder_of(self._run, step).is_dir():
@@ -229,12 +275,16 @@ class CheckpointWriter:
             files = dict(zip(share, threads.map(describe, [unfinished / name for name in share]), strict=True))
         write_whole(_part(unfinished, jax.process_index()), json.dumps(files))
 
-    def _make_step(self, step: int, unfinished: Path, notes: Mapping[str, Any]) -> None:
+    def _make_step(self, step: int, unfinished: Path, notes: Mapping[str, Any], probes: Mapping[str, "_Probe"]) -> None:
         files = {}
         for process in range(jax.process_count()):
             part = _part(unfinished, process)
             files |= json.loads(part.read_text(encoding="utf-8"))
             part.unlink()
+        for name, probe in probes.items():
+            sizes = {file: entry["bytes"] for file, entry in files.items() if file.startswith(f"{name}/")}
+            if wrong := _otherwise(self._plain / unfinished.name / name, sizes, probe):
+                raise OSError(f"step {step} was not saved: {name}{wrong}, in what was written to {self._folder}")
         write_manifest(unfinished, step, notes, dict(sorted(files.items())))
         sync_folder(unfinished)
         _tell("manifest", step)
@@ -272,6 +322,55 @@ class CheckpointWriter:
             if code := re.search(r"os_error_code='(\d+)'", str(error)):
                 raise OSError(int(code[1]), os.strerror(int(code[1])), str(unfinished)) from error
             raise
+
+
+@dataclasses.dataclass(frozen=True)
+class _Probe:
+    """What the files of a tree must hold: every leaf, and these values of one."""
+
+    shapes: dict[str, tuple[int, ...]]  # by a leaf's label
+    nbytes: int  # of all leaves
+    label: str
+    index: Any  # what part of the leaf
+    values: jax.Array  # a copy: the next step may overwrite the leaf
+
+
+def _probe(tree: Any) -> _Probe:
+    """Of the smallest array that has a file: one shard, which every process has and which costs next to nothing."""
+    leaves = jax.tree.leaves_with_path(tree)
+    path, leaf = min(leaves, key=lambda found: (found[1].nbytes <= INLINE, found[1].nbytes))
+    shard = jnp.asarray(leaf).addressable_shards[0]
+    return _Probe(
+        shapes=_shapes(tree), nbytes=sum(leaf.nbytes for _, leaf in leaves),
+        label=_label(path), index=shard.index, values=jnp.copy(shard.data),
+    )  # fmt: skip
+
+
+def _otherwise(folder: Path, sizes: Mapping[str, int], probe: _Probe) -> str | None:
+    """What a saved tree lacks, or has otherwise than it was; None where it is as it should be.
+
+    `sizes`: bytes by name, which begins with that of the folder, of the files that the manifest lists.
+    """
+    for file in (TREE, ARRAYS):
+        if f"{folder.name}/{file}" not in sizes:
+            return f"/{file} is missing"
+    if (found := sum(sizes.values())) < probe.nbytes:  # nothing is compressed
+        return f" has {found} bytes of files for {probe.nbytes} bytes of arrays"
+    with _reader(()) as checkpointer:
+        tree = _shapes_in(folder, checkpointer)
+        if tree is None:
+            return " cannot be read"
+        if (found := _shapes(tree)) != probe.shapes:
+            return f" has the arrays {found} instead of {probe.shapes}"
+        one = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: leaf if _label(path) == probe.label else ocp.PLACEHOLDER, tree
+        )
+        how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), one)
+        arguments = ocp.args.PyTreeRestore(item=one, restore_args=how)  # pyright: ignore[reportCallIssue]
+        read = next(leaf for leaf in jax.tree.leaves(checkpointer.restore(folder, args=arguments)) if leaf is not ...)
+    if read[probe.index].tobytes() != np.asarray(probe.values).tobytes():
+        return f"/{probe.label} was read back with other values"
+    return None
 
 
 def _give_way() -> None:

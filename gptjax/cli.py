@@ -22,6 +22,7 @@ from gptjax.chat import Chat
 from gptjax.evaluate_verb import Evaluate
 from gptjax.export_verb import Export
 from gptjax.manifest import check_sizes, folder_of, numbered, verify
+from gptjax.places import expanded
 from gptjax.rundir import read_run
 from gptjax.sampling import Sampling
 from gptjax.spelling import did_you_mean
@@ -100,7 +101,7 @@ class Checkpoint(Verb):
             raise ValueError(f"step={self.step}: goes with verify; list shows all steps")
 
     def run(self) -> None:
-        run = Path(self.directory)
+        run = expanded(self.directory)
         if not (run / "checkpoints").is_dir():
             read_run(run)  # says what a mistyped name may mean
             raise ValueError(f"{run}: has no checkpoints yet")

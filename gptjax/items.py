@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gptjax.places import expanded
 from gptjax.spelling import did_you_mean
 from gptjax.text_files import check_kind, json_lines, read_text
 
@@ -31,7 +32,7 @@ def name_of(item: Item, number: int) -> str:
 
 def read_items(files: Sequence[str]) -> Iterator[FileItem]:
     """The lines of .jsonl files, empty ones left out; any other file is one item, {"text": all of it}."""
-    for path in map(Path, files):
+    for path in map(expanded, files):
         check_kind(path)
         try:
             if path.suffix.lower() == ".jsonl":

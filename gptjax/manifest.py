@@ -17,8 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from gptjax.places import named
+
 FORMAT = 2  # format 1 had no digest of its own; from 2 on, every format checks itself as `_own_digest` does
 MANIFEST = "manifest.json"
+TREE, ARRAYS = "_METADATA", "manifest.ocdbt"  # within a tree's folder: Orbax's tables of its leaves, of their data
 
 
 def steps(run: Path) -> list[int]:
@@ -45,15 +48,22 @@ def manifest(run: Path, step: int) -> dict[str, Any]:
 
 
 def check_sizes(run: Path, step: int) -> dict[str, Any]:
-    """The manifest of a step that has every file it lists, in its size. Hashes none. Raises as `verify` does."""
+    """The manifest of a step that has every file it lists, in its size, and lists what a restore begins with.
+
+    Hashes none. Raises as `verify` does.
+    """
     content = manifest(run, step)
-    for name, wanted in content["files"].items():
+    files = content["files"]
+    for name, wanted in files.items():
         with _naming(step, name):
             path = _inside(folder_of(run, step), name)
             if not path.is_file():
                 raise ValueError("is missing")
             if (size := path.stat().st_size) != wanted["bytes"]:
                 raise ValueError(f"has {size} bytes, its manifest says {wanted['bytes']}")
+    for tree in (name.removesuffix(f"/{TREE}") for name in files if name.endswith(f"/{TREE}")):
+        if f"{tree}/{ARRAYS}" not in files:  # an older gptjax in a folder named like a pattern
+            raise ValueError(f"step {step}: {tree}/{ARRAYS}: was never written, so nothing can be restored")
     return content
 
 
@@ -124,7 +134,7 @@ def sha256(path: Path) -> str:
 def write_whole(path: Path, text: str) -> None:
     """Writes a file so that a reader, or a crash, finds the old content or all of the new."""
     unfinished = path.with_name(path.name + ".unfinished")
-    with unfinished.open("w", encoding="utf-8") as file:
+    with named(unfinished), unfinished.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

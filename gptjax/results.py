@@ -13,6 +13,8 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from gptjax.places import expanded
+
 RESAMPLES = 1000
 INTERVAL = (2.5, 97.5)  # per cent
 FEW = 30  # items, of which the bootstrap draws too little that differs
@@ -95,7 +97,7 @@ class Result:
 
 def place_for(folder: str | os.PathLike[str]) -> Path:
     """The folder for a result, made if need be. Raises ValueError where it is none, or nothing can be written in it."""
-    folder = Path(folder)
+    folder = expanded(folder)
     if folder.is_file():
         raise ValueError(f"{folder}: is a file; give a folder for the results")
     try:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
+from gptjax.places import expanded
 from gptjax.sentencepiece_model import convert
 
 PAD, BOS, EOS, MASK = "<|pad|>", "<|bos|>", "<|eos|>", "<|mask|>"
@@ -90,16 +91,25 @@ class Tokenizer:
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
         """Reads a `tokenizer.json` or a SentencePiece `.model`. Raises ValueError if the file is neither."""
-        content = Path(path).read_bytes()
+        return cls.parsed(Path(path).read_bytes(), str(path))
+
+    @classmethod
+    def parsed(cls, content: bytes, where: str) -> "Tokenizer":
+        """`load`, of what the file named `where` holds."""
         try:
             if content.lstrip()[:1] == b"{":
                 return _from_rules(content.decode("utf-8"))
             return Tokenizer(convert(content))
         except Exception as error:  # the library raises bare Exception
-            raise ValueError(f"{path}: not a usable tokenizer.json or SentencePiece model: {error}") from error
+            raise ValueError(f"{where}: not a usable tokenizer.json or SentencePiece model: {error}") from error
 
     def save(self, path: Path) -> None:
-        Path(path).write_text(self._rules.to_str(), encoding="utf-8")
+        Path(path).write_bytes(self.content)
+
+    @property
+    def content(self) -> bytes:
+        """What a `tokenizer.json` holds."""
+        return self._rules.to_str().encode()
 
     def for_others(self, begins_with_bos: bool) -> str:
         """The `tokenizer.json`, in which a text begins with BOS by itself, as Hugging Face's loaders want it."""
@@ -278,7 +288,7 @@ def ready_made(name: str) -> Tokenizer:
         return byte_tokenizer()
     if name == "gpt2":
         return gpt2_tokenizer().with_mask()
-    path = Path(name).expanduser()
+    path = expanded(name)
     if not path.is_file():
         raise ValueError(f"data.tokenizer={name!r}: no such file; give a tokenizer.json or a SentencePiece .model")
     return Tokenizer.load(path).with_mask()

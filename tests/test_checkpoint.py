@@ -412,11 +412,13 @@ def test_a_disk_that_fills_up_costs_only_the_save_it_stops(small_disk):
     run_processes(program, [small_disk])
 
 
-def test_two_processes_save_one_step(tmp_path):
+@pytest.mark.parametrize("name", ["plain", "exp[1]\\"])
+def test_two_processes_save_one_step(tmp_path, name):
     """Each its part of the arrays and its share of the hashes; the first commits, and both know whether it could."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    run = tmp_path / name
     program = """if True:
         import contextlib, pathlib, sys
         import jax, numpy as np
@@ -454,10 +456,62 @@ def test_two_processes_save_one_step(tmp_path):
         for shard in found.addressable_shards:
             np.testing.assert_array_equal(shard.data, value[shard.index])
     """
-    run_processes(program, (tmp_path, port, 0), (tmp_path, port, 1))
-    assert names(tmp_path) == ["2"]
-    listed = manifest(tmp_path, 2)["files"]
+    run_processes(program, (run, port, 0), (run, port, 1))
+    assert names(run) == ["2"]
+    listed = manifest(run, 2)["files"]
     assert any("ocdbt.process_1" in name for name in listed)
-    assert set(listed) == {str(path.relative_to(tmp_path / "checkpoints/2")) for path in files(tmp_path, 2)}
-    found = restore(tmp_path, 2, "params", abstract({"w": np.zeros((8, 4), np.float32)}))
+    assert set(listed) == {str(path.relative_to(run / "checkpoints/2")) for path in files(run, 2)}
+    found = restore(run, 2, "params", abstract({"w": np.zeros((8, 4), np.float32)}))
     np.testing.assert_array_equal(found["w"], np.arange(32.0).reshape(8, 4))
+
+
+@pytest.mark.parametrize("name", ["exp[1]", "a[!b]*?", "back\\slash", "\\", "[x]\\[y]"])
+def test_a_folder_may_be_called_like_a_pattern(tmp_path, name):
+    """Orbax globs the path it is given, and TensorStore takes a backslash for a slash: what is there is whole."""
+    run = tmp_path / name
+    writer = CheckpointWriter(run, keep=2)
+    save(writer, 1, 2)
+    writer.close()
+    verify(run, 2)
+    jax.tree.map(np.testing.assert_array_equal, restore(run, 2, "params", abstract(tree())), tree(2))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    moved = run.rename(tmp_path / "moved")
+    jax.tree.map(np.testing.assert_array_equal, restore(moved, 2, "params", abstract(tree())), tree(2))
+
+
+def test_what_cannot_be_restored_is_no_step(writer, tmp_path):
+    """Between writing and hashing, a table or data of a tree goes, or becomes that of other arrays or other values."""
+    save(writer, 1)
+    other = CheckpointWriter(tmp_path, keep=2)
+    other.save(2, {"params": {"w": jnp.zeros((99, 9))}}, {})
+    other.close()
+    folders = [tmp_path / "checkpoints" / number / "params" for number in ("1", "2")]
+    for spoil, said in (
+        (lambda params: (params / "manifest.ocdbt").unlink(), r"params/manifest\.ocdbt is missing"),
+        (lambda params: (params / "_METADATA").unlink(), r"params/_METADATA is missing"),
+        (lambda params: [shutil.rmtree(data) for data in params.rglob("d")], "params cannot be read"),
+        (lambda params: (shutil.rmtree(params), shutil.copytree(folders[0], params)), "params/scale was read .* other"),
+        (lambda params: (shutil.rmtree(params), shutil.copytree(folders[1], params)), "params has the arrays .*99"),
+    ):
+        with at("written", lambda spoil=spoil: spoil(next(tmp_path.glob("checkpoints/3.*/params")))):
+            writer.save(3, both(3), {})
+            with pytest.raises(OSError, match=f"step 3 was not saved: {said}"):
+                writer.wait()
+        assert names(tmp_path) == ["1", "2"]
+    save(writer, 3)
+    assert names(tmp_path) == ["2", "3"]
+
+
+def test_data_that_is_not_all_there_is_no_step(tmp_path):
+    """The file of a large array goes, whose description and whose neighbour are there."""
+    writer = CheckpointWriter(tmp_path, keep=2)
+    trees = {"params": {"large": jnp.ones((300, 300)), "small": jnp.ones((30, 30))}}
+    with at(
+        "written", lambda: max(tmp_path.glob("checkpoints/1.*/**/d/*"), key=lambda file: file.stat().st_size).unlink()
+    ):
+        writer.save(1, trees, {})
+        with pytest.raises(OSError, match=r"step 1 was not saved: params has .* bytes of files for 363600 bytes"):
+            writer.wait()
+    writer.save(2, trees, {})
+    writer.close()
+    assert names(tmp_path) == ["2"]

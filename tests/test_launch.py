@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SYSTEM_TOOLS = ("awk", "bash", "cat", "cksum", "cut", "dirname", "grep", "mkdir", "rm", "sed")
+SYSTEM_TOOLS = ("awk", "bash", "cat", "cksum", "cut", "dirname", "grep", "mkdir", "readlink", "rm", "sed")
 
 # An interpreter of version $FAKE_VERSION that builds an environment out of thin air and logs what it was asked.
 FAKE_PYTHON = """#!/bin/bash
@@ -52,11 +52,13 @@ class Checkout:
         path.write_text(script if script.startswith("#!") else f"#!/bin/bash\n{script}\n")
         path.chmod(0o755)
 
-    def launch(self, *words: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess:
-        """Runs launch.sh from a folder of the caller's."""
+    def launch(
+        self, *words: str, cwd: Path | None = None, script: Path | None = None, **env: str
+    ) -> subprocess.CompletedProcess:
+        """Runs launch.sh, or another name of it, from a folder of the caller's."""
         given = {"PATH": str(self.bin), "HOME": "/nonexistent", "FAKE_LOG": str(self.log)}
         return subprocess.run(
-            [shutil.which("bash") or "bash", self.root / "launch.sh", *words],
+            [shutil.which("bash") or "bash", script or self.root / "launch.sh", *words],
             cwd=cwd or self.bin.parent,
             env={**given, "REAL_PYTHON": sys.executable, "FAKE_VERSION": "3, 12, 1", "GPTJAX_PLATFORM": "cpu", **env},
             stdin=subprocess.DEVNULL,
@@ -94,6 +96,19 @@ def test_without_a_verb_it_teaches_every_verb(checkout: Checkout, words: tuple[s
     for verb in ("setup", "pretrain", "generate", "test"):
         assert f"\n  {verb} " in done.stdout
     assert not checkout.installs
+
+
+def test_a_link_to_it_uses_the_checkout_that_the_file_lies_in(checkout: Checkout):
+    """Through two links, one of them relative and in another folder; nothing is made beside them."""
+    folder = checkout.bin.parent / "tools"
+    folder.mkdir()
+    (folder / "one").symlink_to("../my checkout/launch.sh")
+    (folder / "two").symlink_to(folder / "one")
+    for link in ("one", "two"):
+        done = checkout.launch("setup", script=folder / link)
+        assert done.returncode == 0, done.stderr
+        assert f"ready: {checkout.root}/.venv" in done.stderr
+    assert sorted(path.name for path in folder.iterdir()) == ["one", "two"]
 
 
 @pytest.mark.parametrize("verb", ["setup", "pretrain", "generate", "test"])

@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -432,6 +433,12 @@ def test_the_table_has_a_line_a_source(tmp_path, capsys):
     prepare.prepare(spec_of(tmp_path, f"files:{write_jsonl(tmp_path / 'a.jsonl', [*texts, texts[0]])}"))
     line = next(line for line in capsys.readouterr().out.splitlines() if "yours" in line)
     assert {"200", "1", "yours", "100%"} <= set(line.split())
+
+
+def test_no_temporary_folder_is_needed(tmp_path, monkeypatch):
+    """It may be full, or read-only as in a container."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    prepare.prepare(spec_of(tmp_path, f"files:{write_jsonl(tmp_path / 'a.jsonl', some_documents(200))}"))
 
 
 def test_no_disk_is_said_before_the_work(tmp_path, monkeypatch):

@@ -1,12 +1,17 @@
 """A run says where it came from, and gives the credit its sources ask for."""
 
 import dataclasses
+import os
+import shlex
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from data.spec import DataSpec
-from train.provenance import PACKAGES, attribution, changed_fields, environment, provenance
+from gptjax.config import ModelConfig
+from train.provenance import PACKAGES, attribution, changed_fields, check_disk, environment, provenance
 from train.recipe import BatchSpec, MeshSpec, OptimizerSpec, Recipe, to_json
 
 SMALL = Recipe(data=DataSpec(sources=("chitchat",)), run=Path("runs/small"), steps=200)
@@ -55,3 +60,39 @@ def test_a_harmless_change_goes_on_an_inexact_one_must_be_accepted_and_an_imposs
     for accept in (False, True):
         with pytest.raises(ValueError, match=r"optimizer.name: 'adamw' -> 'lion'\n.*repeat the old command"):
             changed_fields(tmp_path, other, accept=accept)
+
+
+def test_space_and_rights_are_those_of_the_folder_itself(tmp_path, monkeypatch):
+    """A folder that is there, mounted or linked, may lie on another disk than the folder it lies in, which may be full
+    or read-only; one that is not there yet lies on the disk of the nearest that is."""
+    disk, parent = tmp_path / "disk", tmp_path / "parent"
+    for folder in (disk, parent / "mounted", parent / "run"):
+        folder.mkdir(parents=True)
+    (parent / "linked").symlink_to(disk)
+    (parent / "run" / "checkpoints").symlink_to(disk)
+    (parent / "file").touch()
+    config = ModelConfig(T=8, vocabulary=300, D=8, L=1, N=1, K=1, head_width=8, F=8)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != parent)
+    room = (disk, parent / "mounted", parent / "linked", parent / "run" / "checkpoints")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**12 * (path in room)))
+
+    def check(run):
+        check_disk(dataclasses.replace(SMALL, run=run), config)
+
+    for run in (parent / "mounted", parent / "linked" / "new" / "newer", parent / "run"):
+        check(run)
+    with pytest.raises(ValueError, match=f"{parent} may not be written to"):
+        check(parent / "new")
+    with pytest.raises(ValueError, match=f"disk: .* GB, {tmp_path} has"):
+        check(tmp_path / "new")
+    with pytest.raises(ValueError, match="file is a file; choose another"):
+        check(parent / "file" / "new")
+    (parent / "run" / "checkpoints").unlink()
+    with pytest.raises(ValueError, match=f"disk: .* GB, {parent}/run has"):
+        check(parent / "run")
+
+
+def test_the_command_is_kept_as_it_can_be_repeated(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train", "pretrain", "--run", "my runs/it's"])
+    assert shlex.split(environment()["command"]) == ["python", "-m", "train", "pretrain", "--run", "my runs/it's"]

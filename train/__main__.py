@@ -17,6 +17,7 @@ if __name__ == "__main__" and sys.argv[1:2] == ["pretrain"]:
 import tyro
 
 from gptjax.config import SIZES
+from gptjax.places import expanded, standing
 from gptjax.spelling import did_you_mean
 from train import STARTED, hosts
 from train.allocator import keep_freed_memory
@@ -131,9 +132,8 @@ def _pretrain(arguments: list[str]) -> int:
     signals = Signals()
     signals.listen()
     _check_sources(recipe)
-    # what was compiled once is read by later starts: on a CPU half of their time
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gptjax" / "compiled"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    if (cache := _cache()) is not None:
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     _settle_process()
     hosts.join()
     from rich.console import Console
@@ -142,6 +142,13 @@ def _pretrain(arguments: list[str]) -> int:
 
     pretrain(recipe, Console(quiet=not hosts.is_first()), STARTED, signals, accept_changes=accept)
     return DONE
+
+
+def _cache() -> Path | None:
+    """Where what was compiled once is read by later starts: on a CPU half of their time. None = nowhere to keep it."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    usable = caches.is_absolute() and os.access(standing(caches), os.W_OK)  # a container's user may have no home
+    return caches / "gptjax" / "compiled" if usable else None
 
 
 def _verify_resume(arguments: list[str]) -> int:
@@ -177,8 +184,9 @@ def _bench(arguments: list[str]) -> int:
     steps = _number(count, 20)
     if steps < 2:
         raise ValueError(f"--steps {count}: give a number of steps to time, at least 2")
-    if file is not None and not Path(file).absolute().parent.is_dir():
-        raise ValueError(f"--json {file}: there is no folder {Path(file).parent}; make it first")
+    file = None if file is None else expanded(file)
+    if file is not None and not file.absolute().parent.is_dir():
+        raise ValueError(f"--json {file}: there is no folder {file.parent}; make it first")
     if topology is not None and rival is not None:
         raise ValueError("--compile-for and --against: give one of them")
     if topology is not None:
@@ -205,7 +213,7 @@ def _bench(arguments: list[str]) -> int:
 
     Console(width=None if sys.stdout.isatty() else 120).print(found.table())
     if file is not None:
-        Path(file).write_text(json.dumps(found.as_json(), indent=1) + "\n", encoding="utf-8")
+        file.write_text(json.dumps(found.as_json(), indent=1) + "\n", encoding="utf-8")
     return DONE
 
 
@@ -218,7 +226,7 @@ def _experiment(arguments: list[str]) -> int:
 
     from train.experiment import conduct, load_experiment
 
-    (name,), runs = arguments, Path(folder or "runs/experiments")
+    (name,), runs = arguments, expanded(folder or "runs/experiments")
     experiment, console = load_experiment(name), Console(width=None if sys.stdout.isatty() else 120)
     _check_sources(experiment.base)
     outcome = conduct(experiment, runs, console, again)
@@ -253,9 +261,9 @@ def _report(arguments: list[str]) -> int:
 
 
 def _run_of(verb: str, arguments: list[str]) -> Path:
-    if len(arguments) != 1 or not (Path(arguments[0]) / "model.json").exists():
+    if len(arguments) != 1 or not (expanded(arguments[0]) / "model.json").exists():
         raise ValueError(f"{verb}: give one run directory (found {arguments})")
-    return Path(arguments[0])
+    return expanded(arguments[0])
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ Other processes of a run write `<process>.json` in the same way, so that it can 
 
 import contextlib
 import dataclasses
-import errno
-import fcntl
 import json
 import os
 import secrets
@@ -18,12 +16,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+
+from gptjax.locks import locked
 
 HEARTBEAT = 2.0  # seconds
 STALE = 15.0  # seconds
 JOBS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_NAME")  # where schedulers tell a job its name
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class LeaseTakenError(ValueError):
@@ -249,17 +247,14 @@ def _sign(content: bytes | None) -> Sign | None:
         return None
 
 
-def _lock(path: Path) -> IO[bytes]:
-    """Waits for the lock; closing the file gives it back, and so does dying."""
-    file = path.open("ab")  # writable, or NFS refuses to lock it
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            file.close()
-            raise
-        # without locks, two jobs that start within the same milliseconds are not kept apart; all others are
-    return file
+def _lock(path: Path) -> contextlib.ExitStack:
+    """Waits for the lock; closing gives it back, and so does dying.
+
+    Without locks, two jobs that start within the same milliseconds are not kept apart; all others are.
+    """
+    with contextlib.ExitStack() as held:
+        held.enter_context(locked(path))
+        return held.pop_all()
 
 
 def _machine() -> str | None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,7 +105,7 @@ def pretrain(
     if process == 0:
         minutes = (time.perf_counter() - start.began) / 60
         console.print(f"report: [bold]{escape(str(run / 'report.html'))}[/]   ({minutes:.1f} minutes in all)")
-        console.print(f"talk with it: [bold]./launch.sh generate {escape(str(run))}[/]")
+        console.print(f"talk with it: [bold]./launch.sh generate {escape(shlex.quote(str(run)))}[/]")
     return run
 
 

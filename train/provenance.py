@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import jax
 
 from gptjax.config import ModelConfig, load_model_config, save_model_config
 from gptjax.manifest import write_whole
+from gptjax.places import standing
 from gptjax.rundir import CREDIT
 from gptjax.tokenizer import Tokenizer
 from train.assemble import Text
@@ -55,18 +57,21 @@ def changed_fields(run: Path, recipe: Recipe, accept: bool) -> list[Change]:
 
 def check_disk(recipe: Recipe, config: ModelConfig) -> None:
     """Raises ValueError unless the run may be written and the checkpoints that will exist at once fit the disk."""
-    folder = next(parent for parent in recipe.run.absolute().parents if parent.is_dir())
+    folder = standing(recipe.run)  # a folder that is there may lie on another disk than the one that it lies in
     trees = 3 if recipe.optimizer.ema is None else 4  # parameters, their average, at most two moments: float32
     kept = recipe.checkpoint.keep + 2  # the best one, and the one that is being written
     there = sum(path.stat().st_size for path in (recipe.run / "checkpoints").rglob("*") if path.is_file())
     needed = config.parameters * trees * 4 * kept - there
+    if not folder.is_dir():
+        raise ValueError(f"run={recipe.run}: {folder} is a file; choose another folder with --run")
     if not os.access(folder, os.W_OK):
         raise ValueError(f"run={recipe.run}: {folder} may not be written to; choose another folder with --run")
-    free = shutil.disk_usage(folder).free
+    disk = standing(recipe.run / "checkpoints")
+    free = shutil.disk_usage(disk).free
     if free < needed:
         raise ValueError(
             f"disk: {kept} checkpoints of {config.parameters / 1e6:.1f}M parameters need "
-            f"{needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free; free some, or set --run on another disk"
+            f"{needed / 1e9:.1f} GB, {disk} has {free / 1e9:.1f} GB free; free some, or set --run on another disk"
         )
 
 
@@ -137,7 +142,7 @@ def environment() -> dict[str, str]:
     device = jax.devices()[0]
     return {
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "command": "python -m train " + " ".join(sys.argv[1:]),
+        "command": shlex.join(["python", "-m", "train", *sys.argv[1:]]),
         "git": _git("rev-parse", "HEAD") or "not a git checkout",
         "changed": _hash(_git("status", "--porcelain") + _git("diff", "HEAD")),
         "python": platform.python_version(),

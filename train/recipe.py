@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 from data.spec import DataSpec
 from data.tasks.position import LONGEST
 from gptjax.config import Architecture
+from gptjax.places import expanded
 from gptjax.spelling import did_you_mean
 from train.objectives import Objectives
 
@@ -182,6 +183,7 @@ class Recipe:
 
     def __post_init__(self):
         _positive(self, "", "steps", "hang_after")
+        object.__setattr__(self, "run", expanded(self.run))
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed={self.seed}: must be at least 0 and below 2**32")
         if self.samples < 0:
@@ -236,10 +238,10 @@ def load_recipe(name_or_path: str) -> Callable[[], Recipe]:
     Raises ValueError where there is none.
     """
     if name_or_path.endswith(".json"):
-        path = Path(name_or_path).expanduser()
+        path = expanded(name_or_path)
         return lambda: _kept_recipe(path)
     if name_or_path.endswith(".py"):
-        path = Path(name_or_path).expanduser()
+        path = expanded(name_or_path)
         if not path.is_file():
             raise ValueError(f"recipe: no file {path}; give the path of a Python file that defines recipe()")
         spec = importlib.util.spec_from_file_location("user_recipe", path)

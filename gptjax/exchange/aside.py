@@ -1,7 +1,6 @@
 """A folder that appears whole or not at all. Does not import JAX."""
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import re
@@ -10,17 +9,19 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from gptjax.locks import locked
 from gptjax.manifest import sync_folder
+from gptjax.places import expanded, standing
 
 LONGEST_NAME = 200  # bytes, that a hidden name repeats; file systems have room for 255
 
 
 def absent(folder: str | os.PathLike[str]) -> Path:
     """The folder's absolute path. Raises ValueError where there is something already, or where none can be made."""
-    target = Path(os.path.abspath(folder))
+    target = Path(os.path.abspath(expanded(folder)))
     if os.path.lexists(target):
         raise ValueError(f"{target}: exists already; use another name, or remove it first")
-    above = next(path for path in target.parents if path.exists())
+    above = standing(target)
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise ValueError(f"{target}: {above} is {'not writable' if above.is_dir() else 'a file'}; use another folder")
     return target
@@ -32,6 +33,7 @@ def appearing(target: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
 
     It is removed where that is not called, and so are the folders that were made to hold it. Those that dead processes
     left are removed first: an owner holds a lock on its folder, which the system takes back when the process dies.
+    Where the file system has no locks nobody can tell, and they stay.
     """
     made = [path for path in target.parents if not path.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -47,13 +49,14 @@ def appearing(target: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
 
     with contextlib.ExitStack() as stack:
         stack.callback(_remove, aside, made)
-        with _locked(target.parent, wait=True):  # nobody takes a new folder for a dead one's before it is locked
+        with locked(target.parent):  # nobody takes a new folder for a dead one's before it is locked
             for old in target.parent.iterdir():
                 if re.fullmatch(re.escape(prefix) + "[0-9a-f]{8}", old.name):
-                    with contextlib.suppress(OSError), _locked(old):
-                        shutil.rmtree(old)
+                    with contextlib.suppress(OSError), locked(old, wait=False) as dead:
+                        if dead:
+                            shutil.rmtree(old)
             aside.mkdir()
-            stack.enter_context(_locked(aside))
+            stack.enter_context(locked(aside, wait=False))
         yield aside, appear
 
 
@@ -63,14 +66,3 @@ def _remove(aside: Path, made: list[Path]) -> None:
     for path in made:
         with contextlib.suppress(OSError):
             path.rmdir()
-
-
-@contextlib.contextmanager
-def _locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Holds the folder's lock. Raises BlockingIOError where a living process does, unless it is waited for."""
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(opened)
