@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 
 from data.spec import DataSpec
-from train.provenance import PACKAGES, attribution, changed_fields, environment, provenance
+from gptjax.config import ModelConfig
+from tests.tiny_recipe import recipe as tiny
+from tests.tiny_recipe import write_text
+from train.assemble import open_text
+from train.provenance import PACKAGES, attribution, changed_fields, describe_run, environment, provenance
 from train.recipe import BatchSpec, MeshSpec, OptimizerSpec, Recipe, to_json
 
 SMALL = Recipe(data=DataSpec(sources=("chitchat",)), run=Path("runs/small"), steps=200)
@@ -55,3 +59,21 @@ def test_a_harmless_change_goes_on_an_inexact_one_must_be_accepted_and_an_imposs
     for accept in (False, True):
         with pytest.raises(ValueError, match=r"optimizer.name: 'adamw' -> 'lion'\n.*repeat the old command"):
             changed_fields(tmp_path, other, accept=accept)
+
+
+def test_a_run_goes_on_with_a_renamed_source_and_another_rate_but_not_with_other_text(tmp_path):
+    """The tokenizer is the run's; a letter more in a source is another text."""
+    began = tiny(write_text(tmp_path), "run")
+
+    def described(recipe):
+        text = open_text(recipe)
+        return describe_run(recipe.run, recipe, ModelConfig.of(recipe.model, text.tokenizer.size, ()), text)
+
+    first = described(began)
+    moved = (tmp_path / "one.txt").rename(tmp_path / "uno.txt")
+    sources = (f"files:{moved}=9", began.data.sources[1])
+    goes_on = dataclasses.replace(began, data=dataclasses.replace(began.data, sources=sources))
+    assert described(goes_on) == first
+    moved.write_text(moved.read_text() + "a")
+    with pytest.raises(ValueError, match="trained with another text"):
+        described(goes_on)
