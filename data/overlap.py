@@ -27,8 +27,8 @@ def words_of(text: str) -> bytes:
 
 def fingerprint(words: bytes) -> tuple[int, int, int, int]:
     """What a document is found by, the fields of `PRINT`: hash and length of its words, hash of beginning and whole."""
-    sum_N = _sums(words)
-    return _blake(words), len(words), int(sum_N[min(WINDOW, len(words))]), int(sum_N[-1])
+    term_N = _terms(words)
+    return _blake(words), len(words), int(term_N[:WINDOW].sum()), int(term_N.sum())
 
 
 def _blake(words: bytes | memoryview) -> int:
@@ -43,13 +43,11 @@ def _powers(base: int, bits: int) -> np.ndarray:
     return np.multiply.accumulate(power_N)
 
 
-def _sums(block: bytes) -> np.ndarray:
-    """Polynomial hashes of the first 0, 1, ... N bytes of a block."""
-    sum_N = np.zeros(len(block) + 1, np.uint64)
-    byte_N = np.frombuffer(block, np.uint8).astype(np.uint64)
-    byte_N *= _powers(BASE, max(20, len(block).bit_length()))[: len(block)]
-    np.cumsum(byte_N, out=sum_N[1:])
-    return sum_N
+def _terms(block: bytes) -> np.ndarray:
+    """What each byte adds to the polynomial of a block."""
+    term_N = np.frombuffer(block, np.uint8).astype(np.uint64)
+    term_N *= _powers(BASE, max(20, len(block).bit_length()))[: len(block)]
+    return term_N
 
 
 class Sought:
@@ -77,7 +75,8 @@ class Sought:
         found = [np.zeros(0, np.int64)]
         if len(block) < WINDOW:
             return found[0]
-        sum_N = _sums(block)
+        sum_N = np.zeros(len(block) + 1, np.uint64)  # hash of what comes before each byte
+        np.cumsum(_terms(block), out=sum_N[1:])
         inverse_N = _powers(pow(BASE, -1, 1 << 64), max(20, len(block).bit_length()))
         window_N = (sum_N[WINDOW:] - sum_N[:-WINDOW]) * inverse_N[: len(sum_N) - WINDOW]
         place_C = np.flatnonzero(self._may[window_N >> np.uint64(64 - FILTER)])

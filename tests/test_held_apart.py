@@ -1,8 +1,10 @@
 """Held-out text stays out of training text, whatever stands around it and wherever it comes from."""
 
+import pickle
 import random
 
 import pytest
+from etils import epath
 
 from data import holdout, prepare, sources, workitems
 from tests.test_prepare import assert_same_files, described, rows_of, some_documents, spec_of, stored, write_jsonl
@@ -86,3 +88,22 @@ def test_a_part_left_out_keeps_its_validation_end():
     before, after = list(rows.pieces(0, text)), list(rows.without([0]).pieces(0, text))
     assert [split for split, *_ in before] == [holdout.TRAIN, holdout.VALIDATION]
     assert after == before[1:]
+
+
+def test_any_number_of_machines_make_the_same_folder(tmp_path, monkeypatch):
+    """Pieces dealt out in another order, each to a process that knows only the item, give the bytes of one process."""
+    monkeypatch.setattr(sources, "SHARD", 20_000)
+    a, _, (_, *held) = once_prepared(tmp_path, validation="tail 0.1")
+    write_jsonl(tmp_path / "b0.jsonl", ["see " + text for text in held[:5]])
+    write_jsonl(tmp_path / "b1.jsonl", some_documents(200, seed=1))
+
+    def elsewhere(title, function, items, total):
+        for item in pickle.loads(pickle.dumps(list(reversed(items)))):
+            pickle.loads(pickle.dumps(function))(item)
+
+    names = (a, f"files:{tmp_path}/b*.jsonl")
+    here = prepare.prepare(spec_of(tmp_path, *names, validation="tail 0.1", prepared=tmp_path / "here"))
+    spec = spec_of(tmp_path, *names, validation="tail 0.1", prepared=tmp_path / "there")
+    there = prepare.prepare(spec, shared=epath.Path(tmp_path / "shared"), run_all=elsewhere)
+    assert_same_files(here, there)
+    assert described(there, 1)["left_out"]["documents"] == 5
