@@ -78,7 +78,9 @@ RunAll = Callable[[str, Callable[..., None], Sequence[Item], int | None], None]
 def run_here(title: str, function: Callable[[Item, Advance], None], items: Sequence[Item], total: int | None) -> None:
     """Deals with the items one after another, under a bar of `total` bytes; None = nobody knows."""
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress("{task.description}", *columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    hidden = not console.is_terminal  # it would write an empty line there
+    with Progress("{task.description}", *columns, console=console, transient=True, disable=hidden) as progress:
         task = progress.add_task(title, total=total)
         for item in items:
             progress.update(task, description=f"{title} {item.name}")
@@ -88,8 +90,13 @@ def run_here(title: str, function: Callable[[Item, Advance], None], items: Seque
 class Begun(NamedTuple):
     """What a run has of its text: when it goes on, it keeps its tokenizer and the rules of what is held out."""
 
-    description: dict[str, Any]  # prepared.json as it was
+    description: Mapping[str, Any]  # prepared.json as it was
     tokenizer: Tokenizer
+
+    @property
+    def format(self) -> int:
+        """The rules by which its text was prepared, or would have been by the last gptjax that knew those."""
+        return max(BY_NUMBER, self.description["format"])
 
 
 def begun(run: Path) -> Begun | None:
@@ -140,7 +147,7 @@ def prepare(
 
 def _folder(spec: DataSpec, of_run: Begun | None) -> tuple[Path, bool]:
     """The folder of a spec, and whether it is there: one of an earlier format will do, if not of another tokenizer."""
-    formats = (FORMAT, BY_NUMBER) if of_run is None else (of_run.description["format"],)
+    formats = (FORMAT, BY_NUMBER) if of_run is None else (of_run.format,)
     for format in formats:
         folder = spec.prepared / fingerprint(spec, format=format)
         if (folder / "prepared.json").exists():
@@ -157,7 +164,7 @@ def fingerprint(spec: DataSpec, of_run: Begun | None = None, *, format: int = FO
     Raises ValueError if a ready-made tokenizer is not there.
     """
     if of_run is not None:
-        format = of_run.description["format"]
+        format = of_run.format
     if not spec.learns:
         tokens = [ready_made(spec.tokenizer).fingerprint]
     elif of_run is not None:
@@ -294,7 +301,7 @@ def _make(
     every_item = [item for of_source in items.values() for item in of_source]
     run_all("reading", measure, every_item, None)
     tables = {name: _measured(of_source) for name, of_source in items.items()}
-    format = FORMAT if of_run is None else of_run.description["format"]
+    format = FORMAT if of_run is None else of_run.format
     plans = holdout.plans(list(items), [table.rows_J for table in tables.values()], *spec.split, format)
     if format != BY_NUMBER:
         plans = _without_held_out(spec, work, items, tables, plans, run_all)
@@ -406,7 +413,7 @@ def _content(done: Path, described: Mapping[str, Mapping[str, Any]], format: int
     """SHA-256 of what rows are made of: texts, tokens, marks and labels; names, dates and shares are no part."""
     sha = hashlib.sha256()
     for name, source in described.items():
-        if format == BY_NUMBER:
+        if format <= BY_NUMBER:
             sha.update(f"{name}={source['share']};".encode())
         for table_file in ("hashes.npy", "offsets.npy", "labels.npy", "marks.bin"):
             with (done / source["folder"] / "train" / table_file).open("rb") as file:

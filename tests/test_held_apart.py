@@ -3,6 +3,7 @@
 import pickle
 import random
 
+import numpy as np
 import pytest
 from etils import epath
 
@@ -85,7 +86,7 @@ def test_a_preparation_stopped_after_the_comparison_goes_on(tmp_path, monkeypatc
 def test_a_part_left_out_keeps_its_validation_end():
     """The beginning of a cut document goes, its end stays; counted once."""
     rows = holdout.plans(["it"], [rows_of([text := "".join(some_documents(10))])], "tail", 0.1)["it"]
-    before, after = list(rows.pieces(0, text)), list(rows.without([0]).pieces(0, text))
+    before, after = list(rows.pieces(0, text)), list(rows.without(np.array([0])).pieces(0, text))
     assert [split for split, *_ in before] == [holdout.TRAIN, holdout.VALIDATION]
     assert after == before[1:]
 
