@@ -9,15 +9,18 @@ Killed and started again, it goes on where it was. The folder it makes is named 
 of what was read: a changed file or setting makes another folder, and an old one is never touched.
 """
 
+import bisect
 import contextlib
 import dataclasses
 import hashlib
 import itertools
 import json
 import lzma
+import os
 import re
 import secrets
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,17 +32,28 @@ from etils import epath
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
-from data import holdout, sources
-from data.holdout import SPLITS, Plan
+from data import holdout, overlap, sources
+from data.holdout import BY_NUMBER, FEWEST_BYTES, SPLITS, VALIDATION, WITHIN, Plan, sentence_end
 from data.mixture import RATE_UNIT, mixture_rates
 from data.spec import DataSpec
 from data.workitems import (
     Advance,
     Item,
+    compare,
+    compared,
+    document_of,
     finished,
+    held_out_end,
     load,
     measure,
     measured,
@@ -47,6 +61,7 @@ from data.workitems import (
     sampled,
     save_bytes,
     save_plan,
+    save_sought,
     token_type,
     tokenise,
 )
@@ -54,7 +69,8 @@ from gptjax.locks import locked
 from gptjax.places import named
 from gptjax.tokenizer import Tokenizer, ready_made, train_bpe, train_characters
 
-FORMAT = 3
+FORMAT = 4
+FORMATS = (BY_NUMBER, FORMAT)  # that hold the same tables
 SAMPLE = 10_000_000  # bytes of training text from which the tokenizer learns
 XZ_CONTEXT = 60_000_000  # bytes of training text that xz sees first: what its window of 64 MiB holds
 
@@ -65,17 +81,46 @@ RunAll = Callable[[str, Callable[..., None], Sequence[Item], int | None], None]
 def run_here(title: str, function: Callable[[Item, Advance], None], items: Sequence[Item], total: int | None) -> None:
     """Deals with the items one after another, under a bar of `total` bytes; None = nobody knows."""
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress("{task.description}", *columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    hidden = not console.is_terminal  # it would write an empty line there
+    with Progress("{task.description}", *columns, console=console, transient=True, disable=hidden) as progress:
         task = progress.add_task(title, total=total)
         for item in items:
             progress.update(task, description=f"{title} {item.name}")
             function(item, lambda count: progress.advance(task, count))
 
 
+class Begun(NamedTuple):
+    """What a run has of its text: when it goes on, it keeps its tokenizer and the rules of what is held out."""
+
+    description: Mapping[str, Any]  # prepared.json as it was
+    tokenizer: Tokenizer
+
+    @property
+    def format(self) -> int:
+        """The rules by which its text was prepared, or would have been by the last gptjax that knew those."""
+        return max(BY_NUMBER, self.description["format"])
+
+
+def begun(run: Path) -> Begun | None:
+    """What a run directory says of its text; None before it says anything."""
+    if not (run / "model.json").exists():  # written last
+        return None
+    description = json.loads((run / "data.json").read_text(encoding="utf-8"))
+    return Begun(description, Tokenizer.load(run / "tokenizer.json"))
+
+
 def prepare(
-    spec: DataSpec, *, shared: epath.Path | None = None, run_all: RunAll = run_here, download_config: Any = None
+    spec: DataSpec,
+    *,
+    of_run: Begun | None = None,
+    shared: epath.Path | None = None,
+    run_all: RunAll = run_here,
+    download_config: Any = None,
 ) -> Path:
     """The folder of prepared documents for a spec; makes it if it is not there yet.
+
+    `of_run`: the tokenizer is that of the run which goes on, though with other rates another would have been learnt.
 
     The work falls into items that `run_all` may deal out to many machines; then `shared` is a folder that all of them
     see, for the records of the sources and the results of the items, and `download_config` tells TFDS to use them too.
@@ -84,19 +129,20 @@ def prepare(
     """
     for name in spec.rates:
         sources.check(name)
-    folder = spec.prepared / fingerprint(spec)
-    if (folder / "prepared.json").exists():
+    folder, there = _folder(spec, of_run)
+    if there:
         return folder
     spec.prepared.mkdir(parents=True, exist_ok=True)
-    with locked(spec.prepared / ".lock") as alone:
-        if not (folder / "prepared.json").exists():  # another process may just have made it
+    with _alone(spec.prepared) as alone:
+        folder, there = _folder(spec, of_run)
+        if not there:  # another process may just have made it
             # beside another that cannot be kept out, what either leaves unfinished serves nobody else
             partial = folder.with_suffix(".partial" if alone else f".partial-{secrets.token_hex(4)}")
             partial.mkdir(exist_ok=True)
             work = epath.Path(partial.absolute() / "work") if shared is None else shared / folder.name
             store = epath.Path(spec.prepared.absolute() if shared is None else shared) / "corpora"
             with named(partial):
-                _make(spec, work, store, partial / "done", run_all, download_config)
+                _make(spec, of_run, work, store, partial / "done", run_all, download_config)
             try:
                 (partial / "done").rename(folder)
             except OSError:
@@ -108,13 +154,33 @@ def prepare(
     return folder
 
 
-def fingerprint(spec: DataSpec) -> str:
+def _folder(spec: DataSpec, of_run: Begun | None) -> tuple[Path, bool]:
+    """The folder of a spec, and whether it is there: one of an earlier format will do, if not of another tokenizer."""
+    formats = (FORMAT, BY_NUMBER) if of_run is None else (of_run.format,)
+    for format in formats:
+        folder = spec.prepared / fingerprint(spec, format=format)
+        if (folder / "prepared.json").exists():
+            found = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
+            if of_run is None or not spec.learns or found["tokenizer"] == of_run.tokenizer.fingerprint:
+                return folder, True
+    folder = spec.prepared / fingerprint(spec, of_run)
+    return folder, (folder / "prepared.json").exists()
+
+
+def fingerprint(spec: DataSpec, of_run: Begun | None = None, *, format: int = FORMAT) -> str:
     """16 hexadecimal digits that differ if the prepared documents would. Reads sizes and versions, not text.
 
     Raises ValueError if a ready-made tokenizer is not there.
     """
-    tokens = [spec.tokenizer, spec.vocabulary] if spec.learns else [ready_made(spec.tokenizer).fingerprint]
-    settings = [FORMAT, spec.text_field, spec.label_field, spec.validation, *tokens, spec.mixture, spec.shares]
+    if of_run is not None:
+        format = of_run.format
+    if not spec.learns:
+        tokens = [ready_made(spec.tokenizer).fingerprint]
+    elif of_run is not None:
+        tokens = [of_run.tokenizer.fingerprint]
+    else:
+        tokens = [spec.tokenizer, spec.vocabulary]
+    settings = [format, spec.text_field, spec.label_field, spec.validation, *tokens, spec.mixture, spec.shares]
     read = [[name, sources.identity(name)] for name in spec.rates]
     return hashlib.sha256(json.dumps([settings, read]).encode()).hexdigest()[:16]
 
@@ -125,7 +191,7 @@ def table(folder: Path) -> Table:
     lines = Table(title=f"{folder} · vocabulary {prepared['vocabulary']:,}", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     lines.add_column("source", overflow="fold")
     rate = "rate of 1 epoch" if prepared["mixture"].startswith("unimax") else "rate"  # else of any run
-    for column in (rate, "documents", "MB", "k tokens", "bytes/token", "duplicates", "held out", "kB"):
+    for column in (rate, "documents", "MB", "k tokens", "bytes/token", "duplicates", "left out", "held out", "kB"):
         lines.add_column(column, justify="right", no_wrap=True)
     lines.add_column("licence", no_wrap=True)
     sizes = {name: source["splits"]["train"]["tokens"] for name, source in prepared["sources"].items()}
@@ -142,13 +208,33 @@ def table(folder: Path) -> Table:
             f"{total['tokens'] / 1e3:,.0f}",
             f"{total['bytes'] / total['tokens']:.2f}",
             f"{source['duplicates']:,}",
-            f"{validation['documents']:,}",
-            f"{validation['bytes'] / 1e3:,.0f}",
+            f"{source['left_out']['documents']:,}",
+            f"{validation['documents']:,} ({validation['documents'] / total['documents']:.1%})",
+            f"{validation['bytes'] / 1e3:,.0f} ({validation['bytes'] / total['bytes']:.1%})",
             source["licence"],
         )
-    cautions = [f"{name}: {source['warning']}" for name, source in prepared["sources"].items() if source["warning"]]
+    cautions = [
+        f"{name}: {caution}"
+        for name, source in prepared["sources"].items()
+        for caution in _cautions(source, prepared["share"])
+    ]
     lines.caption, lines.caption_style, lines.caption_justify = escape("\n".join(cautions)) or None, "bold", "left"
     return lines
+
+
+def _cautions(source: Mapping[str, Any], share: float) -> Iterator[str]:
+    """What a person should know of a prepared source; `share` is what was to be held out."""
+    if source["warning"]:
+        yield source["warning"]
+    train, validation = (source["splits"][split]["bytes"] for split in SPLITS)
+    reached = validation / (train + validation)
+    if not share / WITHIN <= reached <= share * WITHIN:
+        yield f"{reached:.1%} of the bytes are held out, not {share:.1%}: its documents are too long, or left out"
+    elif validation < FEWEST_BYTES:
+        yield f"only {validation / 1e3:,.0f} kB are held out, for rough figures; data.validation can ask for more"
+    if out := source["left_out"]["documents"]:
+        left = f"{out:,} documents of {source['left_out']['bytes'] / 1e6:,.2f} MB"
+        yield f"{left} don't train, as they hold held-out documents word for word"
 
 
 def xz_figures(folder: Path) -> dict[str, dict[str, float]]:
@@ -177,6 +263,21 @@ def stored_text(folder: Path, source_folder: str, split: str, *, last_bytes: int
         yield tokenizer.decode(tokens[start:stop].tolist())
 
 
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[bool]:
+    """Waits until no other process prepares into the folder, and says for whom; yields what `locked` does."""
+    lock = folder / ".lock"
+    with contextlib.ExitStack() as stack:
+        try:
+            alone = stack.enter_context(locked(lock, wait=False))
+        except BlockingIOError:
+            holder = lock.read_text(encoding="utf-8", errors="replace") or "another process"
+            print(f"{folder}: {holder} prepares text here; waiting until it is done", file=sys.stderr)
+            alone = stack.enter_context(locked(lock))
+        lock.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        yield alone
+
+
 def _items(spec: DataSpec, work: epath.Path, store: epath.Path, download_config: Any) -> dict[str, list[Item]]:
     """The work items of every source, in the order of its documents."""
     items = {}
@@ -191,7 +292,13 @@ def _items(spec: DataSpec, work: epath.Path, store: epath.Path, download_config:
 
 
 def _make(
-    spec: DataSpec, work: epath.Path, store: epath.Path, done: Path, run_all: RunAll, download_config: Any
+    spec: DataSpec,
+    of_run: Begun | None,
+    work: epath.Path,
+    store: epath.Path,
+    done: Path,
+    run_all: RunAll,
+    download_config: Any,
 ) -> None:
     """Fills `done`. What an earlier run finished in `work` is kept: each piece came by one rename."""
     shutil.rmtree(done, ignore_errors=True)
@@ -200,7 +307,11 @@ def _make(
     every_item = [item for of_source in items.values() for item in of_source]
     run_all("reading", measure, every_item, None)
     tables = {name: _measured(of_source) for name, of_source in items.items()}
-    plans = holdout.plans(list(items), [table.rows_J3 for table in tables.values()], *spec.split)
+    format = FORMAT if of_run is None else of_run.format
+    plans = holdout.plans(list(items), [table.rows_J for table in tables.values()], *spec.split, format)
+    if format != BY_NUMBER:
+        plans = {name: _cut_at_an_end(plan, items[name], tables[name].stops) for name, plan in plans.items()}
+        plans = _without_held_out(spec, work, items, tables, plans, run_all)
     text_bytes = sum(plan.bytes for plan in plans.values())
     _check_disk(spec, text_bytes)
     budgets = _budgets(spec, plans)
@@ -208,7 +319,8 @@ def _make(
         limit_J = _sample_limits(plan, budgets[name][0])
         for item, (first, stop) in zip(items[name], itertools.pairwise(tables[name].stops), strict=True):
             save_plan(item, plan.sliced(first, stop), limit_J[first:stop])
-    _write_tokenizer(work / "tokenizer.json", spec, items, budgets, run_all)
+    learnt = of_run.tokenizer if of_run is not None and spec.learns else None
+    _write_tokenizer(work / "tokenizer.json", spec, learnt, items, budgets, run_all)
     (done / "tokenizer.json").write_bytes((work / "tokenizer.json").read_bytes())
     tokenizer = Tokenizer.load(done / "tokenizer.json")
     run_all("tokenising", tokenise, every_item, text_bytes)
@@ -225,26 +337,102 @@ def _make(
             "share": dict(spec.shares)[name],
             "documents": plan.documents,
             "duplicates": plan.duplicates,
+            "left_out": plan.left_out,
             "labels": tables[name].classes,
             "splits": splits,
         }
     prepared = {
-        "format": FORMAT,
-        "fingerprint": fingerprint(spec),
+        "format": format,
+        "fingerprint": fingerprint(spec, of_run),
         "tokenizer": tokenizer.fingerprint,
         "vocabulary": tokenizer.size,
         "mixture": spec.mixture,
-        "content": _content(done, described),
+        "share": spec.split[1],
+        "content": _content(done, described, format),
         "sources": described,
     }
     _write_json(done / "prepared.json", prepared)
 
 
-def _content(done: Path, described: dict[str, Any]) -> str:
-    """SHA-256 of what rows are made of: shares, texts, tokens, marks and labels; a file's date is no part."""
+def _cut_at_an_end(plan: Plan, items: Sequence[Item], stops: Sequence[int]) -> Plan:
+    """The plan with the document that it cuts in two cut where a paragraph, sentence or word ends."""
+    if plan.cut is None:
+        return plan
+    document, at = plan.cut
+    of = bisect.bisect_right(stops, document) - 1
+    text = document_of(items[of], document - stops[of]).text
+    return dataclasses.replace(plan, cut=(document, sentence_end(text, at)))
+
+
+def _without_held_out(
+    spec: DataSpec,
+    work: epath.Path,
+    items: Mapping[str, Sequence[Item]],
+    tables: Mapping[str, "_Measured"],
+    plans: Mapping[str, Plan],
+    run_all: RunAll,
+) -> dict[str, Plan]:
+    """The plans without the training documents that hold a held-out document word for word.
+
+    Raises ValueError where those were written by us, or are all of a source.
+    """
+    sought = []
+    for name, plan in plans.items():
+        of_items = [plan.sliced(first, stop) for first, stop in itertools.pairwise(tables[name].stops)]
+        sought.append(tables[name].rows_J["print"][plan.split_J == VALIDATION])
+        for item, of_item in zip(items[name], of_items, strict=True):
+            save_plan(item, of_item, np.zeros(len(of_item.hash_J), np.int64))
+            if of_item.cut is not None:
+                words = overlap.words_of(held_out_end(item, of_item))
+                sought.append(np.array([overlap.fingerprint(words)], overlap.PRINT))
+    save_sought(work, np.concatenate(sought))
+    every_item = [item for of_source in items.values() for item in of_source]
+    run_all("comparing", compare, every_item, sum(int(plan.bytes_J[plan.in_train_J].sum()) for plan in plans.values()))
+    found = {}
+    for name, plan in plans.items():
+        of_items = [compared(item) for item in items[name]]
+        if ours := [place for _, places in of_items for place in places if _is_ours(spec, Path(place))]:
+            raise ValueError(
+                f"data.sources: {name!r}: {ours[0]} was written by a preparation or a run, and holds documents word "
+                "for word that are to be held out; leave it out of the sources"
+            )
+        firsts = zip(of_items, tables[name].stops, strict=False)
+        found[name] = plan.without(np.concatenate([numbers + first for (numbers, _), first in firsts]))
+        if plan.in_train_J.any() and not found[name].in_train_J.any():
+            raise ValueError(
+                f"data.sources: {name!r}: each of its {int(plan.in_train_J.sum()):,} training documents holds a "
+                "held-out document word for word, and none is left to train on; leave the source out"
+            )
+    return found
+
+
+def _is_ours(spec: DataSpec, file: Path) -> bool:
+    """Whether a file lies in a prepared folder or a run directory."""
+    prepared = spec.prepared.resolve()
+    return any(
+        folder == prepared
+        or (folder / "prepared.json").exists()
+        or all((folder / name).exists() for name in ("recipe.json", "data.json", "model.json"))
+        for folder in file.resolve().parents
+    )
+
+
+def content(folder: Path, was: Mapping[str, Any]) -> str:
+    """The hash of a prepared folder's text by the rule of an earlier description, with whose own it can be compared."""
+    now = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
+    if now["content"] == was["content"] or len(now["sources"]) != len(was["sources"]):
+        return now["content"]
+    pairs = zip(was["sources"].items(), now["sources"].values(), strict=True)
+    described = {name: old | {"folder": new["folder"]} for (name, old), new in pairs}
+    return _content(folder, described, was["format"])
+
+
+def _content(done: Path, described: Mapping[str, Mapping[str, Any]], format: int) -> str:
+    """SHA-256 of what rows are made of: texts, tokens, marks and labels; names, dates and shares are no part."""
     sha = hashlib.sha256()
     for name, source in described.items():
-        sha.update(f"{name}={source['share']};".encode())
+        if format <= BY_NUMBER:
+            sha.update(f"{name}={source['share']};".encode())
         for table_file in ("hashes.npy", "offsets.npy", "labels.npy", "marks.bin"):
             with (done / source["folder"] / "train" / table_file).open("rb") as file:
                 while block := file.read(1 << 20):
@@ -273,7 +461,7 @@ def _check_disk(spec: DataSpec, text_bytes: int) -> None:
 class _Measured(NamedTuple):
     """What was measured of a source."""
 
-    rows_J3: np.ndarray  # u64: hash, bytes, characters
+    rows_J: np.ndarray  # MEASURED
     label_JF: np.ndarray  # i32: class in each label field; -1 = none
     classes: dict[str, list[str]]  # field -> its classes, sorted; held-out documents have a say too
     stops: list[int]  # where each item's documents begin, and where the last one's end
@@ -301,27 +489,44 @@ def vocabulary_bound(spec: DataSpec) -> int:
 def _write_tokenizer(
     path: epath.Path,
     spec: DataSpec,
+    learnt: Tokenizer | None,
     items: Mapping[str, Sequence[Item]],
     budgets: Mapping[str, tuple[int, int]],
     run_all: RunAll,
 ) -> None:
-    """Writes the tokenizer of a spec, learnt from its text where it is not ready made, if it is not there yet.
+    """Writes the tokenizer of a spec, if it is not there yet: `learnt` before, or now from its text, or ready made.
 
     A source that is short for its rate is learnt from several times, so that its words count as the rate says.
     """
     if path.exists():
         return
-    if spec.learns:
+    if learnt is not None:
+        tokenizer = learnt
+    elif spec.learns:
         run_all("sampling", sample, [item for of_source in items.values() for item in of_source], None)
         times = {name: max(1, round(budget / available)) for name, (budget, available) in budgets.items()}
         texts = ((name, text) for name, of_source in items.items() for item in of_source for text in sampled(item))
-        if spec.tokenizer == "bpe":
-            tokenizer = train_bpe((text for name, text in texts for _ in range(times[name])), spec.vocabulary)
-        else:
-            tokenizer = train_characters((text for _, text in texts), spec.vocabulary)
+        with _learning(spec):
+            if spec.tokenizer == "bpe":
+                tokenizer = train_bpe((text for name, text in texts for _ in range(times[name])), spec.vocabulary)
+            else:
+                tokenizer = train_characters((text for _, text in texts), spec.vocabulary)
     else:
         tokenizer = ready_made(spec.tokenizer)
     save_bytes(path, tokenizer.content)
+
+
+@contextlib.contextmanager
+def _learning(spec: DataSpec) -> Iterator[None]:
+    """Shows that a tokenizer is learnt, and for how long: nobody knows when it will be done."""
+    console = Console(stderr=True)
+    said = f"learning the tokenizer ({spec.tokenizer}, {spec.vocabulary:,} tokens at most)"
+    if not console.is_terminal:
+        print(said, file=sys.stderr)
+    columns = ("{task.description}", BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        progress.add_task(said, total=None)
+        yield
 
 
 def _budgets(spec: DataSpec, plans: Mapping[str, Plan]) -> dict[str, tuple[int, int]]:

@@ -19,6 +19,7 @@ from gptjax.tokenizer import Tokenizer
 
 VALIDATION_SEED = 2**32  # of chance in held-out text: no run has it
 TURNS_FROM = 4 * RATE_UNIT  # rows among which each task's next ones are looked for
+OFTEN = 4  # times that a source may be read as if it were new text: Muennighoff et al. 2023, arXiv:2305.16264
 PROBED = 64  # rows of each source from which a task's targets are counted
 
 
@@ -54,7 +55,7 @@ class Rows:
             name: tuple(source for source, counts in zip(self.sources, found, strict=True) if counts.any())
             for name, found in self.targets_found.items()
         }
-        self.remarks: list[str] = []  # what a person should know before it trains
+        self.remarks = self._read_often(sizes)  # what a person should know before it trains
         for name, reads in self.reads.items():  # a task that reads nothing has no rows
             self.remarks += [f"objectives.{name}.{remark}" for remark in self.builder.tasks[name].remarks(self.corpus)]
             if lacking := set(self.builder.tasks[name].sources or self.sources) - set(reads):
@@ -118,6 +119,21 @@ class Rows:
                     f"(model.T={self.T}); name other sources in objectives.{name}.sources, or give it no rows"
                 )
         return found
+
+    def _read_often(self, sizes: Mapping[str, int]) -> list[str]:
+        """Says which sources the run reads so often that they teach less each time."""
+        times = {name: (self.horizon or 0) * rate / RATE_UNIT / sizes[name] for name, rate in self.rates.items()}
+        often = [
+            f"{name} ({sizes[name]:,} tokens) {count:,.1f} times"
+            for name, count in times.items()
+            if round(count, 1) > OFTEN
+        ]
+        if not often:
+            return []
+        return [
+            f"read more than {OFTEN} times, beyond which the same text teaches less and less (Muennighoff et al. 2023, "
+            f"arXiv:2305.16264): {'; '.join(often)}; add text, lower such a rate, or train for fewer steps"
+        ]
 
     def source_of(self, row: int) -> str:
         """Name of the source that fills a row."""

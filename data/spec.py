@@ -29,7 +29,7 @@ class DataSpec:
         None  # which field of these holds a label: a class, such as the topic; None = there is none
     )
     validation: str = (
-        "hash 0.05"  # `hash F`: a share F of the documents, by hash of the text; `tail F`: the end of the text
+        "hash 0.05"  # `hash F`: documents by hash of the text, a share F of all bytes; `tail F`: the end of the text
     )
     tokenizer: str = "bpe"  # learnt: bpe, characters; ready made: bytes, gpt2, a tokenizer.json or SentencePiece file
     vocabulary: int = 4096  # tokens to learn (`characters`: the most allowed); a ready-made tokenizer brings its own

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from data.prepare import FORMAT, stored_text
+from data.prepare import FORMATS, stored_text
 from data.spec import READY_MADE
 from gptjax.tokenizer import Tokenizer, ready_made, train_bpe, train_characters
 
@@ -87,7 +87,7 @@ def main(words: Sequence[str]) -> int:
                 raise ValueError("prepared: no prepared folder here; run python -m data.prepare, or name one")
             folder = made[-1].parent
         prepared = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
-        if (found := prepared["format"]) != FORMAT:
+        if (found := prepared["format"]) not in FORMATS:
             raise ValueError(f"{folder}: made by another gptjax (format {found}); run python -m data.prepare")
         sources = prepared["sources"]
         kinds = tokenizers_for(folder, sources, files)

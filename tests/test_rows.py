@@ -208,3 +208,13 @@ def test_tasks_take_turns_in_rows_that_come(prepared):
     row_R = rows.taking_turns(1000, 20)
     assert (row_R >= 1000).all()
     assert [len(set(rows.tasks_of(five))) for five in row_R.reshape(4, 5)] == [5] * 4
+
+
+def test_a_source_that_is_read_often_is_told_of(tmp_path):
+    """With its tokens and how often, from just above 4 times; not at 4, nor of an endless run."""
+    prepared = write_prepared(tmp_path / "prepared", {"one": sentences(800), "two": sentences(60, seed=1)})
+    tokens = len(TokenStore(prepared / "two" / "train").tokens)
+    assert Rows(prepared, T, 0, 2 * 4 * tokens, TABLE).remarks == []
+    assert Rows(prepared, T, 0, None, TABLE).remarks == []
+    (remark,) = Rows(prepared, T, 0, 2 * 5 * tokens, TABLE).remarks
+    assert f": two ({tokens:,} tokens) 5.0 times; add text" in remark

@@ -12,6 +12,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from gptjax.tokenizer import (
     BOS,
     EOS,
+    LONGEST_WORD,
     MASK,
     PAD,
     SPECIAL_TOKENS,
@@ -350,3 +351,12 @@ def test_a_file_that_is_no_tokenizer_of_ours_is_named(tmp_path):
 def test_a_conversation_is_one_line_a_turn():
     """Speakers alternate, and no turn can forge another by a line break."""
     assert dialogue_text(["hi", "well\nB: no", " so  be it "]) == "A: hi\nB: well B: no\nA: so be it\n"
+
+
+def test_words_of_any_length_are_learnt_in_pieces():
+    """No token is longer than a piece, the text comes back, and the rules that are kept say nothing of pieces."""
+    text = "a" * 5000
+    learnt = train_bpe([text], 400)
+    assert max(learnt.byte_lengths()) == LONGEST_WORD
+    assert learnt.decode(learnt.encode(text)) == text
+    assert learnt._rules.pre_tokenizer.__getstate__() == byte_tokenizer()._rules.pre_tokenizer.__getstate__()

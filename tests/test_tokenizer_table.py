@@ -1,9 +1,11 @@
 """data.tokenizer_table: figures that can be counted by hand."""
 
+from pathlib import Path
+
 import pytest
 
 from data import tokenizer_table
-from gptjax.tokenizer import byte_tokenizer, train_bpe
+from gptjax.tokenizer import byte_tokenizer, ready_made, train_bpe
 from tests.tiny_text import sentences, write_prepared
 
 
@@ -41,3 +43,16 @@ def test_the_table_has_a_line_a_source_a_language_and_one_for_what_is_lost():
     ]
     assert list(table.columns[1].cells) == ["1.00"] * 5 + ["100%"]
     assert table.columns[1].header == "bytes (260)"
+
+
+def test_the_page_has_the_figures_of_the_ready_made_tokenizers():
+    """docs/tokenizers.md: how many tokens each has in its tables, and which id is byte 0."""
+    page = (Path(__file__).parents[1] / "docs" / "tokenizers.md").read_text(encoding="utf-8")
+    tokenizers = {name: ready_made(name) for name in ("bytes", "gpt2")}
+    (heading,) = (line for line in page.splitlines() if line.startswith("| text "))
+    for name, one in tokenizers.items():
+        assert f"| {name} ({one.size:,}) |" in heading
+    first = tokenizers["bytes"].encode("\0")
+    special = len(tokenizers["bytes"].special_ids)
+    assert f"256 bytes and {special} special tokens, {256 + special} in all: id {first[0]} is byte 0" in page
+    assert f"GPT-2's own {tokenizers['gpt2'].size - 1:,}, and a mask" in page

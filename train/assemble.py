@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from data.prepare import prepare
+from data.prepare import begun, prepare
 from gptjax.batch import Batch, ClassHead
 from gptjax.config import ModelConfig
 from gptjax.kernels import Kernel, kernel_for
@@ -40,7 +40,7 @@ def open_text(recipe: Recipe) -> Text:
 
     Raises ValueError if a source cannot be read, or an objective cannot be learnt from this text.
     """
-    prepared = prepare(recipe.data)
+    prepared = prepare(recipe.data, of_run=begun(recipe.run))
     rows = rows_of(recipe, prepared)
     return Text(prepared, rows.corpus.tokenizer, rows, curriculum(rows, recipe.batch.rows, recipe.objectives.combine))
 

@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from data.prepare import prepare
+from data.prepare import begun, content, prepare
 from train.assemble import rows_of
 from train.ledger import Entry, hexadecimal, read_ledger, rows_hash
 from train.recipe import from_json
@@ -51,9 +51,9 @@ def untiled(entries: Sequence[Entry]) -> Iterator[str]:
 def _changed_rows(run: Path, entries: Sequence[Entry], console: Console) -> Iterator[str]:
     """Steps whose rows had another content than the text says."""
     recipe = from_json((run / "recipe.json").read_text(encoding="utf-8"))
-    prepared = prepare(recipe.data)
-    was = json.loads((run / "data.json").read_text(encoding="utf-8"))["content"]
-    now = json.loads((prepared / "prepared.json").read_text(encoding="utf-8"))["content"]
+    prepared = prepare(recipe.data, of_run=begun(run))
+    description = json.loads((run / "data.json").read_text(encoding="utf-8"))
+    was, now = description["content"], content(prepared, description)
     if was != now:
         raise ValueError(f"run={run} was trained on another text (SHA-256 {was[:12]}, now {now[:12]}): restore it")
     rows = rows_of(recipe, prepared)

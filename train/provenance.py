@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 
+from data.prepare import content
 from gptjax.config import ModelConfig, load_model_config, save_model_config
 from gptjax.manifest import write_whole
 from gptjax.places import standing
@@ -91,14 +92,13 @@ def describe_run(run: Path, recipe: Recipe, config: ModelConfig, text: Text) -> 
         was, now = dataclasses.asdict(had), dataclasses.asdict(config)
         if listed := ", ".join(f"{name}: {was[name]!r} -> {now[name]!r}" for name in was if was[name] != now[name]):
             raise ValueError(f"run={run} holds another model ({listed}); choose another folder with --run")
-        held = {
-            "tokenizer": Tokenizer.load(run / "tokenizer.json").fingerprint,
-            "text": json.loads((run / "data.json").read_text(encoding="utf-8"))["content"],
-        }
+        began = json.loads((run / "data.json").read_text(encoding="utf-8"))
+        held = {"tokenizer": Tokenizer.load(run / "tokenizer.json").fingerprint, "text": began["content"]}
+        now_held = found | {"text": content(text.prepared, began)}
         for what in held:
-            if held[what] != found[what]:
+            if held[what] != now_held[what]:
                 raise ValueError(
-                    f"run={run} was trained with another {what} (SHA-256 {held[what][:12]} -> {found[what][:12]}): "
+                    f"run={run} was trained with another {what} (SHA-256 {held[what][:12]} -> {now_held[what][:12]}): "
                     "the sources have changed since; restore them, or choose another folder with --run"
                 )
     elif jax.process_index() == 0:
