@@ -29,7 +29,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
@@ -52,6 +51,7 @@ from data.workitems import (
     token_type,
     tokenise,
 )
+from gptjax.console import make_console
 from gptjax.tokenizer import Tokenizer, ready_made, train_bpe, train_characters
 
 FORMAT = 3
@@ -65,7 +65,7 @@ RunAll = Callable[[str, Callable[..., None], Sequence[Item], int | None], None]
 def run_here(title: str, function: Callable[[Item, Advance], None], items: Sequence[Item], total: int | None) -> None:
     """Deals with the items one after another, under a bar of `total` bytes; None = nobody knows."""
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress("{task.description}", *columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress("{task.description}", *columns, console=make_console(sys.stderr), transient=True) as progress:
         task = progress.add_task(title, total=total)
         for item in items:
             progress.update(task, description=f"{title} {item.name}")
@@ -98,7 +98,7 @@ def prepare(
             (partial / "done").rename(folder)
             shutil.rmtree(partial)
             work.rmtree(missing_ok=True)
-            Console(width=None if sys.stdout.isatty() else 120).print(table(folder))
+            make_console().print(table(folder))
     return folder
 
 
@@ -116,7 +116,8 @@ def fingerprint(spec: DataSpec) -> str:
 def table(folder: Path) -> Table:
     """What a prepared folder holds, a line a source."""
     prepared = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
-    lines = Table(title=f"{folder} · vocabulary {prepared['vocabulary']:,}", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    title = f"{folder} · vocabulary {prepared['vocabulary']:,}"
+    lines = Table(title=title, min_width=len(title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     lines.add_column("source", overflow="fold")
     rate = "rate of 1 epoch" if prepared["mixture"].startswith("unimax") else "rate"  # else of any run
     for column in (rate, "documents", "MB", "k tokens", "bytes/token", "duplicates", "held out", "kB"):

@@ -36,9 +36,10 @@ def write_views(run: Path, prepared: Path, model: LanguageModel) -> dict[str, di
 
 def views_table(found: dict[str, dict[str, float]]) -> Table:
     """For people."""
-    table = Table("held-out text of", title="nats a token: read from the beginning, and every token from both sides")
+    title = "nats a token: read from the beginning, and every token from both sides"
+    table = Table("held-out text of", title=title, min_width=len(title))
     for heading in ("causal", "both sides", "tokens"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, figures in found.items():
         table.add_row(escape(name), f"{figures['causal']:.3f}", f"{figures['both sides']:.3f}", f"{figures['tokens']}")
     return table
