@@ -20,6 +20,7 @@ from gptjax.chat import LINES
 from gptjax.evaluate import continued
 from gptjax.generate import LanguageModel
 from gptjax.progress import bar
+from gptjax.sampling import Sampling
 from gptjax.text_likelihood import continuations, encoded_pairs, rolling
 
 TOKENS = 256  # of an answer, where a task does not say
@@ -78,7 +79,9 @@ class Adapter:
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         first = [self.model.tokenizer.bos] if self.model.habits.begins_with_bos else []
         prompts = [first + ids for ids in self._encode([request.args[0] for request in requests])]
-        settings = [settings_of(request.args[1]) for request in requests]
+        settings = [{"seed": self._seed, **settings_of(request.args[1])} for request in requests]
+        for each in settings:
+            Sampling(**each)  # what cannot be is told before any answer
         alike: dict[tuple[str, int], list[int]] = {}
         came: Counter[tuple[str, str]] = Counter()
         for number, request in enumerate(requests):
@@ -88,8 +91,8 @@ class Adapter:
         said = [""] * len(requests)
         with bar("answering") as progress:
             for (_, earlier), numbers in alike.items():
-                how = {"seed": self._seed, **settings[numbers[0]]}
-                how["seed"] = (how["seed"] + earlier) % 2**32
+                how = settings[numbers[0]]
+                how = {**how, "seed": (how["seed"] + earlier) % 2**32}
                 texts = continued(self.model, [prompts[n] for n in numbers], progress=progress, **how)
                 for number, text in zip(numbers, texts, strict=True):
                     said[number] = text

@@ -271,6 +271,18 @@ def rolling_rows(ids: Sequence[int], before: int, T: int) -> list[Row]:
     return rows
 
 
+def continuation_rows(context: Sequence[int], continuation: Sequence[int], T: int) -> list[Row]:
+    """As `continuation_row`; a continuation of more than T tokens in the windows of `rolling_rows` over both."""
+    if len(continuation) <= T:
+        return [continuation_row(context, continuation, T)]
+    rows, left = [], len(context) - 1  # tokens that nobody asks for
+    for ids, at, targets in rolling_rows([*context[1:], *continuation], context[0], T):
+        if left < len(targets):
+            rows.append(Row(ids, at[left:], targets[left:]))
+        left = max(0, left - len(targets))
+    return rows
+
+
 def hidden_rows(ids: Sequence[int], mask: int | None) -> list[Row]:
     """Asks for every id but the first, each in a row of its own in which `mask` hides it; to be seen from both sides.
 
