@@ -33,8 +33,16 @@ def load(
     Raises ValueError if there is no such model or step, if its files do not belong together, are damaged or ask for
     what is not supported, or if a weight is NaN or infinite.
     """
+    from gptjax import arguments
     from gptjax.rundir import credit_of, read_run
+    from gptjax.spelling import did_you_mean
 
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"path: must be the folder of a model or a .gguf file, not {arguments.kind(path)}")
+    if weights not in (kinds := ("trained", "ema")):
+        raise ValueError(f"weights={weights!r}{did_you_mean(str(weights), kinds)}")
+    step = None if step is None else arguments.whole("step", step)
+    dtype = arguments.dtype_name(dtype)
     path = Path(path)
     credit = credit_of(path)
     is_gguf = path.suffix.lower() == ".gguf"
@@ -66,6 +74,12 @@ def export(model: "LanguageModel", folder: str | os.PathLike[str]) -> dict[str, 
 
     Returns the proof; gptjax.exchange.export says what is compared, and what is raised.
     """
+    from gptjax import arguments
+
+    if not isinstance(folder, str | os.PathLike):
+        raise ValueError(f"folder: must be the path of a folder to make, not {arguments.kind(folder)}")
+    if isinstance(model, str | os.PathLike):
+        raise ValueError(f"model: is the path {os.fspath(model)!r}; load it first, with gptjax.load")
     from gptjax.exchange.export import export
 
     return export(model, folder)

@@ -16,6 +16,7 @@ from os import PathLike
 from typing import Any
 
 import gptjax
+from gptjax import conversation
 from gptjax.chat import LINES
 from gptjax.evaluate import continued
 from gptjax.generate import LanguageModel
@@ -127,20 +128,9 @@ class Adapter:
             begun = last["content"]
         shielded = self.model.tokenizer.shielded
         messages = [{**one, "content": shielded(one["content"].replace(MARK, ""))} for one in chat_history]
-        try:
-            text = self._render(messages)
-        except ValueError:
-            if [one["role"] for one in messages[:2]] != ["system", "user"]:
-                raise
-            system, first, *others = messages
-            text = self._render([{**first, "content": f"{system['content']}\n\n{first['content']}"}, *others])
+        text = conversation.written(self.model.habits, messages)
         written = text.rstrip()
         return f"{MARK}{written}{MARK}{text[len(written) :]}{begun}"
-
-    def _render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        from gptjax.template import render
-
-        return render(self._template, messages, self.model.habits.names)
 
     def get_model_info(self) -> dict[str, Any]:
         """What lm_eval writes into its results."""

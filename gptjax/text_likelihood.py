@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 import numpy as np
 
-from gptjax.items import listed
+from gptjax import arguments
+from gptjax.items import listed, listed_texts
 from gptjax.results import Result, metric
 from gptjax.scoring import Reading, View, check_view, continuation_rows, hidden_rows, rolling_rows
 
@@ -49,9 +50,9 @@ def encoded_pairs(
     """(ids of the context, ids of the continuation) of every pair; `encode` adds no BOS, `name` is for errors."""
     split = []
     for number, pair in enumerate(listed(pairs, "pairs")):
-        if isinstance(pair, str) or len(pair) != 2:
+        if isinstance(pair, str | bytes) or not isinstance(pair, Sequence) or len(pair) != 2:
             raise ValueError(f"{name(number)}: {pair!r} is no (context, continuation)")
-        context, continuation = pair
+        context, continuation = (arguments.text(name(number), part) for part in pair)
         kept = context.rstrip()
         split.append((kept, context[len(kept) :] + continuation))
     first = [model.tokenizer.bos] if model.habits.begins_with_bos else []
@@ -99,7 +100,7 @@ def loglikelihood_rolling(model: "LanguageModel", texts: Iterable[str], **readin
 
     The first window begins with BOS; the texts do not see each other. The rules are those of lm_eval.
     """
-    return rolling(model, model.tokenizer.encode_batch(listed(texts, "texts")), **reading)
+    return rolling(model, model.tokenizer.encode_batch(listed_texts(texts, "texts")), **reading)
 
 
 def rolling(model: "LanguageModel", texts: Sequence[Sequence[int]], **reading: Unpack[Reading]) -> list[float]:
@@ -120,7 +121,7 @@ def perplexity(
     gptjax.results.metric, with `seed`.
     """
     check_view(view)
-    kept = [(number, text) for number, text in enumerate(listed(texts, "texts")) if text]
+    kept = [(number, text) for number, text in enumerate(listed_texts(texts, "texts")) if text]
     if not kept:
         raise ValueError("perplexity: there is no text to read")
     encoded = model.tokenizer.encode_batch([text for _, text in kept])
