@@ -48,6 +48,14 @@ class Sample:
 class LanguageModel:
     """A model with its tokenizer. `gptjax.load` makes one of a run; a training loop makes one of its parameters.
 
+    >>> model.generate(["Once upon a time", "Two"], samples=2, tokens=100, temperature=0.7, stop=("\\n",))[1][0].text
+    >>> for piece in model.stream("Once upon a time"):
+    ...     print(piece, end="")
+    >>> model.loglikelihood([("The city of", " London")])[0].log_prob  # nats
+    >>> model.perplexity(["A whole text."]).table()
+
+    It can be copied and pickled, parameters and all; one that is spread over a mesh can only be copied.
+
     `habits`: how its texts begin and end, and how it talks; by default as this package trains.
     """
 

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import logging
 import pickle
+import pydoc
 import re
 
 import jax
@@ -460,3 +461,18 @@ def test_an_empty_prompt_begins_a_text_also_where_no_bos_stands_in_front():
     assert other.encode_prompt("the") == model.encode_prompt("the")[1:]
     with pytest.raises(ValueError, match="a prompt has 0 tokens"):
         other.generate([[]])
+
+
+def test_help_shows_what_a_model_can_do():
+    """Of the package, of load and of the class: each way to use a model, with an example."""
+    inner = ("encode_prompt", "on_mesh")
+    calls = [name for name in vars(LanguageModel) if not name.startswith("_") and name not in inner]
+    assert {"generate", "stream", "score", "perplexity", "loglikelihood"} <= {*calls}
+    for thing in (gptjax, gptjax.load, LanguageModel):
+        shown = pydoc.render_doc(thing, renderer=pydoc.plaintext)
+        assert [name for name in calls if name not in shown] == []
+        assert ">>> model.generate(" in shown
+    assert gptjax.LanguageModel is LanguageModel
+    assert {"LanguageModel", "Sample", "load"} <= {*dir(gptjax)}
+    with pytest.raises(AttributeError, match="no attribute 'Language'"):
+        gptjax.Language  # noqa: B018
