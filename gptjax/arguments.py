@@ -48,8 +48,9 @@ def token_ids(name: str, value: Any) -> list[int]:
     """Whole numbers, as a list or a one-dimensional array of them."""
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
         raise ValueError(f"{name}: must be text, or a list of token ids, not {kind(value)}")
-    if getattr(value, "ndim", 1) != 1:
-        raise ValueError(f"{name}: must be one row of token ids; this array has shape {np.shape(value)}")
+    shape = getattr(value, "shape", (0,))
+    if len(shape) != 1:
+        raise ValueError(f"{name}: must be one row of token ids; this array has shape {shape}")
     found = value.tolist() if isinstance(value, np.ndarray) else list(value)
     what = f"{name}: token id"
     return [whole(what, id) for id in found]

@@ -277,7 +277,7 @@ def _settings(named: Mapping[str, Any]) -> Sampling:
     return Sampling(**named)
 
 
-def _listed(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+def _listed(prompts: Any) -> list[Prompt]:
     """Several prompts, or one alone, as a list of them."""
     if isinstance(prompts, str) or getattr(prompts, "ndim", 0) == 1:
         return [prompts]
