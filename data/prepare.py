@@ -30,7 +30,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -65,6 +64,7 @@ from data.workitems import (
     token_type,
     tokenise,
 )
+from gptjax.console import make_console
 from gptjax.locks import locked
 from gptjax.places import named
 from gptjax.tokenizer import Tokenizer, ready_made, train_bpe, train_characters
@@ -81,7 +81,7 @@ RunAll = Callable[[str, Callable[..., None], Sequence[Item], int | None], None]
 def run_here(title: str, function: Callable[[Item, Advance], None], items: Sequence[Item], total: int | None) -> None:
     """Deals with the items one after another, under a bar of `total` bytes; None = nobody knows."""
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
+    console = make_console(sys.stderr)
     hidden = not console.is_terminal  # it would write an empty line there
     with Progress("{task.description}", *columns, console=console, transient=True, disable=hidden) as progress:
         task = progress.add_task(title, total=total)
@@ -150,7 +150,7 @@ def prepare(
                     raise
             shutil.rmtree(partial)
             work.rmtree(missing_ok=True)
-            Console(width=None if sys.stdout.isatty() else 120).print(table(folder))
+            make_console().print(table(folder))
     return folder
 
 
@@ -188,7 +188,8 @@ def fingerprint(spec: DataSpec, of_run: Begun | None = None, *, format: int = FO
 def table(folder: Path) -> Table:
     """What a prepared folder holds, a line a source."""
     prepared = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
-    lines = Table(title=f"{folder} · vocabulary {prepared['vocabulary']:,}", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    title = f"{folder} · vocabulary {prepared['vocabulary']:,}"
+    lines = Table(title=title, min_width=len(title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     lines.add_column("source", overflow="fold")
     rate = "rate of 1 epoch" if prepared["mixture"].startswith("unimax") else "rate"  # else of any run
     for column in (rate, "documents", "MB", "k tokens", "bytes/token", "duplicates", "left out", "held out", "kB"):
@@ -519,7 +520,7 @@ def _write_tokenizer(
 @contextlib.contextmanager
 def _learning(spec: DataSpec) -> Iterator[None]:
     """Shows that a tokenizer is learnt, and for how long: nobody knows when it will be done."""
-    console = Console(stderr=True)
+    console = make_console(sys.stderr)
     said = f"learning the tokenizer ({spec.tokenizer}, {spec.vocabulary:,} tokens at most)"
     if not console.is_terminal:
         print(said, file=sys.stderr)

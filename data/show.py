@@ -19,6 +19,7 @@ from rich.text import Text
 from data.rows import Rows
 from data.tasks.task import Task
 from gptjax.batch import Batch, ClassHead
+from gptjax.console import make_console
 from gptjax.spelling import did_you_mean
 from gptjax.tokenizer import Tokenizer
 
@@ -41,10 +42,10 @@ def show(rows: Rows, first_row: int, count: int, task: str | None, console: Cons
     console.print(legend())
     for place, row in enumerate(row_R.tolist()):
         segments = int(batch.segment_BT[place].max())
-        console.rule(
-            f"row {row} · {escape(rows.source_of(row))} · [bold]{names[task_R[place]]}[/] · {segments} "
-            f"segment{'' if segments == 1 else 's'}",
-            style="dim",
+        console.print(
+            f"[dim]──[/] row {row} · {escape(rows.source_of(row))} · [bold]{names[task_R[place]]}[/] · {segments} "
+            f"segment{'' if segments == 1 else 's'} [dim]──[/]",
+            highlight=False,
         )
         console.print(row_text(batch, place, tokenizer))
         console.print(target_text(batch, place, tokenizer, rows.builder.tasks[names[task_R[place]]]))
@@ -137,7 +138,7 @@ def main(arguments: list[str]) -> int:
         recipe = parse(rest)
         from data.prepare import prepare
 
-        show(rows_of(recipe, prepare(recipe.data)), window.first_row, window.rows, window.task, Console())
+        show(rows_of(recipe, prepare(recipe.data)), window.first_row, window.rows, window.task, make_console())
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

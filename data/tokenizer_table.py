@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from data.prepare import FORMATS, stored_text
 from data.spec import READY_MADE
+from gptjax.console import make_console
 from gptjax.tokenizer import Tokenizer, ready_made, train_bpe, train_characters
 
 LEARN_FROM = 10_000_000  # bytes of training text
@@ -96,7 +96,7 @@ def main(words: Sequence[str]) -> int:
         return 2
     held_out = {name: list(stored_text(folder, source["folder"], "validation")) for name, source in sources.items()}
     languages = {name: source["language"] or "?" for name, source in sources.items()}
-    Console(width=None if sys.stdout.isatty() else 160).print(table(held_out, languages, kinds))
+    make_console().print(table(held_out, languages, kinds))
     return 0
 
 

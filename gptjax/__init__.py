@@ -1,17 +1,41 @@
 """gptjax: load, sample, score and ship GPT models. Importing it is cheap: JAX is imported when a model is loaded.
 
->>> model = gptjax.load("runs/first")
->>> model.generate("Once upon a time", temperature=0)[0][0].text
->>> gptjax.export(model, "exported")
+>>> model = gptjax.load("runs/first")  # or a Hugging Face folder, or a .gguf file
+>>> model.generate("Once upon a time", tokens=100, temperature=0.7)[0][0].text
+>>> for piece in model.stream("Once upon a time"):
+...     print(piece, end="")
+>>> model.loglikelihood([("The city of", " London")])[0].log_prob  # nats
+>>> model.perplexity(["A whole text."]).metrics["bits a byte"].value
+>>> model.score([gptjax.Row(ids=[1, 5, 6], at=[2], targets=[7])])[0].log_probs  # of any token, anywhere
+>>> gptjax.export(model, "exported")  # a Hugging Face folder
+
+All that a model does is in help(gptjax.LanguageModel). Tasks with items (multiple choice, classification, answers) are
+in gptjax.evaluate, conversations in gptjax.chat; the program `gptjax` has the same as generate, evaluate, export.
 """
 
+import importlib
 import os
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from gptjax.generate import LanguageModel
+    from gptjax.generate import LanguageModel, Sample
+    from gptjax.results import Result
+    from gptjax.scoring import Row
 
-__all__ = ["export", "load"]
+__all__ = ["LanguageModel", "Result", "Row", "Sample", "export", "load"]
+
+_HOMES = {"LanguageModel": "generate", "Result": "results", "Row": "scoring", "Sample": "generate"}
+
+
+def __getattr__(name: str) -> Any:
+    """The classes, fetched when one is asked for: their files import JAX."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gptjax' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"gptjax.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def load(
@@ -22,19 +46,35 @@ def load(
     dtype: Any = "float32",
     mesh: Any = None,
 ) -> "LanguageModel":
-    """The model of a run directory, of a folder in Hugging Face's layout, or of a .gguf file, ready to generate.
+    """The model of a run directory, of a folder in Hugging Face's layout, or of a .gguf file, ready to work.
+
+    >>> model = gptjax.load("runs/first")
+    >>> model.generate("Once upon a time", tokens=100, temperature=0.7)[0][0].text
+    >>> model.loglikelihood([("The city of", " London")])[0].log_prob  # nats
+
+    A gptjax.LanguageModel: it can `generate` and `stream` texts, `score` tokens, and has `loglikelihood`,
+    `loglikelihood_rolling`, `perplexity`, `log_probs` and `class_log_probs`; gptjax.evaluate has tasks with items, and
+    gptjax.export writes it for others.
 
     For a run: `step`: which checkpoint; None = the newest good one, with a warning for each newer one that is damaged.
     Its files are verified first. `weights`: "ema" = their moving average, where the run kept one.
 
-    `dtype`: of the products; scores are float32. `mesh`: from gptjax.sharding.make_mesh, to spread the parameters;
-    None = all on one device.
+    `dtype`: of the products, float32, bfloat16 or float16; scores are float32. `mesh`: from
+    gptjax.sharding.make_mesh, to spread the parameters; None = all on one device.
     Raises ValueError if there is no such model or step, if its files do not belong together, are damaged or ask for
     what is not supported, or if a weight is NaN or infinite.
     """
+    from gptjax import arguments
     from gptjax.places import expanded
     from gptjax.rundir import credit_of, read_run
+    from gptjax.spelling import did_you_mean
 
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"path: must be the folder of a model or a .gguf file, not {arguments.kind(path)}")
+    if weights not in (kinds := ("trained", "ema")):
+        raise ValueError(f"weights={weights!r}{did_you_mean(str(weights), kinds)}")
+    step = None if step is None else arguments.whole("step", step)
+    dtype = arguments.dtype_name(dtype)
     path = expanded(path)
     credit = credit_of(path)
     is_gguf = path.suffix.lower() == ".gguf"
@@ -66,6 +106,12 @@ def export(model: "LanguageModel", folder: str | os.PathLike[str]) -> dict[str, 
 
     Returns the proof; gptjax.exchange.export says what is compared, and what is raised.
     """
+    from gptjax import arguments
+
+    if not isinstance(folder, str | os.PathLike):
+        raise ValueError(f"folder: must be the path of a folder to make, not {arguments.kind(folder)}")
+    if isinstance(model, str | os.PathLike):
+        raise ValueError(f"model: is the path {os.fspath(model)!r}; load it first, with gptjax.load")
     from gptjax.exchange.export import export
 
     return export(model, folder)

@@ -18,9 +18,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 import gptjax
+from gptjax import arguments
 from gptjax.chat import Chat
+from gptjax.conversation import turn_ids
 from gptjax.evaluate_verb import Evaluate
 from gptjax.export_verb import Export
+from gptjax.items import unescaped
 from gptjax.manifest import check_sizes, folder_of, numbered, verify
 from gptjax.places import expanded
 from gptjax.rundir import read_run
@@ -39,10 +42,14 @@ class Generate(Verb):
     """Continue a text, or talk with a run.
 
     With --prompt the run continues that text. Without one it is a conversation that keeps earlier turns in mind: type a
-    line and press Enter; /new starts over, Ctrl-D leaves. Lines piped in are answered one by one.
+    line and press Enter; /new starts over, Ctrl-D leaves. Lines piped in are answered one by one. With --chat the
+    prompt is the one turn of a conversation, and the answer is printed.
+
+    In --stop and --logit-bias \\n is a line break.
 
       gptjax generate runs/first --prompt "Once upon a time" --tokens 100
-      gptjax generate runs/first --prompt "ROMEO:" --temperature 0 --stop JULIET:
+      gptjax generate runs/first --prompt "ROMEO:" --temperature 0 --stop JULIET: "\\n\\n"
+      gptjax generate runs/first --prompt "What is a fox?" --chat --system "Answer in one sentence."
       gptjax generate runs/first --prompt "I say" --min-p 0.1 --repetition-penalty 1.2 --log-probs
       gptjax generate runs/first --prompt "I say" --logit-bias " the" -5 " of" -inf
       gptjax generate runs/first
@@ -51,7 +58,11 @@ class Generate(Verb):
     directory: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of a run, as `python -m train pretrain` makes it; or a Hugging Face folder, or a .gguf file."""
     prompt: str | None = None
-    """Text to continue; "" lets the model begin by itself. None = a conversation."""
+    """Text to continue; "" lets the model begin by itself. None = a conversation. With --chat: what you say."""
+    chat: bool = False
+    """Say the prompt to the model, by its chat template or as a line of A, and print the answer."""
+    system: str | None = None
+    """With --chat: what goes before the conversation, such as how to answer."""
     samples: int = 1
     """How many different continuations of the prompt."""
     step: int | None = None
@@ -67,15 +78,23 @@ class Generate(Verb):
             raise ValueError(f"samples={self.samples}: must be at least 1")
         if self.samples > 1 and self.prompt is None:
             raise ValueError(f"samples={self.samples} needs --prompt: a conversation has one reply a turn")
+        if self.chat and self.prompt is None:
+            raise ValueError("chat needs --prompt: without one it is a conversation in any case")
+        if self.system is not None and not self.chat:
+            raise ValueError("system needs --chat")
         if self.log_probs and self.prompt is None:
             raise ValueError("log_probs needs --prompt: a conversation shows replies only")
 
     def run(self) -> None:
         model = gptjax.load(self.directory, self.step, weights=self.weights)
+        sampling = typed(self.sampling)
         if self.prompt is None:
-            converse(model, self.directory, self.sampling)
-        else:
-            continue_prompt(model, self.prompt, self.samples, self.sampling, self.log_probs)
+            converse(model, self.directory, sampling)
+            return
+        prompt = turn_ids(model, Chat(model, sampling), self.prompt, self.system) if self.chat else self.prompt
+        if self.chat and model.habits.chat_template is None:
+            sampling = dataclasses.replace(sampling, stop=("\n", *sampling.stop))  # an answer is a line
+        continue_prompt(model, prompt, self.samples, sampling, self.log_probs)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -245,26 +264,51 @@ def size_of(folder: Path) -> str:
     return f"{size:.3g} GB"
 
 
+def typed(sampling: Sampling) -> Sampling:
+    """Settings as they are meant in a shell, where \\n is a line break."""
+    bias = {unescaped(token) if isinstance(token, str) else token: by for token, by in sampling.logit_bias.items()}
+    return dataclasses.replace(sampling, stop=tuple(map(unescaped, sampling.stop)), logit_bias=bias)
+
+
 def continue_prompt(
-    model: "LanguageModel", prompt: str, samples: int, sampling: Sampling, log_probs: bool = False
+    model: "LanguageModel", prompt: str | list[int], samples: int, sampling: Sampling, log_probs: bool = False
 ) -> None:
-    """Prints the prompt and what follows: one sample as it comes, several one after another."""
+    """Prints the prompt and what follows: one sample as it comes, several one after another.
+
+    A prompt of ids is a turn that is answered: the answer alone is printed.
+    """
+    shown = prompt if isinstance(prompt, str) else ""
 
     def close(sample: "Sample") -> None:
         if log_probs:
             print("\n".join(token_lines(model, sample)))
-        note_end(model, sample)
+        note_end(model, sample, answers=not isinstance(prompt, str))
 
     settings = dataclasses.asdict(sampling)
     if samples == 1:
         text = model.stream(prompt, **settings)
-        print(prompt, end="", flush=True)
-        close(show(text))
+        print(shown, end="", flush=True)
+        close(show(text if isinstance(prompt, str) else from_first_word(text)))
         return
     for number, sample in enumerate(model.generate(prompt, samples=samples, **settings)[0], start=1):
         print(quiet(f"── sample {number} of {samples} ──"))
-        print(prompt + sample.text)
+        print(shown + sample.text if isinstance(prompt, str) else sample.text.lstrip())
         close(sample)
+
+
+def from_first_word[Result](pieces: Generator[str, None, Result]) -> Generator[str, None, Result]:
+    """A text without the white space in front of it."""
+    begun = False
+    while True:
+        try:
+            piece = next(pieces)
+        except StopIteration as end:
+            return end.value
+        if not begun:
+            piece = piece.lstrip()
+        if piece:
+            begun = True
+            yield piece
 
 
 def token_lines(model: "LanguageModel", sample: "Sample") -> list[str]:
@@ -288,7 +332,7 @@ def converse(model: "LanguageModel", name: str, sampling: Sampling) -> None:
                 chat = Chat(model, sampling)
             elif line:
                 try:
-                    reply = chat.say(line)
+                    reply = chat.say(arguments.text("this line", line))
                 except ValueError as error:
                     print(f"gptjax: {error}", file=sys.stderr)
                     continue
@@ -320,9 +364,14 @@ def show[Result](pieces: Iterator[str] | Generator[str, None, Result]) -> Result
             return end.value
 
 
-def note_end(model: "LanguageModel", sample: "Sample") -> None:
+def note_end(model: "LanguageModel", sample: "Sample", answers: bool) -> None:
+    """Says on stderr why a text is shorter than was asked; `answers`: the prompt was a turn of a conversation."""
     if sample.ended == "context full":
         print(quiet(f"[ended: this model's context of {model.config.T} tokens is full]"), file=sys.stderr)
+    elif sample.ended != "length" and not sample.text.strip():
+        said = "a stop string came first" if sample.ended == "stop" else "the model ended the text at once"
+        hint = "" if answers or model.habits.chat_template is None else "; it has learnt to talk: try --chat"
+        print(quiet(f"[nothing: {said}{hint}]"), file=sys.stderr)
 
 
 def quiet(text: str) -> str:

@@ -6,6 +6,7 @@ progress, as gptjax.scoring.score takes them.
 """
 
 import itertools
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -187,7 +188,8 @@ def answer(
     """How often what the model says behind a prompt is one of the item's `answers`, a list of texts.
 
     It says the likeliest tokens, at most `tokens`, up to one of `stop`. `exact match` and `F1` as in gptjax.answers:
-    SQuAD's, on characters for Chinese. A prompt that leaves no room for so many tokens loses its beginning.
+    SQuAD's, on characters for Chinese. A prompt that leaves no room for so many tokens loses its beginning, see
+    `continued`.
     An item: said, exact_match, f1, and its fields.
     """
     items, stop = list(items), tuple(listed(stop, "stop"))
@@ -212,19 +214,27 @@ def continued(
 ) -> list[str]:  # fmt: skip
     """What follows each prompt of ids, in order; `settings` as for `generate`, but the likeliest tokens by default.
 
-    A prompt is cut from the left until it leaves room for `tokens`. Long prompts go first, so that memory that does not
-    suffice is noticed at once. Caches have at most LENGTHS sizes, each of which compiles one program that reads and one
-    that continues; the last batch, of as many rows as the next power of two, another of each.
+    A prompt is cut from the left until it leaves room for `tokens`, but to no less than half of the context: an answer
+    that lacks room then ends where the context is full, and a warning says how many do.
+
+    Long prompts go first, so that memory that does not suffice is noticed at once. Caches have at most LENGTHS sizes,
+    each of which compiles one program that reads and one that continues; the last batch, of as many rows as the next
+    power of two, another of each.
     """
-    room = model.config.T - tokens
-    if room < 1:
-        raise ValueError(f"tokens={tokens}: leaves no room for a prompt in the context of {model.config.T}")
-    shown = [list(ids[-room:]) or [model.tokenizer.bos] for ids in starts]
+    T = model.config.T
+    shown = [list(ids[-(T - min(tokens, max(T - len(ids), T // 2))) :]) or [model.tokenizer.bos] for ids in starts]
+    short = sum(tokens > T - len(ids) + 1 for ids in shown)  # the last token is drawn, but needs no room
+    if short:
+        warnings.warn(
+            f"{short} of {len(shown)} answers have no room for {tokens} tokens in the context of {T}; they end where "
+            f"it is full, and of a long prompt the last {T - T // 2} tokens are read; ask for fewer to read more",
+            stacklevel=2,
+        )
     order = sorted(range(len(shown)), key=lambda number: -len(shown[number]))
-    sizes = sorted({padded_length(len(ids) + tokens, model.config.T) for ids in shown})
+    sizes = sorted({padded_length(len(ids) + tokens, T) for ids in shown})
     said, done = [""] * len(shown), 0
     while order:
-        slots = max(sizes[-LENGTHS:][0], padded_length(len(shown[order[0]]) + tokens, model.config.T))
+        slots = max(sizes[-LENGTHS:][0], padded_length(len(shown[order[0]]) + tokens, T))
         B = max(1, min(MOST_PROMPTS, CACHE_SLOTS // slots))
         numbers, order = order[:B], order[B:]
         batch = [shown[number] for number in numbers]

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
 
 import gptjax
+from gptjax.console import make_console
 from gptjax.items import (
     CONTEXT,
     DELIMITER,
@@ -148,7 +148,7 @@ class Evaluate(Verb):
                     found = evaluate.answer(
                         model, items, template=template, tokens=self.tokens, stop=stop, progress=progress
                     )
-        Console().print(found.table())
+        make_console().print(found.table())
         if self.out is not None:
             used = [name for name in dataclasses.asdict(self) if self.task in USERS.get(name, (self.task,))]
             asked = {name: getattr(self, name) for name in used} | {"template": template, "step": model.step}

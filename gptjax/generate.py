@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import itertools
 import math
+import numbers
 import zlib
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Unpack
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from gptjax import arguments
 from gptjax.class_scoring import class_log_probs
 from gptjax.config import ModelConfig
 from gptjax.decode import Choice, decode, prefill, repeat_rows
@@ -25,10 +27,11 @@ from gptjax.results import Result
 from gptjax.sampling import Sampling
 from gptjax.scoring import Reading, Row, Scores, View, log_probs, padded_length, score
 from gptjax.sharding import RULES
+from gptjax.spelling import did_you_mean
 from gptjax.text_likelihood import Continuation, loglikelihood, loglikelihood_rolling, perplexity
 from gptjax.tokenizer import Tokenizer, stream_text
 
-Prompt = str | Sequence[int]  # text, or token ids that are taken as they are, without a BOS in front
+Prompt = str | Sequence[int] | np.ndarray  # text, or token ids that are taken as they are, without a BOS in front
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +47,14 @@ class Sample:
 
 class LanguageModel:
     """A model with its tokenizer. `gptjax.load` makes one of a run; a training loop makes one of its parameters.
+
+    >>> model.generate(["Once upon a time", "Two"], samples=2, tokens=100, temperature=0.7, stop=("\\n",))[1][0].text
+    >>> for piece in model.stream("Once upon a time"):
+    ...     print(piece, end="")
+    >>> model.loglikelihood([("The city of", " London")])[0].log_prob  # nats
+    >>> model.perplexity(["A whole text."]).table()
+
+    It can be copied and pickled, parameters and all; one that is spread over a mesh can only be copied.
 
     `habits`: how its texts begin and end, and how it talks; by default as this package trains.
     """
@@ -63,7 +74,7 @@ class LanguageModel:
         self.step: int | None = None  # of the checkpoint it was loaded from
         self.credit: str | None = None  # Markdown: whose texts it has read, and under which licences
         self.mesh = mesh
-        self._model = Transformer(config, dtype=jnp.dtype(dtype))
+        self._model = Transformer(config, dtype=jnp.dtype(arguments.dtype_name(dtype)))
 
     def __repr__(self) -> str:
         config = self.config
@@ -89,9 +100,7 @@ class LanguageModel:
         Raises ValueError if a prompt does not fit the context or has a token id beyond the vocabulary, or if
         `logit_bias` names a text that is no token.
         """
-        alone = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
-        texts = [prompts] if alone else list(prompts)
-        rows = self._texts(texts, samples, prefix, Sampling(**settings), slots)  # pyright: ignore[reportArgumentType]
+        rows = self._texts(_listed(prompts), samples, prefix, _settings(settings), slots)
         return [[_whole(text) for text in texts_of_prompt] for texts_of_prompt in itertools.batched(rows, samples)]
 
     def stream(self, prompt: Prompt, *, prefix: bool = False, **settings: Any) -> Generator[str, None, Sample]:
@@ -99,7 +108,7 @@ class LanguageModel:
 
         The generator's return value is the Sample. Raises as `generate` does, at once.
         """
-        return self._texts([prompt], 1, prefix, Sampling(**settings))[0]
+        return self._texts([prompt], 1, prefix, _settings(settings))[0]
 
     def log_probs(self, texts: Sequence[Sequence[int]], *, view: View = "causal") -> list[np.ndarray]:
         """The log-probability of every token of each text but its first, nats: see gptjax.scoring.log_probs."""
@@ -113,6 +122,9 @@ class LanguageModel:
 
     def class_log_probs(self, texts: Sequence[Sequence[int]], head: int, **reading: Unpack[Reading]) -> np.ndarray:
         """How probable the classes of texts of ids are: see gptjax.class_scoring.class_log_probs."""
+        heads = self.config.class_heads
+        if not 0 <= arguments.whole("head", head) < len(heads):
+            raise ValueError(f"head={head}: this model has {len(heads)}: {[one.name for one in heads]}")
         with self.on_mesh():
             return class_log_probs(self._model, self.params, texts, head, **reading)
 
@@ -131,12 +143,15 @@ class LanguageModel:
         return perplexity(self, texts, view=view, seed=seed, **reading)
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
-        """BOS, if texts begin with it, and the tokens of a text; ids as they are.
+        """BOS, if texts begin with it or there is none, and the tokens of a text; ids as they are.
 
         Raises ValueError beyond the context or the vocabulary.
         """
         first = [self.tokenizer.bos] if self.habits.begins_with_bos else []
-        ids = [*first, *self.tokenizer.encode(prompt)] if isinstance(prompt, str) else list(prompt)
+        if isinstance(prompt, str):
+            ids = [*first, *self.tokenizer.encode(arguments.text("a prompt", prompt))] or [self.tokenizer.bos]
+        else:
+            ids = arguments.token_ids("a prompt", prompt)
         if not 1 <= len(ids) <= self.config.T:
             raise ValueError(f"a prompt has {len(ids)} tokens; this model's context holds from 1 to {self.config.T}")
         for id in ids:
@@ -148,7 +163,7 @@ class LanguageModel:
         self, prompts: Sequence[Prompt], samples: int, prefix: bool, sampling: Sampling, slots: int | None = None
     ) -> list[Generator[str, None, Sample]]:
         """A generator for each sample of each prompt. They share one batch, advanced as far as any of them asks."""
-        if samples < 1:
+        if arguments.whole("samples", samples) < 1:
             raise ValueError(f"samples={samples}: must be at least 1")
         if not prompts:
             return []
@@ -239,7 +254,7 @@ class LanguageModel:
         sum_B = np.array(sums, np.uint32)
         number_B = np.array([*range(samples)] * len(encoded), np.uint32)
         key_B = _row_keys(*jax.device_put((np.uint32(sampling.seed), sum_B, number_B)))
-        top_k = np.int32(sampling.top_k or self.config.V)
+        top_k = np.int32(min(sampling.top_k or self.config.V, self.config.V))
         shares = (sampling.top_p or 1.0, sampling.min_p or 0.0, sampling.repetition_penalty or 1.0)
         settings = (np.float32(sampling.temperature), top_k, *map(np.float32, shares), bias_V)
         return Choice(key_B, *jax.device_put(settings))
@@ -254,6 +269,29 @@ class LanguageModel:
         return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
 
 
+def _settings(named: Mapping[str, Any]) -> Sampling:
+    known = [field.name for field in dataclasses.fields(Sampling)]
+    for name in named:
+        if name not in known:
+            raise ValueError(f"unknown setting {name!r}{did_you_mean(name, known)}")
+    return Sampling(**named)
+
+
+def _listed(prompts: Any) -> list[Prompt]:
+    """Several prompts, or one alone, as a list of them."""
+    if isinstance(prompts, str) or getattr(prompts, "ndim", 0) == 1:
+        return [prompts]
+    if isinstance(prompts, bytes | Mapping) or not isinstance(prompts, Iterable):
+        raise ValueError(f"prompts: must be text, token ids or a list of such, not {arguments.kind(prompts)}")
+    found = list(prompts)
+    if found and isinstance(found[0], numbers.Number):
+        return [found]
+    for one in found:
+        if isinstance(one, Mapping):
+            raise ValueError("prompts: a conversation is no prompt; gptjax.chat.Chat talks, by the model's template")
+    return found
+
+
 def shape(longest: int, tokens: int, slots: int | None, T: int) -> tuple[int, int]:
     """(tokens that prompts are padded to, slots of a row's cache), so that few are compiled.
 
@@ -262,7 +300,8 @@ def shape(longest: int, tokens: int, slots: int | None, T: int) -> tuple[int, in
     need = min(longest + tokens, T)
     if slots is None:
         return padded_length(longest, T), padded_length(need, T)
-    if type(slots) is not int or not need <= slots <= T:
+    slots = arguments.whole("slots", slots)
+    if not need <= slots <= T:
         raise ValueError(f"slots={slots}: must be from {need}, which are needed, to the context of {T}")
     return min(slots, padded_length(max(longest, slots - tokens), T)), slots
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from gptjax.tokenizer import Tokenizer
@@ -16,9 +15,9 @@ class Habits:
     begins_with_bos: bool = True
     chat_template: str | None = None  # Jinja, as Hugging Face has it; None = lines of A and B, see gptjax.chat
     # special tokens that a chat template may name: bos_token, eos_token and so on
-    names: Mapping[str, str] = MappingProxyType({})
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     # what else its generation_config.json says; kept for exports, not obeyed
-    generation: Mapping[str, Any] = MappingProxyType({})
+    generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of_runs(cls, tokenizer: Tokenizer) -> "Habits":

@@ -16,10 +16,12 @@ from os import PathLike
 from typing import Any
 
 import gptjax
+from gptjax import conversation
 from gptjax.chat import LINES
 from gptjax.evaluate import continued
 from gptjax.generate import LanguageModel
 from gptjax.progress import bar
+from gptjax.sampling import Sampling
 from gptjax.text_likelihood import continuations, encoded_pairs, rolling
 
 TOKENS = 256  # of an answer, where a task does not say
@@ -78,7 +80,9 @@ class Adapter:
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         first = [self.model.tokenizer.bos] if self.model.habits.begins_with_bos else []
         prompts = [first + ids for ids in self._encode([request.args[0] for request in requests])]
-        settings = [settings_of(request.args[1]) for request in requests]
+        settings = [{"seed": self._seed, **settings_of(request.args[1])} for request in requests]
+        for each in settings:
+            Sampling(**each)  # what cannot be is told before any answer
         alike: dict[tuple[str, int], list[int]] = {}
         came: Counter[tuple[str, str]] = Counter()
         for number, request in enumerate(requests):
@@ -88,8 +92,8 @@ class Adapter:
         said = [""] * len(requests)
         with bar("answering") as progress:
             for (_, earlier), numbers in alike.items():
-                how = {"seed": self._seed, **settings[numbers[0]]}
-                how["seed"] = (how["seed"] + earlier) % 2**32
+                how = settings[numbers[0]]
+                how = {**how, "seed": (how["seed"] + earlier) % 2**32}
                 texts = continued(self.model, [prompts[n] for n in numbers], progress=progress, **how)
                 for number, text in zip(numbers, texts, strict=True):
                     said[number] = text
@@ -124,20 +128,9 @@ class Adapter:
             begun = last["content"]
         shielded = self.model.tokenizer.shielded
         messages = [{**one, "content": shielded(one["content"].replace(MARK, ""))} for one in chat_history]
-        try:
-            text = self._render(messages)
-        except ValueError:
-            if [one["role"] for one in messages[:2]] != ["system", "user"]:
-                raise
-            system, first, *others = messages
-            text = self._render([{**first, "content": f"{system['content']}\n\n{first['content']}"}, *others])
+        text = conversation.written(self.model.habits, messages)
         written = text.rstrip()
         return f"{MARK}{written}{MARK}{text[len(written) :]}{begun}"
-
-    def _render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        from gptjax.template import render
-
-        return render(self._template, messages, self.model.habits.names)
 
     def get_model_info(self) -> dict[str, Any]:
         """What lm_eval writes into its results."""

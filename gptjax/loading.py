@@ -29,7 +29,7 @@ def restore_model(
         manifest.verify(run.path, step)
     else:
         raise ValueError(f"{run.path}: no usable checkpoint of step {step}; there are {usable}")
-    name = {"trained": "params", "ema": "ema"}[weights]
+    name = "params" if weights == "trained" else weights
     if not (manifest.folder_of(run.path, step) / name).is_dir():
         raise ValueError(f"{run.path}: step {step} has no {name}; a run started with --optimizer.ema 0.999 keeps one")
     params = checkpoint.restore(run.path, step, name, abstract_params(run.config, mesh))
@@ -51,6 +51,8 @@ def abstract_params(config: ModelConfig, mesh: Any) -> Any:
 
     Raises ValueError where the mesh does not divide the model.
     """
+    if not isinstance(mesh, jax.sharding.Mesh | None):
+        raise ValueError(f"mesh={mesh!r}: must be of gptjax.sharding.make_mesh, or None")
     boxed = jax.eval_shape(lambda: init_params(Transformer(config), jax.random.key(0)))
     if mesh is None:
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

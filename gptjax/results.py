@@ -74,9 +74,9 @@ class Result:
         """For people."""
         title = f"{self.task}: " + ", ".join(f"{count:,} {name}" for name, count in self.counts.items())
         note = f"of fewer than {FEW} items an interval is too narrow" if 1 < len(self.items) < FEW else None
-        table = Table("", title=escape(title), caption=note, min_width=len(title))
+        table = Table("", title=escape(title), caption=note, min_width=max(len(title), len(note or "")))
         for heading in ("value", "95 % interval"):
-            table.add_column(heading, justify="right")
+            table.add_column(heading, justify="right", no_wrap=True)
         for name, found in self.metrics.items():
             interval = "" if found.low is None else f"{found.low:.4f} to {found.high:.4f}"
             table.add_row(escape(name), f"{found.value:.4f}", interval)

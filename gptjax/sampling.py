@@ -2,6 +2,9 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
+
+from gptjax.arguments import kind, real, text, whole
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,7 @@ class Sampling:
     """The same seed gives the same text, another seed another text."""
 
     def __post_init__(self):
+        self._check_kinds()
         if self.tokens < 1:
             raise ValueError(f"tokens={self.tokens}: must be at least 1")
         if not 0 <= self.temperature < float("inf"):
@@ -45,7 +49,26 @@ class Sampling:
         for token, bias in self.logit_bias.items():
             if not bias < float("inf"):
                 raise ValueError(f"logit_bias: token {token!r} has {bias}; must be a number, or -inf for never")
-        if isinstance(self.stop, str) or not all(self.stop):
+        if not all(self.stop):
             raise ValueError(f"stop={self.stop!r}: must be a tuple of strings, none of them empty")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed={self.seed}: must be at least 0 and below 2**32")
+
+    def _check_kinds(self) -> None:
+        """Makes Python's numbers of NumPy's, and a tuple of a list. Raises ValueError for what is of another kind."""
+        found: dict[str, Any] = {name: whole(name, getattr(self, name)) for name in ("tokens", "seed")}
+        found["temperature"] = real("temperature", self.temperature)
+        for name, check in {"top_k": whole, "top_p": real, "min_p": real, "repetition_penalty": real}.items():
+            if getattr(self, name) is not None:
+                found[name] = check(name, getattr(self, name))
+        if not isinstance(self.logit_bias, Mapping):
+            raise ValueError(f"logit_bias={self.logit_bias!r}: must be token -> number, not {kind(self.logit_bias)}")
+        found["logit_bias"] = {
+            token if isinstance(token, str) else whole("logit_bias: token", token): real(f"logit_bias[{token!r}]", bias)
+            for token, bias in self.logit_bias.items()
+        }
+        if not isinstance(self.stop, tuple | list):
+            raise ValueError(f"stop={self.stop!r}: must be a tuple of strings, not {kind(self.stop)}")
+        found["stop"] = tuple(text("stop", one) for one in self.stop)
+        for name, value in found.items():
+            object.__setattr__(self, name, value)

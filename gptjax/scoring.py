@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gptjax import arguments
 from gptjax.config import ModelConfig
 from gptjax.likelihood import token_scores
 from gptjax.model import Transformer, head
@@ -95,11 +96,15 @@ def score(
     return [Scores(read.log_prob_N[place], read.likeliest_N[place]) for read, place in places]
 
 
-def check_ids(what: str, texts: Sequence[Sequence[int]], config: ModelConfig) -> None:
-    """Raises ValueError for one that is empty, beyond the context or holds an id beyond the vocabulary."""
+def check_ids(what: str, texts: Sequence[Sequence[int]], config: ModelConfig, fewest: int = 1) -> None:
+    """Raises ValueError for what is no ids, too short, beyond the context, or has an id beyond the vocabulary."""
+    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+        raise ValueError(f"{what}s: must be a list of lists of token ids, not {arguments.kind(texts)}")
     for number, ids in enumerate(texts):
-        if not 1 <= len(ids) <= config.T:
-            raise ValueError(f"{what} {number} has {len(ids)} tokens; this model reads from 1 to {config.T}")
+        if isinstance(ids, str | bytes) or not hasattr(ids, "__len__"):
+            raise ValueError(f"{what} {number}: must be a list of token ids, not {arguments.kind(ids)}")
+        if not fewest <= len(ids) <= config.T:
+            raise ValueError(f"{what} {number} has {len(ids)} tokens; this model reads from {fewest} to {config.T}")
     if (found := _outside(texts, config.vocabulary)) is not None:
         number, id = found
         raise ValueError(f"{what} {number}: token id {id}; this model's are from 0 to {config.vocabulary - 1}")
@@ -170,7 +175,7 @@ def batches_of(reads: Sequence[Read], longest: int, batch_tokens: int | None) ->
     as a batch takes as long as its most curious row."""
     if batch_tokens is None:  # on a CPU more are hardly faster, and a text that comes alone pays for all of them
         batch_tokens = 512 if jax.default_backend() == "cpu" else 16_384
-    if batch_tokens < 1:
+    if arguments.whole("batch_tokens", batch_tokens) < 1:
         raise ValueError(f"batch_tokens={batch_tokens}: must be at least 1")
     lengths = sorted({padded_length(len(read.ids), longest) for read in reads})
     shortest = min(lengths[-LENGTHS:], default=0)
@@ -271,6 +276,18 @@ def rolling_rows(ids: Sequence[int], before: int, T: int) -> list[Row]:
     return rows
 
 
+def continuation_rows(context: Sequence[int], continuation: Sequence[int], T: int) -> list[Row]:
+    """As `continuation_row`; a continuation of more than T tokens in the windows of `rolling_rows` over both."""
+    if len(continuation) <= T:
+        return [continuation_row(context, continuation, T)]
+    rows, left = [], len(context) - 1  # tokens that nobody asks for
+    for ids, at, targets in rolling_rows([*context[1:], *continuation], context[0], T):
+        if left < len(targets):
+            rows.append(Row(ids, at[left:], targets[left:]))
+        left = max(0, left - len(targets))
+    return rows
+
+
 def hidden_rows(ids: Sequence[int], mask: int | None) -> list[Row]:
     """Asks for every id but the first, each in a row of its own in which `mask` hides it; to be seen from both sides.
 
@@ -296,11 +313,7 @@ def log_probs(
 
     Source: Salazar et al. 2020, arXiv:1910.14659, section 2.
     """
-    for number, ids in enumerate(texts):
-        if not 2 <= len(ids) <= model.config.T:
-            raise ValueError(
-                f"text {number} has {len(ids)} tokens; from 2 to the context of {model.config.T} can be read"
-            )
+    check_ids("text", texts, model.config, fewest=2)
     check_view(view)
     if view == "causal":
         rows = [[continuation_row(ids[:1], ids[1:], model.config.T)] for ids in texts]

@@ -2,14 +2,16 @@
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 import numpy as np
 
-from gptjax.items import listed
+from gptjax import arguments
+from gptjax.items import listed, listed_texts
 from gptjax.results import Result, metric
-from gptjax.scoring import Reading, View, check_view, continuation_row, hidden_rows, rolling_rows
+from gptjax.scoring import Reading, View, check_view, continuation_rows, hidden_rows, rolling_rows
 
 if TYPE_CHECKING:
     from gptjax.generate import LanguageModel
@@ -29,11 +31,12 @@ def loglikelihood(
 
     Both are encoded together, and the tokens behind those of the context alone are scored; spaces at the context's end
     count to the continuation. An empty context is a BOS. Where both exceed the model's context by more than the last
-    token, which is not read, the beginning is cut off. `reading`: batch_tokens and progress, as in
+    token, which is not read, the beginning is cut off; a continuation that alone does is read in windows, as by
+    `loglikelihood_rolling`, with a warning. `reading`: batch_tokens and progress, as in
     gptjax.scoring.score. These are the rules of lm_eval. One is added: where no token lies behind ("mis", "take"), the
     context gives tokens back until one of both together does.
 
-    Raises ValueError that names a continuation that is empty, or that alone exceeds the context.
+    Raises ValueError that names a continuation that is empty.
     """
     return continuations(model, encoded_pairs(model, pairs, model.tokenizer.encode_batch), **reading)
 
@@ -47,9 +50,9 @@ def encoded_pairs(
     """(ids of the context, ids of the continuation) of every pair; `encode` adds no BOS, `name` is for errors."""
     split = []
     for number, pair in enumerate(listed(pairs, "pairs")):
-        if isinstance(pair, str) or len(pair) != 2:
+        if isinstance(pair, str | bytes) or not isinstance(pair, Sequence) or len(pair) != 2:
             raise ValueError(f"{name(number)}: {pair!r} is no (context, continuation)")
-        context, continuation = pair
+        context, continuation = (arguments.text(name(number), part) for part in pair)
         kept = context.rstrip()
         split.append((kept, context[len(kept) :] + continuation))
     first = [model.tokenizer.bos] if model.habits.begins_with_bos else []
@@ -62,9 +65,10 @@ def encoded_pairs(
             before = before[: min(_common(before, whole), len(whole) - 1)]
         after = whole[len(before) :]
         if len(after) > model.config.T:
-            raise ValueError(
-                f"{name(number)}: the continuation {split[number][1][:40]!r} has {len(after)} tokens behind the "
-                f"context's {len(before)}; from 1 to {model.config.T} can be scored"
+            warnings.warn(
+                f"{name(number)}: the continuation {split[number][1][:40]!r} is longer than the context of "
+                f"{model.config.T}; its {len(after)} tokens are read in windows",
+                stacklevel=2,
             )
         found.append((first + before or [model.tokenizer.bos], after))
     return found
@@ -80,12 +84,15 @@ def continuations(
     model: "LanguageModel", pairs: Sequence[tuple[Sequence[int], Sequence[int]]], **reading: Unpack[Reading]
 ) -> list[Continuation]:
     """As `loglikelihood`, of (context, continuation) in ids."""
-    rows = [continuation_row(context, continuation, model.config.T) for context, continuation in pairs]
-    scores = model.score(rows, **reading)
-    return [
-        Continuation(float(found.log_probs.sum(dtype=np.float64)), bool((found.likeliest == row.targets).all()))
-        for row, found in zip(rows, scores, strict=True)
-    ]
+    rows = [continuation_rows(context, continuation, model.config.T) for context, continuation in pairs]
+    scores = iter(model.score(list(itertools.chain.from_iterable(rows)), **reading))
+    found = []
+    for rows_of_pair in rows:
+        pieces = [(row, next(scores)) for row in rows_of_pair]
+        log_prob = sum(float(piece.log_probs.sum(dtype=np.float64)) for _, piece in pieces)
+        greedy = all(bool((piece.likeliest == row.targets).all()) for row, piece in pieces)
+        found.append(Continuation(log_prob, greedy))
+    return found
 
 
 def loglikelihood_rolling(model: "LanguageModel", texts: Iterable[str], **reading: Unpack[Reading]) -> list[float]:
@@ -93,7 +100,7 @@ def loglikelihood_rolling(model: "LanguageModel", texts: Iterable[str], **readin
 
     The first window begins with BOS; the texts do not see each other. The rules are those of lm_eval.
     """
-    return rolling(model, model.tokenizer.encode_batch(listed(texts, "texts")), **reading)
+    return rolling(model, model.tokenizer.encode_batch(listed_texts(texts, "texts")), **reading)
 
 
 def rolling(model: "LanguageModel", texts: Sequence[Sequence[int]], **reading: Unpack[Reading]) -> list[float]:
@@ -114,7 +121,7 @@ def perplexity(
     gptjax.results.metric, with `seed`.
     """
     check_view(view)
-    kept = [(number, text) for number, text in enumerate(listed(texts, "texts")) if text]
+    kept = [(number, text) for number, text in enumerate(listed_texts(texts, "texts")) if text]
     if not kept:
         raise ValueError("perplexity: there is no text to read")
     encoded = model.tokenizer.encode_batch([text for _, text in kept])

@@ -1,5 +1,6 @@
 """The command `gptjax`, as its user meets it."""
 
+import dataclasses
 import io
 import shutil
 import subprocess
@@ -11,7 +12,9 @@ import pytest
 
 from gptjax import cli
 from gptjax.checkpoint import CheckpointWriter
+from gptjax.generate import LanguageModel
 from gptjax.manifest import MANIFEST
+from gptjax.tokenizer import train_characters
 from tests.tiny_run import characters, random_model, reciter, write_run
 
 TEXT = "the quick brown fox 曹操 jumps"
@@ -75,6 +78,8 @@ def test_a_bad_call_is_refused_in_one_line(runs, monkeypatch, capsys):
         (run, "--temperature", "-1"): "temperature=-1.0: must be 0",
         (run, "--samples", "2"): "needs --prompt",
         (run, "--log-probs"): "log_probs needs --prompt",
+        (run, "--chat"): "chat needs --prompt",
+        (run, "--prompt", "a", "--system", "b"): "system needs --chat",
         (run, "--prompt", "a", "--min-p", "2"): "min_p=2.0: must be above 0 and at most 1",
         (run, "--prompt", "a", "--logit-bias", "the fox", "1"): "'the fox' is no token of this vocabulary, but 7 of",
         (run, "--prompt", "a", "--step", "3"): "no usable checkpoint of step 3; there are [10]",
@@ -119,6 +124,76 @@ def test_a_prompt_is_continued(runs, monkeypatch, capsys):
     assert (done.returncode, done.stdout) == (0, TEXT + "\n"), done.stderr
     out, _ = in_process(monkeypatch, capsys, *words, "the", "--stop", "曹", "fox!")
     assert out == "the quick brown fox \n"
+
+
+def test_a_stop_string_and_a_bias_may_be_typed_with_a_line_break(tmp_path, monkeypatch, capsys):
+    r"""As \n, as `gptjax evaluate` has it; not in a prompt."""
+    text = "one\ntwo fox"
+    letters = train_characters([text + "\\"], 400)
+    run = write_run(tmp_path / "run", reciter([*letters.encode(text), letters.eos], letters))
+    words = ("generate", run, "--temperature", "0", "--prompt")
+    assert in_process(monkeypatch, capsys, *words, "", "--stop", "\\n").out == "one\n"
+    assert in_process(monkeypatch, capsys, *words, "", "--logit-bias", "\\n", "-inf").out != text + "\n"
+    assert in_process(monkeypatch, capsys, *words, "").out == text + "\n"
+    assert in_process(monkeypatch, capsys, *words, "\\n").out.startswith("\\ne\n")
+
+
+TALK = (
+    "{% for m in messages %}{{ '<|bos|>' + m['role'] + ' ' + m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|bos|>' }}{% endif %}"
+)
+
+
+@pytest.fixture
+def talker(monkeypatch):
+    """A model that talks by a template of its own: behind the turn "hi" it says "the fox", of a plain text nothing."""
+    letters = characters()
+
+    def talk(turn):
+        before = len(letters.encode_spelt(f"<|bos|>user {turn}<|bos|>"))
+        said = [letters.eos] * (before - 1) + [*letters.encode(" the fox"), letters.eos]
+        model = reciter(said, letters)
+        habits = dataclasses.replace(model.habits, chat_template=TALK, begins_with_bos=False)
+        model = LanguageModel(model.config, letters, model.params, habits=habits)
+        monkeypatch.setattr("gptjax.load", lambda *_, **__: model)
+
+    return talk
+
+
+def test_a_prompt_may_be_a_turn_of_a_conversation(talker, runs, monkeypatch, capsys):
+    """By the model's template, a system message too; the answer alone is printed. A run answers in a line."""
+    talker("hi")
+    words = ("generate", "model", "--temperature", "0", "--prompt", "hi")
+    assert in_process(monkeypatch, capsys, *words, "--chat").out == "the fox\n"
+    many = in_process(monkeypatch, capsys, *words, "--chat", "--samples", "2").out
+    assert many.splitlines()[1::2] == ["the fox"] * 2
+    talker("hi<|bos|>system brief")  # of the same length
+    assert in_process(monkeypatch, capsys, *words, "--chat", "--system", "brief").out == "the fox\n"
+    monkeypatch.undo()
+    size = 1 + len("A: hi\nB:")
+    run = reciter([characters().pad] * (size - 1) + characters().encode(" fox\nA: more"), characters())
+    monkeypatch.setattr("gptjax.load", lambda *_, **__: run)
+    assert in_process(monkeypatch, capsys, *words, "--chat").out == "fox\n"
+
+
+def test_a_text_that_ends_at_once_is_told_and_a_talking_model_offers_to_talk(talker, runs, monkeypatch, capsys):
+    """On stderr; not where something was said."""
+    talker("hi")
+    words = ("generate", "model", "--temperature", "0", "--prompt")
+    out, err = in_process(monkeypatch, capsys, *words, "hi")
+    assert (out, err) == ("hi\n", "[nothing: the model ended the text at once; it has learnt to talk: try --chat]\n")
+    assert in_process(monkeypatch, capsys, *words, "hi", "--chat").err == ""
+    out, err = in_process(monkeypatch, capsys, *words, "hi", "--chat", "--stop", " ")
+    assert (out, err) == ("\n", "[nothing: a stop string came first]\n")
+
+
+def test_a_line_that_is_no_text_is_refused_and_the_next_one_answered(runs, monkeypatch, capsys):
+    """Bytes that are no UTF-8, as a C locale passes them on."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\udcff\nhello\n"))
+    out, err = in_process(monkeypatch, capsys, "generate", runs / "random", "--tokens", "3")
+    assert out.count("\n") == 1
+    assert "this line: character 0 is '\\udcff', half of a surrogate pair" in err
+    assert "a prompt: character 0" in refused(monkeypatch, capsys, "generate", runs / "random", "--prompt", "\udcff")
 
 
 def test_log_probabilities_are_listed_token_by_token(runs, monkeypatch, capsys):

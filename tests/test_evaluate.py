@@ -143,8 +143,20 @@ def test_continuations_come_in_order_whatever_the_batches():
         assert continued(MODEL, [ids], tokens=4) == [text]
     assert found[3] == continued(MODEL, [prompts[3][-60:]], tokens=4)[0]
     assert len(set(found[:6])) > 3
-    with pytest.raises(ValueError, match="tokens=64: leaves no room"):
-        continued(MODEL, prompts, tokens=64)
+
+
+@pytest.mark.parametrize("tokens", [50, 64, 1000])
+def test_an_answer_takes_at_most_half_of_the_context_from_its_prompt(tokens):
+    """And is told to be short; a prompt that leaves more room gives more; half of the context is always to be had."""
+    short, long = [1, *range(30, 50)], [1, *range(30, 100)]
+    count = 1 if tokens < 54 else 2
+    with pytest.warns(
+        UserWarning, match=rf"^{count} of 2 answers have no room for {tokens} tokens in the context of 64"
+    ):
+        found = continued(MODEL, [short[:10], long], tokens=tokens)
+    for ids, text in zip((short[:10], long[-32:]), found, strict=True):
+        assert text == MODEL.generate(ids, temperature=0, tokens=tokens)[0][0].text
+    assert continued(MODEL, [long], tokens=32) == [MODEL.generate(long[-32:], temperature=0, tokens=32)[0][0].text]
 
 
 def test_a_choice_that_cannot_be_scored_is_named_before_anything_is_read():

@@ -1,6 +1,10 @@
 """What generation promises. Models are random, but for those that recite."""
 
+import copy
+import dataclasses
 import logging
+import pickle
+import pydoc
 import re
 
 import jax
@@ -429,3 +433,46 @@ def test_a_tied_table_is_one_leaf_and_stays_one(tmp_path):
     assert "head" in random_model().params
     texts = [[1, 5, 6, 7]]
     np.testing.assert_array_equal(loaded.log_probs(texts)[0], LanguageModel(tied, bpe(), params).log_probs(texts)[0])
+
+
+@pytest.mark.parametrize("travel", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copied_or_pickled_model_says_the_same(travel):
+    """As notebooks and data-loader workers have it: text, habits, tokenizer, dtype and step; its arrays are its own."""
+    model = random_model()
+    habits = dataclasses.replace(model.habits, begins_with_bos=False)
+    half = LanguageModel(model.config, model.tokenizer, model.params, habits=habits, dtype="bfloat16")
+    half.step = 7
+    for one in (model, half):
+        again = travel(one)
+        assert again.generate("the", tokens=9) == one.generate("the", tokens=9)
+        assert (again.habits, again.config, again.step) == (one.habits, one.config, one.step)
+        assert again.tokenizer.fingerprint == one.tokenizer.fingerprint
+        assert again.tokenizer.encode("<|eos|>") == one.tokenizer.encode("<|eos|>")
+        assert again.params["embedding"] is not one.params["embedding"]
+    assert model.generate("the", tokens=9) != half.generate("the", tokens=9)
+
+
+def test_an_empty_prompt_begins_a_text_also_where_no_bos_stands_in_front():
+    """With the BOS, as Hugging Face begins one; another prompt gets none."""
+    model = random_model()
+    habits = dataclasses.replace(model.habits, begins_with_bos=False)
+    other = LanguageModel(model.config, model.tokenizer, model.params, habits=habits)
+    assert other.generate("", tokens=9) == model.generate("", tokens=9)
+    assert other.encode_prompt("the") == model.encode_prompt("the")[1:]
+    with pytest.raises(ValueError, match="a prompt has 0 tokens"):
+        other.generate([[]])
+
+
+def test_help_shows_what_a_model_can_do():
+    """Of the package, of load and of the class: each way to use a model, with an example."""
+    inner = ("encode_prompt", "on_mesh")
+    calls = [name for name in vars(LanguageModel) if not name.startswith("_") and name not in inner]
+    assert {"generate", "stream", "score", "perplexity", "loglikelihood"} <= {*calls}
+    for thing in (gptjax, gptjax.load, LanguageModel):
+        shown = pydoc.render_doc(thing, renderer=pydoc.plaintext)
+        assert [name for name in calls if name not in shown] == []
+        assert ">>> model.generate(" in shown
+    assert gptjax.LanguageModel is LanguageModel
+    assert {"LanguageModel", "Sample", "load"} <= {*dir(gptjax)}
+    with pytest.raises(AttributeError, match="no attribute 'Language'"):
+        gptjax.Language  # noqa: B018

@@ -250,3 +250,33 @@ def test_without_lm_eval_one_line_says_what_to_install():
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert "pip install 'gptjax[eval]'" in done.stderr
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_answer_longer_than_the_context_is_cut_with_a_warning_and_not_refused():
+    """lm_eval's default of 256 tokens of a context of 64; each prompt keeps what it has, up to half of the context."""
+    lm, T = Joined(MODEL), MODEL.config.T
+    asked = [("the", {}), ("fox " * 90, {}), ("the", {"max_gen_toks": 5})]
+    with pytest.warns(UserWarning, match=r"^2 of 2 answers have no room for 256 tokens in the context of 64; "):
+        short, long, five = lm.generate_until(requests(*asked))
+    greedy = {"temperature": 0, "tokens": 256}
+    assert short == MODEL.generate("the", **greedy)[0][0].text
+    ids = MODEL.encode_prompt([MODEL.tokenizer.bos, *MODEL.tokenizer.encode("fox " * 90)][-T // 2 :])
+    assert long == MODEL.generate([ids], **greedy)[0][0].text
+    assert short.startswith(five)
+    assert lm.generate_until(requests(*asked[2:])) == [five]  # without a warning
+
+
+def test_settings_that_cannot_be_are_told_before_any_answer(monkeypatch):
+    monkeypatch.setattr("gptjax.harness.continued", lambda *_, **__: pytest.fail("answered"))
+    with pytest.raises(ValueError, match="tokens=0: must be at least 1"):
+        Joined(MODEL).generate_until(requests(("a", {}), ("b", {"max_gen_toks": 0})))
+
+
+def test_a_choice_longer_than_the_context_does_not_end_the_evaluation():
+    """It is read in windows, as rolling texts are; its neighbours score as ever."""
+    lm, long = Joined(MODEL), " fox" * 90
+    with pytest.warns(UserWarning, match=r"^pair 1: the continuation ' fox fox .*' is longer than the context of 64"):
+        found = lm.loglikelihood(requests(("the", " fox"), ("", long)))
+    assert found[0] == tuple(MODEL.loglikelihood([("the", " fox")])[0])
+    assert found[1][0] == pytest.approx(MODEL.loglikelihood_rolling([long])[0], abs=1e-3)

@@ -75,5 +75,12 @@ def test_the_tree_check_sees_a_new_file_a_lost_file_and_a_silent_line():
     assert differences(readme.replace("layers", ""), files) == ["nothing said of gptjax/model.py"]
 
 
+def test_the_chinese_page_names_every_verb():
+    """That launch.sh has."""
+    [verbs] = re.findall(r"^verbs='(.*)'$", (ROOT / "launch.sh").read_text(encoding="utf-8"), re.MULTILINE)
+    page = " ".join((ROOT / "README.zh.md").read_text(encoding="utf-8").split())
+    assert [verb for verb in verbs.split() if f"./launch.sh {verb}" not in page] == []
+
+
 if __name__ == "__main__":
     print("\n".join(readme_differences()) or "README's tree is true")

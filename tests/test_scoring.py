@@ -174,7 +174,7 @@ def test_rolling_windows_predict_every_token_once_and_the_last_has_a_full_contex
     ("texts", "options", "said"),
     [
         ([[1]], {}, "text 0 has 1 tokens"),
-        ([[1, 5], [1] * 65], {}, "text 1 has 65 tokens; from 2 to the context of 64"),
+        ([[1, 5], [1] * 65], {}, "text 1 has 65 tokens; this model reads from 2 to 64"),
         ([[1, 5]], {"view": "both sides"}, "this vocabulary has none"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 
 from gptjax.generate import LanguageModel
 from gptjax.habits import Habits
-from gptjax.scoring import Row
+from gptjax.scoring import Row, rolling_rows
 from gptjax.text_likelihood import continuations, encoded_pairs
 from tests.tiny_run import TEXT, random_model
 
@@ -75,16 +75,22 @@ def test_a_context_that_is_too_long_loses_its_beginning():
     assert found.log_prob == pytest.approx(windowed(ids[-T - 1 :], count), abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("pair", "said"),
-    [
-        (("hello", ""), "pair 1: the continuation is empty"),
-        (("hello", TEXT * 9), "tokens behind the context's 3; from 1 to 64"),
-    ],
-)
-def test_a_continuation_that_cannot_be_scored_is_named(pair, said):
-    with pytest.raises(ValueError, match=said):
-        MODEL.loglikelihood([("a", "b"), pair])
+def test_a_continuation_that_cannot_be_scored_is_named():
+    with pytest.raises(ValueError, match="pair 1: the continuation is empty"):
+        MODEL.loglikelihood([("a", "b"), ("hello", "")])
+
+
+@pytest.mark.parametrize("context", ["hello", "the lazy dog " * 20])
+def test_a_continuation_beyond_the_context_is_read_in_windows_with_a_warning(context):
+    """Both together as a rolling text, less what its part within the context has; a shorter one is read as ever."""
+    with pytest.warns(UserWarning, match=r"^pair 1: the continuation '.*' is longer than the context of 64"):
+        short, long = MODEL.loglikelihood([("a", "b"), (context, TEXT * 9)])
+    assert short == MODEL.loglikelihood([("a", "b")])[0]
+    before, whole = encode(context.rstrip()), encode(context + TEXT * 9)
+    log_prob_N = np.concatenate([found.log_probs for found in MODEL.score(rolling_rows(whole, BOS, T))])
+    assert len(whole) - len(before) > T
+    assert long.log_prob == pytest.approx(log_prob_N[len(before) :].sum(), abs=1e-2)
+    assert not long.greedy
 
 
 def test_a_continuation_that_ends_the_last_token_of_its_context_is_scored_from_that_token_on():

@@ -136,11 +136,10 @@ def _pretrain(arguments: list[str]) -> int:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     _settle_process()
     hosts.join()
-    from rich.console import Console
-
+    from gptjax.console import make_console
     from train.pretrain import pretrain
 
-    pretrain(recipe, Console(quiet=not hosts.is_first()), STARTED, signals, accept_changes=accept)
+    pretrain(recipe, make_console(quiet=not hosts.is_first()), STARTED, signals, accept_changes=accept)
     return DONE
 
 
@@ -158,21 +157,19 @@ def _verify_resume(arguments: list[str]) -> int:
     if steps < 2 or steps % 2 or steps > recipe.steps:
         raise ValueError(f"--steps {count}: give an even number of steps, from 2 to the recipe's {recipe.steps}")
     _check_sources(recipe)
-    from rich.console import Console
-
+    from gptjax.console import make_console
     from train.verify_resume import verify_resume
 
-    return DONE if verify_resume(arguments, recipe, steps // 2, Console()) else FAULT
+    return DONE if verify_resume(arguments, recipe, steps // 2, make_console()) else FAULT
 
 
 def _audit(arguments: list[str]) -> int:
     run = _run_of("audit", arguments)
     _settle_process()
-    from rich.console import Console
-
+    from gptjax.console import make_console
     from train.audit import audit
 
-    return DONE if audit(run, Console()) else FAULT
+    return DONE if audit(run, make_console()) else FAULT
 
 
 def _bench(arguments: list[str]) -> int:
@@ -209,9 +206,9 @@ def _bench(arguments: list[str]) -> int:
         from train.bench import bench
 
         found = bench(recipe, steps, STARTED)
-    from rich.console import Console
+    from gptjax.console import make_console
 
-    Console(width=None if sys.stdout.isatty() else 120).print(found.table())
+    make_console().print(found.table())
     if file is not None:
         file.write_text(json.dumps(found.as_json(), indent=1) + "\n", encoding="utf-8")
     return DONE
@@ -222,12 +219,11 @@ def _experiment(arguments: list[str]) -> int:
     folder, arguments = _taken("--runs", arguments)
     if len(arguments) != 1:
         raise ValueError(f"experiment: give one of {', '.join(experiment_names())} (found {arguments})")
-    from rich.console import Console
-
+    from gptjax.console import make_console
     from train.experiment import conduct, load_experiment
 
     (name,), runs = arguments, expanded(folder or "runs/experiments")
-    experiment, console = load_experiment(name), Console(width=None if sys.stdout.isatty() else 120)
+    experiment, console = load_experiment(name), make_console()
     _check_sources(experiment.base)
     outcome = conduct(experiment, runs, console, again)
     outcome.keep(runs / name)

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console, Group
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 from scipy import stats
+
+from gptjax.console import make_console
 
 ROUNDS = 6  # every round measures both; odd rounds begin with the first recipe, even ones with the second
 
@@ -73,7 +75,7 @@ class Comparison:
 def compare(a: Sequence[str], b: Sequence[str], steps: int, rounds: int = ROUNDS) -> Comparison:
     """Runs `bench A` and `bench B` in turn. Raises ValueError where one of them fails; what it said, it has said."""
     measured = []
-    console = Console(stderr=True)
+    console = make_console(sys.stderr)
     with tempfile.TemporaryDirectory(prefix="gptjax-bench-") as folder:
         for number in range(rounds):
             pair: dict[int, dict[str, Any]] = {}

@@ -46,9 +46,8 @@ class CompiledFor:
         return self.cycles / HERTZ[self.chip] * 1e3 if self.chip in HERTZ else None
 
     def table(self) -> Table:
-        table = Table(
-            "a step on one chip", "", title=f"{self.topology}, {self.chip}, mesh {self.mesh}: not run, compiled"
-        )
+        title = f"{self.topology}, {self.chip}, mesh {self.mesh}: not run, compiled"
+        table = Table("a step on one chip", "", title=title, min_width=len(title))
         table.add_row("memory at its peak", f"{self.peak_bytes / 1e9:.2f} GB")
         table.add_row("  of it parameters, moments, batch", f"{self.argument_bytes / 1e9:.2f} GB")
         table.add_row("temporaries, loop carries twice", f"{self.temporary_bytes / 1e9:.2f} GB")

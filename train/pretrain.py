@@ -191,10 +191,11 @@ def _results(run: Path) -> Table:
     from train.report import last_scores
 
     xz = json.loads((run / "xz.json").read_text(encoding="utf-8"))
-    table = Table(title="bits per byte (lower is better), beside what xz makes of the same text")
+    title = "bits per byte (lower is better), beside what xz makes of the same text"
+    table = Table(title=title, min_width=len(title))
     table.add_column("held-out text of", overflow="fold")  # whole: sources may differ in the end of a name alone
     for heading in ("nats/token", "bits/byte", "xz -9 alone", "xz after the training text"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, record in last_scores(run / "metrics.jsonl").items():
         figures = (record["bits_per_byte"], xz[name]["alone"], xz[name]["after_training_text"])
         table.add_row(escape(name), f"{record['loss']:.4f}", *(f"{figure:.3f}" for figure in figures))

@@ -36,10 +36,11 @@ def write_views(run: Path, prepared: Path, model: LanguageModel) -> dict[str, di
 
 def views_table(found: dict[str, dict[str, float]]) -> Table:
     """For people."""
-    table = Table(title="nats a token: read from the beginning, and every token from both sides")
+    title = "nats a token: read from the beginning, and every token from both sides"
+    table = Table(title=title, min_width=len(title))
     table.add_column("held-out text of", overflow="fold")  # whole: sources may differ in the end of a name alone
     for heading in ("causal", "both sides", "tokens"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, figures in found.items():
         table.add_row(escape(name), f"{figures['causal']:.3f}", f"{figures['both sides']:.3f}", f"{figures['tokens']}")
     return table

@@ -1,0 +1,72 @@
+"""What callers give, checked before anything slow: numbers, texts, token ids, dtypes. Does not import JAX.
+
+All raise ValueError, in one line that says what was found.
+"""
+
+import numbers
+from collections.abc import Iterable
+from typing import Any
+
+import ml_dtypes  # noqa: F401  names bfloat16 for NumPy
+import numpy as np
+
+from gptjax.spelling import did_you_mean
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def whole(name: str, value: Any) -> int:
+    """A whole number, of Python or of NumPy; True is none."""
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    raise ValueError(f"{name}={value!r}: must be a whole number, not {kind(value)}")
+
+
+def real(name: str, value: Any) -> float | int:
+    """A number, of Python or of NumPy."""
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return value if isinstance(value, int) else float(value)
+    raise ValueError(f"{name}={value!r}: must be a number, not {kind(value)}")
+
+
+def text(name: str, value: Any) -> str:
+    """Text that can be written down as UTF-8."""
+    if not isinstance(value, str):
+        hint = "; decode it first, as with .decode('utf-8')" if isinstance(value, bytes) else ""
+        raise ValueError(f"{name}: must be text (str), not {kind(value)}{hint}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name}: character {error.start} is {value[error.start]!r}, half of a surrogate pair and no text; "
+            "was it decoded as UTF-8?"
+        ) from None
+    return value
+
+
+def token_ids(name: str, value: Any) -> list[int]:
+    """Whole numbers, as a list or a one-dimensional array of them."""
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise ValueError(f"{name}: must be text, or a list of token ids, not {kind(value)}")
+    shape = getattr(value, "shape", (0,))
+    if len(shape) != 1:
+        raise ValueError(f"{name}: must be one row of token ids; this array has shape {shape}")
+    found = value.tolist() if isinstance(value, np.ndarray) else list(value)
+    what = f"{name}: token id"
+    return [whole(what, id) for id in found]
+
+
+def dtype_name(value: Any) -> str:
+    """One of DTYPES, by its name or as NumPy and JAX have it."""
+    try:
+        name = value if isinstance(value, str) else None if value is None else np.dtype(value).name
+    except TypeError:
+        name = None
+    if name not in DTYPES:
+        raise ValueError(f"dtype={value!r}{did_you_mean(name or str(value), DTYPES)}")
+    return name
+
+
+def kind(value: Any) -> str:
+    """What an error calls a value of the wrong kind."""
+    return "None" if value is None else f"a {type(value).__name__}"
