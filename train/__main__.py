@@ -95,7 +95,7 @@ def parse(arguments: list[str], verb: str = "pretrain") -> Recipe:
             raise ValueError(f"unknown size {size!r}{did_you_mean(size, list(SIZES))}")
         recipe = dataclasses.replace(recipe, model=SIZES[size]())
     program = f"python -m train {verb} {name or 'laptop'}"
-    about = inspect.cleandoc(make.__globals__.get("__doc__") or "")
+    about = inspect.cleandoc(sys.modules[make.__module__].__doc__ or "")
     # what is off in the recipe, rope_scaling for one, is switched on in a recipe, not by a subcommand
     off = (tyro.conf.AvoidSubcommands,)
     return tyro.cli(Recipe, default=recipe, args=arguments, prog=program, description=about, config=off)

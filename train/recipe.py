@@ -1,12 +1,15 @@
 """The whole of a training run as one typed, frozen, checked tree. Imports neither JAX nor TensorFlow."""
 
+import contextlib
 import dataclasses
 import importlib
 import importlib.util
 import json
 import math
 import re
-from collections.abc import Callable
+import sys
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
@@ -239,20 +242,66 @@ def load_recipe(name_or_path: str) -> Callable[[], Recipe]:
         path = Path(name_or_path).expanduser()
         return lambda: _kept_recipe(path)
     if name_or_path.endswith(".py"):
-        path = Path(name_or_path).expanduser()
-        if not path.is_file():
-            raise ValueError(f"recipe: no file {path}; give the path of a Python file that defines recipe()")
-        spec = importlib.util.spec_from_file_location("user_recipe", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        if not hasattr(module, "recipe"):
-            raise ValueError(f"recipe: {path} defines no function recipe() that returns a train.recipe.Recipe")
-        return module.recipe
+        return _own_recipe(Path(name_or_path).expanduser())
     if name_or_path not in recipe_names():
         raise ValueError(f"unknown recipe {name_or_path!r}{did_you_mean(name_or_path, recipe_names())}")
     return importlib.import_module(f"train.recipes.{name_or_path.replace('-', '_')}").recipe
+
+
+def _own_recipe(path: Path) -> Callable[[], Recipe]:
+    """The `recipe` function of a user's file, whose mistakes it tells as ValueError with file and line."""
+    if not path.is_file():
+        raise ValueError(f"recipe: no file {path}; give the path of a Python file that defines recipe()")
+    name = f"recipe:{path.absolute()}"  # where dataclasses of the file look for the types that they name
+    spec = importlib.util.spec_from_file_location(name, path.absolute())
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    with _beside(path):
+        spec.loader.exec_module(module)
+    found = getattr(module, "recipe", None)
+    if found is None:
+        raise ValueError(f"recipe: {path}: defines no function recipe() that returns a train.recipe.Recipe")
+    if not callable(found):
+        raise ValueError(f"recipe: {path}: recipe is {_article(found)}, not a function that returns a Recipe")
+
+    def make() -> Recipe:
+        with _beside(path):
+            made = found()
+        if made is None:
+            raise ValueError(f"recipe: {path}: recipe() returned nothing; end it with return and a train.recipe.Recipe")
+        if not isinstance(made, Recipe):
+            raise ValueError(f"recipe: {path}: recipe() returned {_article(made)}, not a train.recipe.Recipe")
+        return made
+
+    make.__module__ = name  # its docstring is what --help says of the recipe
+    return make
+
+
+def _article(value: Any) -> str:
+    kind = type(value).__name__
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a{'n' * (kind[0] in 'AEIOaeio')} {kind}"
+
+
+@contextlib.contextmanager
+def _beside(path: Path) -> Iterator[None]:
+    """In here a user's file can import what lies beside it, as one that Python runs can; what it raises is told in a
+    line, with the place in its folder."""
+    folder = path.absolute().parent
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        places = [(frame.filename, frame.lineno) for frame in frames if Path(frame.filename).parent == folder]
+        place = (error.filename, error.lineno) if isinstance(error, SyntaxError) else [(str(path), None), *places][-1]
+        where = f"{place[0] or path}{f', line {place[1]}' if place[1] else ''}"
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        said = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
+        remedy = "; put it beside the recipe, or install it" if isinstance(error, ModuleNotFoundError) else ""
+        raise ValueError(f"recipe: {where}: {kind}{said}{remedy}") from error
+    finally:
+        sys.path.remove(str(folder))
 
 
 def _kept_recipe(path: Path) -> Recipe:
