@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from data.spec import DataSpec
+from gptjax.manifest import write_manifest
 from train.provenance import PACKAGES, attribution, changed_fields, environment, provenance
-from train.recipe import BatchSpec, MeshSpec, OptimizerSpec, Recipe, to_json
+from train.recipe import BatchSpec, MeshSpec, OptimizerSpec, Recipe, StopSpec, to_json
 
 SMALL = Recipe(data=DataSpec(sources=("chitchat",)), run=Path("runs/small"), steps=200)
 SOURCES = {
@@ -55,3 +56,35 @@ def test_a_harmless_change_goes_on_an_inexact_one_must_be_accepted_and_an_imposs
     for accept in (False, True):
         with pytest.raises(ValueError, match=r"optimizer.name: 'adamw' -> 'lion'\n.*repeat the old command"):
             changed_fields(tmp_path, other, accept=accept)
+
+
+def test_a_change_of_the_schedule_says_what_the_learning_rate_was_and_will_be(tmp_path):
+    """A finished cosine of 200 steps made 400 long: from a tenth of its peak to three quarters of it, told before training."""
+    (tmp_path / "recipe.json").write_text(to_json(SMALL))
+    (tmp_path / "checkpoints" / "200").mkdir(parents=True)
+    write_manifest(tmp_path / "checkpoints" / "200", 200, {"health": {"cooled_at": None}}, {})
+    longer = dataclasses.replace(SMALL, steps=400)
+    told = r"steps: 200 -> 400\n  learning rate of the next step, 201: 0.0003 -> 0.00233 \(7.75 times that\)\n"
+    with pytest.raises(ValueError, match=told):
+        changed_fields(tmp_path, longer, accept=False)
+    assert [str(change) for change in changed_fields(tmp_path, longer, accept=True)][1:] == [
+        "learning rate of the next step, 201: 0.0003 -> 0.00233 (7.75 times that)"
+    ]
+    for same in (
+        dataclasses.replace(SMALL, batch=BatchSpec(rows=32)),
+        dataclasses.replace(SMALL, stop=StopSpec(step=9)),
+    ):
+        assert len(changed_fields(tmp_path, same, accept=True)) == 1
+
+
+def test_where_patience_began_the_fall_a_longer_run_does_not_move_it(tmp_path):
+    """wsd has fallen to its end at step 60 + 40, whatever the plan says."""
+    optimizer = OptimizerSpec(schedule="wsd", final=0.1)
+    (tmp_path / "recipe.json").write_text(to_json(dataclasses.replace(SMALL, optimizer=optimizer)))
+    (tmp_path / "checkpoints" / "100").mkdir(parents=True)
+    longer = dataclasses.replace(SMALL, optimizer=optimizer, steps=400)
+    write_manifest(tmp_path / "checkpoints" / "100", 100, {"health": {"cooled_at": None}}, {})
+    assert len(changed_fields(tmp_path, longer, accept=True)) == 1
+    write_manifest(tmp_path / "checkpoints" / "100", 100, {"health": {"cooled_at": 60}}, {})
+    told = "learning rate of the next step, 101: 0.0003 -> 0.00165 (5.5 times that)"  # 40 steps of falling are now 80
+    assert str(changed_fields(tmp_path, longer, accept=True)[1]) == told

@@ -95,7 +95,7 @@ def pretrain(
                 with dog.phase("samples and report"):
                     _finish(parts, text, state, console)
                 failures.cleared(run)
-        except (StoppedError, LeaseLostError):
+        except (StoppedError, LeaseLostError, ValueError):  # stopped, or a mistake in what was asked: no crash
             raise
         except Exception as error:
             if process == 0:
