@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from train.journal import Journal, whole_lines
 from train.meter import Records
@@ -62,9 +63,29 @@ def test_metrics_that_cannot_be_written_are_told_and_the_rest_goes_on(tmp_path):
     """metrics.jsonl is a folder here; TensorBoard's events are written all the same."""
     (tmp_path / "metrics.jsonl").mkdir()
     said = []
-    records = Records(tmp_path, until(0), said.append)
+    records = Records(tmp_path, 0, until(0), said.append)
     records.write("train", 1, loss=1.0)
     records.close()
     assert len(said) == 1
     assert "metrics.jsonl cannot be written" in said[0]
     assert any((tmp_path / "tensorboard").iterdir())
+
+
+def test_tensorboard_shows_every_step_once_after_a_resume(tmp_path):
+    """Twice resumed from step 100, where held-out text was measured by the second start alone, by its own reader."""
+    stays = lambda record: record["step"] <= 100 and record["kind"] != "validation"  # noqa: E731
+    for start, first in enumerate((0, 100, 100)):
+        records = Records(tmp_path, first, stays, refuse)
+        for step in range(first, 210, 10):
+            if step > first or start:
+                records.write("validation", step, source="a", loss=float(start))
+            if step > first:
+                records.write("train", step, loss=float(start), tasks={"causal_lm": 1.0}, mfu=None)
+        records.close()
+    reader = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"tensors": 0})
+    reader.Reload()
+    for tag, steps in (("train/loss", range(10, 210, 10)), ("train/tasks/causal_lm", range(10, 210, 10))):
+        assert [event.step for event in reader.Tensors(tag)] == list(steps)
+    starts = {event.step: float(event.tensor_proto.float_val[0]) for event in reader.Tensors("train/loss")}
+    assert starts == {step: 0.0 if step <= 100 else 2.0 for step in range(10, 210, 10)}
+    assert [event.step for event in reader.Tensors("validation/a/loss")] == list(range(100, 210, 10))

@@ -278,3 +278,15 @@ def test_amounts_have_three_digits_and_a_unit(count, units, words):
 @pytest.mark.parametrize(("seconds", "words"), [(41.4, "41 s"), (432, "7 min 12 s"), (7500, "2 h 5 min")])
 def test_durations_read_as_spoken(seconds, words):
     assert duration(seconds) == words
+
+
+def test_numbers_that_are_none_are_drawn_as_gaps_and_told_as_none(tmp_path):
+    """As null, and as the bare NaN of older runs."""
+    records = [train_record(step, seconds=step) for step in (1, 2, 3)]
+    lost = {"loss": None, "perplexity": None, "bits_per_byte": None}
+    for nothing in (lost, dict.fromkeys(lost, float("nan"))):
+        metrics = [*records, train_record(4, loss=nothing["loss"], seconds=4), validation_record(4, "a")]
+        metrics += [validation_record(4, "b") | nothing]
+        page = write_report(make_run(tmp_path, metrics=metrics)).read_text()
+        assert "<td>b</td><td>–</td><td>nan</td><td>nan</td>" in page
+        assert "<td>a</td><td><b>2.000</b></td><td>3.000</td><td>20.1</td>" in page

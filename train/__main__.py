@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import json
 import os
 import shlex
 import sys
@@ -17,6 +16,7 @@ if __name__ == "__main__" and sys.argv[1:2] == ["pretrain"]:
 import tyro
 
 from gptjax.config import SIZES
+from gptjax.plain_json import dumps
 from gptjax.spelling import did_you_mean
 from train import STARTED, hosts
 from train.allocator import keep_freed_memory
@@ -205,7 +205,7 @@ def _bench(arguments: list[str]) -> int:
 
     Console(width=None if sys.stdout.isatty() else 120).print(found.table())
     if file is not None:
-        Path(file).write_text(json.dumps(found.as_json(), indent=1) + "\n", encoding="utf-8")
+        Path(file).write_text(dumps(found.as_json(), indent=1) + "\n", encoding="utf-8")
     return DONE
 
 

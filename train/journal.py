@@ -2,12 +2,16 @@
 
 import contextlib
 import json
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from gptjax.manifest import write_whole
+from gptjax.plain_json import dumps
+
+MEASURED = ("loss", "perplexity", "bits_per_byte", "accuracy", "guess_accuracy")
 
 
 class Journal:
@@ -31,7 +35,7 @@ class Journal:
             self._give_up(error)
 
     def note(self, record: dict[str, Any]) -> None:
-        self._safely(lambda file: file.write(json.dumps(record) + "\n"))
+        self._safely(lambda file: file.write(dumps(record) + "\n"))
 
     def flush(self) -> None:
         """Hands the records to the system."""
@@ -79,3 +83,9 @@ def whole_lines(path: Path) -> list[str]:
     if not path.exists():
         return []
     return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+
+
+def numbers(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record whose measured numbers are NaN where JSON has null for them."""
+    lost = dict.fromkeys((name for name in MEASURED if name in record and record[name] is None), math.nan)
+    return {**record, **lost}

@@ -16,6 +16,7 @@ import gptjax
 from data.prepare import vocabulary_bound, xz_figures
 from gptjax.generate import LanguageModel
 from gptjax.manifest import steps, write_whole
+from gptjax.plain_json import dumps
 from gptjax.sharding import make_mesh
 from train import failures
 from train.assemble import Assembly, Text, assemble, config_of, mesh_of, open_text
@@ -166,7 +167,7 @@ def _finish(parts: Assembly, text: Text, state: State, console: Console) -> None
     """Compares with xz, writes samples and the report."""
     recipe, run = parts.recipe, parts.recipe.run
     console.print("\nwriting the report, and what goes into it ...")
-    write_whole(run / "xz.json", json.dumps(xz_figures(text.prepared), indent=1) + "\n")
+    write_whole(run / "xz.json", dumps(xz_figures(text.prepared), indent=1) + "\n")
     if jax.process_count() == 1:
         model = LanguageModel(parts.config, text.tokenizer, state.params, mesh=parts.mesh)
     else:  # the other processes are not asked to take part: their share is on disk

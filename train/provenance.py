@@ -19,6 +19,7 @@ import jax
 
 from gptjax.config import ModelConfig, load_model_config, save_model_config
 from gptjax.manifest import manifest, steps, write_whole
+from gptjax.plain_json import dumps
 from gptjax.rundir import CREDIT
 from gptjax.tokenizer import Tokenizer
 from train.assemble import Text
@@ -120,9 +121,9 @@ def describe_run(run: Path, recipe: Recipe, config: ModelConfig, text: Text) -> 
     elif jax.process_index() == 0:
         run.mkdir(parents=True, exist_ok=True)
         write_whole(run / "recipe.json", to_json(recipe))  # first: marks the folder as a run
-        write_whole(run / "environment.json", json.dumps(environment(), indent=1) + "\n")
+        write_whole(run / "environment.json", dumps(environment(), indent=1) + "\n")
         write_whole(run / CREDIT, attribution(description["sources"]))
-        write_whole(run / "data.json", json.dumps(description, indent=1) + "\n")
+        write_whole(run / "data.json", dumps(description, indent=1) + "\n")
         text.tokenizer.save(run / "tokenizer.json")
         save_model_config(config, run / "model.json")  # last: marks the description as whole
     return found

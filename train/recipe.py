@@ -64,11 +64,11 @@ class OptimizerSpec:
             if getattr(self, name) == 1:
                 raise ValueError(f"optimizer.{name}=1: the average would never move; use less, such as 0.99")
         for name in ("warmup", *(["weight_decay"] if self.weight_decay is not None else [])):
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"optimizer.{name}={getattr(self, name)}: must be 0 or more")
         for name, most in (("rates", math.inf), ("decays", math.inf), ("frozen", 1.0)):
             for pattern, value in getattr(self, name):
-                if not 0 <= value <= most:
+                if not 0 <= value <= most or value == math.inf:
                     raise ValueError(f"optimizer.{name}: {pattern!r} has {value}; it must be 0 or more, at most {most}")
                 try:
                     re.compile(pattern)
@@ -312,7 +312,7 @@ def _kept_recipe(path: Path) -> Recipe:
 
 
 def to_json(recipe: Recipe) -> str:
-    return json.dumps(dataclasses.asdict(recipe), indent=1, default=str) + "\n"
+    return json.dumps(dataclasses.asdict(recipe), indent=1, default=str, allow_nan=False) + "\n"
 
 
 def from_json(text: str) -> Recipe:

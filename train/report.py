@@ -10,8 +10,10 @@ from matplotlib.axes import Axes
 
 from data.mixture import RATE_UNIT
 from gptjax.config import load_model_config
+from gptjax.plain_json import dumps
 from train import report_tasks
 from train.figures import COLOURS, NARROW, SERIES, STYLE, WIDE, coloured, column, draw, paint_curve, paint_lines, short
+from train.journal import numbers
 from train.page import escape, figure, listed, section, table, two
 
 LANGUAGES = {"en": "English", "fr": "French", "es": "Spanish", "de": "German", "zh": "Chinese", "ja": "Japanese"}
@@ -79,7 +81,8 @@ def last_scores(path: Path) -> dict[str, dict]:
     """Source -> the record over most held-out text: the one made after the last step, before that the newest."""
     records = sorted(_jsonl(path), key=lambda record: record["step"])
     newest = {record["source"]: record for record in records if record["kind"] == "validation"}
-    return newest | {record["source"]: record for record in records if record["kind"] == "final"}
+    newest |= {record["source"]: record for record in records if record["kind"] == "final"}
+    return {name: numbers(record) for name, record in newest.items()}
 
 
 def overall_loss(validation: Mapping[str, Mapping[int, Mapping]], rates: Mapping[str, int]) -> dict[int, float]:
@@ -113,7 +116,7 @@ def dotted(tree: Mapping, prefix: str = "") -> Iterable[tuple[str, str]]:
         if isinstance(value, Mapping) and value:
             yield from dotted(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            yield f"{prefix}{key}", value if isinstance(value, str) else dumps(value, ensure_ascii=False)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -284,7 +287,7 @@ def _samples(records: Sequence[Mapping]) -> str:
     latest: dict[str, int] = {}
     for record in records:
         latest[record["source"]] = max(record["step"], latest.get(record["source"], 0))
-    shown = {json.dumps(record): record for record in records if record["step"] == latest[record["source"]]}
+    shown = {dumps(record): record for record in records if record["step"] == latest[record["source"]]}
     articles = []
     for record in shown.values():  # once each, though a restart may have written some again
         drawn = [f"{name} {record[name]:g}" for name in ("temperature", "top_p") if record.get(name) is not None]

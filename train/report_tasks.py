@@ -22,6 +22,7 @@ from train.figures import (
     paint_lines,
     short,
 )
+from train.journal import numbers
 from train.objectives import Objectives
 from train.page import escape, figure, listed, swatches, table, two
 
@@ -51,7 +52,9 @@ def held_out(records: Sequence[Mapping], kind: str = "validation_task") -> dict[
 def last_task_scores(records: Sequence[Mapping]) -> dict[str, Mapping]:
     """Term -> the record over most held-out text: the one made after the last step, before that the newest."""
     kinds = ("validation_task", "final_task")
-    return {term: list(found.values())[-1] for kind in kinds for term, found in held_out(records, kind).items()}
+    return {
+        term: numbers(list(found.values())[-1]) for kind in kinds for term, found in held_out(records, kind).items()
+    }
 
 
 def about(term: str) -> str:

@@ -1,12 +1,12 @@
 """From a saved step to the state of a recipe: as older checkpoints name it, and what a changed recipe asks in vain."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gptjax.checkpoint import restore, saved_shapes
 from gptjax.manifest import manifest
+from gptjax.plain_json import dumps
 from train.optimizer import by_thaw_step, from_thaw_step
 from train.recipe import Recipe, changes, to_json
 
@@ -36,7 +36,7 @@ def saved_trees(run: Path, step: int, wanted: Mapping[str, Any], recipe: Recipe)
     try:
         found = {name: restore(run, step, name, tree) for name, tree in trees.items()}
     except ValueError as error:
-        raise _blamed(error, run, json.dumps(then), recipe) from None
+        raise _blamed(error, run, dumps(then), recipe) from None
     if is_older:
         moments = from_thaw_step(found["training"]["optimizer"], training["optimizer"], then["steps"])
         found["training"] = {**found["training"], "optimizer": moments}
