@@ -75,7 +75,7 @@ class Trainer:
             peak = peak_flops(recipe.compute.dtype)
             self.speed = Speed(self.parts.tokens_per_step, self.parts.config.flops_per_token, peak)
             self.start.finished("peak")
-            self.records = Records(run, self._is_past, self._say, writes=first_process)
+            self.records = Records(run, step, self._is_past, self._say, writes=first_process)
             stack.callback(self.records.close)
             self.ledger = Journal(run / "ledger.jsonl", self._is_past, self._say, writes=first_process)
             stack.callback(self.ledger.close)
