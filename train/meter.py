@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import tensorflow as tf
 
 from gptjax.attention import product_precision
-from train.journal import Journal, whole_lines
+from train.journal import Journal, note_start, whole_lines
 
 # Peak bfloat16 products, operations a second of one chip, from the makers' data sheets.
 CHIP_PEAKS = {
@@ -141,6 +141,8 @@ class Records:
         writes: bool = True,
     ):
         path = run / "metrics.jsonl"
+        if writes:
+            note_start(run, step, warn)
         self._journal = Journal(path, stays, warn, writes)
         self._events = _Events(run / "tensorboard", warn) if writes else None
         if self._events is None:

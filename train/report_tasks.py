@@ -14,10 +14,12 @@ from train.figures import (
     NARROW,
     SERIES,
     WIDE,
-    coloured,
+    Look,
     column,
     draw,
     draw_grid,
+    look,
+    looks,
     paint_curve,
     paint_lines,
     short,
@@ -76,7 +78,7 @@ def training_curves(train: Sequence[Mapping], records: Sequence[Mapping]) -> str
         "that was not trained on, tells what that is worth. The dashed line is a cheap guesser's share: a task is "
         "learned as far as the model rises above it.</p>"
     )
-    legend = swatches({"training": SERIES[0], "held-out text": SERIES[1], "cheap guesser": COLOURS["quiet"]})
+    legend = swatches({"training": look(0), "held-out text": look(1), "cheap guesser": Look(COLOURS["quiet"], "--")})
     figures = "".join(
         _curves_of(term, of_term(train, "tasks", term), list(held.get(term, {}).values()))
         for term in dict.fromkeys([*terms, *held])
@@ -118,7 +120,7 @@ def _weights_figure(train: Sequence[Mapping]) -> str:
         return ""
     caption = "How much of each task's loss goes into the one number that training lowers: a higher line pulls more."
     svg = draw(NARROW, lambda axes: paint_lines(axes, lines), "step", "weight")
-    return figure("Weights in the loss", svg, caption, coloured(lines))
+    return figure("Weights in the loss", svg, caption, looks(lines))
 
 
 def scores(train: Sequence[Mapping], records: Sequence[Mapping]) -> str:
@@ -240,7 +242,7 @@ def _conflicts_figure(measured: Mapping[int, Mapping]) -> str:
         return ""
     which = f"The {MOST_PAIRS} most opposed of {len(found)} pairs." if len(found) > MOST_PAIRS else "Every pair."
     caption = f"{which} A line that stays below 0 is a lasting conflict; one that keeps crossing it is mostly chance."
-    return figure("Over the run", draw(WIDE, paint, "step", "cosine"), caption, coloured(lines))
+    return figure("Over the run", draw(WIDE, paint, "step", "cosine"), caption, looks(lines))
 
 
 def views(found: Mapping[str, Mapping[str, float]]) -> str:
