@@ -287,7 +287,7 @@ def test_numbers_that_are_none_are_drawn_as_gaps_and_told_as_none(tmp_path):
     records = [train_record(step, seconds=step) for step in (1, 2, 3)]
     lost = {"loss": None, "perplexity": None, "bits_per_byte": None}
     for nothing in (lost, dict.fromkeys(lost, float("nan"))):
-        metrics = [*records, train_record(4, loss=nothing["loss"], seconds=4), validation_record(4, "a")]
+        metrics = [*records, train_record(4, seconds=4) | {"loss": nothing["loss"]}, validation_record(4, "a")]
         metrics += [validation_record(4, "b") | nothing]
         page = write_report(make_run(tmp_path, metrics=metrics)).read_text()
         assert "<td>b</td><td>–</td><td>nan</td><td>nan</td>" in page

@@ -160,6 +160,7 @@ def environment() -> dict[str, str]:
     return {
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "command": "python -m train " + " ".join(sys.argv[1:]),
+        "folder": os.getcwd(),  # that relative paths of the recipe begin in
         "git": _git("rev-parse", "HEAD") or "not a git checkout",
         "changed": _hash(_git("status", "--porcelain") + _git("diff", "HEAD")),
         "python": platform.python_version(),
