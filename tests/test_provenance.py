@@ -59,7 +59,7 @@ def test_a_harmless_change_goes_on_an_inexact_one_must_be_accepted_and_an_imposs
 
 
 def test_a_change_of_the_schedule_says_what_the_learning_rate_was_and_will_be(tmp_path):
-    """A finished cosine of 200 steps made 400 long: from a tenth of its peak to three quarters of it, told before training."""
+    """A finished cosine of 200 steps made 400 long: from a tenth of its peak to three quarters, told in advance."""
     (tmp_path / "recipe.json").write_text(to_json(SMALL))
     (tmp_path / "checkpoints" / "200").mkdir(parents=True)
     write_manifest(tmp_path / "checkpoints" / "200", 200, {"health": {"cooled_at": None}}, {})

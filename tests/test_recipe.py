@@ -179,6 +179,8 @@ def test_an_unknown_field_or_a_wrong_type_exits_with_a_hint(capsys):
             lambda: OptimizerSpec(frozen=((".*", 2.0),)),
             "optimizer.frozen: '.*' has 2.0; it must be 0 or more, at most 1",
         ),
+        (lambda: OptimizerSpec(rates=((".*", float("inf")),)), "optimizer.rates: '.\\*' has inf"),
+        (lambda: OptimizerSpec(weight_decay=float("inf")), "optimizer.weight_decay=inf: must be 0 or more"),
         (lambda: OptimizerSpec(rates=(("(", 2.0),)), "optimizer.rates: '\\(' is no regular expression"),
         (lambda: dataclasses.replace(SMALL, hang_after=0), "hang_after=0: must be a number above 0"),
         (lambda: dataclasses.replace(SMALL, run=Path("gs://bucket/run")), "only folders of this machine"),
@@ -211,6 +213,10 @@ def test_changes_are_told_apart_by_what_they_do_to_a_run_that_goes_on():
         "seed": "inexact", "optimizer.ema": "impossible",
     }  # fmt: skip
     assert str(found[0]) == "batch.rows: 16 -> 32"
+    averaged = dataclasses.replace(SMALL, optimizer=OptimizerSpec(ema=0.99))  # it has an average already
+    assert [change.kind for change in changes(to_json(averaged), to_json(other)) if "ema" in change.field] == [
+        "inexact"
+    ]
     assert changes(to_json(SMALL), to_json(SMALL)) == []
 
 

@@ -352,7 +352,8 @@ def changes(old: str, new: str) -> list[Change]:
         if name in before and before[name] == after.get(name):
             continue
         known = name in before
-        kind = "impossible" if name.startswith(FIXED) or not known else "inexact"
+        averaged = name == "optimizer.ema" and None not in (before.get(name), after.get(name))  # more or less, not anew
+        kind = "impossible" if (name.startswith(FIXED) and not averaged) or not known else "inexact"
         kind = "harmless" if known and name.startswith(HARMLESS) else kind
         found.append(Change(name, repr(before[name]) if known else unknown, repr(after.get(name)), kind))
     return found
