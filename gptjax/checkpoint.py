@@ -273,7 +273,7 @@ class CheckpointWriter:
         share = names[jax.process_index() :: jax.process_count()]
         with ThreadPoolExecutor() as threads:
             files = dict(zip(share, threads.map(describe, [unfinished / name for name in share]), strict=True))
-        write_whole(_part(unfinished, jax.process_index()), json.dumps(files))
+        write_whole(_part(unfinished, jax.process_index()), json.dumps(files, allow_nan=False))
 
     def _make_step(self, step: int, unfinished: Path, notes: Mapping[str, Any], probes: Mapping[str, "_Probe"]) -> None:
         files = {}

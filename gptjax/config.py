@@ -219,7 +219,9 @@ SIZES: dict[str, Callable[[], Architecture]] = {
 
 
 def save_model_config(config: ModelConfig, path: Path) -> None:
-    path.write_text(json.dumps({"format": FORMAT, **dataclasses.asdict(config)}, indent=1) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps({"format": FORMAT, **dataclasses.asdict(config)}, indent=1, allow_nan=False) + "\n", encoding="utf-8"
+    )
 
 
 def load_model_config(path: Path) -> ModelConfig:

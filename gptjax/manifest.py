@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gptjax.places import named
+from gptjax.plain_json import dumps
 
 FORMAT = 2  # format 1 had no digest of its own; from 2 on, every format checks itself as `_own_digest` does
 MANIFEST = "manifest.json"
@@ -115,7 +116,7 @@ def write_manifest(folder: Path, step: int, notes: Mapping[str, Any], files: Map
     ours = {"sha256": "0" * 64, "format": FORMAT, "step": step, "saved": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     if clash := sorted({*ours, "files"} & notes.keys()):
         raise ValueError(f"notes of step {step}: {clash} are names of the manifest's own; use others")
-    text = json.dumps({**ours, **notes, "files": files}, indent=1) + "\n"
+    text = dumps({**ours, **notes, "files": files}, indent=1) + "\n"
     write_whole(folder / MANIFEST, text.replace("0" * 64, _own_digest(text.encode()), 1))
 
 

@@ -1,8 +1,6 @@
 """What an evaluation found: figures with their uncertainty, the items behind them, a table and files."""
 
 import dataclasses
-import json
-import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gptjax.places import expanded
+from gptjax.plain_json import dumps
 
 RESAMPLES = 1000
 INTERVAL = (2.5, 97.5)  # per cent
@@ -89,10 +88,10 @@ class Result:
         Each is written aside and then renamed. What is no finite number is null. Raises ValueError as `place_for`.
         """
         folder = place_for(folder)
-        lines = (_json(dict(item)) + "\n" for item in self.items)
+        lines = (dumps(dict(item), ensure_ascii=False) + "\n" for item in self.items)
         _replace(folder / "items.jsonl", lines)
         summary = self.summary() | ({"asked": dict(asked)} if asked else {})
-        _replace(folder / "result.json", [_json(summary, indent=1) + "\n"])
+        _replace(folder / "result.json", [dumps(summary, ensure_ascii=False, indent=1) + "\n"])
 
 
 def place_for(folder: str | os.PathLike[str]) -> Path:
@@ -116,22 +115,3 @@ def _replace(path: Path, parts: Iterable[str]) -> None:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
-
-
-def _json(value: Any, **options: Any) -> str:
-    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, **options)
-
-
-def _plain(value: Any) -> Any:
-    """With Python's numbers for those of NumPy, and null for those that JSON does not know."""
-    match value:
-        case dict():
-            return {name: _plain(one) for name, one in value.items()}
-        case list() | tuple():
-            return [_plain(one) for one in value]
-        case np.generic() | np.ndarray():
-            return _plain(value.tolist())
-        case float() if not math.isfinite(value):
-            return None
-        case _:
-            return value

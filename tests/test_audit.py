@@ -1,15 +1,20 @@
 """The audit finds rows that were skipped, read twice, or not what the text says."""
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
+from data.prepare import prepare
 from tests.tiny_recipe import recipe, write_text
+from train.assemble import rows_of
 from train.audit import audit, untiled
-from train.ledger import Entry, read_ledger
+from train.ledger import Entry, hexadecimal, read_ledger, rows_hash
 from train.pretrain import pretrain
-from train.recipe import BatchSpec, MeshSpec, StopSpec
+from train.provenance import environment
+from train.recipe import BatchSpec, MeshSpec, StopSpec, ValidationSpec, to_json
 
 
 def entry(step: int, first_row: int, rows: int = 8) -> Entry:
@@ -69,3 +74,40 @@ def test_another_row_in_one_step_is_found(run):
     assert not good
     assert "step 2: its rows hash to" in said
     assert "1 faults" in said
+
+
+@pytest.fixture
+def described(tmp_path, monkeypatch):
+    """A run directory as far as the audit reads it, of text that the recipe names relative to where it was started."""
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(write_text(tmp_path / "home"))
+    settings = recipe(Path(), "run", validation=ValidationSpec())
+    prepared = prepare(settings.data)
+    rows = rows_of(settings, prepared)
+    steps = [(1, 0), (2, 8)]
+    hashes = [hexadecimal(rows_hash(rows.batch(np.arange(row, row + 8)), np)) for _, row in steps]
+    ledger = [Entry(step, row, 8, hash, 2.0, 1.0, False) for (step, row), hash in zip(steps, hashes, strict=True)]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.json").write_text(to_json(settings))
+    (tmp_path / "run" / "data.json").write_text((prepared / "prepared.json").read_text())
+    (tmp_path / "run" / "environment.json").write_text(json.dumps(environment()))
+    (tmp_path / "run" / "ledger.jsonl").write_text("".join(json.dumps(entry._asdict()) + "\n" for entry in ledger))
+    return tmp_path / "run"
+
+
+def test_an_audit_from_another_folder_reads_the_text_that_the_run_read(described, tmp_path, monkeypatch):
+    """And leaves nothing there. Text moved since, and that of a run that does not say where it started, is here."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    good, said = told(Path("..") / "run")
+    assert good
+    assert "rows 0 to 15 in 2 steps" in said
+    assert list(Path().iterdir()) == []
+    assert Path.cwd() == tmp_path / "elsewhere"
+    (tmp_path / "home").rename(tmp_path / "moved")
+    with pytest.raises(ValueError, match=f"started in {tmp_path / 'home'}, where .*one.txt"):
+        told(described)
+    monkeypatch.chdir(tmp_path / "moved")
+    assert told(described)[0]
+    (described / "environment.json").unlink()
+    assert told(described)[0]

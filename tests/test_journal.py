@@ -3,8 +3,9 @@
 import json
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from train.journal import Journal, whole_lines
+from train.journal import Journal, time_spent, whole_lines
 from train.meter import Records
 
 
@@ -62,9 +63,52 @@ def test_metrics_that_cannot_be_written_are_told_and_the_rest_goes_on(tmp_path):
     """metrics.jsonl is a folder here; TensorBoard's events are written all the same."""
     (tmp_path / "metrics.jsonl").mkdir()
     said = []
-    records = Records(tmp_path, until(0), said.append)
+    records = Records(tmp_path, 0, until(0), said.append)
     records.write("train", 1, loss=1.0)
     records.close()
     assert len(said) == 1
     assert "metrics.jsonl cannot be written" in said[0]
     assert any((tmp_path / "tensorboard").iterdir())
+
+
+def test_tensorboard_shows_every_step_once_after_a_resume(tmp_path):
+    """Twice resumed from step 100, where held-out text was measured by the second start alone, by its own reader."""
+
+    def stays(record: dict) -> bool:
+        return record["step"] <= (99 if record["kind"] == "validation" else 100)
+
+    for start, first in enumerate((0, 100, 100)):
+        records = Records(tmp_path, first, stays, refuse)
+        for step in range(first, 210, 10):
+            if step > first or start:
+                records.write("validation", step, source="a", loss=float(start))
+            if step > first:
+                records.write("train", step, loss=float(start), tasks={"causal_lm": 1.0}, mfu=None)
+        records.close()
+    reader = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"scalars": 0})
+    reader.Reload()
+    for tag, steps in (("train/loss", range(10, 210, 10)), ("train/tasks/causal_lm", range(10, 210, 10))):
+        assert [event.step for event in reader.Scalars(tag)] == list(steps)
+    starts = {event.step: event.value for event in reader.Scalars("train/loss")}
+    assert starts == {step: 0.0 if step <= 100 else 2.0 for step in range(10, 210, 10)}
+    assert [event.step for event in reader.Scalars("validation/a/loss")] == list(range(10, 210, 10))
+
+
+def test_time_spent_is_that_of_every_start_though_its_clock_never_falls_or_its_steps_are_done_again(tmp_path):
+    """20 s to step 20, of which step 10 was saved; again from there, 30 s; again from step 30, 5 s without a record."""
+    for first, seconds in ((0, {10: 10.0, 20: 20.0}), (10, {20: 25.0, 30: 30.0}), (30, {})):
+        records = Records(tmp_path, first, until(first), refuse)
+        for step, clock in seconds.items():
+            records.write("train", step, seconds=clock)
+        records.close()
+    assert time_spent(tmp_path) == (50.0, 3)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"kind": "train", "step": 40, "seconds": 60.0}) + "\n")
+    assert time_spent(tmp_path) == (110.0, 3)
+
+
+@pytest.mark.parametrize(("clocks", "spent"), [((10, 20, 4, 9), (29.0, 2)), ((10, 20, 30), (30.0, 1)), ((), (0.0, 1))])
+def test_of_an_older_run_a_clock_that_falls_was_started_anew(tmp_path, clocks, spent):
+    lines = [json.dumps({"kind": "train", "step": step, "seconds": clock}) + "\n" for step, clock in enumerate(clocks)]
+    (tmp_path / "metrics.jsonl").write_text("".join(lines))
+    assert time_spent(tmp_path) == spent

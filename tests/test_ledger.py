@@ -1,6 +1,7 @@
 """The hash of a step's rows: without order, the same in NumPy and JAX, moved by every bit of a row."""
 
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 
 from gptjax.batch import Batch
 from tests.test_step import uneven_batch
+from train.journal import Journal
 from train.ledger import Entry, hexadecimal, read_ledger, rows_hash
 
 
@@ -75,3 +77,19 @@ def test_a_damaged_line_is_named(tmp_path):
     assert read_ledger(tmp_path) == [entry]
     with pytest.raises(ValueError, match="no such file"):
         read_ledger(tmp_path / "nowhere")
+
+
+def test_a_step_without_numbers_is_null_in_the_file_and_nan_for_its_reader(tmp_path):
+    """As are the bare NaN of older ledgers, which are no JSON."""
+    entry = Entry(1, 0, 8, "0" * 16, math.nan, math.inf, True)
+    journal = Journal(tmp_path / "ledger.jsonl", lambda _: True, pytest.fail)
+    journal.note(entry._asdict())
+    journal.close()
+    line = (tmp_path / "ledger.jsonl").read_text()
+    assert json.loads(line, parse_constant=pytest.fail)["loss"] is None
+    (tmp_path / "ledger.jsonl").write_text(line + json.dumps(entry._asdict()) + "\n")
+    new, old = read_ledger(tmp_path)
+    assert math.isnan(new.loss)
+    assert math.isnan(new.gradient_norm)
+    assert math.isnan(old.loss)
+    assert new.skipped

@@ -11,6 +11,7 @@ import pytest
 
 from data.spec import DataSpec
 from gptjax.config import ModelConfig
+from gptjax.manifest import write_manifest
 from tests.tiny_recipe import recipe as tiny
 from tests.tiny_recipe import write_text
 from train.assemble import open_text
@@ -23,7 +24,7 @@ from train.provenance import (
     environment,
     provenance,
 )
-from train.recipe import BatchSpec, MeshSpec, OptimizerSpec, Recipe, to_json
+from train.recipe import BatchSpec, MeshSpec, OptimizerSpec, Recipe, StopSpec, to_json
 
 SMALL = Recipe(data=DataSpec(sources=("chitchat",)), run=Path("runs/small"), steps=200)
 SOURCES = {
@@ -125,3 +126,35 @@ def test_a_run_goes_on_with_a_renamed_source_and_another_rate_but_not_with_other
     moved.write_text(moved.read_text() + "a")
     with pytest.raises(ValueError, match="trained with another text"):
         described(goes_on)
+
+
+def test_a_change_of_the_schedule_says_what_the_learning_rate_was_and_will_be(tmp_path):
+    """A finished cosine of 200 steps made 400 long: from a tenth of its peak to three quarters, told in advance."""
+    (tmp_path / "recipe.json").write_text(to_json(SMALL))
+    (tmp_path / "checkpoints" / "200").mkdir(parents=True)
+    write_manifest(tmp_path / "checkpoints" / "200", 200, {"health": {"cooled_at": None}}, {})
+    longer = dataclasses.replace(SMALL, steps=400)
+    told = r"steps: 200 -> 400\n  learning rate of the next step, 201: 0.0003 -> 0.00233 \(7.75 times that\)\n"
+    with pytest.raises(ValueError, match=told):
+        changed_fields(tmp_path, longer, accept=False)
+    assert [str(change) for change in changed_fields(tmp_path, longer, accept=True)][1:] == [
+        "learning rate of the next step, 201: 0.0003 -> 0.00233 (7.75 times that)"
+    ]
+    for same in (
+        dataclasses.replace(SMALL, batch=BatchSpec(rows=32)),
+        dataclasses.replace(SMALL, stop=StopSpec(step=9)),
+    ):
+        assert len(changed_fields(tmp_path, same, accept=True)) == 1
+
+
+def test_where_patience_began_the_fall_a_longer_run_does_not_move_it(tmp_path):
+    """wsd has fallen to its end at step 60 + 40, whatever the plan says."""
+    optimizer = OptimizerSpec(schedule="wsd", final=0.1)
+    (tmp_path / "recipe.json").write_text(to_json(dataclasses.replace(SMALL, optimizer=optimizer)))
+    (tmp_path / "checkpoints" / "100").mkdir(parents=True)
+    longer = dataclasses.replace(SMALL, optimizer=optimizer, steps=400)
+    write_manifest(tmp_path / "checkpoints" / "100", 100, {"health": {"cooled_at": None}}, {})
+    assert len(changed_fields(tmp_path, longer, accept=True)) == 1
+    write_manifest(tmp_path / "checkpoints" / "100", 100, {"health": {"cooled_at": 60}}, {})
+    told = "learning rate of the next step, 101: 0.0003 -> 0.00165 (5.5 times that)"  # 40 steps of falling are now 80
+    assert str(changed_fields(tmp_path, longer, accept=True)[1]) == told

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,63 @@ def test_a_users_own_file_is_a_recipe(tmp_path):
     assert parse([str(path), "--steps", "124"]).steps == 124
 
 
+def test_a_users_recipe_imports_what_lies_beside_it_and_may_have_dataclasses_of_its_own(tmp_path, monkeypatch):
+    """When it is read and when it is called; the search path is afterwards what it was."""
+    (tmp_path / "helper_of_mine.py").write_text("WARMUP = 7\n")
+    (tmp_path / "later_helper_of_mine.py").write_text("STEPS = 123\n")
+    (tmp_path / "mine.py").write_text(
+        '"""What it is about."""\nfrom __future__ import annotations\n\nimport dataclasses\n\n'
+        "import helper_of_mine\nfrom train.recipe import Recipe\n"
+        "from train.recipes.characters import recipe as base\n\n\n"
+        "@dataclasses.dataclass(frozen=True, kw_only=True)\nclass Mine:\n    warmup: int = helper_of_mine.WARMUP\n\n\n"
+        "def recipe() -> Recipe:\n    from later_helper_of_mine import STEPS\n\n"
+        "    optimizer = dataclasses.replace(base().optimizer, warmup=Mine().warmup)\n"
+        "    return dataclasses.replace(base(), steps=STEPS, optimizer=optimizer)\n"
+    )
+    before = list(sys.path)
+    monkeypatch.chdir(tmp_path)
+    made = parse(["mine.py"])
+    assert (made.steps, made.optimizer.warmup) == (123, 7)
+    assert sys.path == before
+
+
+def test_the_help_of_a_users_recipe_begins_with_what_the_file_says_of_itself(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text('"""Verses, learnt by night."""\nfrom train.recipes.characters import recipe\n')
+    with pytest.raises(SystemExit):
+        parse([str(tmp_path / "mine.py"), "--help"])
+    assert "Verses, learnt by night." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("import dataclasses\n\ndef recipe(:\n", r"mine.py, line 3: SyntaxError: invalid syntax"),
+        ("\nimport no_such_helper\n", r"mine.py, line 2: ModuleNotFoundError: No module named 'no_such_helper'"),
+        ("import broken\n", r"broken.py, line 2: ZeroDivisionError: division by zero"),
+        ("def recipe():\n    return int('a')\n", r"mine.py, line 2: invalid literal"),
+        ("\0", r"mine.py.*SyntaxError"),
+        ("x = 3\n", r"mine.py: defines no function recipe\(\)"),
+        ("recipe = {}\n", r"mine.py: recipe is a dict, not a function"),
+        ("def recipe():\n    return {'steps': 3}\n", r"mine.py: recipe\(\) returned a dict, not a train.recipe.Recipe"),
+        ("def recipe():\n    3\n", r"mine.py: recipe\(\) returned nothing; end it with return"),
+        (
+            "from train.recipe import OptimizerSpec\n\n\ndef recipe():\n    return OptimizerSpec(warmup=-1)\n",
+            r"mine.py, line 5: optimizer.warmup=-1: must be 0 or more",
+        ),
+        (
+            "from train.recipe import Recipe\ndef recipe():\n    return Recipe\n",
+            r"recipe\(\) returned the class Recipe",
+        ),
+    ],
+)
+def test_a_users_recipe_that_fails_says_in_which_file_and_line(tmp_path, source, message):
+    (tmp_path / "mine.py").write_text(source)
+    (tmp_path / "broken.py").write_text("\nx = 1 / 0\n")
+    with pytest.raises(ValueError, match=message) as told:
+        parse([str(tmp_path / "mine.py")])
+    assert "\n" not in str(told.value)
+
+
 @pytest.mark.fault(50)
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -121,6 +179,8 @@ def test_an_unknown_field_or_a_wrong_type_exits_with_a_hint(capsys):
             lambda: OptimizerSpec(frozen=((".*", 2.0),)),
             "optimizer.frozen: '.*' has 2.0; it must be 0 or more, at most 1",
         ),
+        (lambda: OptimizerSpec(rates=((".*", float("inf")),)), "optimizer.rates: '.\\*' has inf"),
+        (lambda: OptimizerSpec(weight_decay=float("inf")), "optimizer.weight_decay=inf: must be 0 or more"),
         (lambda: OptimizerSpec(rates=(("(", 2.0),)), "optimizer.rates: '\\(' is no regular expression"),
         (lambda: dataclasses.replace(SMALL, hang_after=0), "hang_after=0: must be a number above 0"),
         (lambda: dataclasses.replace(SMALL, run=Path("gs://bucket/run")), "only folders of this machine"),
@@ -153,6 +213,10 @@ def test_changes_are_told_apart_by_what_they_do_to_a_run_that_goes_on():
         "seed": "inexact", "optimizer.ema": "impossible",
     }  # fmt: skip
     assert str(found[0]) == "batch.rows: 16 -> 32"
+    averaged = dataclasses.replace(SMALL, optimizer=OptimizerSpec(ema=0.99))  # it has an average already
+    assert [change.kind for change in changes(to_json(averaged), to_json(other)) if "ema" in change.field] == [
+        "inexact"
+    ]
     assert changes(to_json(SMALL), to_json(SMALL)) == []
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from gptjax.config import SIZES, ModelConfig, save_model_config
 from train.figures import smooth, thin
-from train.report import BYTES, WORDS, duration, in_units, overall_loss, read_metrics, seconds_spent, write_report
+from train.report import BYTES, WORDS, duration, in_units, overall_loss, read_metrics, write_report
 
 HOSTILE = "<script>alert('$x$')</script>&\"--></svg>"
 CHINESE = "玄德曰：“骨角刃入门”\n  却说曹操"
@@ -241,9 +241,11 @@ def test_overall_loss_weighs_sources_as_training_did():
     assert overall_loss(validation, {}) == {5: 3.0}
 
 
-def test_time_adds_up_whether_or_not_a_restart_resets_the_clock():
-    assert seconds_spent([train_record(step, seconds=s) for step, s in ((1, 10), (2, 20), (3, 4), (4, 9))]) == 29
-    assert seconds_spent([train_record(step, seconds=s) for step, s in ((1, 10), (2, 20), (3, 30))]) == 30
+def test_the_time_is_that_of_all_starts_and_says_how_many(tmp_path):
+    run = make_run(tmp_path, metrics=[train_record(step, seconds=30 * step) for step in (1, 2, 3)])
+    assert "<dd>1 min 30 s<small>from start to last step</small>" in read(run)
+    (run / "starts.jsonl").write_text('{"step": 0, "seconds": 0.0}\n{"step": 2, "seconds": 300.0}\n')
+    assert "<dd>6 min 30 s<small>from start to last step, in 2 starts</small>" in read(run)
 
 
 def test_a_run_of_one_step_or_of_missing_numbers_is_drawn(tmp_path):
@@ -278,3 +280,32 @@ def test_amounts_have_three_digits_and_a_unit(count, units, words):
 @pytest.mark.parametrize(("seconds", "words"), [(41.4, "41 s"), (432, "7 min 12 s"), (7500, "2 h 5 min")])
 def test_durations_read_as_spoken(seconds, words):
     assert duration(seconds) == words
+
+
+def test_numbers_that_are_none_are_drawn_as_gaps_and_told_as_none(tmp_path):
+    """As null, and as the bare NaN of older runs."""
+    records = [train_record(step, seconds=step) for step in (1, 2, 3)]
+    lost = {"loss": None, "perplexity": None, "bits_per_byte": None}
+    for nothing in (lost, dict.fromkeys(lost, float("nan"))):
+        metrics = [*records, train_record(4, seconds=4) | {"loss": nothing["loss"]}, validation_record(4, "a")]
+        metrics += [validation_record(4, "b") | nothing]
+        page = write_report(make_run(tmp_path, metrics=metrics)).read_text()
+        assert "<td>b</td><td>–</td><td>nan</td><td>nan</td>" in page
+        assert "<td>a</td><td><b>2.000</b></td><td>3.000</td><td>20.1</td>" in page
+
+
+def test_each_of_many_names_has_a_swatch_of_its_own_that_looks_like_its_line(tmp_path):
+    """Of 32 names; the ninth has the colour of the first, and dashes where that has none. None is a fixed colour."""
+    names = [f"source {k}" for k in range(32)]
+    metrics = [validation_record(step, name) for name in names for step in (10, 20)]
+    page = read(make_run(tmp_path, metrics=metrics))
+    legend = page[page.index("<h3>Validation, by source</h3>") :]
+    legend = legend[: legend.index("</ul>")]
+    swatches = re.findall(r'<li><i style="(.*?)"></i>(source \d+)</li>', legend)
+    assert [name for _, name in swatches] == names
+    assert len({style for style, _ in swatches}) == len(names)
+    assert swatches[0][0] == "background: var(--c0)"
+    assert swatches[8][0].startswith("background: repeating-linear-gradient(90deg, var(--c0) ")
+    lines = page[page.index("<h3>Validation, by source</h3>") :].split("</svg>")[0]
+    strokes = set(re.findall(r'style="fill: none; ([^"]*stroke: var\(--c\d\)[^"]*)"', lines))
+    assert len(strokes) == len(names)

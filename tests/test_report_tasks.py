@@ -111,8 +111,8 @@ def test_a_task_has_its_loss_and_its_answers_beside_the_guessers():
     page = training_curves(train, [task_record(20, "masked_lm")])
     assert re.findall(r"<h3>(.*?)</h3>", page) == ["causal_lm", "masked_lm"]
     causal, masked = page.split("<h3>")[1:]
-    assert [causal.count("nats per target"), causal.count(">right answers<")] == [1, 0]
-    assert [masked.count("nats per target"), masked.count(">right answers<")] == [1, 1]
+    assert [causal.count(">nats per target<"), causal.count(">right answers<")] == [1, 0]
+    assert [masked.count(">nats per target<"), masked.count(">right answers<")] == [1, 1]
     assert "stroke-dasharray" in masked
     assert "The guesser: guesser of plays." in masked
 
@@ -214,3 +214,12 @@ def test_the_loss_of_a_run_with_several_tasks_is_that_of_next_words(tmp_path):
         loss = loss[: loss.index("</figure>")]
         assert told in loss
         assert {f"{number}" for number in numbers} <= set(re.findall(r"<text[^>]*>(.*?)</text>", loss))
+
+
+def test_every_drawing_has_a_label_of_its_own_for_those_who_hear_the_page(tmp_path):
+    labels = [dict(attributes)["aria-label"] for tag, attributes in Tags(read(run_of_tasks(tmp_path / "run"))).found
+              if tag == "svg"]  # fmt: skip
+    assert len(set(labels)) == len(labels) > 4
+    assert "classify/plain: nats per target" in labels
+    assert "classify/plain: right answers" in labels
+    assert "Which tasks pull together" in labels

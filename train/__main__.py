@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import json
 import os
 import shlex
 import sys
@@ -18,6 +17,7 @@ import tyro
 
 from gptjax.config import SIZES
 from gptjax.places import expanded, standing
+from gptjax.plain_json import dumps
 from gptjax.spelling import did_you_mean
 from train import STARTED, hosts
 from train.allocator import keep_freed_memory
@@ -96,7 +96,7 @@ def parse(arguments: list[str], verb: str = "pretrain") -> Recipe:
             raise ValueError(f"unknown size {size!r}{did_you_mean(size, list(SIZES))}")
         recipe = dataclasses.replace(recipe, model=SIZES[size]())
     program = f"python -m train {verb} {name or 'laptop'}"
-    about = inspect.cleandoc(make.__globals__.get("__doc__") or "")
+    about = inspect.cleandoc(sys.modules[make.__module__].__doc__ or "")
     # what is off in the recipe, rope_scaling for one, is switched on in a recipe, not by a subcommand
     off = (tyro.conf.AvoidSubcommands,)
     return tyro.cli(Recipe, default=recipe, args=arguments, prog=program, description=about, config=off)
@@ -210,7 +210,7 @@ def _bench(arguments: list[str]) -> int:
 
     make_console().print(found.table())
     if file is not None:
-        file.write_text(json.dumps(found.as_json(), indent=1) + "\n", encoding="utf-8")
+        file.write_text(dumps(found.as_json(), indent=1) + "\n", encoding="utf-8")
     return DONE
 
 

@@ -1,5 +1,6 @@
 """What a run was trained on, proved: `ledger.jsonl` against the rows of the text, whatever restarts lay between."""
 
+import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,9 +10,10 @@ from rich.console import Console
 from rich.progress import track
 
 from data.prepare import begun, content, prepare
+from data.sources import check
 from train.assemble import rows_of
 from train.ledger import Entry, hexadecimal, read_ledger, rows_hash
-from train.recipe import from_json
+from train.recipe import Recipe, from_json
 
 
 def audit(run: Path, console: Console) -> bool:
@@ -35,6 +37,27 @@ def audit(run: Path, console: Console) -> bool:
     return not faults
 
 
+def _folder(run: Path, recipe: Recipe) -> Path:
+    """Where relative paths of the recipe begin: where the run was started, or here if its text is no longer there.
+
+    Raises ValueError where it is in neither.
+    """
+    try:
+        started = Path(json.loads((run / "environment.json").read_text(encoding="utf-8"))["folder"])
+    except (OSError, KeyError):  # of an older gptjax
+        return Path.cwd()
+    missing = []
+    for folder in (started, Path.cwd()):
+        try:
+            with contextlib.chdir(folder):
+                for name in recipe.data.rates:
+                    check(name)
+            return folder
+        except (OSError, ValueError) as error:
+            missing.append(error)
+    raise ValueError(f"run={run} was started in {started}, where its text is no longer, nor is it here: {missing[-1]}")
+
+
 def untiled(entries: Sequence[Entry]) -> Iterator[str]:
     """Where rows or steps are missing, or come twice."""
     step, row = 0, 0
@@ -51,7 +74,9 @@ def untiled(entries: Sequence[Entry]) -> Iterator[str]:
 def _changed_rows(run: Path, entries: Sequence[Entry], console: Console) -> Iterator[str]:
     """Steps whose rows had another content than the text says."""
     recipe = from_json((run / "recipe.json").read_text(encoding="utf-8"))
-    prepared = prepare(recipe.data, of_run=begun(run))
+    run = run.absolute()
+    with contextlib.chdir(_folder(run, recipe)):
+        prepared = prepare(recipe.data, of_run=begun(run)).absolute()
     description = json.loads((run / "data.json").read_text(encoding="utf-8"))
     was, now = description["content"], content(prepared, description)
     if was != now:

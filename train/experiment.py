@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from gptjax.plain_json import dumps
 from gptjax.spelling import did_you_mean
 from train.exits import BAD_NUMBERS, DONE
 from train.experiments import experiment_names
@@ -200,7 +201,7 @@ def train(name: str, recipe: Recipe, run: Path) -> dict[str, Any]:
     before = cost_of(run).get("cpu_seconds", 0.0)
     cost = {"name": name, "exit": child.returncode, "cpu_seconds": before + used.ru_utime + used.ru_stime}
     if run.is_dir():
-        (run / "cost.json").write_text(json.dumps(cost) + "\n", encoding="utf-8")
+        (run / "cost.json").write_text(dumps(cost) + "\n", encoding="utf-8")
     if child.returncode not in (DONE, BAD_NUMBERS):
         words = log.read_text(encoding="utf-8", errors="replace")[-2000:]
         raise ValueError(

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gptjax.plain_json import dumps
+
 SILENT = "ended without a word"  # killed, or out of memory; of a preemptible machine this is everyday
 MOST, MOST_SILENT = 5, 10  # bad ends in a row
 
@@ -16,7 +18,7 @@ def failed(run: Path, step: int, cause: str) -> None:
     count = before["count"] if before and same else 0
     content = {"step": step, "cause": " ".join(cause.split()), "count": count + 1}
     with contextlib.suppress(OSError):  # the cause is told elsewhere; a full disk must not hide it
-        _file(run).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        _file(run).write_text(dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def check(run: Path, step: int) -> None:

@@ -1,11 +1,12 @@
 """Figures of `report.html`: inline SVG whose text stays text and whose colours follow the reader's light or dark."""
 
+import html
 import io
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -49,7 +50,7 @@ def thin(values: np.ndarray, most: int = 800) -> np.ndarray:
 
 
 def draw(size: tuple[float, float], paint: Callable[[Axes], object], x: str, y: str) -> str:
-    """One pair of axes as inline SVG, in the page's colours and letters."""
+    """One pair of axes as inline SVG, in the page's colours and letters; its label, for who hears it, is `y` or `x`."""
     with matplotlib.rc_context(DRAWING), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # glyphs that matplotlib's own font lacks; the browser's has them
         figure = Figure(figsize=size, layout="constrained")
@@ -63,6 +64,7 @@ def draw(size: tuple[float, float], paint: Callable[[Axes], object], x: str, y: 
         figure.savefig(buffer, format="svg", transparent=True)
     svg = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg[svg.index("<svg") :])  # ids of groups would repeat from figure to figure
+    svg = svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(y or x)}"', 1)
     return with_variables(svg.replace("'DejaVu Sans'", "var(--sans), var(--hans), sans-serif"))
 
 
@@ -82,17 +84,29 @@ def paint_curve(axes: Axes, records: Sequence[Mapping], name: str, *, smoothed: 
         axes.plot(steps[keep], smooth(values, len(values) // 15)[keep], color=SERIES[0], linewidth=1.6)
 
 
-def coloured(names: Iterable[str]) -> dict[str, str]:
-    """The colours that `paint_lines` gives to lines of these names."""
-    return {name: SERIES[i % len(SERIES)] for i, name in enumerate(names)}
+class Look(NamedTuple):
+    """What a line, and its swatch in a legend, looks like."""
+
+    colour: str
+    dashes: str = "-"  # as Matplotlib has it
+
+
+def look(number: int) -> Look:
+    """The look of the n-th of several lines. After eight the colours begin anew, with other dashes."""
+    return Look(SERIES[number % len(SERIES)], ("-", "--", ":", "-.")[number // len(SERIES) % 4])
+
+
+def looks(names: Iterable[str]) -> dict[str, Look]:
+    """The looks that `paint_lines` gives to lines of these names."""
+    return {name: look(number) for number, name in enumerate(names)}
 
 
 def paint_lines(axes: Axes, lines: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    """Name -> (steps, values). After eight lines the colours begin anew, with another kind of line."""
-    for i, (steps, values) in enumerate(lines.values()):
-        keep, style = thin(values), ("-", "--", ":", "-.")[i // len(SERIES) % 4]
+    """Name -> (steps, values)."""
+    for number, (steps, values) in enumerate(lines.values()):
+        keep, (colour, dashes) = thin(values), look(number)
         dots = {"marker": "o" if len(steps) <= 50 else None, "markersize": 3}
-        axes.plot(steps[keep], values[keep], style, color=SERIES[i % len(SERIES)], linewidth=1.4, **dots)
+        axes.plot(steps[keep], values[keep], dashes, color=colour, linewidth=1.4, **dots)
 
 
 def short(name: str, most: int) -> str:

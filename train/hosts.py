@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from gptjax.plain_json import dumps
 from train.exits import MISTAKE, leave, on_abort, tell
 
 NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_PROCESS_COUNT", "JAX_PROCESS_ID")
@@ -110,7 +111,7 @@ def check_agree(facts: Mapping[str, Any]) -> None:
 
     if jax.process_count() == 1:
         return
-    said = np.frombuffer(json.dumps(dict(facts), default=str).encode(), np.uint8)
+    said = np.frombuffer(dumps(dict(facts), default=str).encode(), np.uint8)
     longest = int(np.max(multihost_utils.process_allgather(np.int32(len(said)))))
     padded = np.pad(said, (0, longest - len(said)), constant_values=ord(" "))
     found = [json.loads(bytes(row)) for row in np.asarray(multihost_utils.process_allgather(padded))]
@@ -137,7 +138,7 @@ def from_first[Value](act: Callable[[], Value]) -> Value:
             found["value"] = act()
         except Exception as error:
             raised, found["error"] = error, str(error)
-    said = np.frombuffer(json.dumps(found).encode(), np.uint8)
+    said = np.frombuffer(dumps(found).encode(), np.uint8)
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(said))))
     found = json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(np.resize(said, size)))))
     if raised is not None:

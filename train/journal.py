@@ -2,12 +2,16 @@
 
 import contextlib
 import json
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from gptjax.manifest import write_whole
+from gptjax.plain_json import dumps
+
+MEASURED = ("loss", "perplexity", "bits_per_byte", "accuracy", "guess_accuracy")
 
 
 class Journal:
@@ -31,7 +35,7 @@ class Journal:
             self._give_up(error)
 
     def note(self, record: dict[str, Any]) -> None:
-        self._safely(lambda file: file.write(json.dumps(record) + "\n"))
+        self._safely(lambda file: file.write(dumps(record) + "\n"))
 
     def flush(self) -> None:
         """Hands the records to the system."""
@@ -78,4 +82,49 @@ def whole_lines(path: Path) -> list[str]:
     """Lines of a file that end in a line break: a killed run may leave half a line behind."""
     if not path.exists():
         return []
-    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    return [
+        line
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        if line.endswith("\n")
+    ]
+
+
+def numbers(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record whose measured numbers are NaN where JSON has null for them."""
+    lost = dict.fromkeys((name for name in MEASURED if name in record and record[name] is None), math.nan)
+    return {**record, **lost}
+
+
+def note_start(run: Path, step: int, warn: Callable[[str], None]) -> None:
+    """Adds to `starts.jsonl` that a run starts or goes on from a step, and how long its starts before this one took.
+
+    To be called before metrics.jsonl is cut back: what is done again took its time too.
+    """
+    seconds, _ = time_spent(run)
+    starts = Journal(run / "starts.jsonl", lambda _: True, warn)
+    starts.note({"step": step, "seconds": seconds})
+    starts.close()
+
+
+def time_spent(run: Path) -> tuple[float, int]:
+    """(wall time of a run up to its last record, in seconds; how often it was started).
+
+    Of runs from before starts.jsonl a clock that falls between records was started anew, and others are not noticed.
+    """
+    records = [
+        record for record in _records(run / "metrics.jsonl") if record["kind"] == "train" and "seconds" in record
+    ]
+    starts = _records(run / "starts.jsonl")
+    if starts:
+        since = [record["seconds"] for record in records if record["step"] > starts[-1]["step"]]
+        return starts[-1]["seconds"] + max(since, default=0.0), len(starts)
+    total, before, count = 0.0, 0.0, 1
+    for record in records:
+        anew = record["seconds"] < before
+        total, before, count = total + record["seconds"] - (0 if anew else before), record["seconds"], count + anew
+    return total, count
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    lines = whole_lines(path) if path.is_file() else []
+    return [record for record in map(_parsed, lines) if record is not None]

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gptjax.locks import locked
+from gptjax.plain_json import dumps
 
 HEARTBEAT = 2.0  # seconds
 STALE = 15.0  # seconds
@@ -175,7 +176,7 @@ class Lease:
         self._sign = dataclasses.replace(self._sign, beats=self._sign.beats + 1, phase=phase, step=step)
         unfinished = self._file.with_name(self._file.name + ".unfinished")
         try:
-            unfinished.write_text(json.dumps(dataclasses.asdict(self._sign), indent=1) + "\n", encoding="utf-8")
+            unfinished.write_text(dumps(dataclasses.asdict(self._sign), indent=1) + "\n", encoding="utf-8")
             unfinished.replace(self._file)
         except OSError:
             unfinished.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ Axes: A micro-batch  B batch  T position  C sequence-level targets.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -57,7 +58,7 @@ class Entry(NamedTuple):
     first_row: int
     rows: int
     hash: str  # of the rows: 16 hexadecimal digits
-    loss: float
+    loss: float  # NaN, or infinite, where skipped: in the file null
     gradient_norm: float
     skipped: bool  # loss or gradient was not a number; the state stayed as it was
 
@@ -81,7 +82,9 @@ def read_ledger(run: Path) -> list[Entry]:
     entries = []
     for number, line in enumerate(whole_lines(path), start=1):
         try:
-            entries.append(Entry(**json.loads(line)))
-        except (ValueError, TypeError) as error:
+            entries.append(
+                Entry(**{name: math.nan if value is None else value for name, value in json.loads(line).items()})
+            )
+        except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}, line {number}: {line[:80]!r} is no entry ({error})") from error
     return entries

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from gptjax.checkpoint import CheckpointWriter, refuse_nonfinite, restore
+from gptjax.checkpoint import CheckpointWriter, refuse_nonfinite
 from gptjax.manifest import manifest, newest_good, steps, write_whole
 from train.assemble import Assembly, Text
 from train.conflict import Conflicts, Monitor
@@ -22,6 +22,7 @@ from train.ledger import entry_of
 from train.meter import Records, Speed, Start, peak_flops
 from train.optimizer import cooldown_start, cooldown_steps
 from train.recipe import to_json
+from train.resume import saved_trees
 from train.signals import Signals
 from train.step import State
 from train.stopping import Health, out_of_patience, planned_end, reached_target
@@ -74,7 +75,7 @@ class Trainer:
             peak = peak_flops(recipe.compute.dtype)
             self.speed = Speed(self.parts.tokens_per_step, self.parts.config.flops_per_token, peak)
             self.start.finished("peak")
-            self.records = Records(run, self._is_past, self._say, writes=first_process)
+            self.records = Records(run, step, self._is_past, self._say, writes=first_process)
             stack.callback(self.records.close)
             self.ledger = Journal(run / "ledger.jsonl", self._is_past, self._say, writes=first_process)
             stack.callback(self.ledger.close)
@@ -103,7 +104,7 @@ class Trainer:
             self.state = self.parts.fresh()
             return
         notes = manifest(run, step)
-        trees = {name: restore(run, step, name, tree) for name, tree in _trees(self.parts.abstract).items()}
+        trees = saved_trees(run, step, _trees(self.parts.abstract), self.recipe)
         self.rows, self.health = notes["rows"], Health(**notes["health"])
         self.losses, self.terms, self.conflicts = notes["losses"], notes["terms"], Conflicts(**notes["conflicts"])
         planned = cooldown_start(self.recipe.optimizer, self.recipe.steps)  # anew: the recipe may have changed

@@ -1,5 +1,6 @@
 """How fast, and compared with what: seconds of the start, tokens a second, compilations, the share of the peak."""
 
+import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import tensorflow as tf
 
 from gptjax.attention import product_precision
-from train.journal import Journal
+from train.journal import Journal, note_start, whole_lines
 
 # Peak bfloat16 products, operations a second of one chip, from the makers' data sheets.
 CHIP_PEAKS = {
@@ -125,40 +126,81 @@ class Speed:
 
 
 class Records:
-    """`metrics.jsonl`, and the same numbers as TensorBoard events; arguments as of `Journal`."""
+    """`metrics.jsonl`, and the same numbers as TensorBoard events, of a run that goes on after `step`, 0 for a new one.
+
+    The other arguments are those of `Journal`. TensorBoard drops what earlier starts wrote of that step and later ones;
+    what stays of that step is written to it again.
+    """
 
     def __init__(
         self,
         run: Path,
+        step: int,
         stays: Callable[[dict[str, Any]], bool],
         warn: Callable[[str], None],
         writes: bool = True,
     ):
-        self._journal = Journal(run / "metrics.jsonl", stays, warn, writes)
-        self._events = tf.summary.create_file_writer(str(run / "tensorboard")) if writes else None
-        self._warn = warn
+        path = run / "metrics.jsonl"
+        if writes:
+            note_start(run, step, warn)
+        self._journal = Journal(path, stays, warn, writes)
+        self._events = _Events(run / "tensorboard", warn) if writes else None
+        if self._events is None:
+            return
+        self._events.add(step, session_log={"status": tf.compat.v1.SessionLog.START})
+        for line in whole_lines(path) if path.is_file() else []:
+            if (record := json.loads(line))["step"] == step:
+                self._draw(**record)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Appends one record; numbers become TensorBoard curves named `kind/value`, of a source or a task
         `kind/source/value`, and those of a dict `kind/value/key`."""
         self._journal.note({"kind": kind, "step": step, **values})
         self._journal.flush()
+        self._draw(kind, step, **values)
+
+    def _draw(self, kind: str, step: int, **values: Any) -> None:
         if self._events is None:
             return
         group = "/".join([kind, *(values[key] for key in ("source", "task") if key in values)])
         numbers = {name: value for name, value in values.items() if not isinstance(value, dict)}
         for name, value in values.items():
             numbers |= {f"{name}/{key}": one for key, one in value.items()} if isinstance(value, dict) else {}
-        try:
-            with self._events.as_default():
-                for name, value in numbers.items():
-                    if isinstance(value, int | float):
-                        tf.summary.scalar(f"{group}/{name}", value, step=step)
-        except (OSError, tf.errors.OpError) as error:
-            self._events = None
-            self._warn(f"TensorBoard's events cannot be written ({error}): training goes on without them")
+        points = [
+            {"tag": f"{group}/{name}", "simple_value": value}
+            for name, value in numbers.items()
+            if isinstance(value, int | float)
+        ]
+        self._events.add(step, summary={"value": points})
 
     def close(self) -> None:
         self._journal.close()
         if self._events is not None:
             self._events.close()
+
+
+class _Events:
+    """TensorBoard's file, of which a run is independent: what cannot be written is told once, and then lost."""
+
+    def __init__(self, folder: Path, warn: Callable[[str], None]):
+        self._warn, self._lost = warn, False
+        self._writer = tf.raw_ops.SummaryWriter(shared_name="", container="")
+        opening = {"logdir": str(folder), "max_queue": 10, "flush_millis": 120_000, "filename_suffix": ".v2"}
+        self._safely(lambda: tf.raw_ops.CreateSummaryFileWriter(writer=self._writer, **opening))
+
+    def add(self, step: int, **what: Any) -> None:
+        """One event, by its fields. A session_log that starts makes TensorBoard forget that step and later ones."""
+        event = tf.compat.v1.Event(step=step, wall_time=time.time(), **what).SerializeToString()
+        self._safely(lambda: tf.raw_ops.ImportEvent(writer=self._writer, event=event))
+
+    def close(self) -> None:
+        self._safely(lambda: tf.raw_ops.CloseSummaryWriter(writer=self._writer))
+
+    def _safely(self, act: Callable[[], object]) -> None:
+        if self._lost:
+            return
+        try:
+            act()
+        except (OSError, tf.errors.OpError) as error:
+            self._lost = True
+            self._warn(f"TensorBoard's events cannot be written ({error}): training goes on without them")

@@ -41,14 +41,14 @@ def make_optimizer(spec: OptimizerSpec, steps: int, params: Params) -> Optimizer
     names = list(_flat(params))
     factors, decays, frozen = (_resolved(field, getattr(spec, field), names) for field in ("rates", "decays", "frozen"))
     weight_decay = WEIGHT_DECAY.get(spec.name, 0.0) if spec.weight_decay is None else spec.weight_decay
-    # 0.07 x 100 is a little more than 7 in floating point
-    starts = {name: math.ceil(share * steps - 1e-9) for name, share in frozen.items() if share < 1}
+    starts = {name: _thaw_step(share, steps) for name, share in frozen.items() if share < 1}
     if not starts:
         raise ValueError("optimizer.frozen: every parameter has 1, so nothing would train; give some a share below 1")
     groups: dict[str, _Group] = {}
     for name, start in starts.items():
-        kind = direction_of(spec, name)
-        groups.setdefault(f"{kind}_from_{start}", _Group(start, _DIRECTIONS[kind](spec), [])).names.append(name)
+        kind = direction_of(spec, name)  # named by the share, so that a run may become longer
+        key = f"{kind}_from_{frozen[name] or 0}"
+        groups.setdefault(key, _Group(start, _DIRECTIONS[kind](spec), [])).names.append(name)
     rate_at = learning_rate(spec, steps)
     clip: Any = optax.clip_by_global_norm(spec.clip)
 
@@ -89,6 +89,44 @@ def make_optimizer(spec: OptimizerSpec, steps: int, params: Params) -> Optimizer
 def merge(trainable: Params, params: Params) -> Params:
     """`params` with its trainable parameters taken from `trainable`."""
     return jax.tree.map(lambda new, old: old if new is None else new, trainable, params, is_leaf=lambda x: x is None)
+
+
+def by_thaw_step(state: State, steps: int) -> State:
+    """The state as older checkpoints name it: groups by the step they thaw at, and those of one step together."""
+    older: State = {}
+    for key, group in state.items():
+        name = _by_step(key, steps)
+        older[name] = jax.tree.map(_joined, older[name], group, is_leaf=_is_dict) if name in older else group
+    return older
+
+
+def from_thaw_step(older: State, like: State, steps: int) -> State:
+    """What `by_thaw_step` made, named like the state it was made of."""
+    return {
+        key: jax.tree.map(_part_of, group, older[_by_step(key, steps)], is_leaf=_is_dict) for key, group in like.items()
+    }
+
+
+def _by_step(key: str, steps: int) -> str:
+    kind, share = key.split("_from_")
+    return f"{kind}_from_{_thaw_step(float(share), steps)}"
+
+
+def _thaw_step(share: float, steps: int) -> int:
+    return math.ceil(share * steps - 1e-9)  # 0.07 x 100 is a little more than 7 in floating point
+
+
+def _joined(one: Any, other: Any) -> Any:
+    """By parameter, those of both; what is no parameter's, a counter, both have alike."""
+    return one | other if _is_dict(one) else one
+
+
+def _part_of(own: Any, joined: Any) -> Any:
+    return {name: joined[name] for name in own} if _is_dict(own) else joined
+
+
+def _is_dict(node: Any) -> bool:
+    return isinstance(node, dict)
 
 
 def direction_of(spec: OptimizerSpec, name: str) -> OptimizerName:

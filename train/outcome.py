@@ -13,6 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 from scipy import stats
 
+from gptjax.plain_json import dumps
+from train.journal import numbers
+
 DECIDES = (
     "causal loss"  # nats a token of held-out text, sources weighted as they are trained on: what settings are tuned by
 )
@@ -22,7 +25,7 @@ HEADINGS = ("figure", "arm", "mean", "sd", "difference", "95 % interval", "could
 def figures(run: Path) -> dict[str, float]:
     """What a finished run scored on held-out text: losses in nats, accuracies as shares, each task beside a guesser."""
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    records = [json.loads(line) for line in lines]
+    records = [numbers(json.loads(line)) for line in lines]
     sources = json.loads((run / "data.json").read_text(encoding="utf-8"))["sources"]
 
     def overall(losses: Mapping[str, float]) -> float:
@@ -172,5 +175,5 @@ class Outcome:
     def keep(self, folder: Path) -> None:
         """Writes results.json and results.md."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "results.json").write_text(json.dumps(self.as_json(), indent=1) + "\n", encoding="utf-8")
+        (folder / "results.json").write_text(dumps(self.as_json(), indent=1) + "\n", encoding="utf-8")
         (folder / "results.md").write_text(self.markdown(), encoding="utf-8")

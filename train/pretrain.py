@@ -17,6 +17,7 @@ import gptjax
 from data.prepare import vocabulary_bound, xz_figures
 from gptjax.generate import LanguageModel
 from gptjax.manifest import steps, write_whole
+from gptjax.plain_json import dumps
 from gptjax.sharding import make_mesh
 from train import failures
 from train.assemble import Assembly, Text, assemble, config_of, mesh_of, open_text
@@ -96,7 +97,7 @@ def pretrain(
                 with dog.phase("samples and report"):
                     _finish(parts, text, state, console)
                 failures.cleared(run)
-        except (StoppedError, LeaseLostError):
+        except (StoppedError, LeaseLostError, ValueError):  # stopped, or a mistake in what was asked: no crash
             raise
         except Exception as error:
             if process == 0:
@@ -167,7 +168,7 @@ def _finish(parts: Assembly, text: Text, state: State, console: Console) -> None
     """Compares with xz, writes samples and the report."""
     recipe, run = parts.recipe, parts.recipe.run
     console.print("\nwriting the report, and what goes into it ...")
-    write_whole(run / "xz.json", json.dumps(xz_figures(text.prepared), indent=1) + "\n")
+    write_whole(run / "xz.json", dumps(xz_figures(text.prepared), indent=1) + "\n")
     if jax.process_count() == 1:
         model = LanguageModel(parts.config, text.tokenizer, state.params, mesh=parts.mesh)
     else:  # the other processes are not asked to take part: their share is on disk

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import shlex
@@ -19,12 +20,14 @@ import jax
 
 from data.prepare import content
 from gptjax.config import ModelConfig, load_model_config, save_model_config
-from gptjax.manifest import write_whole
+from gptjax.manifest import manifest, steps, write_whole
 from gptjax.places import standing
+from gptjax.plain_json import dumps
 from gptjax.rundir import CREDIT
 from gptjax.tokenizer import Tokenizer
 from train.assemble import Text
-from train.recipe import Change, Recipe, changes, to_json
+from train.optimizer import cooldown_start, learning_rate
+from train.recipe import Change, Recipe, changes, from_json, to_json
 
 BEFORE_A_RUN = ("lease", "failures.json")  # may lie in a folder that is no run yet
 PLACES = (  # variables that say where a process is, which may differ from one to the next
@@ -35,7 +38,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-da
 
 
 def changed_fields(run: Path, recipe: Recipe, accept: bool) -> list[Change]:
-    """Where a recipe differs from that of the run directory, which it goes on with.
+    """Where a recipe differs from that of the run directory, which it goes on with; last, what becomes of its rate.
 
     Raises ValueError, field by field, where the run could not go on with it, or, unless told to `accept` that, would
     read other rows or make other updates than the run it continues; and where the directory is something else.
@@ -44,7 +47,9 @@ def changed_fields(run: Path, recipe: Recipe, accept: bool) -> list[Change]:
         if run.exists() and any(path.name not in BEFORE_A_RUN for path in run.iterdir()):
             raise ValueError(f"run={run}: not empty and not a run of gptjax; choose another folder with --run")
         return []
-    found = changes((run / "recipe.json").read_text(encoding="utf-8"), to_json(recipe))
+    then = (run / "recipe.json").read_text(encoding="utf-8")
+    found = changes(then, to_json(recipe))
+    found += _change_of_rate(run, then, recipe) if found else []
     impossible = [change for change in found if change.kind == "impossible"]
     refused = impossible if accept else [change for change in found if change.kind != "harmless"]
     if refused:
@@ -54,6 +59,23 @@ def changed_fields(run: Path, recipe: Recipe, accept: bool) -> list[Change]:
             f"start a new run with --run runs/another-name, or {remedy}"
         )
     return found
+
+
+def _change_of_rate(run: Path, then: str, recipe: Recipe) -> list[Change]:
+    """What the learning rate of the next step was to be and will be, where a changed recipe lays it out otherwise."""
+    step = max(steps(run), default=0)
+    try:
+        before, cooled_at = from_json(then), manifest(run, step)["health"]["cooled_at"]
+    except (ValueError, TypeError, KeyError):  # nothing saved, or by another gptjax, of which `changes` tells more
+        return []
+    was, now = (
+        float(learning_rate(spec, count)(step, cooldown_start(spec, count) if cooled_at is None else cooled_at))
+        for spec, count in ((one.optimizer, one.steps) for one in (before, recipe))
+    )
+    if math.isclose(was, now, rel_tol=1e-6):
+        return []
+    ratio = f" ({now / was:.3g} times that)" if was else ""
+    return [Change(f"learning rate of the next step, {step + 1}", f"{was:.3g}", f"{now:.3g}{ratio}", "inexact")]
 
 
 def check_disk(recipe: Recipe, config: ModelConfig) -> None:
@@ -104,9 +126,9 @@ def describe_run(run: Path, recipe: Recipe, config: ModelConfig, text: Text) -> 
     elif jax.process_index() == 0:
         run.mkdir(parents=True, exist_ok=True)
         write_whole(run / "recipe.json", to_json(recipe))  # first: marks the folder as a run
-        write_whole(run / "environment.json", json.dumps(environment(), indent=1) + "\n")
+        write_whole(run / "environment.json", dumps(environment(), indent=1) + "\n")
         write_whole(run / CREDIT, attribution(description["sources"]))
-        write_whole(run / "data.json", json.dumps(description, indent=1) + "\n")
+        write_whole(run / "data.json", dumps(description, indent=1) + "\n")
         text.tokenizer.save(run / "tokenizer.json")
         save_model_config(config, run / "model.json")  # last: marks the description as whole
     return found
@@ -143,6 +165,7 @@ def environment() -> dict[str, str]:
     return {
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "command": shlex.join(["python", "-m", "train", *sys.argv[1:]]),
+        "folder": os.getcwd(),  # that relative paths of the recipe begin in
         "git": _git("rev-parse", "HEAD") or "not a git checkout",
         "changed": _hash(_git("status", "--porcelain") + _git("diff", "HEAD")),
         "python": platform.python_version(),

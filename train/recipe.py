@@ -1,12 +1,15 @@
 """The whole of a training run as one typed, frozen, checked tree. Imports neither JAX nor TensorFlow."""
 
+import contextlib
 import dataclasses
 import importlib
 import importlib.util
 import json
 import math
 import re
-from collections.abc import Callable
+import sys
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
@@ -62,11 +65,11 @@ class OptimizerSpec:
             if getattr(self, name) == 1:
                 raise ValueError(f"optimizer.{name}=1: the average would never move; use less, such as 0.99")
         for name in ("warmup", *(["weight_decay"] if self.weight_decay is not None else [])):
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"optimizer.{name}={getattr(self, name)}: must be 0 or more")
         for name, most in (("rates", math.inf), ("decays", math.inf), ("frozen", 1.0)):
             for pattern, value in getattr(self, name):
-                if not 0 <= value <= most:
+                if not 0 <= value <= most or value == math.inf:
                     raise ValueError(f"optimizer.{name}: {pattern!r} has {value}; it must be 0 or more, at most {most}")
                 try:
                     re.compile(pattern)
@@ -241,20 +244,66 @@ def load_recipe(name_or_path: str) -> Callable[[], Recipe]:
         path = expanded(name_or_path)
         return lambda: _kept_recipe(path)
     if name_or_path.endswith(".py"):
-        path = expanded(name_or_path)
-        if not path.is_file():
-            raise ValueError(f"recipe: no file {path}; give the path of a Python file that defines recipe()")
-        spec = importlib.util.spec_from_file_location("user_recipe", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        if not hasattr(module, "recipe"):
-            raise ValueError(f"recipe: {path} defines no function recipe() that returns a train.recipe.Recipe")
-        return module.recipe
+        return _own_recipe(expanded(name_or_path))
     if name_or_path not in recipe_names():
         raise ValueError(f"unknown recipe {name_or_path!r}{did_you_mean(name_or_path, recipe_names())}")
     return importlib.import_module(f"train.recipes.{name_or_path.replace('-', '_')}").recipe
+
+
+def _own_recipe(path: Path) -> Callable[[], Recipe]:
+    """The `recipe` function of a user's file, whose mistakes it tells as ValueError with file and line."""
+    if not path.is_file():
+        raise ValueError(f"recipe: no file {path}; give the path of a Python file that defines recipe()")
+    name = f"recipe:{path.absolute()}"  # where dataclasses of the file look for the types that they name
+    spec = importlib.util.spec_from_file_location(name, path.absolute())
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    with _beside(path):
+        spec.loader.exec_module(module)
+    found = getattr(module, "recipe", None)
+    if found is None:
+        raise ValueError(f"recipe: {path}: defines no function recipe() that returns a train.recipe.Recipe")
+    if not callable(found):
+        raise ValueError(f"recipe: {path}: recipe is {_article(found)}, not a function that returns a Recipe")
+
+    def make() -> Recipe:
+        with _beside(path):
+            made = found()
+        if made is None:
+            raise ValueError(f"recipe: {path}: recipe() returned nothing; end it with return and a train.recipe.Recipe")
+        if not isinstance(made, Recipe):
+            raise ValueError(f"recipe: {path}: recipe() returned {_article(made)}, not a train.recipe.Recipe")
+        return made
+
+    make.__module__ = name  # its docstring is what --help says of the recipe
+    return make
+
+
+def _article(value: Any) -> str:
+    kind = type(value).__name__
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a{'n' * (kind[0] in 'AEIOaeio')} {kind}"
+
+
+@contextlib.contextmanager
+def _beside(path: Path) -> Iterator[None]:
+    """In here a user's file can import what lies beside it, as one that Python runs can; what it raises is told in a
+    line, with the place in its folder."""
+    folder = path.absolute().parent
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        places = [(frame.filename, frame.lineno) for frame in frames if Path(frame.filename).parent == folder]
+        place = (error.filename, error.lineno) if isinstance(error, SyntaxError) else [(str(path), None), *places][-1]
+        where = f"{place[0] or path}{f', line {place[1]}' if place[1] else ''}"
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        said = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
+        remedy = "; put it beside the recipe, or install it" if isinstance(error, ModuleNotFoundError) else ""
+        raise ValueError(f"recipe: {where}: {kind}{said}{remedy}") from error
+    finally:
+        sys.path.remove(str(folder))
 
 
 def _kept_recipe(path: Path) -> Recipe:
@@ -265,7 +314,7 @@ def _kept_recipe(path: Path) -> Recipe:
 
 
 def to_json(recipe: Recipe) -> str:
-    return json.dumps(dataclasses.asdict(recipe), indent=1, default=str) + "\n"
+    return json.dumps(dataclasses.asdict(recipe), indent=1, default=str, allow_nan=False) + "\n"
 
 
 def from_json(text: str) -> Recipe:
@@ -305,7 +354,8 @@ def changes(old: str, new: str) -> list[Change]:
         if name in before and before[name] == after.get(name):
             continue
         known = name in before
-        kind = "impossible" if name.startswith(FIXED) or not known else "inexact"
+        averaged = name == "optimizer.ema" and None not in (before.get(name), after.get(name))  # more or less, not anew
+        kind = "impossible" if (name.startswith(FIXED) and not averaged) or not known else "inexact"
         kind = "harmless" if known and name.startswith(HARMLESS) else kind
         found.append(Change(name, repr(before[name]) if known else unknown, repr(after.get(name)), kind))
     return found

@@ -10,8 +10,24 @@ from matplotlib.axes import Axes
 
 from data.mixture import RATE_UNIT
 from gptjax.config import load_model_config
+from gptjax.plain_json import dumps
 from train import report_tasks
-from train.figures import COLOURS, NARROW, SERIES, STYLE, WIDE, coloured, column, draw, paint_curve, paint_lines, short
+from train.figures import (
+    COLOURS,
+    NARROW,
+    SERIES,
+    STYLE,
+    WIDE,
+    Look,
+    column,
+    draw,
+    look,
+    looks,
+    paint_curve,
+    paint_lines,
+    short,
+)
+from train.journal import numbers, time_spent
 from train.page import escape, figure, listed, section, table, two
 
 LANGUAGES = {"en": "English", "fr": "French", "es": "Spanish", "de": "German", "zh": "Chinese", "ja": "Japanese"}
@@ -35,7 +51,7 @@ def write_report(run: Path) -> Path:
 <html lang="en"><head><meta charset="utf-8"><title>{name}, a gptjax run</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
 <style>{STYLE}</style></head><body>
-<header><h1>{name}</h1>{_headline(run / "model.json", sources, train, overall)}</header>
+<header><h1>{name}</h1>{_headline(run, sources, train, overall)}</header>
 {section("Training", _loss_figure(train, overall) + _bits_figure(validation), "grid")}
 {section("What it is trained on", report_tasks.training_curves(train, records))}
 {section("Do its tasks pull together?", report_tasks.conflicts(records))}
@@ -79,7 +95,8 @@ def last_scores(path: Path) -> dict[str, dict]:
     """Source -> the record over most held-out text: the one made after the last step, before that the newest."""
     records = sorted(_jsonl(path), key=lambda record: record["step"])
     newest = {record["source"]: record for record in records if record["kind"] == "validation"}
-    return newest | {record["source"]: record for record in records if record["kind"] == "final"}
+    newest |= {record["source"]: record for record in records if record["kind"] == "final"}
+    return {name: numbers(record) for name, record in newest.items()}
 
 
 def overall_loss(validation: Mapping[str, Mapping[int, Mapping]], rates: Mapping[str, int]) -> dict[int, float]:
@@ -98,22 +115,13 @@ def overall_loss(validation: Mapping[str, Mapping[int, Mapping]], rates: Mapping
     return {step: mean(step) for step in sorted(steps)}
 
 
-def seconds_spent(train: Sequence[Mapping]) -> float:
-    """Wall time of the run. A clock that falls between records was started anew by a restart."""
-    total = before = 0.0
-    for record in train:
-        total += record["seconds"] - (before if record["seconds"] >= before else 0)
-        before = record["seconds"]
-    return total
-
-
 def dotted(tree: Mapping, prefix: str = "") -> Iterable[tuple[str, str]]:
     """(dotted path, value as JSON or bare text) of every leaf."""
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
             yield from dotted(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            yield f"{prefix}{key}", value if isinstance(value, str) else dumps(value, ensure_ascii=False)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -138,8 +146,8 @@ def _jsonl(path: Path) -> list[dict[str, Any]]:
 # Sections, each "" when it has nothing to show
 
 
-def _headline(model: Path, sources: Mapping[str, Mapping], train: Sequence[Mapping], overall: dict[int, float]) -> str:
-    cards, what = [], "A language model"
+def _headline(run: Path, sources: Mapping[str, Mapping], train: Sequence[Mapping], overall: dict[int, float]) -> str:
+    cards, what, model = [], "A language model", run / "model.json"
     if model.exists():
         parameters = in_units(load_model_config(model).parameters, WORDS)
         cards.append(("Parameters", parameters, "numbers that training adjusts"))
@@ -152,7 +160,9 @@ def _headline(model: Path, sources: Mapping[str, Mapping], train: Sequence[Mappi
     what += f": {use}."
     if train:
         cards.append(("Tokens seen", in_units(train[-1]["tokens"], WORDS), f"in {train[-1]['step']:,} steps"))
-        cards.append(("Time", duration(seconds_spent(train)), "from start to last step"))
+        seconds, starts = time_spent(run)
+        often = f", in {starts} starts" if starts > 1 else ""
+        cards.append(("Time", duration(seconds), f"from start to last step{often}"))
     if overall:
         step, loss = list(overall.items())[-1]
         cards.append(("Validation loss", f"{loss:.3f}", f"nats per token, step {step:,}"))
@@ -181,7 +191,7 @@ def _loss_figure(train: Sequence[Mapping], overall: Mapping[int, float]) -> str:
 
     if not train and not overall:
         return ""
-    legend = ({"training": SERIES[0]} if train else {}) | ({"validation": SERIES[1]} if overall else {})
+    legend = ({"training": look(0)} if train else {}) | ({"validation": look(1)} if overall else {})
     caption = (
         "Lower is better; when validation stops falling while training still falls, the model has begun to learn its "
         "text by heart. Validation is the mean over sources, each weighted as in training."
@@ -204,7 +214,7 @@ def _bits_figure(validation: Mapping[str, Mapping[int, Mapping]]) -> str:
         "still falling would gain from more training."
     )
     svg = draw(WIDE, lambda axes: paint_lines(axes, lines), "step", "bits per byte")
-    return figure("Validation, by source", svg, caption, coloured(lines))
+    return figure("Validation, by source", svg, caption, looks(lines))
 
 
 def _machinery(train: Sequence[Mapping]) -> Iterable[str]:
@@ -264,7 +274,11 @@ def _scores(last: Mapping[str, Mapping], xz: Mapping[str, Mapping[str, float]]) 
     verdicts = "".join(verdict(bits["model"], title, values) for title, values in bits.items() if title != "model")
     size = (4.6, 0.7 + len(last) * (0.2 + 0.17 * len(bits)))
     svg = draw(size, paint, "bits per byte of validation text", "")
-    return verdicts + figure("Bits per byte", svg, caption, colours) + table(rows, "numbers", head)
+    return (
+        verdicts
+        + figure("Bits per byte", svg, caption, {title: Look(colour) for title, colour in colours.items()})
+        + table(rows, "numbers", head)
+    )
 
 
 def verdict(model: Mapping[str, float], rival: str, values: Mapping[str, float]) -> str:
@@ -284,7 +298,7 @@ def _samples(records: Sequence[Mapping]) -> str:
     latest: dict[str, int] = {}
     for record in records:
         latest[record["source"]] = max(record["step"], latest.get(record["source"], 0))
-    shown = {json.dumps(record): record for record in records if record["step"] == latest[record["source"]]}
+    shown = {dumps(record): record for record in records if record["step"] == latest[record["source"]]}
     articles = []
     for record in shown.values():  # once each, though a restart may have written some again
         drawn = [f"{name} {record[name]:g}" for name in ("temperature", "top_p") if record.get(name) is not None]

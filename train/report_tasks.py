@@ -14,14 +14,17 @@ from train.figures import (
     NARROW,
     SERIES,
     WIDE,
-    coloured,
+    Look,
     column,
     draw,
     draw_grid,
+    look,
+    looks,
     paint_curve,
     paint_lines,
     short,
 )
+from train.journal import numbers
 from train.objectives import Objectives
 from train.page import escape, figure, listed, swatches, table, two
 
@@ -51,7 +54,9 @@ def held_out(records: Sequence[Mapping], kind: str = "validation_task") -> dict[
 def last_task_scores(records: Sequence[Mapping]) -> dict[str, Mapping]:
     """Term -> the record over most held-out text: the one made after the last step, before that the newest."""
     kinds = ("validation_task", "final_task")
-    return {term: list(found.values())[-1] for kind in kinds for term, found in held_out(records, kind).items()}
+    return {
+        term: numbers(list(found.values())[-1]) for kind in kinds for term, found in held_out(records, kind).items()
+    }
 
 
 def about(term: str) -> str:
@@ -73,7 +78,7 @@ def training_curves(train: Sequence[Mapping], records: Sequence[Mapping]) -> str
         "that was not trained on, tells what that is worth. The dashed line is a cheap guesser's share: a task is "
         "learned as far as the model rises above it.</p>"
     )
-    legend = swatches({"training": SERIES[0], "held-out text": SERIES[1], "cheap guesser": COLOURS["quiet"]})
+    legend = swatches({"training": look(0), "held-out text": look(1), "cheap guesser": Look(COLOURS["quiet"], "--")})
     figures = "".join(
         _curves_of(term, of_term(train, "tasks", term), list(held.get(term, {}).values()))
         for term in dict.fromkeys([*terms, *held])
@@ -115,7 +120,7 @@ def _weights_figure(train: Sequence[Mapping]) -> str:
         return ""
     caption = "How much of each task's loss goes into the one number that training lowers: a higher line pulls more."
     svg = draw(NARROW, lambda axes: paint_lines(axes, lines), "step", "weight")
-    return figure("Weights in the loss", svg, caption, coloured(lines))
+    return figure("Weights in the loss", svg, caption, looks(lines))
 
 
 def scores(train: Sequence[Mapping], records: Sequence[Mapping]) -> str:
@@ -237,7 +242,7 @@ def _conflicts_figure(measured: Mapping[int, Mapping]) -> str:
         return ""
     which = f"The {MOST_PAIRS} most opposed of {len(found)} pairs." if len(found) > MOST_PAIRS else "Every pair."
     caption = f"{which} A line that stays below 0 is a lasting conflict; one that keeps crossing it is mostly chance."
-    return figure("Over the run", draw(WIDE, paint, "step", "cosine"), caption, coloured(lines))
+    return figure("Over the run", draw(WIDE, paint, "step", "cosine"), caption, looks(lines))
 
 
 def views(found: Mapping[str, Mapping[str, float]]) -> str:

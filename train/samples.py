@@ -11,6 +11,7 @@ from data.marks import SENTENCE_END, WORD_START
 from data.rowplan import TokenStore
 from gptjax.generate import LanguageModel
 from gptjax.manifest import write_whole
+from gptjax.plain_json import dumps
 
 PROMPT_TOKENS, TOKENS = 12, 160
 TEMPERATURE, TOP_P = 0.8, 0.95
@@ -34,7 +35,7 @@ def write_samples(
             "prompt": model.tokenizer.decode(prompt), "text": sample.text,
             "temperature": TEMPERATURE, "top_p": TOP_P,
         }  # fmt: skip
-        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+        lines.append(dumps(record, ensure_ascii=False) + "\n")
         if number % samples == 0:
             console.print(
                 f"\n[dim]{escape(name)}[/]\n[bold]{escape(record['prompt'])}[/]{escape(sample.text)}",

@@ -10,6 +10,7 @@ from rich.table import Table
 from data.rowplan import TokenStore
 from gptjax.generate import LanguageModel
 from gptjax.manifest import write_whole
+from gptjax.plain_json import dumps
 
 DOCUMENTS, TOKENS = 8, 64  # of each source: beginnings of documents; a token is a row of its own where both sides count
 
@@ -30,7 +31,7 @@ def write_views(run: Path, prepared: Path, model: LanguageModel) -> dict[str, di
             continue
         causal, both = (np.concatenate(model.log_probs(texts, view=view)) for view in ("causal", "both sides"))
         found[name] = {"causal": -float(causal.mean()), "both sides": -float(both.mean()), "tokens": len(causal)}
-    write_whole(run / "views.json", json.dumps(found, indent=1) + "\n")
+    write_whole(run / "views.json", dumps(found, indent=1) + "\n")
     return found
 
 

@@ -67,7 +67,7 @@ def export(model: LanguageModel, folder: str | os.PathLike[str]) -> dict[str, An
         proof = {"gptjax": importlib.metadata.version("gptjax"), "step": model.step, **found}
         files = {path.name: describe(path) for path in sorted(aside.iterdir())}
         proof |= {"exported": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "files": files}
-        (aside / PROOF).write_text(json.dumps(proof, indent=1) + "\n", encoding="utf-8")
+        (aside / PROOF).write_text(json.dumps(proof, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         describe(aside / PROOF)  # on the disk before the folder has its name
         appear()
     return proof
@@ -100,7 +100,7 @@ def _write_weights(folder: Path, model: LanguageModel) -> None:
     if len(shards) > 1:
         where = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
         index = {"metadata": {"total_size": total}, "weight_map": where}
-        (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+        (folder / INDEX).write_text(json.dumps(index, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     if config.class_heads:
         (folder / heads_file.NAMES).write_text(heads_file.names_text(config.class_heads), encoding="utf-8")
         _save(heads_file.weights(config.class_heads, model.params), folder / heads_file.WEIGHTS)

@@ -21,7 +21,7 @@ def names_text(heads: tuple[ClassHead, ...]) -> str:
     fields = {head.name: dataclasses.asdict(head) for head in heads}
     for head in fields.values():
         del head["name"]
-    return json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(fields, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def weights(heads: tuple[ClassHead, ...], params: Any) -> dict[str, np.ndarray]:

@@ -72,7 +72,7 @@ def texts(model: "LanguageModel") -> dict[str, str]:
 
 
 def _json(content: Any) -> str:
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _readme(model: "LanguageModel", template: str | None) -> str:

@@ -1,0 +1,56 @@
+"""From a saved step to the state of a recipe: as older checkpoints name it, and what a changed recipe asks in vain."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gptjax.checkpoint import restore, saved_shapes
+from gptjax.manifest import manifest
+from gptjax.plain_json import dumps
+from train.optimizer import by_thaw_step, from_thaw_step
+from train.recipe import Recipe, changes, to_json
+
+# Parts of a state, by the beginning of its leaves' names, and the fields that they are made by.
+MADE_BY = {
+    "params": ("model.", "data."),
+    "ema": ("model.", "data.", "optimizer.ema"),
+    "training/optimizer": ("model.", "data.", "optimizer."),
+    "training/combiner": ("objectives.", "data."),
+}
+
+
+def saved_trees(run: Path, step: int, wanted: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """The trees of a verified step, by name, as `wanted` gives shapes, dtypes and shardings.
+
+    Raises ValueError naming a leaf that does not fit, and the fields that decide on it and were others at that step.
+    """
+    then = manifest(run, step)["provenance"]["recipe"]
+    training = wanted["training"]
+    older = {**training, "optimizer": by_thaw_step(training["optimizer"], then["steps"])}
+    saved = saved_shapes(run, step, "training")["optimizer"].keys()
+    is_older = saved != training["optimizer"].keys() and saved == older["optimizer"].keys()
+    trees = {
+        "training": older if is_older else training,
+        **{name: wanted[name] for name in wanted.keys() - {"training"}},
+    }
+    try:
+        found = {name: restore(run, step, name, tree) for name, tree in trees.items()}
+    except ValueError as error:
+        raise _blamed(error, run, dumps(then), recipe) from None
+    if is_older:
+        moments = from_thaw_step(found["training"]["optimizer"], training["optimizer"], then["steps"])
+        found["training"] = {**found["training"], "optimizer": moments}
+    return found
+
+
+def _blamed(error: ValueError, run: Path, then: str, recipe: Recipe) -> ValueError:
+    """What is wrong with a leaf, and the changed fields that it is made by."""
+    made_by = next((fields for part, fields in MADE_BY.items() if f" {part}" in str(error)), ())
+    changed = [change for change in changes(then, to_json(recipe)) if change.field.startswith(made_by)]
+    if not changed:
+        return error
+    fields = "".join(f"\n  {change}" for change in changed)
+    return ValueError(
+        f"run={run}: what was saved does not fit the changed recipe:{fields}\n({error})\n"
+        "put these back, or start a new run with --run runs/another-name"
+    )
