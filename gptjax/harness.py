@@ -122,8 +122,7 @@ class Adapter:
             if last["role"] != "assistant":
                 raise ValueError(f"gen_prefix: the last message is of the {last['role']}, not of the assistant")
             begun = last["content"]
-        shielded = self.model.tokenizer.shielded
-        messages = [{**one, "content": shielded(one["content"].replace(MARK, ""))} for one in chat_history]
+        messages = [{**one, "content": one["content"].replace(MARK, "")} for one in chat_history]
         try:
             text = self._render(messages)
         except ValueError:
@@ -137,7 +136,7 @@ class Adapter:
     def _render(self, messages: Sequence[Mapping[str, str]]) -> str:
         from gptjax.template import render
 
-        return render(self._template, messages, self.model.habits.names)
+        return render(self._template, messages, self.model.habits.names, self.model.tokenizer)
 
     def get_model_info(self) -> dict[str, Any]:
         """What lm_eval writes into its results."""

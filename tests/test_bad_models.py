@@ -521,7 +521,7 @@ TEMPLATES = {
 def test_a_hostile_chat_template_does_nothing(case, watched):
     """It is not run by loading; asked for, it is refused in a sandbox."""
     with pytest.raises(ValueError, match="the model's chat template cannot write this conversation"):
-        render(TEMPLATES[case], [{"role": "user", "content": "hello"}], {"bos_token": bpe().token(1)})
+        render(TEMPLATES[case], [{"role": "user", "content": "hello"}], {"bos_token": bpe().token(1)}, bpe())
 
 
 STRANGE = (None, -1, 0, 2**70, 1.5, 1e400, "x", "", [], [1], ["a"], {}, {"a": 1}, True, False)
