@@ -100,7 +100,12 @@ class _Environment(ImmutableSandboxedEnvironment):
         return seeing
 
     def _tojson(
-        self, value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+        self,
+        value: Any,
+        ensure_ascii: bool = False,
+        indent: Any = None,
+        separators: Any = None,
+        sort_keys: bool = False,
     ) -> Any:
         text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
         return self._guard.seen(self._guard.unescaped(text))

@@ -11,6 +11,7 @@ from types import MappingProxyType
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
+from gptjax.exchange.bounded_files import refuse_pointer
 from gptjax.sentencepiece_model import convert
 
 PAD, BOS, EOS, MASK = "<|pad|>", "<|bos|>", "<|eos|>", "<|mask|>"
@@ -92,6 +93,7 @@ class Tokenizer:
         """Reads a `tokenizer.json` or a SentencePiece `.model`. Raises ValueError if the file is neither."""
         content = Path(path).read_bytes()
         try:
+            refuse_pointer(content)
             if content.lstrip()[:1] == b"{":
                 return _from_rules(content.decode("utf-8"))
             return Tokenizer(convert(content))

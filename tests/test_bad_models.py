@@ -267,8 +267,8 @@ FOLDERS = {
         "tokenizer.json: is not a tokenizer that can be used",
     ),
     "token that tokenizer.json lacks": (
-        put("tokenizer_config.json", {"added_tokens_decoder": {"290": {"content": "<x>"}}}),
-        "added_tokens_decoder has '<x>' as id 290, tokenizer.json has not",
+        put("tokenizer_config.json", {"added_tokens_decoder": {"295": {"content": "<x>"}}}),
+        "added_tokens_decoder has '<x>' as id 295, tokenizer.json has not",
     ),
     "special token a number": (put("tokenizer_config.json", {"bos_token": 5}), "bos_token is '5'; must be a text"),
     "tokenizer with more ids": (config(vocab_size=280), "the tokenizer has 290 ids, the model's vocabulary 280"),
@@ -295,7 +295,6 @@ FOLDERS = {
         "puts more than BOS round a text",
     ),
     "special token unknown": (put("tokenizer_config.json", {"eos_token": "<nowhere>"}), "looked for <nowhere>"),
-    "end beyond": (put("generation_config.json", {"eos_token_id": 900}), "texts end with token id 900, beyond"),
     "end a text": (put("generation_config.json", {"eos_token_id": "2"}), "eos_token_id is '2'; must be"),
     "a link to nowhere": (
         lambda folder: (

@@ -58,10 +58,15 @@ def check_regular(path: Path) -> None:
     if not path.is_file():
         raise ValueError("is missing, or is no regular file")
     with path.open("rb") as file:
-        if file.read(len(POINTER)) == POINTER:
-            raise ValueError(
-                "is a Git LFS pointer, not the file itself; run `git lfs pull` in its folder, or download the file"
-            )
+        refuse_pointer(file.read(len(POINTER)))
+
+
+def refuse_pointer(content: bytes) -> None:
+    """Raises ValueError, to be named, where a file begins as a pointer of Git LFS does."""
+    if content.startswith(POINTER):
+        raise ValueError(
+            "is a Git LFS pointer, not the file itself; run `git lfs pull` in its folder, or download the file"
+        )
 
 
 def _bytes(path: Path, most: int) -> bytes:

@@ -74,34 +74,14 @@ ONLY: dict[str, tuple[Any, ...]] = {
     "pruned_heads": ({}, None),
     "torchscript": (False,),
     "use_bfloat16": (False,),
-    # how text is written, as transformers has it where nothing is said; generation_config.json is the place for others
-    "bad_words_ids": (None,),
-    "begin_suppress_tokens": (None,),
-    "decoder_start_token_id": (None,),
-    "diversity_penalty": (0.0,),
-    "do_sample": (False,),
-    "early_stopping": (False,),
-    "encoder_no_repeat_ngram_size": (0,),
-    "exponential_decay_length_penalty": (None,),
-    "forced_bos_token_id": (None,),
-    "forced_eos_token_id": (None,),
-    "length_penalty": (1.0,),
-    "max_length": (20,),
-    "max_new_tokens": (None,),
-    "min_length": (0,),
-    "no_repeat_ngram_size": (0,),
-    "num_beam_groups": (1,),
-    "num_beams": (1,),
-    "num_return_sequences": (1,),
-    "prefix": (None,),
-    "remove_invalid_values": (False,),
-    "repetition_penalty": (1.0,),
-    "suppress_tokens": (None,),
-    "temperature": (1.0,),
-    "top_k": (50,),
-    "top_p": (1.0,),
-    "typical_p": (1.0,),
 }
+# How text is written, as transformers has it where nothing is said; what else is wanted is in generation_config.json.
+WRITING: dict[str, Any] = {
+    "diversity_penalty": 0.0, "do_sample": False, "early_stopping": False, "encoder_no_repeat_ngram_size": 0,
+    "length_penalty": 1.0, "max_length": 20, "min_length": 0, "no_repeat_ngram_size": 0, "num_beam_groups": 1,
+    "num_beams": 1, "num_return_sequences": 1, "remove_invalid_values": False, "repetition_penalty": 1.0,
+    "temperature": 1.0, "top_k": 50, "top_p": 1.0, "typical_p": 1.0,
+}  # fmt: skip
 ROPE = ("rope_theta", "rope_scaling", "rope_parameters")
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 HARMLESS = frozenset(
@@ -194,7 +174,13 @@ def _refuse_unsupported(kind: str, fields: Mapping[str, Any]) -> None:
         if name in ONLY:
             if value not in ONLY[name]:
                 raise ValueError(f"field {name!r} is {value!r}; only {ONLY[name][0]!r} is supported")
-        elif name not in known | HARMLESS:
+        elif name in WRITING:
+            if value not in (WRITING[name], None):
+                raise ValueError(
+                    f"field {name!r} is {value!r}; only {WRITING[name]!r} is supported: generation_config.json is the "
+                    f"place for it"
+                )
+        elif name not in known | HARMLESS and value is not None:  # null asks for nothing
             raise ValueError(f"field {name!r}, here {str(value)[:60]!r}, is not supported")
     if fields.get("sliding_window") is not None and fields.get("use_sliding_window") is not False:
         raise ValueError(f"field 'sliding_window' is {fields['sliding_window']!r}; only null is supported")

@@ -96,7 +96,9 @@ def _tokenizer(
     with naming(folder / SETTINGS):
         _add_listed(rules, settings, config.vocabulary)
     if (pad := names.get("pad_token")) is not None and rules.token_to_id(pad) is None:
-        warnings.warn(f"{folder}: pad_token {pad[:60]!r} is no token of the model; rows are padded without", stacklevel=4)
+        warnings.warn(
+            f"{folder}: pad_token {pad[:60]!r} is no token of the model; rows are padded without", stacklevel=4
+        )
         del names["pad_token"]
     with naming(folder / RULES), _library():
         roles = {}
@@ -122,7 +124,9 @@ def _prefix(rules: tokenizers.Tokenizer, settings: Mapping[str, Any], config: Mo
         cut.add_prefix_space = bool(wanted)
         rules.pre_tokenizer = cut  # pyright: ignore[reportAttributeAccessIssue]
     elif wanted:
-        raise ValueError(f"{SETTINGS} has add_prefix_space true, which is only supported where words are cut by ByteLevel")
+        raise ValueError(
+            f"{SETTINGS} has add_prefix_space true, which is only supported where words are cut by ByteLevel"
+        )
 
 
 def _add_listed(rules: tokenizers.Tokenizer, settings: Mapping[str, Any], rows: int) -> None:
