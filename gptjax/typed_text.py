@@ -28,7 +28,7 @@ class TypedText(str):
     def _part(self, begin: int, end: int) -> "TypedText":
         return TypedText(str.__getitem__(self, slice(begin, end)), self._plain[begin:end])
 
-    def _parts(self, parts: Sequence[str], gap: int | None) -> list["TypedText"]:
+    def _parts(self, parts: Sequence[str], gap: int | None) -> list[Any]:
         """Parts of the plain text, in order, as parts of this: `gap` characters between them, or None = white space."""
         found, at = [], 0
         for part in parts:
@@ -96,10 +96,12 @@ class TypedText(str):
         return lines if keepends else [line._part(0, len(line._plain.splitlines()[0])) for line in lines]
 
     def partition(self, sep: str, /):
-        return tuple(self._parts(self._plain.partition(_plain(sep)), 0))
+        head, found, tail = self._parts(self._plain.partition(_plain(sep)), 0)
+        return head, found, tail
 
     def rpartition(self, sep: str, /):
-        return tuple(self._parts(self._plain.rpartition(_plain(sep)), 0))
+        head, found, tail = self._parts(self._plain.rpartition(_plain(sep)), 0)
+        return head, found, tail
 
     def replace(self, old: str, new: str, count: Any = -1, /):
         if not old:

@@ -429,7 +429,7 @@ FILES = {
     "gguf with a setting twice": (lambda: counts(0, 2, (text("a") + setting(1)) * 2), "setting 'a' is there twice"),
     "gguf with odd alignment": (lambda: counts(0, 1, text("general.alignment") + setting(7)), "general.alignment is 7"),
     "gguf of 9 axes": (lambda: first_tensor(shape=(1,) * 9), "has 9 axes; from 1 to 4"),
-    "gguf of type Q6_K": (lambda: first_tensor(kind=14), "is of type 14; only F32, F16, Q4_0, Q4_1, Q8_0 are read"),
+    "gguf of type IQ4_NL": (lambda: first_tensor(kind=20), "is of type IQ4_NL; only F32, F16, Q4_0, Q4_1, Q5_0, Q5_1"),
     "gguf with half a block": (lambda: first_tensor(shape=(48,), kind=8), "rows of 48 are not whole blocks of 32"),
     "gguf with an offset beyond": (lambda: first_tensor(offset=2**63), "ends at byte .* the file was cut short"),
     "gguf with a shape beyond": (lambda: first_tensor(shape=(2**60, 2**60)), "the file was cut short"),
