@@ -70,11 +70,8 @@ class Chat:
             return text, [*([tokenizer.bos] if habits.begins_with_bos else []), *tokenizer.encode(text)]
         from gptjax.template import render  # here, for a run of ours needs no Jinja
 
-        messages = [
-            {"role": ("user", "assistant")[number % 2], "content": tokenizer.shielded(turn)}
-            for number, turn in enumerate(turns)
-        ]
-        text = render(habits.chat_template, messages, habits.names)
+        messages = [{"role": ("user", "assistant")[number % 2], "content": turn} for number, turn in enumerate(turns)]
+        text = render(habits.chat_template, messages, habits.names, tokenizer)
         return text.replace(SHIELD, ""), tokenizer.encode_spelt(text)
 
     def _reply(self, turn: str, prompt: Sequence[int]) -> Iterator[str]:

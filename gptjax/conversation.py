@@ -4,28 +4,28 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from gptjax.chat import LINES, Chat
-from gptjax.habits import Habits
 
 if TYPE_CHECKING:
     from gptjax.generate import LanguageModel
 
 
-def written(habits: Habits, messages: Sequence[Mapping[str, str]]) -> str:
+def written(model: "LanguageModel", messages: Sequence[Mapping[str, str]]) -> str:
     """The conversation as text, up to where the assistant speaks, by the model's template or our lines.
 
     A system message goes before the first turn where the template refuses it. Raises ValueError where it refuses more.
     """
     from gptjax.template import render  # here, for a run of ours that only continues texts needs no Jinja
 
+    habits, tokenizer = model.habits, model.tokenizer
     template = habits.chat_template or LINES
     try:
-        return render(template, messages, habits.names)
+        return render(template, messages, habits.names, tokenizer)
     except ValueError:
         if [one["role"] for one in messages[:2]] != ["system", "user"]:
             raise
     system, first, *others = messages
     joined = {**first, "content": f"{system['content']}\n\n{first['content']}"}
-    return render(template, [joined, *others], habits.names)
+    return render(template, [joined, *others], habits.names, tokenizer)
 
 
 def turn_ids(model: "LanguageModel", chat: Chat, turn: str, system: str | None) -> list[int]:
@@ -34,6 +34,5 @@ def turn_ids(model: "LanguageModel", chat: Chat, turn: str, system: str | None) 
         return chat.tokens(turn)
     if model.habits.chat_template is None:
         return chat.tokens(f"{system}\n\n{turn}")
-    roles = {"system": system, "user": turn}
-    messages = [{"role": role, "content": model.tokenizer.shielded(said)} for role, said in roles.items()]
-    return model.tokenizer.encode_spelt(written(model.habits, messages))
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": turn}]
+    return model.tokenizer.encode_spelt(written(model, messages))

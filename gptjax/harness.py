@@ -126,9 +126,8 @@ class Adapter:
             if last["role"] != "assistant":
                 raise ValueError(f"gen_prefix: the last message is of the {last['role']}, not of the assistant")
             begun = last["content"]
-        shielded = self.model.tokenizer.shielded
-        messages = [{**one, "content": shielded(one["content"].replace(MARK, ""))} for one in chat_history]
-        text = conversation.written(self.model.habits, messages)
+        messages = [{**one, "content": one["content"].replace(MARK, "")} for one in chat_history]
+        text = conversation.written(self.model, messages)
         written = text.rstrip()
         return f"{MARK}{written}{MARK}{text[len(written) :]}{begun}"
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 
 from gptjax.config import ModelConfig, load_model_config
@@ -50,6 +51,8 @@ def _no_run(path: Path) -> str:
     beside = runs_in(path.parent)
     hint = did_you_mean(path.name, beside) if beside else f"; {path.parent} holds no runs"
     what = "neither a run (no model.json) nor a model of others (no config.json)" if path.exists() else "no such run"
+    if re.match(r"(hf|https?):|[\w.-]+/[\w.-]+$", str(path)) and not path.parent.exists():  # a hub's way to name models
+        hint = "; nothing is downloaded: give the path of a run, of a model's folder or of a .gguf file on this machine"
     return f"{path}: {what}{hint}"
 
 

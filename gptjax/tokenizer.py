@@ -11,6 +11,7 @@ from types import MappingProxyType
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
+from gptjax.exchange.bounded_files import refuse_pointer
 from gptjax.places import expanded
 from gptjax.sentencepiece_model import convert
 
@@ -98,6 +99,7 @@ class Tokenizer:
     def parsed(cls, content: bytes, where: str) -> "Tokenizer":
         """`load`, of what the file named `where` holds."""
         try:
+            refuse_pointer(content)
             if content.lstrip()[:1] == b"{":
                 return _from_rules(content.decode("utf-8"))
             return Tokenizer(convert(content))
@@ -131,6 +133,16 @@ class Tokenizer:
         """Token ids of the text, without BOS or EOS."""
         return self._rules.encode(text, add_special_tokens=False).ids
 
+    @property
+    def special_names(self) -> frozenset[str]:
+        """Of the special tokens."""
+        return frozenset(self._special.values())
+
+    @property
+    def added_names(self) -> frozenset[str]:
+        """Of all added tokens, which `encode_spelt` makes ids of; the special ones are among them."""
+        return frozenset({*self._special.values(), *self._added.values()})
+
     def shielded(self, text: str) -> str:
         """The text, marked so that `encode_spelt` takes the names of special and other added tokens in it for plain
         characters; not those of white space, which nobody forges anything with.
@@ -138,7 +150,7 @@ class Tokenizer:
         Raises ValueError where it holds such a name of a single character, which cannot be told from text.
         """
         text = text.replace(SHIELD, "")
-        for name in {*self._special.values(), *self._added.values()}:
+        for name in self.added_names:
             if name.strip() and name in text:
                 if len(name) == 1:
                     raise ValueError(f"the text holds {name!r}, which is a special token of this model: leave it out")

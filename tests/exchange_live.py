@@ -27,6 +27,7 @@ import gptjax
 from gptjax.chat import Chat
 from gptjax.exchange.export import PROOF, export, logits_of
 from gptjax.sampling import Sampling
+from tests.campaigns.golden_gguf import blocks
 from tests.hf_models import GPT2, LLAMA, LLAMA3, PROMPT, QWEN3, weights, write_folder
 from tests.tiny_run import SHAPES, random_model, write_run
 
@@ -111,14 +112,13 @@ def families() -> None:
 def gguf(file: Path) -> None:
     from gguf import GGMLQuantizationType, GGUFReader, quants
 
-    from gptjax.exchange.gguf_file import TYPES, read_file, unpacked
+    from gptjax.exchange.gguf_blocks import TYPES, unpacked
+    from gptjax.exchange.gguf_file import read_file
 
-    values = np.random.default_rng(0).normal(size=(64, 256)).astype(np.float32)
-    for number, (name, _, _) in TYPES.items():
-        kind = GGMLQuantizationType(number)
-        raw = quants.quantize(values, kind)
-        ours = unpacked(name, np.ascontiguousarray(raw).view(np.uint8).reshape(-1)).reshape(values.shape)
-        say(f"blocks {name}", np.array_equal(ours, quants.dequantize(raw, kind)), f"{raw.nbytes} bytes")
+    for number, (name, _, size) in TYPES.items():
+        raw = blocks(name, size).reshape(-1)
+        theirs = quants.dequantize(raw, GGMLQuantizationType(number)).reshape(-1)
+        say(f"blocks {name}", unpacked(name, raw).tobytes() == theirs.tobytes(), f"{raw.nbytes} bytes")
     _, tensors = read_file(file)
     unequal = [
         theirs.name

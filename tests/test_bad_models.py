@@ -267,8 +267,8 @@ FOLDERS = {
         "tokenizer.json: is not a tokenizer that can be used",
     ),
     "token that tokenizer.json lacks": (
-        put("tokenizer_config.json", {"added_tokens_decoder": {"290": {"content": "<x>"}}}),
-        "added_tokens_decoder has '<x>' as id 290, tokenizer.json has not",
+        put("tokenizer_config.json", {"added_tokens_decoder": {"295": {"content": "<x>"}}}),
+        "added_tokens_decoder has '<x>' as id 295, tokenizer.json has not",
     ),
     "special token a number": (put("tokenizer_config.json", {"bos_token": 5}), "bos_token is '5'; must be a text"),
     "tokenizer with more ids": (config(vocab_size=280), "the tokenizer has 290 ids, the model's vocabulary 280"),
@@ -295,7 +295,6 @@ FOLDERS = {
         "puts more than BOS round a text",
     ),
     "special token unknown": (put("tokenizer_config.json", {"eos_token": "<nowhere>"}), "looked for <nowhere>"),
-    "end beyond": (put("generation_config.json", {"eos_token_id": 900}), "texts end with token id 900, beyond"),
     "end a text": (put("generation_config.json", {"eos_token_id": "2"}), "eos_token_id is '2'; must be"),
     "a link to nowhere": (
         lambda folder: (
@@ -430,7 +429,7 @@ FILES = {
     "gguf with a setting twice": (lambda: counts(0, 2, (text("a") + setting(1)) * 2), "setting 'a' is there twice"),
     "gguf with odd alignment": (lambda: counts(0, 1, text("general.alignment") + setting(7)), "general.alignment is 7"),
     "gguf of 9 axes": (lambda: first_tensor(shape=(1,) * 9), "has 9 axes; from 1 to 4"),
-    "gguf of type Q6_K": (lambda: first_tensor(kind=14), "is of type 14; only F32, F16, Q4_0, Q4_1, Q8_0 are read"),
+    "gguf of type IQ4_NL": (lambda: first_tensor(kind=20), "is of type IQ4_NL; only F32, F16, Q4_0, Q4_1, Q5_0, Q5_1"),
     "gguf with half a block": (lambda: first_tensor(shape=(48,), kind=8), "rows of 48 are not whole blocks of 32"),
     "gguf with an offset beyond": (lambda: first_tensor(offset=2**63), "ends at byte .* the file was cut short"),
     "gguf with a shape beyond": (lambda: first_tensor(shape=(2**60, 2**60)), "the file was cut short"),
@@ -521,7 +520,7 @@ TEMPLATES = {
 def test_a_hostile_chat_template_does_nothing(case, watched):
     """It is not run by loading; asked for, it is refused in a sandbox."""
     with pytest.raises(ValueError, match="the model's chat template cannot write this conversation"):
-        render(TEMPLATES[case], [{"role": "user", "content": "hello"}], {"bos_token": bpe().token(1)})
+        render(TEMPLATES[case], [{"role": "user", "content": "hello"}], {"bos_token": bpe().token(1)}, bpe())
 
 
 STRANGE = (None, -1, 0, 2**70, 1.5, 1e400, "x", "", [], [1], ["a"], {}, {"a": 1}, True, False)

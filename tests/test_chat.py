@@ -143,13 +143,13 @@ def test_a_template_finds_what_transformers_offers():
         "{% generation %}{{ messages[0].content }}{% endgeneration %}": "hi",
         "{{ [1, 'é'] | tojson(False) }}": '[1, "é"]',
     }.items():
-        assert render(template, messages, {"eos_token": "</s>"}) == wanted
+        assert render(template, messages, {"eos_token": "</s>"}, bpe()) == wanted
 
 
 @pytest.mark.parametrize("template", ["{{ 1 / 0 }}", "{{ '{} {}'.format(1) }}", "{{ 'a'.encode('no') }}", "{% x %}"])
 def test_whatever_goes_wrong_in_a_template_is_said_in_a_line(template):
     with pytest.raises(ValueError, match=r"^the model's chat template cannot write this conversation: "):
-        render(template, [], {})
+        render(template, [], {}, bpe())
 
 
 def test_a_reply_by_template_ends_with_its_end_and_may_have_lines():
@@ -175,6 +175,6 @@ def test_our_lines_as_a_template_are_our_lines():
     """What an export tells other programs; they may not put words into a third mouth."""
     turns = ["hello", "the quick\n fox", " dog "]
     messages = [{"role": ("user", "assistant")[n % 2], "content": turn} for n, turn in enumerate(turns)]
-    assert render(LINES, messages, {"bos_token": "<|bos|>"}) == f"<|bos|>{dialogue_text(turns)}B:"
+    assert render(LINES, messages, {"bos_token": "<|bos|>"}, bpe()) == f"<|bos|>{dialogue_text(turns)}B:"
     with pytest.raises(ValueError, match="only the roles user and assistant are known"):
-        render(LINES, [{"role": "system", "content": "be good"}], {"bos_token": "<|bos|>"})
+        render(LINES, [{"role": "system", "content": "be good"}], {"bos_token": "<|bos|>"}, bpe())

@@ -82,9 +82,10 @@ def read_ledger(run: Path) -> list[Entry]:
     entries = []
     for number, line in enumerate(whole_lines(path), start=1):
         try:
-            entries.append(
-                Entry(**{name: math.nan if value is None else value for name, value in json.loads(line).items()})
-            )
+            fields: dict[str, Any] = {
+                name: math.nan if value is None else value for name, value in json.loads(line).items()
+            }
+            entries.append(Entry(**fields))
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}, line {number}: {line[:80]!r} is no entry ({error})") from error
     return entries

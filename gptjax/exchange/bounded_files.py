@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+POINTER = b"version https://git-lfs.github.com/spec/"  # how a file begins that stands for another one in Git LFS
 LARGEST = 16 * 2**20  # bytes of a file of settings; a model of 100,000 tensors needs as much for its index
 
 
@@ -50,9 +51,22 @@ def parse_json(raw: bytes) -> dict[str, Any]:
 
 
 def check_regular(path: Path) -> None:
-    """Raises ValueError, to be named, where there is no file or another kind of one: a pipe would be waited for."""
+    """Raises ValueError, to be named, where there is no file or another kind of one: a pipe would be waited for.
+
+    Also where it is a pointer of Git LFS, as a clone without it leaves them.
+    """
     if not path.is_file():
         raise ValueError("is missing, or is no regular file")
+    with path.open("rb") as file:
+        refuse_pointer(file.read(len(POINTER)))
+
+
+def refuse_pointer(content: bytes) -> None:
+    """Raises ValueError, to be named, where a file begins as a pointer of Git LFS does."""
+    if content.startswith(POINTER):
+        raise ValueError(
+            "is a Git LFS pointer, not the file itself; run `git lfs pull` in its folder, or download the file"
+        )
 
 
 def _bytes(path: Path, most: int) -> bytes:

@@ -1,6 +1,6 @@
 """GGUF files: settings, and tensors that are unpacked to float32 when asked for. Does not import JAX.
 
-Source: github.com/ggml-org/ggml, docs/gguf.md (the file) and src/ggml-common.h (the blocks of quantised tensors).
+Source: github.com/ggml-org/ggml, docs/gguf.md.
 """
 
 import math
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gptjax.exchange.bounded_files import check_regular, naming
+from gptjax.exchange.gguf_blocks import OTHERS, TYPES, unpacked
 
 VERSIONS = (2, 3)
 MOST_ENTRIES = 100_000  # settings, and likewise tensors
@@ -19,15 +20,6 @@ MOST_VALUES = 4_000_000  # in all arrays of settings together; a vocabulary of 2
 LONGEST_NAME = 64  # bytes of a tensor's name, says the format
 STRING, ARRAY = 8, 9
 SCALARS = dict(enumerate(["<B", "<b", "<H", "<h", "<I", "<i", "<f", "<?"])) | {10: "<Q", 11: "<q", 12: "<d"}
-BLOCK = 32  # values of a quantised block
-# A type's number: name, values and bytes of a block.
-TYPES = {
-    0: ("F32", 1, 4),
-    1: ("F16", 1, 2),
-    2: ("Q4_0", BLOCK, 2 + BLOCK // 2),
-    3: ("Q4_1", BLOCK, 4 + BLOCK // 2),
-    8: ("Q8_0", BLOCK, 2 + BLOCK),
-}
 
 
 class Tensors(Mapping[str, np.ndarray]):
@@ -46,27 +38,6 @@ class Tensors(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self._places)
-
-
-def unpacked(kind: str, raw: np.ndarray) -> np.ndarray:
-    """The values of a tensor's bytes, float32.
-
-    A block has a scale d, for Q4_1 then a least value m, both float16, and its values q: d q for Q8_0, d (q - 8) for
-    Q4_0, d q + m for Q4_1. Of two in a byte the low half belongs to the first half of the block.
-    """
-    match kind:
-        case "F32":
-            return raw.view("<f4").astype(np.float32)
-        case "F16":
-            return raw.view("<f2").astype(np.float32)
-    blocks = raw.reshape(-1, next(size for name, _, size in TYPES.values() if name == kind))
-    d = blocks[:, :2].copy().view("<f2").astype(np.float32)
-    if kind == "Q8_0":
-        return (d * blocks[:, 2:].view(np.int8)).reshape(-1)
-    packed = blocks[:, -BLOCK // 2 :]
-    q = np.concatenate([packed & 15, packed >> 4], axis=1).astype(np.float32)
-    m = -8 * d if kind == "Q4_0" else blocks[:, 2:4].copy().view("<f2").astype(np.float32)
-    return (d * q + m).reshape(-1)
 
 
 def read_file(path: Path) -> tuple[dict[str, Any], Tensors]:
@@ -110,7 +81,8 @@ def _entry(cursor: "_Cursor") -> tuple[str, str, tuple[int, ...], int, int]:
     number, offset = cursor.scalar("<I"), cursor.scalar("<Q")
     if number not in TYPES:
         raise ValueError(
-            f"tensor {name!r} is of type {number}; only {', '.join(t[0] for t in TYPES.values())} are read"
+            f"tensor {name!r} is of type {OTHERS.get(number, number)}; only "
+            f"{', '.join(known for known, _, _ in TYPES.values())} are read"
         )
     kind, values, size = TYPES[number]
     if shape[-1] % values:

@@ -69,7 +69,19 @@ ONLY: dict[str, tuple[Any, ...]] = {
     "rope_interleaved": (False,),
     "quantization_config": (None,),
     "auto_map": (None,),
+    "cross_attention_hidden_size": (None,),
+    "tie_encoder_decoder": (False,),
+    "pruned_heads": ({}, None),
+    "torchscript": (False,),
+    "use_bfloat16": (False,),
 }
+# How text is written, as transformers has it where nothing is said; what else is wanted is in generation_config.json.
+WRITING: dict[str, Any] = {
+    "diversity_penalty": 0.0, "do_sample": False, "early_stopping": False, "encoder_no_repeat_ngram_size": 0,
+    "length_penalty": 1.0, "max_length": 20, "min_length": 0, "no_repeat_ngram_size": 0, "num_beam_groups": 1,
+    "num_beams": 1, "num_return_sequences": 1, "remove_invalid_values": False, "repetition_penalty": 1.0,
+    "temperature": 1.0, "top_k": 50, "top_p": 1.0, "typical_p": 1.0,
+}  # fmt: skip
 ROPE = ("rope_theta", "rope_scaling", "rope_parameters")
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 HARMLESS = frozenset(
@@ -81,6 +93,8 @@ HARMLESS = frozenset(
     summary_type summary_use_proj task_specific_params reorder_and_upcast_attn pretraining_tp max_window_layers
     is_llama_config transformers.js_config _attn_implementation_autoset gradient_checkpointing n_special
     predict_special_tokens output_past _num_labels max_sequence_length unsloth_version unsloth_fixed
+    tokenizer_class finetuning_task tf_legacy_loss output_scores return_dict_in_generate use_return_dict sep_token_id
+    _commit_hash attn_implementation _attn_implementation _attn_implementation_internal name_or_path
     """.split()  # noqa: SIM905
 )
 
@@ -116,12 +130,17 @@ def model_of(fields: Mapping[str, Any]) -> tuple[ModelConfig, dict[str, Any]]:
     return ModelConfig(**shape), {name: fields[name] for name in SPECIAL if fields.get(name) is not None}
 
 
+def class_of(config: ModelConfig) -> str:
+    """Their class of a model of ours."""
+    return GPT2 if config.family == "gpt2" else QWEN3 if config.qk_norm else LLAMA
+
+
 def fields_of(config: ModelConfig) -> dict[str, Any]:
     """The fields of `config.json` for a model of ours; both the old and the new names of the rotary settings.
 
     Raises ValueError naming what no class of Hugging Face computes.
     """
-    kind = GPT2 if config.family == "gpt2" else QWEN3 if config.qk_norm else LLAMA
+    kind = class_of(config)
     absent = {"window": None, "attention_cap": None, "logit_cap": None}
     absent |= {"activation": "gelu" if kind == GPT2 else "swiglu"} | ({"mlp_bias": False} if kind == QWEN3 else {})
     for name, wanted in absent.items():
@@ -155,7 +174,13 @@ def _refuse_unsupported(kind: str, fields: Mapping[str, Any]) -> None:
         if name in ONLY:
             if value not in ONLY[name]:
                 raise ValueError(f"field {name!r} is {value!r}; only {ONLY[name][0]!r} is supported")
-        elif name not in known | HARMLESS:
+        elif name in WRITING:
+            if value not in (WRITING[name], None):
+                raise ValueError(
+                    f"field {name!r} is {value!r}; only {WRITING[name]!r} is supported: generation_config.json is the "
+                    f"place for it"
+                )
+        elif name not in known | HARMLESS and value is not None:  # null asks for nothing
             raise ValueError(f"field {name!r}, here {str(value)[:60]!r}, is not supported")
     if fields.get("sliding_window") is not None and fields.get("use_sliding_window") is not False:
         raise ValueError(f"field 'sliding_window' is {fields['sliding_window']!r}; only null is supported")

@@ -6,18 +6,20 @@ Settings of `generation_config.json` other than the tokens that end a text are k
 import contextlib
 import dataclasses
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import tokenizers
+from tokenizers import pre_tokenizers
 
 from gptjax.chat import LINES
 from gptjax.config import ModelConfig
 from gptjax.exchange.bounded_files import naming, read_json, read_text
 from gptjax.exchange.foreign import Foreign, check_one_model
 from gptjax.exchange.heads_file import read_class_heads, read_heads
-from gptjax.exchange.hf_config import SPECIAL, read_config
+from gptjax.exchange.hf_config import GPT2, QWEN3, SPECIAL, class_of, read_config
 from gptjax.exchange.hf_params import read_params
 from gptjax.exchange.safetensors_file import read_weights
 from gptjax.habits import Habits
@@ -26,6 +28,9 @@ from gptjax.tokenizer import Tokenizer, token_name
 CONFIG, GENERATION, SETTINGS = "config.json", "generation_config.json", "tokenizer_config.json"
 RULES, NAMES, TEMPLATE = "tokenizer.json", "special_tokens_map.json", "chat_template.jinja"
 LARGEST_TOKENIZER = 128 * 2**20  # bytes; one of 256,000 tokens has 34 million
+# Classes of transformers that obey `add_prefix_space`; others leave it to tokenizer.json.
+PREFIXING = ("GPT2Tokenizer", "GPTNeoXTokenizer", "CodeGenTokenizer", "RobertaTokenizer", "Qwen2Tokenizer")
+CLASSES = {GPT2: "GPT2Tokenizer", QWEN3: "Qwen2Tokenizer"}  # by the model's class, where none is named
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
@@ -43,10 +48,13 @@ def read_description(folder: Path) -> tuple[ModelConfig, Tokenizer, Habits]:
     config, special = read_config(folder / CONFIG)
     settings, generation = _optional(folder / SETTINGS), _optional(folder / GENERATION)
     names = _names(folder, settings)
-    tokenizer, begins_with_bos = _tokenizer(folder, settings, names, special)
+    tokenizer, begins_with_bos = _tokenizer(folder, settings, names, special, config)
     sources = [fields for fields in (generation, special) if fields.get("eos_token_id") is not None]
+    ends = _ids(folder, sources[0]["eos_token_id"] if sources else tokenizer.eos)
+    within = frozenset(id for id in ends if 0 <= id < config.vocabulary)
+    _warn_of_ids(folder, {**special, "eos_token_id": sorted(ends)}, config.vocabulary)
     habits = Habits(
-        ends=_ids(folder, sources[0]["eos_token_id"] if sources else tokenizer.eos),
+        ends=within or frozenset({tokenizer.eos}),
         begins_with_bos=begins_with_bos,
         chat_template=_chat_template(folder, settings),
         names=names,
@@ -57,18 +65,42 @@ def read_description(folder: Path) -> tuple[ModelConfig, Tokenizer, Habits]:
     return dataclasses.replace(config, class_heads=read_heads(folder)), tokenizer, habits
 
 
-def _tokenizer(
-    folder: Path, settings: Mapping[str, Any], names: Mapping[str, str], special: Mapping[str, Any]
-) -> tuple[Tokenizer, bool]:
-    """The tokenizer, and whether its texts begin with BOS.
+def _warn_of_ids(folder: Path, special: Mapping[str, Any], rows: int) -> None:
+    """Tells of ids that no token of the model has; they are left out, as whoever generates never meets them."""
+    for name, given in special.items():
+        for id in given if isinstance(given, list) else [given]:
+            if type(id) is int and id >= rows:
+                warnings.warn(
+                    f"{folder}: {name} has {id}, beyond the model's vocabulary of {rows}; left out", stacklevel=4
+                )
 
-    What it puts round a text is the affair of `tokenizer.json` alone, as transformers has it since version 5.
+
+def _tokenizer(
+    folder: Path,
+    settings: Mapping[str, Any],
+    names: dict[str, str],
+    special: Mapping[str, Any],
+    config: ModelConfig,
+) -> tuple[Tokenizer, bool]:
+    """The tokenizer, and whether its texts begin with BOS. A PAD that is no token is taken out of the names.
+
+    What it puts round a text is the affair of `tokenizer.json` alone, as transformers has it since version 5; but for
+    the space in front of a text, see `_prefix`.
     """
     if not (folder / RULES).exists():
         raise ValueError(f"{folder / RULES}: is missing; other kinds of tokenizer can be saved as one by transformers")
     text = read_text(folder / RULES, LARGEST_TOKENIZER)
     with naming(folder / RULES), _library():
         rules = tokenizers.Tokenizer.from_str(text)
+        _prefix(rules, settings, config)
+    with naming(folder / SETTINGS):
+        _add_listed(rules, settings, config.vocabulary)
+    if (pad := names.get("pad_token")) is not None and rules.token_to_id(pad) is None:
+        warnings.warn(
+            f"{folder}: pad_token {pad[:60]!r} is no token of the model; rows are padded without", stacklevel=4
+        )
+        del names["pad_token"]
+    with naming(folder / RULES), _library():
         roles = {}
         for role in ("bos", "eos", "pad"):
             id = special.get(f"{role}_token_id")
@@ -79,12 +111,40 @@ def _tokenizer(
         plain, whole = (rules.encode("a", add_special_tokens=round_it).ids for round_it in (False, True))
         if whole not in (plain, [tokenizer.bos, *plain]):
             raise ValueError(f"puts more than BOS round a text: 'a' becomes {whole}; only BOS in front is supported")
-    with naming(folder / SETTINGS):
-        for id, entry in _object(settings, "added_tokens_decoder").items():
-            name = entry.get("content") if isinstance(entry, dict) else None
-            if not id.isdecimal() or not name or token_name(rules, int(id)) != name:
-                raise ValueError(f"added_tokens_decoder has {str(name)[:60]!r} as id {id[:20]}, {RULES} has not")
     return tokenizer, whole != plain
+
+
+def _prefix(rules: tokenizers.Tokenizer, settings: Mapping[str, Any], config: ModelConfig) -> None:
+    """Puts a space in front of a text, or none, as `tokenizer_config.json` says where its class obeys that."""
+    named = settings.get("tokenizer_class") or CLASSES.get(class_of(config), "")
+    wanted, cut = settings.get("add_prefix_space") or False, rules.pre_tokenizer
+    if str(named).removesuffix("Fast") not in PREFIXING:
+        return
+    if isinstance(cut, pre_tokenizers.ByteLevel):
+        cut.add_prefix_space = bool(wanted)
+        rules.pre_tokenizer = cut  # pyright: ignore[reportAttributeAccessIssue]
+    elif wanted:
+        raise ValueError(
+            f"{SETTINGS} has add_prefix_space true, which is only supported where words are cut by ByteLevel"
+        )
+
+
+def _add_listed(rules: tokenizers.Tokenizer, settings: Mapping[str, Any], rows: int) -> None:
+    """Adds the tokens that only `added_tokens_decoder` lists, next in order; those beyond the model are left out."""
+    listed = _object(settings, "added_tokens_decoder")
+    for id in sorted(listed, key=lambda id: int(id) if id.isdecimal() else -1):
+        entry = listed[id]
+        name = entry.get("content") if isinstance(entry, dict) else None
+        if id.isdecimal() and name and int(id) < 2**31:
+            if not token_name(rules, int(id)) and int(id) >= rows:
+                warnings.warn(f"token {name[:60]!r} has id {id}, beyond the model's vocabulary of {rows}", stacklevel=5)
+                continue
+            if not token_name(rules, int(id)) and int(id) == rules.get_vocab_size() and rules.token_to_id(name) is None:
+                flags = {flag: entry.get(flag) is True for flag in ("single_word", "lstrip", "rstrip", "normalized")}
+                token = tokenizers.AddedToken(name, special=entry.get("special") is True, **flags)
+                (rules.add_special_tokens if token.special else rules.add_tokens)([token])
+        if not id.isdecimal() or not name or int(id) >= 2**31 or token_name(rules, int(id)) != name:
+            raise ValueError(f"added_tokens_decoder has {str(name)[:60]!r} as id {id[:20]}, {RULES} has not")
 
 
 @contextlib.contextmanager
