@@ -270,9 +270,9 @@ class Process:
 IN_TEXT = """
 import data.prepare
 prepare = data.prepare.prepare
-def ended(spec):
+def ended(spec, **more):
     os.kill(os.getpid(), signal.SIGTERM)
-    return prepare(spec)
+    return prepare(spec, **more)
 data.prepare.prepare = ended
 """
 TERM, KILL = "os.kill(os.getpid(), signal.SIGTERM)", "os.kill(os.getpid(), signal.SIGKILL)"
