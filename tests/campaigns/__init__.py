@@ -1,0 +1,1 @@
+"""Programs that take minutes: worth running before a release, `python -m tests.campaigns.NAME`."""
