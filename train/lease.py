@@ -110,6 +110,11 @@ class Lease:
         """Notes what the next heartbeat says."""
         self._at = (phase, step)
 
+    @property
+    def phase(self) -> str:
+        """What was noted last."""
+        return self._at[0]
+
     def finished(self, step: int) -> None:
         """Says at once that the run is trained and saved: to leave, or to die, is no failure from now on."""
         self.beat(FINISHED, step)

@@ -2,26 +2,34 @@
 
 Of 2, 4 and 8 processes each in turn is LATE seconds late before, in and after the last save; then a report takes
 REPORT seconds. Every process must end with 0, the last step be saved, the report be there, and no bad end be counted.
+Processes are forked from this one, which has imported all that they need: so most of their time is sleep.
 """
 
+import atexit
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
-from gptjax.manifest import steps
-from tests.campaigns.late import POINTS
-from tests.tiny_recipe import write_text
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+import train.pretrain
+import train.report  # noqa: F401
+from gptjax.manifest import steps
+from tests.campaigns.late import POINTS, be_late
+from tests.tiny_recipe import write_text
+from train import __main__ as main
+from train import hosts
+from train.signals import block
+
 LATE, REPORT = 60.0, 600.0  # seconds
 LAST = 12  # the step that a run ends at
 RECIPE = """
@@ -65,35 +73,40 @@ class Ending(NamedTuple):
         return not any(self.codes) and self.saved and self.reported and not self.counted
 
 
-def start(case: Case, number: int, port: int, text: Path, run: Path) -> subprocess.Popen:
-    """One process of the run."""
-    made = run.with_name(f"{run.name}.py")
-    made.write_text(RECIPE.format(text=str(text), processes=case.processes, last=LAST), encoding="utf-8")
-    environment = {
-        **os.environ, "JAX_COMPILATION_CACHE_DIR": str(text / "compiled"), "GPTJAX_JOIN_SECONDS": "300",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
-        "JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_PROCESS_COUNT": str(case.processes),
-        "JAX_PROCESS_ID": str(number),
-    }  # fmt: skip
-    point = case.point if number == case.late else "never"
-    command = [sys.executable, "-m", "tests.campaigns.late", point, str(case.seconds), str(LAST)]
-    with run.with_name(f"{run.name}-{number}.out").open("wb") as output:
-        return subprocess.Popen(
-            [*command, "pretrain", str(made), "--run", str(run)],
-            cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+def start(case: Case, number: int, port: int, text: Path, run: Path) -> int:
+    """Forks one process of the run; returns its number."""
+    if child := os.fork():
+        return child
+    code = 1
+    try:
+        output = os.open(run.with_name(f"{run.name}-{number}.out"), os.O_WRONLY | os.O_CREAT)
+        os.dup2(output, 1), os.dup2(output, 2)
+        os.environ |= {
+            "JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_PROCESS_COUNT": str(case.processes),
+            "JAX_PROCESS_ID": str(number), "GPTJAX_JOIN_SECONDS": "600",
+        }  # fmt: skip
+        block()  # as `python -m train` does
+        if number == case.late:
+            be_late(case.point, case.seconds, LAST)
+        code = main.main(["pretrain", str(run.with_name(f"{run.name}.py")), "--run", str(run)])
+        if code:
+            hosts.leave_failed(code)
+        atexit._run_exitfuncs()  # JAX's too: they are part of an ending
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
 
 
 def ending(case: Case, text: Path, run: Path) -> Ending:
     """Trains, with a process that is late."""
     with socket.create_server(("localhost", 0)) as server:
         port = server.getsockname()[1]
-    processes = [start(case, number, port, text, run) for number in range(case.processes)]
-    try:
-        codes = [process.wait(900 + case.seconds) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
+    made = run.with_name(f"{run.name}.py")
+    made.write_text(RECIPE.format(text=str(text), processes=case.processes, last=LAST), encoding="utf-8")
+    children = [start(case, number, port, text, run) for number in range(case.processes)]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     said = [run.with_name(f"{run.name}-{number}.out").read_text(errors="replace") for number in range(case.processes)]
     return Ending(
         codes, LAST in steps(run), (run / "report.html").exists(), (run / "failures.json").exists(),
@@ -107,7 +120,7 @@ def cases(processes: int) -> list[Case]:
     return [*late, Case(processes, 0, "in the report", REPORT)]
 
 
-def main(counts: list[int]) -> int:
+def try_all(counts: list[int]) -> int:
     console, began = Console(width=None if sys.stdout.isatty() else 160), time.monotonic()
     shown = Table("processes", title="runs of several processes, each of which is late in turn")
     for heading in ("cases", "ended as they should", "longest, s"):
@@ -133,4 +146,4 @@ def main(counts: list[int]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main([int(count) for count in sys.argv[1:]] or [2, 4, 8]))
+    sys.exit(try_all([int(count) for count in sys.argv[1:]] or [2, 4, 8]))

@@ -1,11 +1,9 @@
-"""`python -m tests.campaigns.late POINT SECONDS LAST VERB ...`: `python -m train VERB ...` that is late once on the way.
+"""A process of a run that is late once on the way, at a point of its last save or of what follows that.
 
-It sleeps so long when it comes to POINT of the save of step LAST, or of what follows it; at the point `never` it does
-not. Points of a save are heard of from outside, through Python's audit events; the others through functions replaced.
+Points of a save are heard of from outside, through Python's audit events; the others through functions replaced.
 """
 
 import functools
-import runpy
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -29,9 +27,7 @@ def sleeping(act: Callable, before: float = 0.0, after: float = 0.0) -> Callable
 
 
 def be_late(point: str, seconds: float, last: int) -> None:
-    """Arranges it. Raises ValueError for a point that there is not."""
-    if point not in POINTS:
-        raise ValueError(f"{point!r}: must be one of {', '.join(POINTS)}")
+    """Arranges that this process sleeps so long at one of POINTS; `last` is the step of the last save."""
 
     def hear(event: str, arguments: Sequence[object]) -> None:
         saving = event == "gptjax.save" and tuple(arguments) == (SAVE.get(point), last)
@@ -49,13 +45,3 @@ def be_late(point: str, seconds: float, last: int) -> None:
 
         late = {"before" if point.startswith("before") else "after": seconds}
         jax.distributed.shutdown = distributed.shutdown = sleeping(jax.distributed.shutdown, **late)
-
-
-if __name__ == "__main__":
-    place, duration, step, *sys.argv[1:] = sys.argv[1:]
-    from train.signals import block
-
-    block()  # as train/__main__.py does, before JAX is imported
-    be_late(place, float(duration), int(step))
-    sys.argv[0] = "train"
-    runpy.run_module("train", run_name="__main__")
