@@ -52,6 +52,7 @@ from data.workitems import (
     token_type,
     tokenise,
 )
+from gptjax.streams import print_any_text
 from gptjax.tokenizer import Tokenizer, ready_made, train_bpe, train_characters
 
 FORMAT = 3
@@ -398,6 +399,7 @@ def main() -> int:
     """`python -m data.prepare`: prepares, and prints what there is."""
     import tyro
 
+    print_any_text()
     try:
         folder = prepare(tyro.cli(DataSpec, prog="python -m data.prepare", description=__doc__))
     except (ValueError, OSError) as error:

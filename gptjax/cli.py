@@ -25,6 +25,7 @@ from gptjax.manifest import check_sizes, folder_of, numbered, verify
 from gptjax.rundir import read_run
 from gptjax.sampling import Sampling
 from gptjax.spelling import did_you_mean
+from gptjax.streams import print_any_text
 from gptjax.verb import Verb
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ VERBS: dict[str, type[Verb]] = {
 
 def main() -> None:
     """Entry point of the `gptjax` command."""
+    print_any_text()
     warnings.showwarning = lambda message, *_, **__: print(f"gptjax: {message}", file=sys.stderr)
     try:
         parse(sys.argv[1:]).run()

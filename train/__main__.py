@@ -18,6 +18,7 @@ import tyro
 
 from gptjax.config import SIZES
 from gptjax.spelling import did_you_mean
+from gptjax.streams import print_any_text
 from train import STARTED, hosts
 from train.allocator import keep_freed_memory
 from train.exits import BAD_NUMBERS, DONE, FAULT, INTERRUPTED, MISTAKE, STOPPED, TAKEN, BadNumbersError, StoppedError
@@ -52,6 +53,7 @@ Fields:  python -m train pretrain RECIPE --help lists them all with their defaul
 
 def main(arguments: list[str]) -> int:
     """Runs one verb; returns the exit code, as train/exits.py lists them."""
+    print_any_text()
     verbs = {
         "pretrain": _pretrain, "bench": _bench, "report": _report, "audit": _audit, "verify-resume": _verify_resume,
         "experiment": _experiment,

@@ -311,7 +311,8 @@ def _machine() -> str | None:
 def _start_of(pid: int) -> str | None:
     """When a process started, in ticks since boot, or None if it does not live: numbers of processes come up again."""
     try:
-        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        stat = Path(f"/proc/{pid}/stat").read_bytes()  # a name may be of any bytes
     except OSError:
         return None
+    after_name = stat.rpartition(b")")[2].decode().split()
     return None if after_name[0] in "ZX" else after_name[19]

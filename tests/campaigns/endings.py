@@ -21,6 +21,8 @@ from rich.table import Table
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
 
+import jax
+
 import train.pretrain
 import train.report  # noqa: F401
 from gptjax.manifest import steps
@@ -128,6 +130,7 @@ def try_all(counts: list[int]) -> int:
     right = True
     with tempfile.TemporaryDirectory(prefix="endings-") as name:
         text = write_text(Path(name))
+        jax.config.update("jax_compilation_cache_dir", str(text / "compiled"))
         ending(Case(1, 0, "never", 0.0), text, Path(name) / "alone")  # prepares the text
         for count in counts:
             good, longest = 0, 0.0
