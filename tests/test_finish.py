@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
@@ -12,6 +14,17 @@ from train import finish
 from train.finish import optional
 from train.pretrain import pretrain
 from train.recipe import StopSpec
+
+HANGS = """
+import sys, time
+from pathlib import Path
+from types import SimpleNamespace
+from train import finish
+
+finish._write = lambda *arguments: time.sleep(600)
+parts = SimpleNamespace(recipe=SimpleNamespace(run=Path(sys.argv[1]), hang_after=0.1))
+finish.finish(parts, None, None, None, 0.0, lambda: print("given back", flush=True))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +74,11 @@ def test_a_run_whose_every_figure_fails_ends_as_one_that_succeeded(text, monkeyp
     assert {path: path.stat().st_mtime_ns for path in prepared.rglob("*")} == before
     assert set(json.loads((run / "xz.json").read_text())) == {f"files:{text / name}.txt" for name in ("one", "two")}
     assert (run / "report.html").exists()
+
+
+def test_a_report_that_hangs_ends_a_run_as_one_that_is_done(tmp_path):
+    done = subprocess.run([sys.executable, "-c", HANGS, str(tmp_path)], capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "given back\n"
+    assert f"{tmp_path}: is trained and saved; `python -m train report {tmp_path}` writes its report" in done.stderr
+    assert 'in phase "samples and report"' in done.stderr
