@@ -89,7 +89,7 @@ def pretrain(
             raise
         except Exception as error:
             if process == 0:
-                _note_failure(run, error, console)
+                _note_failure(run, lease, error, console)
             raise
         dog.stop()
         if process == 0:
@@ -132,8 +132,9 @@ def _meeting_at_the_end(leave_together: Callable[[], None], dog: Watchdog) -> It
     meet()
 
 
-def _note_failure(run: Path, error: Exception, console: Console) -> None:
-    failures.failed(run, _newest(run), f"{type(error).__name__}: {error}")
+def _note_failure(run: Path, lease: Lease, error: Exception, console: Console) -> None:
+    """Counts a bad end, unless the run is trained and saved; a report tells of numbers that went bad."""
+    _count(run, lease, f"{type(error).__name__}: {error}")
     if isinstance(error, BadNumbersError):  # its curves say since when
         with optional("report", console):
             from train.report import write_report
@@ -157,9 +158,14 @@ def _lost(run: Path, lease: Lease, said: str) -> None:
 
 def _give_up(run: Path, lease: Lease, cause: str) -> None:
     """What is written when a process ends at once; its caller does not wait for a disk that hangs."""
-    if jax.process_index() == 0 and lease.phase != FINISHED:
-        failures.failed(run, _newest(run), cause)
+    if jax.process_index() == 0:
+        _count(run, lease, cause)
     lease.release()
+
+
+def _count(run: Path, lease: Lease, cause: str) -> None:
+    if lease.phase != FINISHED:
+        failures.failed(run, _newest(run), cause)
 
 
 @contextlib.contextmanager
