@@ -64,7 +64,7 @@ from data.workitems import (
     token_type,
     tokenise,
 )
-from gptjax.console import make_console
+from gptjax.console import make_console, print_any_text
 from gptjax.locks import locked
 from gptjax.places import named
 from gptjax.tokenizer import Tokenizer, ready_made, train_bpe, train_characters
@@ -241,16 +241,16 @@ def _cautions(source: Mapping[str, Any], share: float) -> Iterator[str]:
 def xz_figures(folder: Path) -> dict[str, dict[str, float]]:
     """Bits per byte of `xz -9` on each source's validation text: {source: {"alone", "after_training_text"}}.
 
-    `after_training_text` is what the validation text adds to the last 60 MB of training text. Computed once and kept
-    in `xz.json`.
+    `after_training_text` is what the validation text adds to the last 60 MB of training text. Read from `xz.json` where
+    an older gptjax has left it; nothing is written.
     """
     kept = folder / "xz.json"
-    if not kept.exists():
-        prepared = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
-        with ThreadPoolExecutor(2) as pool:  # lzma works outside Python's lock
-            figures = pool.map(lambda source: _xz_figure(folder, source["folder"]), prepared["sources"].values())
-            _write_json(kept, dict(zip(prepared["sources"], figures, strict=True)))
-    return json.loads(kept.read_text(encoding="utf-8"))
+    if kept.exists():
+        return json.loads(kept.read_text(encoding="utf-8"))
+    prepared = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
+    with ThreadPoolExecutor(2) as pool:  # lzma works outside Python's lock
+        figures = pool.map(lambda source: _xz_figure(folder, source["folder"]), prepared["sources"].values())
+        return dict(zip(prepared["sources"], figures, strict=True))
 
 
 def stored_text(folder: Path, source_folder: str, split: str, *, last_bytes: int | None = None) -> Iterator[str]:
@@ -598,6 +598,7 @@ def main() -> int:
     """`python -m data.prepare`: prepares, and prints what there is."""
     import tyro
 
+    print_any_text()
     try:
         folder = prepare(tyro.cli(DataSpec, prog="python -m data.prepare", description=__doc__))
     except (ValueError, OSError) as error:

@@ -19,7 +19,7 @@ from rich.text import Text
 from data.rows import Rows
 from data.tasks.task import Task
 from gptjax.batch import Batch, ClassHead
-from gptjax.console import make_console
+from gptjax.console import make_console, print_any_text
 from gptjax.spelling import did_you_mean
 from gptjax.tokenizer import Tokenizer
 
@@ -126,6 +126,7 @@ class Window:
 
 def main(arguments: list[str]) -> int:
     """Prints rows of a recipe's training text; returns the exit code."""
+    print_any_text()
     # the one look upward: this program takes the same recipes as training does
     from train.__main__ import parse
     from train.assemble import rows_of

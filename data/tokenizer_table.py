@@ -19,7 +19,7 @@ from rich.table import Table
 
 from data.prepare import FORMATS, stored_text
 from data.spec import READY_MADE
-from gptjax.console import make_console
+from gptjax.console import make_console, print_any_text
 from gptjax.tokenizer import Tokenizer, ready_made, train_bpe, train_characters
 
 LEARN_FROM = 10_000_000  # bytes of training text
@@ -79,6 +79,7 @@ def table(held_out: Mapping[str, Sequence[str]], languages: Mapping[str, str], k
 
 
 def main(words: Sequence[str]) -> int:
+    print_any_text()
     folder, files = (Path(words[0]), words[1:]) if words and Path(words[0]).is_dir() else (None, words)
     try:
         if folder is None:

@@ -20,6 +20,7 @@ import tyro
 import gptjax
 from gptjax import arguments
 from gptjax.chat import Chat
+from gptjax.console import print_any_text
 from gptjax.conversation import turn_ids
 from gptjax.evaluate_verb import Evaluate
 from gptjax.export_verb import Export
@@ -148,6 +149,7 @@ VERBS: dict[str, type[Verb]] = {
 
 def main() -> None:
     """Entry point of the `gptjax` command."""
+    print_any_text()
     warnings.showwarning = lambda message, *_, **__: print(f"gptjax: {message}", file=sys.stderr)
     try:
         parse(sys.argv[1:]).run()

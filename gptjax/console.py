@@ -1,5 +1,6 @@
 """The consoles that all programs print to."""
 
+import io
 import sys
 from typing import Any
 
@@ -15,3 +16,13 @@ def make_console(file: Any = None, *, quiet: bool = False) -> Console:
     """
     terminal = (sys.stdout if file is None else file).isatty()
     return Console(file=file, quiet=quiet, width=None if terminal else UNFOLDED)
+
+
+def print_any_text() -> None:
+    """From now on a letter that the encoding of a stream lacks is printed as \\u and its number, and is no error.
+
+    To be called first by every program. Where PYTHONIOENCODING says what is to be done, that is done.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")

@@ -57,3 +57,29 @@ def test_a_silent_address_and_a_port_in_use_are_named_with_what_to_look_at(monke
     monkeypatch.setenv(hosts.PATIENCE, "1")
     with pytest.raises(ValueError, match=rf"localhost:{port}: nobody answered for 1 s .*is process 0 running"):
         join()
+
+
+def test_the_only_process_of_a_run_has_the_number_0(monkeypatch):
+    """Another would train without a word: it is process 0 that speaks. The variables of a launcher of one are fine."""
+    monkeypatch.setenv(COUNT, "1")
+    join()
+    monkeypatch.setenv(PROCESS, "0")
+    join()
+    monkeypatch.setenv(PROCESS, "1")
+    with pytest.raises(ValueError, match="JAX_PROCESS_ID=1, JAX_PROCESS_COUNT=1: an id runs from 0 to the count less"):
+        join()
+
+
+def test_process_0_is_the_first_however_its_number_is_written(monkeypatch):
+    for number, first in (("0", True), ("00", True), ("1", False), ("01", False)):
+        monkeypatch.setenv(PROCESS, number)
+        assert is_first() == first
+
+
+def test_a_patience_that_is_no_number_is_named(monkeypatch):
+    monkeypatch.setenv(ADDRESS, "localhost:8476")
+    monkeypatch.setenv(COUNT, "2")
+    monkeypatch.setenv(PROCESS, "1")
+    monkeypatch.setenv(hosts.PATIENCE, "5 min")
+    with pytest.raises(ValueError, match="GPTJAX_JOIN_SECONDS=5 min: must be a whole number of seconds"):
+        join()

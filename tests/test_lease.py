@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -341,3 +342,59 @@ def test_a_process_that_is_not_the_first_needs_no_lock(tmp_path):
         assert (tmp_path / "lease" / "1.json").read_bytes() != before
         other.release()
     owner.release()
+
+
+@pytest.mark.parametrize("owner", ["lives", "ended"])
+def test_a_copy_of_a_run_directory_is_not_its_owner_s(tmp_path, owner):
+    """Whoever trains in the original, it does not die here; the original itself is refused, as ever."""
+    original = Lease(tmp_path / "original")
+    original.take(never)
+    shutil.copytree(tmp_path / "original", tmp_path / "copy")
+    if owner == "lives":
+        with pytest.raises(LeaseTakenError):
+            Lease(tmp_path / "original").take(never)
+    else:
+        file = tmp_path / "copy" / "lease" / "0.json"
+        file.write_text(file.read_text().replace(f'"pid": {os.getpid()}', f'"pid": {2**22 + 1}'))
+    copy = Lease(tmp_path / "copy")
+    assert copy.take(lambda said: None) is None
+    with copy.held(), original.held():
+        copy.release()
+    original.release()
+
+
+def test_a_run_directory_that_was_renamed_is_still_its_owner_s(tmp_path):
+    owner = Lease(tmp_path / "old")
+    owner.take(never)
+    (tmp_path / "old").rename(tmp_path / "new")
+    with pytest.raises(LeaseTakenError):
+        Lease(tmp_path / "new").take(never)
+    (tmp_path / "new").rename(tmp_path / "old")
+    owner.release()
+
+
+def test_an_owner_that_wrote_no_folder_is_believed(tmp_path):
+    """As an older gptjax did; and a folder that seems another is not taken while its count moves."""
+    here = Lease(tmp_path)._sign
+    alive = {"machine": here.machine, "started": here.started}
+    of_another_machine(tmp_path, **alive)
+    content = json.loads((tmp_path / "lease" / "0.json").read_text())
+    del content["folder"]
+    (tmp_path / "lease" / "0.json").write_text(json.dumps(content))
+    with pytest.raises(LeaseTakenError):
+        Lease(tmp_path).take(never)
+    of_another_machine(tmp_path, folder="0:0", **alive)
+    threading.Timer(0.2, of_another_machine, [tmp_path], {"beats": 1, "folder": "0:0", **alive}).start()
+    with pytest.raises(LeaseTakenError):
+        Lease(tmp_path).take(lambda said: None)
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_who_has_finished_says_so_at_once(tmp_path, process):
+    one = Lease(tmp_path, process)
+    one.take(never)
+    one.finished(12)
+    sign = lease.sign_of(tmp_path, process)
+    assert sign is not None
+    assert (sign.phase, sign.step) == (lease.FINISHED, 12)
+    one.release()

@@ -4,6 +4,10 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import os
+import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -121,3 +125,52 @@ def test_silence_of_all_says_nothing_of_one(tmp_path):
     with watching(tmp_path, 0, 2, said.append):
         time.sleep(1)
     assert said == []
+
+
+def test_who_leaves_after_the_end_is_not_missed(tmp_path):
+    """Before it is, see above."""
+    write(tmp_path, 1)
+    said = []
+    with beating(tmp_path, 0), watching(tmp_path, 0, 2, said.append) as leave_together:
+        leave_together()
+        (tmp_path / "lease" / "1.json").unlink()
+        time.sleep(1)
+    assert said == []
+
+
+# Two processes; process 0 comes to the end late, and process 1 is slow to leave it.
+ENDS = """
+import os, sys, time
+from pathlib import Path
+from jax.experimental import multihost_utils
+from train import hosts, lease, peers
+
+run, meets = Path(sys.argv[1]), sys.argv[2] == "meets"
+number = int(os.environ["JAX_PROCESS_ID"])
+hosts.join()
+lease.HEARTBEAT = peers.HEARTBEAT = 0.05
+peers.LEFT, peers.SILENT = 0.5, 60.0
+own = lease.Lease(run, number)
+own.take(print)
+multihost_utils.sync_global_devices("all have given a sign of life")
+with peers.watching(run, number, 2, lambda said: os._exit(70)) as leave_together:
+    time.sleep(1.5 * (number == 0))
+    if meets:
+        leave_together()
+    time.sleep(5 * (number == 1))
+own.release()
+os._exit(0) if not meets else None  # JAX's own waiting at the end is not what is tried here
+"""
+
+
+@pytest.mark.parametrize(("meets", "codes"), [("meets", [0, 0]), ("does not", [0, 70])])
+def test_processes_that_come_to_the_end_at_different_times_all_end_well(tmp_path, meets, codes):
+    """Whoever does not wait for the others leaves them in the dark: process 0 leaves, and process 1 has not ended."""
+    with socket.create_server(("localhost", 0)) as server:
+        port = server.getsockname()[1]
+    together = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_PROCESS_COUNT": "2", "GPTJAX_JOIN_SECONDS": "300"}
+    command = [sys.executable, "-c", ENDS, str(tmp_path), meets]
+    running = [
+        subprocess.Popen(command, env={**os.environ, **together, "JAX_PROCESS_ID": str(number)}) for number in range(2)
+    ]
+    assert [process.wait(300) for process in running] == codes

@@ -439,16 +439,19 @@ def test_a_killed_preparation_goes_on_where_it_was(tmp_path, monkeypatch):
     assert_same_files(resumed, undisturbed)
 
 
-def test_xz_figures_are_bits_per_byte_and_computed_once(tmp_path, monkeypatch):
-    """Text that repeats the training text costs less once that was seen; the file is what a second call reads."""
+def test_xz_figures_are_bits_per_byte_and_written_nowhere(tmp_path, monkeypatch):
+    """Text that repeats the training text costs less once that was seen. Figures of an older gptjax are read."""
     texts = some_documents(200)
     folder = prepare.prepare(spec_of(tmp_path, f"files:{write_jsonl(tmp_path / 'a.jsonl', texts)}"))
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     figures = prepare.xz_figures(folder)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     (figure,) = figures.values()
     validation = "".join(stored(folder, "validation")).encode()
     assert figure["alone"] == pytest.approx(8 * len(prepare.lzma.compress(validation, preset=9)) / len(validation))
     assert 0 < figure["after_training_text"] < figure["alone"] < 8
     monkeypatch.setattr(prepare, "_xz_figure", None)
+    (folder / "xz.json").write_text(json.dumps(figures))
     assert prepare.xz_figures(folder) == figures
 
 

@@ -16,7 +16,9 @@ from gptjax.manifest import steps
 from tests.tiny_recipe import recipe, records, write_text
 from tests.tiny_text import sentences
 from train.exits import BadNumbersError
-from train.pretrain import _results, pretrain
+from train.finish import _results
+from train.lease import FINISHED, Lease
+from train.pretrain import _own, pretrain
 from train.recipe import BatchSpec, CheckpointSpec, MeshSpec, OptimizerSpec, StopSpec, ValidationSpec
 from train.views import views_table
 
@@ -147,9 +149,22 @@ def test_numbers_that_are_none_stop_the_run_before_they_are_saved(text):
     ruinous = OptimizerSpec(learning_rate=1e30, warmup=0, clip=1e30)
     with pytest.raises(BadNumbersError, match=r"5 steps in a row .stop.skipped.; lower optimizer.learning_rate"):
         pretrain(recipe(text, "burst", optimizer=ruinous, checkpoint=CheckpointSpec(every=1)), Console(quiet=True))
+    assert "<h2>Training</h2>" in (text / "burst" / "report.html").read_text()  # since when, its curves say
     assert steps(text / "burst")
     for step in steps(text / "burst"):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gptjax.load(text / "burst", step=step).params))
+
+
+@pytest.mark.parametrize(("phase", "counts"), [("final", True), (FINISHED, False)])
+def test_a_run_that_dies_once_it_is_trained_is_not_counted_as_one_that_fails(tmp_path, phase, counts):
+    """Killed in its report, as often as one likes; killed before, it is."""
+    dead = dataclasses.replace(Lease(tmp_path)._sign, pid=2**22 + 1, phase=phase)
+    (tmp_path / "lease").mkdir()
+    (tmp_path / "lease" / "0.json").write_text(json.dumps(dataclasses.asdict(dead)))
+    lease = Lease(tmp_path)
+    _own(tmp_path, lease, Console(quiet=True))
+    lease.release()
+    assert (tmp_path / "failures.json").exists() == counts
 
 
 @pytest.mark.fault(3, 4)

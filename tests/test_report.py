@@ -177,6 +177,15 @@ def test_a_missing_directory_and_a_damaged_file_are_named(tmp_path):
         write_report(tmp_path / "run")
 
 
+def test_lines_that_are_no_records_are_ignored(tmp_path):
+    run = make_run(tmp_path / "run", metrics=[train_record(1)], samples=[sample(1, "s", "a text")])
+    page = read(run)
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        with (run / name).open("a") as file:
+            file.write('null\n3\n[1]\n"text"\n')
+    assert read(run) == page
+
+
 def test_a_cut_last_line_is_ignored_even_inside_a_character(tmp_path):
     run = make_run(tmp_path / "run", metrics=[train_record(1)], samples=[sample(1, "s", "骨")])
     for name in ("metrics.jsonl", "samples.jsonl"):

@@ -16,6 +16,7 @@ if __name__ == "__main__" and sys.argv[1:2] == ["pretrain"]:
 import tyro
 
 from gptjax.config import SIZES
+from gptjax.console import print_any_text
 from gptjax.places import expanded, standing
 from gptjax.plain_json import dumps
 from gptjax.spelling import did_you_mean
@@ -53,6 +54,7 @@ Fields:  python -m train pretrain RECIPE --help lists them all with their defaul
 
 def main(arguments: list[str]) -> int:
     """Runs one verb; returns the exit code, as train/exits.py lists them."""
+    print_any_text()
     verbs = {
         "pretrain": _pretrain, "bench": _bench, "report": _report, "audit": _audit, "verify-resume": _verify_resume,
         "experiment": _experiment,

@@ -23,7 +23,10 @@ STAYS = 15.0  # seconds
 def join() -> None:
     """Joins the other processes, if there are any. Raises ValueError if one is missing, or the address is wrong."""
     given = {name: os.environ[name] for name in NAMES if name in os.environ}
-    if not given or given.get("JAX_PROCESS_COUNT") == "1":
+    if not given:
+        return
+    if given.get("JAX_PROCESS_COUNT") == "1":  # where a launcher always sets them
+        _check_number(given.get("JAX_PROCESS_ID", "0"), "1")
         return
     if missing := [name for name in NAMES if name not in given]:
         raise ValueError(f"{', '.join(given)} set, but not {', '.join(missing)}: set all three, or none")
@@ -31,12 +34,12 @@ def join() -> None:
     host, _, port = address.rpartition(":")
     if not (host and port.isdecimal()):
         raise ValueError(f"JAX_COORDINATOR_ADDRESS={address!r}: must be host:port of process 0, such as node-0:8476")
-    if not (count.isdecimal() and process.isdecimal() and int(process) < int(count)):
-        raise ValueError(
-            f"JAX_PROCESS_ID={process}, JAX_PROCESS_COUNT={count}: an id runs from 0 to the count less one"
-        )
-    wait = int(os.environ.get(PATIENCE, "300"))
-    if process == "0":
+    _check_number(process, count)
+    given_wait = os.environ.get(PATIENCE, "300")
+    if not given_wait.isdecimal():
+        raise ValueError(f"{PATIENCE}={given_wait}: must be a whole number of seconds")
+    wait = int(given_wait)
+    if int(process) == 0:
         _check_free(address, int(port))
     else:
         _check_answers(address, host, int(port), wait)
@@ -71,9 +74,28 @@ def leave_failed(code: int) -> None:
         leave(code, sys.stdout.flush)
 
 
+def part() -> None:
+    """Ends the connection between the processes of a run, all of which call this: from now on none needs another.
+
+    Each waits for the slowest. JAX would do the same at the end of the program, for five minutes at most, and then
+    abort those who waited.
+    """
+    import jax
+
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()
+
+
 def is_first() -> bool:
     """Whether this is the process that speaks for all."""
-    return os.environ.get("JAX_PROCESS_ID", "0") == "0"
+    return int(os.environ.get("JAX_PROCESS_ID", "0")) == 0
+
+
+def _check_number(process: str, count: str) -> None:
+    if not (count.isdecimal() and process.isdecimal() and int(process) < int(count)):
+        raise ValueError(
+            f"JAX_PROCESS_ID={process}, JAX_PROCESS_COUNT={count}: an id runs from 0 to the count less one"
+        )
 
 
 def _check_free(address: str, port: int) -> None:

@@ -23,6 +23,7 @@ from gptjax.plain_json import dumps
 HEARTBEAT = 2.0  # seconds
 STALE = 15.0  # seconds
 JOBS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_NAME")  # where schedulers tell a job its name
+FINISHED = "finished"  # the phase of who has trained to the end and saved: what it does after needs nobody
 
 
 class LeaseTakenError(ValueError):
@@ -48,6 +49,7 @@ class Sign:
     beats: int
     phase: str
     step: int
+    folder: str | None = None  # which lease folder it was written into; None: an older gptjax does not say
 
     def __str__(self) -> str:
         job = "" if self.job is None else f", {self.job}"
@@ -69,7 +71,7 @@ class Lease:
             since=time.strftime("%Y-%m-%d %H:%M:%S %z"), beats=0, phase="start", step=0,
         )  # fmt: skip
         self._at = ("start", 0)
-        self._entry = threading.Lock()
+        self._entry, self._writing = threading.Lock(), threading.Lock()
         self._inside = 0  # threads that share the lock
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._heartbeat, name="lease", daemon=True)
@@ -77,9 +79,11 @@ class Lease:
     def take(self, say: Callable[[str], None]) -> Sign | None:
         """Takes the lease; returns the last sign of the dead owner it was taken from, None where there was none.
 
+        The owner of the directory that this one is a copy of is no owner of this one.
         Raises LeaseTakenError where the owner lives. To see that, or that it does not, can take STALE seconds.
         """
         self._file.parent.mkdir(parents=True, exist_ok=True)
+        self._sign = dataclasses.replace(self._sign, folder=_identity(self._file.parent))
         dead = None
         if self._owns:
             while not self._claim(dead := self._dead(say)):
@@ -87,7 +91,8 @@ class Lease:
         else:
             self._write()
         self._thread.start()
-        return _sign(dead)
+        sign = _sign(dead)
+        return None if sign is None or self._copied(sign) else sign
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -104,6 +109,18 @@ class Lease:
         """Notes what the next heartbeat says."""
         self._at = (phase, step)
 
+    @property
+    def phase(self) -> str:
+        """What was noted last."""
+        return self._at[0]
+
+    def finished(self, step: int) -> None:
+        """Says at once that the run is trained and saved: to leave, or to die, is no failure from now on."""
+        self.beat(FINISHED, step)
+        with contextlib.suppress(OSError), self._locked():
+            if not self._owns or self._loss() is None:
+                self._write()
+
     def release(self) -> None:
         """Gives the lease back, unless another has it."""
         self._ended.set()
@@ -118,10 +135,11 @@ class Lease:
         sign = _sign(found)
         if found is None:
             return None
-        if sign is not None and sign.machine is not None and sign.machine == self._sign.machine:
-            if not has_ended(sign):
+        if sign is not None and self._is_here(sign):
+            if has_ended(sign):
+                return found
+            if not self._copied(sign):
                 raise LeaseTakenError(self._refusal(sign))
-            return found
         who = sign or f"whoever wrote {self._file}, which is damaged"
         say(f"run={self._run}: waiting {STALE:.0f} s for a sign of life of {who}")
         until = time.monotonic() + STALE
@@ -133,6 +151,18 @@ class Lease:
             if now != found:
                 raise LeaseTakenError(self._refusal(_sign(now) or sign))
         return found
+
+    def _is_here(self, sign: Sign) -> bool:
+        """Whether a process of this machine wrote it."""
+        return sign.machine is not None and sign.machine == self._sign.machine
+
+    def _copied(self, sign: Sign) -> bool:
+        """Whether a sign was written into another folder than the one that it lies in, which is then a copy of that.
+
+        Numbers of folders differ between machines, and in some network file systems from one look to the next: so only
+        this machine's are compared, and heartbeats have the last word on whether the writer lives.
+        """
+        return self._is_here(sign) and sign.folder is not None and sign.folder != self._sign.folder
 
     def _refusal(self, owner: Sign | None) -> str:
         who = f"somebody, whom {self._file} does not name,"
@@ -172,15 +202,16 @@ class Lease:
         )
 
     def _write(self) -> None:
-        phase, step = self._at
-        self._sign = dataclasses.replace(self._sign, beats=self._sign.beats + 1, phase=phase, step=step)
-        unfinished = self._file.with_name(self._file.name + ".unfinished")
-        try:
-            unfinished.write_text(dumps(dataclasses.asdict(self._sign), indent=1) + "\n", encoding="utf-8")
-            unfinished.replace(self._file)
-        except OSError:
-            unfinished.unlink(missing_ok=True)
-            raise
+        with self._writing:
+            phase, step = self._at
+            self._sign = dataclasses.replace(self._sign, beats=self._sign.beats + 1, phase=phase, step=step)
+            unfinished = self._file.with_name(self._file.name + ".unfinished")
+            try:
+                unfinished.write_text(dumps(dataclasses.asdict(self._sign), indent=1) + "\n", encoding="utf-8")
+                unfinished.replace(self._file)
+            except OSError:
+                unfinished.unlink(missing_ok=True)
+                raise
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -258,6 +289,12 @@ def _lock(path: Path) -> contextlib.ExitStack:
         return held.pop_all()
 
 
+def _identity(folder: Path) -> str:
+    """What a folder keeps when it is renamed, and a copy of it does not have."""
+    found = folder.stat()
+    return f"{found.st_dev}:{found.st_ino}"
+
+
 def _machine() -> str | None:
     """Within what a process's number tells whether it lives: this boot, this container, this user. None: unknown."""
     try:
@@ -270,7 +307,8 @@ def _machine() -> str | None:
 def _start_of(pid: int) -> str | None:
     """When a process started, in ticks since boot, or None if it does not live: numbers of processes come up again."""
     try:
-        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        stat = Path(f"/proc/{pid}/stat").read_bytes()  # a name may be of any bytes
     except OSError:
         return None
+    after_name = stat.rpartition(b")")[2].decode().split()
     return None if after_name[0] in "ZX" else after_name[19]

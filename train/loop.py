@@ -86,6 +86,7 @@ class Trainer:
             self.stack = stack
             why = self._steps(step)
             self._check_saved()
+        self.lease.finished(int(self.state.step))
         if why is None or self.signals.asked is not None:
             code = INTERRUPTED if self.signals.asked == "SIGINT" else STOPPED
             raise StoppedError(f"saved at step {int(self.state.step)}; the same command goes on from there", code)

@@ -1,4 +1,7 @@
-"""The other processes of a run: where one dies or leaves early, the others say which, and end, instead of waiting."""
+"""The other processes of a run: where one dies or leaves early, the others say which, and end, instead of waiting.
+
+Where all come to the end, they leave together: whoever is quicker waits for the slowest, and lives meanwhile.
+"""
 
 import contextlib
 import threading
@@ -7,22 +10,26 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
+import orbax.checkpoint as ocp
 
 from train.exits import on_abort
+from train.hosts import part
 from train.lease import HEARTBEAT, absent, has_ended, sign_of
 
 SILENT = 30.0  # seconds without a heartbeat; after 100 JAX ends the run, and names nobody
 LEFT = 10.0  # seconds that a process may leave before this one does
+MEETING = 7 * 24 * 3600  # seconds: who does not come to the end is missed by the watch, or ended by its own watchdog
 
 
 @contextlib.contextmanager
-def watching(run: Path, process: int, processes: int, lost: Callable[[str], object]) -> Iterator[None]:
+def watching(run: Path, process: int, processes: int, lost: Callable[[str], object]) -> Iterator[Callable[[], None]]:
     """In here, `lost` is called with a line about the first of the others that is gone; it is to end this process.
 
-    When this is entered, all of them have given a sign of life in the run directory.
+    When this is entered, all of them have given a sign of life in the run directory. Yields what each of them calls
+    when it has come to the end: it returns when all have, and from then on nobody is missed, or needed.
     """
     if processes == 1:
-        yield
+        yield lambda: None
         return
     ended = threading.Event()
     peers = [_Peer(run, number) for number in range(processes) if number != process]
@@ -40,10 +47,15 @@ def watching(run: Path, process: int, processes: int, lost: Callable[[str], obje
     def aborted() -> None:  # as all others are at once when process 0 dies
         lost("JAX has lost the other processes of this run:\n  " + "\n  ".join(absent(run, process, processes)))
 
+    def leave_together() -> None:
+        ocp.multihost.get_barrier_sync_fn()(key="gptjax-end", timeout_ms=MEETING * 1000)
+        ended.set()  # nobody leaves before this one has called the next line
+        part()
+
     threading.Thread(target=watch, name="peers", daemon=True).start()
     with on_abort(aborted):
         try:
-            yield
+            yield leave_together
         except jax.errors.JaxRuntimeError:  # such as of a connection that was closed: by whom, the watch finds out
             time.sleep(SILENT + LEFT)
             raise

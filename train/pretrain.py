@@ -1,39 +1,30 @@
-"""From a recipe to a finished run: what is checked first, who owns the run, training, samples and the report."""
+"""From a recipe to a finished run: what is checked first, who owns the run, training; then train/finish.py."""
 
 import contextlib
-import json
 import re
-import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-import gptjax
-from data.prepare import vocabulary_bound, xz_figures
-from gptjax.generate import LanguageModel
-from gptjax.manifest import steps, write_whole
-from gptjax.plain_json import dumps
-from gptjax.sharding import make_mesh
+from data.prepare import vocabulary_bound
+from gptjax.manifest import steps
 from train import failures
-from train.assemble import Assembly, Text, assemble, config_of, mesh_of, open_text
+from train.assemble import assemble, config_of, mesh_of, open_text
 from train.bench import pcgrad_cost
-from train.exits import HUNG, StoppedError, leave, tell
+from train.exits import HUNG, BadNumbersError, StoppedError, leave, tell
+from train.finish import REPORTING, finish, optional
 from train.hosts import check_agree, from_first
-from train.lease import Lease, LeaseLostError
+from train.lease import FINISHED, Lease, LeaseLostError
 from train.loop import Guards, Trainer
 from train.meter import Start
 from train.peers import watching
 from train.provenance import changed_fields, check_disk, describe_run, provenance
 from train.recipe import Recipe
-from train.samples import write_samples
 from train.signals import Signals
-from train.step import State
-from train.views import views_table, write_views
 from train.watchdog import Watchdog, report_hang
 
 
@@ -88,31 +79,30 @@ def pretrain(
         signals.doing = lambda: dog.current
         peers = watching(run, process, jax.process_count(), lambda said: _lost(run, lease, said))
         try:
-            with jax.set_mesh(mesh), peers, _saying_what_takes_memory(recipe):
+            with jax.set_mesh(mesh), peers as leave_together, _saying_what_takes_memory(recipe):
                 parts = assemble(recipe, text.tokenizer.size, text.curriculum, mesh)
                 if parts.curriculum.combine == "pcgrad":
                     console.print(pcgrad_cost(parts, text), highlight=False)
-                state = Trainer(parts, text, about, console, start, Guards(signals, lease, dog)).train()
-            if process == 0:
-                with dog.phase("samples and report"):
-                    _finish(parts, text, state, console)
-                failures.cleared(run)
+                with _meeting_at_the_end(leave_together, dog):
+                    state = Trainer(parts, text, about, console, start, Guards(signals, lease, dog)).train()
         except (StoppedError, LeaseLostError, ValueError):  # stopped, or a mistake in what was asked: no crash
             raise
         except Exception as error:
             if process == 0:
-                failures.failed(run, _newest(run), f"{type(error).__name__}: {error}")
+                _note_failure(run, lease, error, console)
             raise
-    if process == 0:
-        minutes = (time.perf_counter() - start.began) / 60
-        console.print(f"report: [bold]{escape(str(run / 'report.html'))}[/]   ({minutes:.1f} minutes in all)")
-        console.print(f"talk with it: [bold]./launch.sh generate {escape(shlex.quote(str(run)))}[/]")
+        dog.stop()
+        if process == 0:
+            failures.cleared(run)
+            signals.doing = lambda: REPORTING
+            finish(parts, text, state, console, start.began, lease.release)
     return run
 
 
 def _own(run: Path, lease: Lease, console: Console) -> None:
     """Makes this the job that writes to a run. Raises LeaseTakenError; ValueError where it fails again and again."""
-    if lease.take(console.print) is not None:
+    dead = lease.take(console.print)
+    if dead is not None and dead.phase != FINISHED:
         failures.failed(run, _newest(run), failures.SILENT)
     try:
         failures.check(run, _newest(run))
@@ -124,6 +114,32 @@ def _own(run: Path, lease: Lease, console: Console) -> None:
 def _newest(run: Path) -> int:
     """The newest step that was saved, 0 before the first."""
     return max(steps(run), default=0)
+
+
+@contextlib.contextmanager
+def _meeting_at_the_end(leave_together: Callable[[], None], dog: Watchdog) -> Iterator[None]:
+    """Training in here ends alike in all processes; none of them leaves before all have come to that end."""
+
+    def meet() -> None:
+        with dog.phase("waiting for the other processes to end"):
+            leave_together()
+
+    try:
+        yield
+    except (StoppedError, BadNumbersError):
+        meet()
+        raise
+    meet()
+
+
+def _note_failure(run: Path, lease: Lease, error: Exception, console: Console) -> None:
+    """Counts a bad end, unless the run is trained and saved; a report tells of numbers that went bad."""
+    _count(run, lease, f"{type(error).__name__}: {error}")
+    if isinstance(error, BadNumbersError):  # its curves say since when
+        with optional("report", console):
+            from train.report import write_report
+
+            console.print(f"report: [bold]{escape(str(write_report(run)))}[/]")
 
 
 def _hung(run: Path, lease: Lease, limit: float, phase: str, seconds: float) -> None:
@@ -143,8 +159,13 @@ def _lost(run: Path, lease: Lease, said: str) -> None:
 def _give_up(run: Path, lease: Lease, cause: str) -> None:
     """What is written when a process ends at once; its caller does not wait for a disk that hangs."""
     if jax.process_index() == 0:
-        failures.failed(run, _newest(run), cause)
+        _count(run, lease, cause)
     lease.release()
+
+
+def _count(run: Path, lease: Lease, cause: str) -> None:
+    if lease.phase != FINISHED:
+        failures.failed(run, _newest(run), cause)
 
 
 @contextlib.contextmanager
@@ -162,42 +183,3 @@ def _saying_what_takes_memory(recipe: Recipe) -> Iterator[None]:
             f"model.T={recipe.model.T}, compute.remat={recipe.compute.remat!r}: more micro_batches and remat 'full' "
             f"take less. Saved steps: {steps(recipe.run)}"
         ) from error
-
-
-def _finish(parts: Assembly, text: Text, state: State, console: Console) -> None:
-    """Compares with xz, writes samples and the report."""
-    recipe, run = parts.recipe, parts.recipe.run
-    console.print("\nwriting the report, and what goes into it ...")
-    write_whole(run / "xz.json", dumps(xz_figures(text.prepared), indent=1) + "\n")
-    if jax.process_count() == 1:
-        model = LanguageModel(parts.config, text.tokenizer, state.params, mesh=parts.mesh)
-    else:  # the other processes are not asked to take part: their share is on disk
-        local = jax.local_devices()
-        model = gptjax.load(run, int(state.step), mesh=make_mesh(fsdp=len(local), devices=local))
-    names = {term.name for term in parts.curriculum.terms}
-    if names & {"causal_lm", "prefix_lm"}:
-        samples = {"step": int(state.step), "samples": recipe.samples, "seed": recipe.seed}
-        write_samples(run, text.prepared, model, **samples, console=console)
-    from train.report import write_report  # here: it imports Matplotlib, which the first step does not wait for
-
-    if "causal_lm" in names:
-        console.print(_results(run))
-    if {"causal_lm", "masked_lm"} <= names:
-        console.print(views_table(write_views(run, text.prepared, model)))
-    write_report(run)
-
-
-def _results(run: Path) -> Table:
-    """Bits per byte of every source beside xz."""
-    from train.report import last_scores
-
-    xz = json.loads((run / "xz.json").read_text(encoding="utf-8"))
-    title = "bits per byte (lower is better), beside what xz makes of the same text"
-    table = Table(title=title, min_width=len(title))
-    table.add_column("held-out text of", overflow="fold")  # whole: sources may differ in the end of a name alone
-    for heading in ("nats/token", "bits/byte", "xz -9 alone", "xz after the training text"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name, record in last_scores(run / "metrics.jsonl").items():
-        figures = (record["bits_per_byte"], xz[name]["alone"], xz[name]["after_training_text"])
-        table.add_row(escape(name), f"{record['loss']:.4f}", *(f"{figure:.3f}" for figure in figures))
-    return table

@@ -140,7 +140,7 @@ def _jsonl(path: Path) -> list[dict[str, Any]]:
             records.append(json.loads(line))
         except ValueError:  # blank, or cut when the run was killed
             continue
-    return records
+    return [record for record in records if isinstance(record, dict)]
 
 
 # Sections, each "" when it has nothing to show

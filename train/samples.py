@@ -28,20 +28,21 @@ def write_samples(
     texts = model.generate(prompts, tokens=TOKENS, temperature=TEMPERATURE, top_p=TOP_P, seed=seed) if prompts else []
     names = [name for name in sources for _ in range(samples)]
     path = run / "samples.jsonl"
-    lines = _earlier(path, step)
-    for number, (name, prompt, (sample,)) in enumerate(zip(names, prompts, texts, strict=True)):
-        record = {
+    records = [
+        {
             "step": step, "source": name, "language": sources[name]["language"],
             "prompt": model.tokenizer.decode(prompt), "text": sample.text,
             "temperature": TEMPERATURE, "top_p": TOP_P,
-        }  # fmt: skip
-        lines.append(dumps(record, ensure_ascii=False) + "\n")
-        if number % samples == 0:
-            console.print(
-                f"\n[dim]{escape(name)}[/]\n[bold]{escape(record['prompt'])}[/]{escape(sample.text)}",
-                highlight=False,
-            )
-    write_whole(path, "".join(lines))
+        }
+        for name, prompt, (sample,) in zip(names, prompts, texts, strict=True)
+    ]  # fmt: skip
+    lines = [dumps(record, ensure_ascii=False) + "\n" for record in records]
+    write_whole(path, "".join(_earlier(path, step) + lines))  # before they are shown, which not every console can do
+    for record in records[:: max(1, samples)]:
+        console.print(
+            f"\n[dim]{escape(record['source'])}[/]\n[bold]{escape(record['prompt'])}[/]{escape(record['text'])}",
+            highlight=False,
+        )
 
 
 def _earlier(path: Path, step: int) -> list[str]:

@@ -110,4 +110,5 @@ def _finish(process: subprocess.Popen[bytes], which: str) -> None:
     """Waits for a run. Raises ValueError with its last words where it failed."""
     if process.wait():
         log = Path(str(process.args[-1])).with_suffix(".log")  # pyright: ignore
-        raise ValueError(f"{which} ended with exit status {process.returncode}:\n{log.read_text()[-2000:]}")
+        said = log.read_text(encoding="utf-8", errors="replace")
+        raise ValueError(f"{which} ended with exit status {process.returncode}:\n{said[-2000:]}")
