@@ -19,7 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from gptjax.tokenizer import SHIELD, Tokenizer
-from gptjax.typed_text import Guard, texts_in
+from gptjax.typed_text import Guard, TypedText, plain_of, texts_in
 
 CONTINUED = "CONTINUE_FINAL_MESSAGE_TAG "  # transformers' own, for some templates trim what they write
 
@@ -95,7 +95,11 @@ class _Environment(ImmutableSandboxedEnvironment):
     def _seeing(self, filter: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(filter)  # with the mark by which Jinja knows what else to pass
         def seeing(*values: Any, **named: Any) -> Any:
-            return self._guard.seen(filter(*values, **named))
+            found = self._guard.seen(filter(*values, **named))
+            if not isinstance(found, str) or not any(isinstance(value, TypedText) for value in values):
+                return found
+            wanted = "".join([filter(*map(plain_of, values), **named)])
+            return found if plain_of(found) == wanted else self._guard.typed(wanted)  # as of `escape`, `title`
 
         return seeing
 
