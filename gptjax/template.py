@@ -53,7 +53,7 @@ def render(
     offered: dict[str, Any] = {"add_generation_prompt": not continues, "tools": guard.typed(tools), "documents": None}
     try:
         environment = _Environment(guard)
-        tree = _Joins().visit(environment.parse(template))
+        tree = _Operators().visit(environment.parse(template))
         text = environment.from_string(tree).render(messages=typed, **offered, **names)
     except (Exception, MemoryError) as error:  # a template can raise whatever an expression can
         raise ValueError(f"the model's chat template cannot write this conversation: {error}") from error
@@ -86,6 +86,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         self._guard = guard
         self.filters = {name: self._seeing(filter) for name, filter in self.filters.items()} | {"tojson": self._tojson}
         self.filters["~"] = lambda parts: guard.seen("".join(map(str, parts)))
+        self.filters["in"] = self._searched
         self.globals |= {"raise_exception": _refuse, "strftime_now": time.strftime}
         self.concat = lambda parts: guard.seen("".join(parts))
 
@@ -103,6 +104,11 @@ class _Environment(ImmutableSandboxedEnvironment):
 
         return seeing
 
+    def _searched(self, whole: Any) -> Any:
+        """What is searched for typed text finds it too, where it is a text of the template's own."""
+        whole = self._guard.seen(whole)
+        return TypedText(whole) if type(whole) is str else whole
+
     def _tojson(
         self,
         value: Any,
@@ -115,12 +121,18 @@ class _Environment(ImmutableSandboxedEnvironment):
         return self._guard.seen(self._guard.unescaped(text))
 
 
-class _Joins(NodeTransformer):
-    """`a ~ b` made a filter, for Jinja has no other place to say how texts are joined."""
+class _Operators(NodeTransformer):
+    """Filters for `a ~ b` and for the b of `a in b`: Jinja has no other place to say how texts are joined, searched."""
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
         return nodes.Filter(nodes.List(node.nodes), "~", [], [], None, None, lineno=node.lineno)
+
+    def visit_Operand(self, node: nodes.Operand) -> nodes.Node:
+        self.generic_visit(node)
+        if node.op in ("in", "notin"):
+            node.expr = nodes.Filter(node.expr, "in", [], [], None, None, lineno=node.lineno)
+        return node
 
 
 class _Generation(Extension):

@@ -3,8 +3,8 @@
 In what somebody typed, the first character of every name of an added token is replaced by a private one, which no
 operation of a template can lose; whatever looks for something in such a text, or compares it, sees what was typed.
 So a template decides as it would of plain text, and only the template's own text spells special tokens. What escapes
-this, such as a search of a constant for a part of the text, may decide otherwise; it makes no token of typed text, but
-for a template that itself writes the first character of a name in front of the rest.
+this, such as sorting, may decide otherwise; it makes no token of typed text, but for a template that itself writes the
+first character of a name in front of the rest.
 """
 
 import itertools

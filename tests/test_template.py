@@ -134,6 +134,7 @@ def test_lists_and_objects_are_printed_as_python_prints_them():
         "m | batch(3) | first | join", "m | wordwrap(3)", "m | center(40)", "m | truncate(9)", "m.join(['', ''])",
         "[m, {'a': m}]", "(m, 1)", "messages", "'%r' % m", "m | pprint", "m | e", "m | urlencode", "m | title",
         "m | striptags", "[m <= '=', m >= '<']",
+        "[m[0] in '<[', m[0] not in '<[', m in typed ~ '!', m in messages[0].values(), 'x' in m, 3 in [3]]",
         "m if m == typed else 'x'", "m if m in [typed] else 'x'", "m if {m: 1}[typed] else 'x'",
     ],
 )  # fmt: skip
