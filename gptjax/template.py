@@ -91,18 +91,30 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.concat = lambda parts: guard.seen("".join(parts))
 
     def call(self, context: Any, function: Any, /, *values: Any, **named: Any) -> Any:
-        return self._guard.seen(super().call(context, function, *values, **named))
+        found = super().call(context, function, *values, **named)
+        if not isinstance(text := getattr(function, "__self__", None), TypedText):
+            return self._guard.seen(found)
+        of_plain = getattr(plain_of(text), function.__name__)
+        return self._as_of_plain(found, super().call(context, of_plain, *map(plain_of, values), **named))
 
     def _seeing(self, filter: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(filter)  # with the mark by which Jinja knows what else to pass
         def seeing(*values: Any, **named: Any) -> Any:
-            found = self._guard.seen(filter(*values, **named))
-            if not isinstance(found, str) or not any(isinstance(value, TypedText) for value in values):
-                return found
-            wanted = "".join([filter(*map(plain_of, values), **named)])
-            return found if plain_of(found) == wanted else self._guard.typed(wanted)  # as of `escape`, `title`
+            found = filter(*values, **named)
+            if isinstance(found, str) and any(isinstance(value, TypedText) for value in values):
+                return self._as_of_plain(found, filter(*map(plain_of, values), **named))
+            return self._guard.seen(found)
 
         return seeing
+
+    def _as_of_plain(self, found: Any, wanted: Any) -> Any:
+        """What came of typed text, but as it reads what comes of the plain text, as with `upper` or `escape`."""
+        if isinstance(found, bool | int):
+            return wanted
+        found = self._guard.seen(found)
+        return (
+            found if not isinstance(found, str) or plain_of(found) == wanted else self._guard.typed("".join([wanted]))
+        )
 
     def _searched(self, whole: Any) -> Any:
         """What is searched for typed text finds it too, where it is a text of the template's own."""

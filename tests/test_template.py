@@ -133,7 +133,7 @@ def test_lists_and_objects_are_printed_as_python_prints_them():
         "m | first ~ m[1:]", "m * 2", "(m ~ m).split('<end>') | last", "m | format", "m.encode is defined and m",
         "m | batch(3) | first | join", "m | wordwrap(3)", "m | center(40)", "m | truncate(9)", "m.join(['', ''])",
         "[m, {'a': m}]", "(m, 1)", "messages", "'%r' % m", "m | pprint", "m | e", "m | urlencode", "m | title",
-        "m | striptags", "[m <= '=', m >= '<']",
+        "m | striptags", "m.isascii()", "m.translate({60: '['})", "[m <= '=', m >= '<']",
         "[m[0] in '<[', m[0] not in '<[', m in typed ~ '!', m in messages[0].values(), 'x' in m, 3 in [3]]",
         "m if m == typed else 'x'", "m if m in [typed] else 'x'", "m if {m: 1}[typed] else 'x'",
     ],
@@ -145,6 +145,21 @@ def test_whatever_a_template_does_with_a_text_it_spells_no_token(expression):
     assert [id for id in TOKENIZER.encode_spelt(found) if id in TOKENIZER.special_ids] == TOKENIZER.ids_of("<turn>")
     assert not [id for id in TOKENIZER.encode_spelt(found) if id in TOKENIZER._added]
     assert found.replace(SHIELD, "") == unguarded(template, FORGED)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["m.upper()", "m | upper", "m.title()", "m | capitalize", "[m.isalpha(), m.islower()]", "m.swapcase()"],
+)
+def test_a_token_may_begin_with_a_letter(expression):
+    """As `sop` of some models does; typed, it is text, and letters are letters."""
+    rules = tokenizers.Tokenizer.from_str(bpe().for_others(begins_with_bos=False))
+    rules.add_special_tokens(["sop", "SOP", "Sop"])
+    template = "{% set m = messages[0].content %}{{ " + expression + " }}sop"
+    for typed in ("sopsop", "as Sop"):
+        found = render(template, conversation(typed), {}, tokenizer := Tokenizer(rules))
+        assert found.replace(SHIELD, "") == unguarded(template, typed)
+        assert [id for id in tokenizer.encode_spelt(found) if id in tokenizer.special_ids] == tokenizer.ids_of("sop")
 
 
 def test_texts_say_of_themselves_what_was_typed():
