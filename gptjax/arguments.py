@@ -16,17 +16,24 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def whole(name: str, value: Any) -> int:
-    """A whole number, of Python or of NumPy; True is none."""
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        return int(value)
+    """A whole number, of Python, NumPy or JAX; True is none."""
+    number = _number(value)
+    if isinstance(number, numbers.Integral) and not isinstance(number, bool):
+        return int(number)
     raise ValueError(f"{name}={value!r}: must be a whole number, not {kind(value)}")
 
 
 def real(name: str, value: Any) -> float | int:
-    """A number, of Python or of NumPy."""
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        return value if isinstance(value, int) else float(value)
+    """A number, of Python, NumPy or JAX."""
+    number = _number(value)
+    if isinstance(number, numbers.Real) and not isinstance(number, bool):
+        return number if isinstance(number, int) else float(number)
     raise ValueError(f"{name}={value!r}: must be a number, not {kind(value)}")
+
+
+def _number(value: Any) -> Any:
+    """Python's number of an array without axes; any other value as it is."""
+    return value.item() if getattr(value, "shape", None) == () else value
 
 
 def text(name: str, value: Any) -> str:
@@ -51,7 +58,7 @@ def token_ids(name: str, value: Any) -> list[int]:
     shape = getattr(value, "shape", (0,))
     if len(shape) != 1:
         raise ValueError(f"{name}: must be one row of token ids; this array has shape {shape}")
-    found = value.tolist() if isinstance(value, np.ndarray) else list(value)
+    found = value.tolist() if hasattr(value, "tolist") else value
     what = f"{name}: token id"
     return [whole(what, id) for id in found]
 
@@ -59,8 +66,8 @@ def token_ids(name: str, value: Any) -> list[int]:
 def dtype_name(value: Any) -> str:
     """One of DTYPES, by its name or as NumPy and JAX have it."""
     try:
-        name = value if isinstance(value, str) else None if value is None else np.dtype(value).name
-    except TypeError:
+        name = None if value is None else np.dtype(value).name
+    except (TypeError, ValueError, SyntaxError):  # as NumPy finds texts that are no name
         name = None
     if name not in DTYPES:
         raise ValueError(f"dtype={value!r}{did_you_mean(name or str(value), DTYPES)}")

@@ -1,7 +1,7 @@
 """A conversation with a model: by its own chat template, or as lines in which you are A and the model is B."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from gptjax.sampling import Sampling
@@ -31,7 +31,7 @@ class Chat:
         self.turns: list[str] = []  # all that was said, yours at even places; also what the context no longer holds
         self._model = model
         stop = sampling.stop if model.habits.chat_template else ("\n", *sampling.stop)
-        self._sampling = dataclasses.replace(sampling, stop=stop)
+        self.sampling = dataclasses.replace(sampling, stop=stop)  # of a reply: without a template it is a line
         self._room = min(sampling.tokens, max(1, model.config.T // 4))
 
     def say(self, turn: str) -> Iterator[str]:
@@ -76,9 +76,22 @@ class Chat:
 
     def _reply(self, turn: str, prompt: Sequence[int]) -> Iterator[str]:
         said = ""
-        for piece in self._model.stream(prompt, **dataclasses.asdict(self._sampling)):
-            piece = piece if said else piece.lstrip()  # the space after "B:"
+        for piece in from_first_word(self._model.stream(prompt, **dataclasses.asdict(self.sampling))):
             said += piece
-            if piece:
-                yield piece
+            yield piece
         self.turns += [turn, said]
+
+
+def from_first_word[Result](pieces: Generator[str, None, Result]) -> Generator[str, None, Result]:
+    """A reply without the white space in front of it, such as the space after "B:"."""
+    begun = False
+    while True:
+        try:
+            piece = next(pieces)
+        except StopIteration as end:
+            return end.value
+        if not begun:
+            piece = piece.lstrip()
+        if piece:
+            begun = True
+            yield piece

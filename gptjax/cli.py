@@ -19,7 +19,7 @@ import tyro
 
 import gptjax
 from gptjax import arguments
-from gptjax.chat import Chat
+from gptjax.chat import Chat, from_first_word
 from gptjax.console import print_any_text
 from gptjax.conversation import turn_ids
 from gptjax.evaluate_verb import Evaluate
@@ -92,9 +92,10 @@ class Generate(Verb):
         if self.prompt is None:
             converse(model, self.directory, sampling)
             return
-        prompt = turn_ids(model, Chat(model, sampling), self.prompt, self.system) if self.chat else self.prompt
-        if self.chat and model.habits.chat_template is None:
-            sampling = dataclasses.replace(sampling, stop=("\n", *sampling.stop))  # an answer is a line
+        prompt = self.prompt
+        if self.chat:
+            chat = Chat(model, sampling)
+            prompt, sampling = turn_ids(model, chat, prompt, self.system), chat.sampling
         continue_prompt(model, prompt, self.samples, sampling, self.log_probs)
 
 
@@ -296,21 +297,6 @@ def continue_prompt(
         print(quiet(f"── sample {number} of {samples} ──"))
         print(shown + sample.text if isinstance(prompt, str) else sample.text.lstrip())
         close(sample)
-
-
-def from_first_word[Result](pieces: Generator[str, None, Result]) -> Generator[str, None, Result]:
-    """A text without the white space in front of it."""
-    begun = False
-    while True:
-        try:
-            piece = next(pieces)
-        except StopIteration as end:
-            return end.value
-        if not begun:
-            piece = piece.lstrip()
-        if piece:
-            begun = True
-            yield piece
 
 
 def token_lines(model: "LanguageModel", sample: "Sample") -> list[str]:

@@ -21,7 +21,7 @@ def make_console(file: Any = None, *, quiet: bool = False) -> Console:
 def print_any_text() -> None:
     """From now on a letter that the encoding of a stream lacks is printed as \\u and its number, and is no error.
 
-    To be called first by every program. Where PYTHONIOENCODING says what is to be done, that is done.
+    To be called first by every program. Another way that PYTHONIOENCODING asks for, such as `ascii:replace`, stays.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):

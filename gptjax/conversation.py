@@ -29,7 +29,10 @@ def written(model: "LanguageModel", messages: Sequence[Mapping[str, str]]) -> st
 
 
 def turn_ids(model: "LanguageModel", chat: Chat, turn: str, system: str | None) -> list[int]:
-    """What the model reads before it answers a conversation's first turn. Raises ValueError as `Chat.say`."""
+    """What the model reads before it answers a conversation's first turn.
+
+    Raises ValueError where the chat template refuses it, and without a system message where `Chat.say` does.
+    """
     if system is None:
         return chat.tokens(turn)
     if model.habits.chat_template is None:

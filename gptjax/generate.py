@@ -31,7 +31,8 @@ from gptjax.spelling import did_you_mean
 from gptjax.text_likelihood import Continuation, loglikelihood, loglikelihood_rolling, perplexity
 from gptjax.tokenizer import Tokenizer, stream_text
 
-Prompt = str | Sequence[int] | np.ndarray  # text, or token ids that are taken as they are, without a BOS in front
+# text, or token ids that are taken as they are, without a BOS in front
+Prompt = str | Sequence[int] | np.ndarray | jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,7 +285,7 @@ def _listed(prompts: Any) -> list[Prompt]:
     if isinstance(prompts, bytes | Mapping) or not isinstance(prompts, Iterable):
         raise ValueError(f"prompts: must be text, token ids or a list of such, not {arguments.kind(prompts)}")
     found = list(prompts)
-    if found and isinstance(found[0], numbers.Number):
+    if found and (isinstance(found[0], numbers.Number) or getattr(found[0], "ndim", None) == 0):
         return [found]
     for one in found:
         if isinstance(one, Mapping):

@@ -19,7 +19,8 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     Yields False where the file system has no locks, so that nobody is kept out.
     Raises BlockingIOError where another process has it and is not waited for, and OSError that names the path.
     """
-    opened = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT)  # or NFS refuses to lock a file
+    how = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT  # to be written, or NFS refuses to lock a file
+    opened = os.open(path, how, 0o666)
     try:
         yield _lock(opened, path, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     finally:

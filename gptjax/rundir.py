@@ -51,7 +51,8 @@ def _no_run(path: Path) -> str:
     beside = runs_in(path.parent)
     hint = did_you_mean(path.name, beside) if beside else f"; {path.parent} holds no runs"
     what = "neither a run (no model.json) nor a model of others (no config.json)" if path.exists() else "no such run"
-    if re.match(r"(hf|https?):|[\w.-]+/[\w.-]+$", str(path)) and not path.parent.exists():  # a hub's way to name models
+    by_name = re.match(r"(hf|https?):|[\w.-]+(/[\w.-]+)?$", str(path))  # as a hub names models
+    if by_name and not path.exists() and not beside and (path.parent == Path() or not path.parent.exists()):
         hint = "; nothing is downloaded: give the path of a run, of a model's folder or of a .gguf file on this machine"
     return f"{path}: {what}{hint}"
 

@@ -19,7 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from gptjax.tokenizer import SHIELD, Tokenizer
-from gptjax.typed_text import Guard, texts_in
+from gptjax.typed_text import Guard, TypedText, plain_of, texts_in
 
 CONTINUED = "CONTINUE_FINAL_MESSAGE_TAG "  # transformers' own, for some templates trim what they write
 
@@ -53,7 +53,7 @@ def render(
     offered: dict[str, Any] = {"add_generation_prompt": not continues, "tools": guard.typed(tools), "documents": None}
     try:
         environment = _Environment(guard)
-        tree = _Joins().visit(environment.parse(template))
+        tree = _Operators().visit(environment.parse(template))
         text = environment.from_string(tree).render(messages=typed, **offered, **names)
     except (Exception, MemoryError) as error:  # a template can raise whatever an expression can
         raise ValueError(f"the model's chat template cannot write this conversation: {error}") from error
@@ -86,18 +86,40 @@ class _Environment(ImmutableSandboxedEnvironment):
         self._guard = guard
         self.filters = {name: self._seeing(filter) for name, filter in self.filters.items()} | {"tojson": self._tojson}
         self.filters["~"] = lambda parts: guard.seen("".join(map(str, parts)))
+        self.filters["in"] = self._searched
         self.globals |= {"raise_exception": _refuse, "strftime_now": time.strftime}
         self.concat = lambda parts: guard.seen("".join(parts))
 
     def call(self, context: Any, function: Any, /, *values: Any, **named: Any) -> Any:
-        return self._guard.seen(super().call(context, function, *values, **named))
+        found = super().call(context, function, *values, **named)
+        if not isinstance(text := getattr(function, "__self__", None), TypedText):
+            return self._guard.seen(found)
+        of_plain = getattr(plain_of(text), function.__name__)
+        return self._as_of_plain(found, super().call(context, of_plain, *map(plain_of, values), **named))
 
     def _seeing(self, filter: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(filter)  # with the mark by which Jinja knows what else to pass
         def seeing(*values: Any, **named: Any) -> Any:
-            return self._guard.seen(filter(*values, **named))
+            found = filter(*values, **named)
+            if isinstance(found, str) and any(isinstance(value, TypedText) for value in values):
+                return self._as_of_plain(found, filter(*map(plain_of, values), **named))
+            return self._guard.seen(found)
 
         return seeing
+
+    def _as_of_plain(self, found: Any, wanted: Any) -> Any:
+        """What came of typed text, but as it reads what comes of the plain text, as with `upper` or `escape`."""
+        if isinstance(found, bool | int):
+            return wanted
+        found = self._guard.seen(found)
+        return (
+            found if not isinstance(found, str) or plain_of(found) == wanted else self._guard.typed("".join([wanted]))
+        )
+
+    def _searched(self, whole: Any) -> Any:
+        """What is searched for typed text finds it too, where it is a text of the template's own."""
+        whole = self._guard.seen(whole)
+        return TypedText(whole) if type(whole) is str else whole
 
     def _tojson(
         self,
@@ -111,12 +133,18 @@ class _Environment(ImmutableSandboxedEnvironment):
         return self._guard.seen(self._guard.unescaped(text))
 
 
-class _Joins(NodeTransformer):
-    """`a ~ b` made a filter, for Jinja has no other place to say how texts are joined."""
+class _Operators(NodeTransformer):
+    """Filters for `a ~ b` and for the b of `a in b`: Jinja has no other place to say how texts are joined, searched."""
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
         return nodes.Filter(nodes.List(node.nodes), "~", [], [], None, None, lineno=node.lineno)
+
+    def visit_Operand(self, node: nodes.Operand) -> nodes.Node:
+        self.generic_visit(node)
+        if node.op in ("in", "notin"):
+            node.expr = nodes.Filter(node.expr, "in", [], [], None, None, lineno=node.lineno)
+        return node
 
 
 class _Generation(Extension):

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import importlib.metadata
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -163,8 +164,16 @@ class Tokenizer:
 
     @functools.cached_property
     def _spelling_rules(self) -> tokenizers.Tokenizer:
-        """The rules, which drop the marks once they have found the added tokens."""
+        """The rules, which drop the marks once they have found the added tokens; the special ones by their exact names.
+
+        Else a file could have `<END>` typed become `<end>`, where its rules make letters small.
+        """
         rules = tokenizers.Tokenizer.from_str(self._rules.to_str())
+        if loose := {id for id, name in self._special.items() if _is_loose(rules, id, name)}:
+            fields = json.loads(rules.to_str())
+            for token in fields["added_tokens"]:
+                token["normalized"] &= token["id"] not in loose
+            rules = tokenizers.Tokenizer.from_str(json.dumps(fields))
         drop, then = pre_tokenizers.Split(SHIELD, "removed"), rules.pre_tokenizer
         both = drop if then is None else pre_tokenizers.Sequence([drop, then])
         rules.pre_tokenizer = both  # pyright: ignore[reportAttributeAccessIssue]
@@ -284,6 +293,13 @@ def token_name(rules: tokenizers.Tokenizer, id: int) -> str:
     """The name of an id, empty where there is none; of an added token as it was given, not as it is normalised."""
     added = rules.get_added_tokens_decoder().get(id)
     return (rules.id_to_token(id) or "") if added is None else added.content
+
+
+def _is_loose(rules: tokenizers.Tokenizer, id: int, name: str) -> bool:
+    """Whether an added token is looked for in normalised text, of which it has nothing but its own letters."""
+    if rules.normalizer is None or not rules.get_added_tokens_decoder()[id].normalized:
+        return False
+    return rules.normalizer.normalize_str(name).casefold() == name.casefold()
 
 
 def _from_rules(rules: str, roles: Mapping[str, str] = MappingProxyType({})) -> Tokenizer:

@@ -3,7 +3,8 @@
 In what somebody typed, the first character of every name of an added token is replaced by a private one, which no
 operation of a template can lose; whatever looks for something in such a text, or compares it, sees what was typed.
 So a template decides as it would of plain text, and only the template's own text spells special tokens. What escapes
-this, such as a search of a constant for a part of the text, may decide otherwise; it never makes a token of typed text.
+this, such as sorting, may decide otherwise; it makes no token of typed text, but for a template that itself writes the
+first character of a name in front of the rest.
 """
 
 import itertools
@@ -40,23 +41,38 @@ class TypedText(str):
     def __str__(self):
         return self
 
+    def __repr__(self):
+        """As Python's of the plain text, with private characters as they are: lists and objects are printed so."""
+        quote = repr(self._plain)[0]
+        escaped = (f"\\{quote}" if plain == quote else repr(plain)[1:-1] for plain in self._plain)
+        return "".join(
+            own if own != plain else shown
+            for own, plain, shown in zip(str.__iter__(self), self._plain, escaped, strict=True)
+        ).join((quote, quote))
+
     def __hash__(self):
         return hash(self._plain)
 
     def __eq__(self, other: object) -> bool:
-        return self._plain == _plain(other)
+        return self._plain == plain_of(other)
 
     def __ne__(self, other: object) -> bool:
-        return self._plain != _plain(other)
+        return self._plain != plain_of(other)
 
     def __lt__(self, other: str) -> bool:
-        return self._plain < _plain(other)
+        return self._plain < plain_of(other)
+
+    def __le__(self, other: str) -> bool:
+        return self._plain <= plain_of(other)
 
     def __gt__(self, other: str) -> bool:
-        return self._plain > _plain(other)
+        return self._plain > plain_of(other)
+
+    def __ge__(self, other: str) -> bool:
+        return self._plain >= plain_of(other)
 
     def __contains__(self, part: object) -> bool:
-        return _plain(part) in self._plain
+        return plain_of(part) in self._plain
 
     def __getitem__(self, key: Any) -> "TypedText":
         return TypedText(super().__getitem__(key), self._plain[key])
@@ -65,19 +81,19 @@ class TypedText(str):
         return (self[place] for place in range(len(self)))
 
     def __add__(self, other: str) -> "TypedText":
-        return TypedText(super().__add__(other), self._plain + _plain(other))
+        return TypedText(super().__add__(other), self._plain + plain_of(other))
 
     def __radd__(self, other: str) -> "TypedText":
-        return TypedText(str.__add__(other, self), _plain(other) + self._plain)
+        return TypedText(str.__add__(other, self), plain_of(other) + self._plain)
 
     def strip(self, chars: str | None = None, /):
         return self.lstrip(chars).rstrip(chars)
 
     def lstrip(self, chars: str | None = None, /):
-        return self._part(len(self) - len(self._plain.lstrip(_plain(chars))), len(self))
+        return self._part(len(self) - len(self._plain.lstrip(plain_of(chars))), len(self))
 
     def rstrip(self, chars: str | None = None, /):
-        return self._part(0, len(self._plain.rstrip(_plain(chars))))
+        return self._part(0, len(self._plain.rstrip(plain_of(chars))))
 
     def removeprefix(self, prefix: str, /):
         return self._part(len(prefix) if prefix and self.startswith(prefix) else 0, len(self))
@@ -86,33 +102,34 @@ class TypedText(str):
         return self._part(0, len(self) - (len(suffix) if suffix and self.endswith(suffix) else 0))
 
     def split(self, sep: str | None = None, maxsplit: Any = -1):
-        return self._parts(self._plain.split(_plain(sep), maxsplit), None if sep is None else len(sep))
+        return self._parts(self._plain.split(plain_of(sep), maxsplit), None if sep is None else len(sep))
 
     def rsplit(self, sep: str | None = None, maxsplit: Any = -1):
-        return self._parts(self._plain.rsplit(_plain(sep), maxsplit), None if sep is None else len(sep))
+        return self._parts(self._plain.rsplit(plain_of(sep), maxsplit), None if sep is None else len(sep))
 
     def splitlines(self, keepends: bool = False):
         lines = self._parts(self._plain.splitlines(keepends=True), 0)
         return lines if keepends else [line._part(0, len(line._plain.splitlines()[0])) for line in lines]
 
     def partition(self, sep: str, /):
-        head, found, tail = self._parts(self._plain.partition(_plain(sep)), 0)
+        head, found, tail = self._parts(self._plain.partition(plain_of(sep)), 0)
         return head, found, tail
 
     def rpartition(self, sep: str, /):
-        head, found, tail = self._parts(self._plain.rpartition(_plain(sep)), 0)
+        head, found, tail = self._parts(self._plain.rpartition(plain_of(sep)), 0)
         return head, found, tail
 
     def replace(self, old: str, new: str, count: Any = -1, /):
         if not old:
-            return TypedText(super().replace(old, new, count), self._plain.replace(old, _plain(new), count))
+            return TypedText(super().replace(old, new, count), self._plain.replace(old, plain_of(new), count))
         head, *parts = self.split(old, count)
         for part in parts:
             head = head + new + part
         return head
 
 
-def _plain(value: Any) -> Any:
+def plain_of(value: Any) -> Any:
+    """What a text reads as; any other value as it is."""
     return value._plain if isinstance(value, TypedText) else value
 
 
@@ -120,7 +137,7 @@ def _searching(name: str) -> Callable[..., Any]:
     search = getattr(str, name)
 
     def method(self: TypedText, wanted: Any, *places: Any) -> Any:
-        wanted = tuple(map(_plain, wanted)) if isinstance(wanted, tuple) else _plain(wanted)
+        wanted = tuple(map(plain_of, wanted)) if isinstance(wanted, tuple) else plain_of(wanted)
         return search(self._plain, wanted, *places)
 
     method.__name__ = name

@@ -14,6 +14,7 @@ import pytest
 from gptjax.arguments import dtype_name, real, text, token_ids, whole
 
 GOOD = """
+import jax.numpy as jnp
 import numpy as np
 from tests.tiny_run import bpe, random_model
 
@@ -24,9 +25,14 @@ bias = {np.int64(9): np.float32(0)}
 found = [
     model.generate(one, tokens=np.int64(3), seed=np.uint32(4), top_k=np.int8(9), temperature=np.float32(0.5),
                    samples=np.int64(1), slots=np.int64(16), stop=[], logit_bias=bias)
-    for one in (np.array(ids), np.array([ids], np.uint16), [np.array(ids)], list(np.array(ids)), iter([ids]))
+    for one in (
+        np.array(ids), np.array([ids], np.uint16), [np.array(ids)], list(np.array(ids)), iter([ids]),
+        jnp.array(ids), jnp.array([ids]), list(jnp.array(ids)),
+    )
 ]
-assert found == [wanted] * 5, found
+assert found == [wanted] * 8, found
+drawn = model.generate(ids, tokens=jnp.int32(3), seed=jnp.uint32(4), top_k=9, temperature=jnp.float32(0.5))
+assert drawn == wanted, drawn
 assert model.generate(ids, tokens=2, top_k=3_000_000_000) == model.generate(ids, tokens=2)
 assert list(model.stream(np.array(ids), tokens=3)) == list(model.stream(ids, tokens=3))
 assert (model.log_probs([np.array(ids)])[0] == model.log_probs([ids])[0]).all()
@@ -111,7 +117,7 @@ def outside(program, *words):
     return done.stdout
 
 
-def test_numpys_numbers_and_arrays_are_as_good_as_pythons():
+def test_numbers_and_arrays_of_numpy_and_jax_are_as_good_as_pythons():
     """As ids, as settings; a top_k beyond the vocabulary takes all of it."""
     outside(GOOD)
 
@@ -144,9 +150,9 @@ def test_ids_come_as_lists_of_whole_numbers():
 
 
 def test_a_dtype_is_known_by_any_of_its_names():
-    assert [dtype_name(one) for one in ("bfloat16", ml_dtypes.bfloat16, np.float32, np.dtype("float16"))] == [
-        "bfloat16", "bfloat16", "float32", "float16",
+    assert [dtype_name(one) for one in ("bfloat16", ml_dtypes.bfloat16, np.float32, np.dtype("float16"), "f4")] == [
+        "bfloat16", "bfloat16", "float32", "float16", "float32",
     ]  # fmt: skip
-    for bad in ("float64", "int8", 5, None):
+    for bad in ("float64", "int8", 5, None, "{", "f4,f4"):
         with pytest.raises(ValueError, match=r"^dtype="):
             dtype_name(bad)

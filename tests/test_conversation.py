@@ -15,23 +15,23 @@ SYSTEM, USER = {"role": "system", "content": "be brief"}, {"role": "user", "cont
 TAGS = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] + eos_token }}{% endfor %}"
 
 
-def habits(template):
-    return dataclasses.replace(Habits.of_runs(bpe()), chat_template=template)
+def talker(template):
+    model, habits = random_model(T=256), dataclasses.replace(Habits.of_runs(bpe()), chat_template=template)
+    return LanguageModel(model.config, model.tokenizer, model.params, habits=habits)
 
 
 def test_a_system_message_goes_before_the_first_turn_where_the_template_refuses_it():
     joined = USER | {"content": "be brief\n\nhello"}
-    assert written(habits(None), [SYSTEM, USER]) == written(habits(LINES), [joined])
-    assert written(habits(TAGS), [SYSTEM, USER]) == "system: be brief<|eos|>user: hello<|eos|>"
+    assert written(talker(None), [SYSTEM, USER]) == written(talker(LINES), [joined])
+    assert written(talker(TAGS), [SYSTEM, USER]) == "system: be brief<|eos|>user: hello<|eos|>"
     with pytest.raises(ValueError, match="only the roles user and assistant"):
-        written(habits(None), [SYSTEM, USER | {"role": "critic"}])
+        written(talker(None), [SYSTEM, USER | {"role": "critic"}])
 
 
 @pytest.mark.parametrize("template", [None, TAGS])
 def test_a_turn_is_read_as_the_chat_reads_it(template):
     """Without a system message; with one there is more, in which names of special tokens stay text."""
-    model = random_model(T=256)
-    model = LanguageModel(model.config, model.tokenizer, model.params, habits=habits(template))
+    model = talker(template)
     chat, turn = Chat(model, Sampling(tokens=5)), "hello <|eos|>"
     assert turn_ids(model, chat, turn, None) == chat.tokens(turn)
     ids = turn_ids(model, chat, turn, "be <|eos|> brief")

@@ -165,7 +165,7 @@ def test_a_tensor_in_bfloat16_is_read(tmp_path):
     np.testing.assert_array_equal(found[: len(wanted)], wanted)
 
 
-@pytest.mark.parametrize("name", ["HuggingFaceTB/SmolLM2-135M", "hf://HuggingFaceTB/SmolLM2-135M"])
+@pytest.mark.parametrize("name", ["HuggingFaceTB/SmolLM2-135M", "hf://HuggingFaceTB/SmolLM2-135M", "gpt2"])
 def test_the_name_of_a_model_on_a_hub_is_told_that_nothing_is_downloaded(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="no such run; nothing is downloaded: give the path of"):

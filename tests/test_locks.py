@@ -32,6 +32,7 @@ def test_a_lock_is_held_by_one_and_free_afterwards(tmp_path, kind):
     path = tmp_path if kind == "folder" else tmp_path / "lock"
     with locked(path) as alone:
         assert alone
+        assert path.is_dir() or not path.stat().st_mode & 0o111  # no program
         with pytest.raises(BlockingIOError, match=str(path)), locked(path, wait=False):
             pass
     with locked(path, wait=False) as alone:
