@@ -44,6 +44,7 @@ from rich.table import Table
 from data import holdout, overlap, sources
 from data.holdout import BY_NUMBER, FEWEST_BYTES, SPLITS, VALIDATION, WITHIN, Plan, sentence_end
 from data.mixture import RATE_UNIT, mixture_rates
+from data.source_files import ours_around
 from data.spec import DataSpec
 from data.workitems import (
     Advance,
@@ -312,7 +313,7 @@ def _make(
     plans = holdout.plans(list(items), [table.rows_J for table in tables.values()], *spec.split, format)
     if format != BY_NUMBER:
         plans = {name: _cut_at_an_end(plan, items[name], tables[name].stops) for name, plan in plans.items()}
-        plans = _without_held_out(spec, work, items, tables, plans, run_all)
+        plans = _without_held_out(work, items, tables, plans, run_all)
     text_bytes = sum(plan.bytes for plan in plans.values())
     _check_disk(spec, text_bytes)
     budgets = _budgets(spec, plans)
@@ -366,7 +367,6 @@ def _cut_at_an_end(plan: Plan, items: Sequence[Item], stops: Sequence[int]) -> P
 
 
 def _without_held_out(
-    spec: DataSpec,
     work: epath.Path,
     items: Mapping[str, Sequence[Item]],
     tables: Mapping[str, "_Measured"],
@@ -392,11 +392,12 @@ def _without_held_out(
     found = {}
     for name, plan in plans.items():
         of_items = [compared(item) for item in items[name]]
-        if ours := [place for _, places in of_items for place in places if _is_ours(spec, Path(place))]:
-            raise ValueError(
-                f"data.sources: {name!r}: {ours[0]} was written by a preparation or a run, and holds documents word "
-                "for word that are to be held out; leave it out of the sources"
-            )
+        for place in (place for _, places in of_items for place in places if name.startswith("files:")):
+            if what := ours_around(Path(place)):
+                raise ValueError(
+                    f"data.sources: {name!r}: {place} lies in {what}, which gptjax wrote, and holds documents word for "
+                    "word that are to be held out; leave it out of the sources"
+                )
         firsts = zip(of_items, tables[name].stops, strict=False)
         found[name] = plan.without(np.concatenate([numbers + first for (numbers, _), first in firsts]))
         if plan.in_train_J.any() and not found[name].in_train_J.any():
@@ -405,17 +406,6 @@ def _without_held_out(
                 "held-out document word for word, and none is left to train on; leave the source out"
             )
     return found
-
-
-def _is_ours(spec: DataSpec, file: Path) -> bool:
-    """Whether a file lies in a prepared folder or a run directory."""
-    prepared = spec.prepared.resolve()
-    return any(
-        folder == prepared
-        or (folder / "prepared.json").exists()
-        or all((folder / name).exists() for name in ("recipe.json", "data.json", "model.json"))
-        for folder in file.resolve().parents
-    )
 
 
 def content(folder: Path, was: Mapping[str, Any]) -> str:
