@@ -80,5 +80,5 @@ def test_a_report_that_hangs_ends_a_run_as_one_that_is_done(tmp_path):
     done = subprocess.run([sys.executable, "-c", HANGS, str(tmp_path)], capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "given back\n"
-    assert f"{tmp_path}: is trained and saved; `python -m train report {tmp_path}` writes its report" in done.stderr
+    assert f"{tmp_path}: is trained and saved; `./launch.sh report {tmp_path}` writes its report" in done.stderr
     assert 'in phase "samples and report"' in done.stderr

@@ -1,6 +1,7 @@
 """Same text: what a run goes on with is told by its bytes, not by names, places or rates."""
 
 import dataclasses
+import fcntl
 import json
 import shutil
 
@@ -93,15 +94,15 @@ def test_a_second_preparation_says_for_whom_it_waits(tmp_path, monkeypatch, capf
     holder = prepare._alone(tmp_path)
     holder.__enter__()
     assert capfd.readouterr().err == ""
-    flock, told = prepare.fcntl.flock, []
+    flock, told = fcntl.flock, []
 
     def until_let_go(lock, kind):
-        if kind == prepare.fcntl.LOCK_EX:
+        if kind == fcntl.LOCK_EX:
             told.append(capfd.readouterr().err)
             holder.__exit__(None, None, None)
         flock(lock, kind)
 
-    monkeypatch.setattr(prepare.fcntl, "flock", until_let_go)
+    monkeypatch.setattr(fcntl, "flock", until_let_go)
     with prepare._alone(tmp_path):
         pass
     who = f"process {prepare.os.getpid()} on {prepare.socket.gethostname()}"
