@@ -6,7 +6,8 @@ import json
 import shutil
 
 from data import prepare
-from data.prepare import Begun, content
+from data.prepare import Begun
+from data.prepared_folder import content
 from data.spec import DataSpec
 from gptjax.tokenizer import Tokenizer
 from tests.test_prepare import described, some_documents, spec_of, stored, write_jsonl

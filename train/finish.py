@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import gptjax
-from data.prepare import xz_figures
+from data.prepared_folder import xz_figures
 from gptjax.generate import LanguageModel
 from gptjax.manifest import write_whole
 from gptjax.plain_json import dumps
