@@ -53,7 +53,7 @@ LEFTOVER = re.compile(r"\d+\.(unfinished-|deleted-|orbax-checkpoint-tmp).*")  # 
 BARRIER_SECONDS = 600  # how long a process waits for the slowest to have hashed its share
 # What a path must not hold: Orbax globs it, TensorStore takes a backslash for a slash, epath these folders for buckets.
 NOT_PLAIN = re.compile(r"[][*?\\]|^/(gs|s3|az|hf)(/|$)")
-INLINE = 1024  # bytes: so small an array lies within Orbax's table of arrays
+INLINE = 1024  # bytes: so small a piece of an array lies within Orbax's table of arrays, which is compressed
 
 
 def restore(run: Path, step: int, name: str, abstract: Any) -> Any:
@@ -329,20 +329,20 @@ class _Probe:
     """What the files of a tree must hold: every leaf, and these values of one."""
 
     shapes: dict[str, tuple[int, ...]]  # by a leaf's label
-    nbytes: int  # of all leaves
+    nbytes: int  # of the leaves that have files of their own
     label: str
     index: Any  # what part of the leaf
-    values: jax.Array  # a copy: the next step may overwrite the leaf
+    values: np.ndarray  # a copy: the next step may overwrite the leaf
 
 
 def _probe(tree: Any) -> _Probe:
     """Of the smallest array that has a file: one shard, which every process has and which costs next to nothing."""
-    leaves = jax.tree.leaves_with_path(tree)
-    path, leaf = min(leaves, key=lambda found: (found[1].nbytes <= INLINE, found[1].nbytes))
-    shard = jnp.asarray(leaf).addressable_shards[0]
+    leaves = [(path, jnp.asarray(leaf)) for path, leaf in jax.tree.leaves_with_path(tree)]
+    shards = [(path, leaf.nbytes, leaf.addressable_shards[0]) for path, leaf in leaves]
+    path, _, shard = min(shards, key=lambda found: (found[2].data.nbytes <= INLINE, found[2].data.nbytes))
     return _Probe(
-        shapes=_shapes(tree), nbytes=sum(leaf.nbytes for _, leaf in leaves),
-        label=_label(path), index=shard.index, values=jnp.copy(shard.data),
+        shapes=_shapes(tree), nbytes=sum(nbytes for _, nbytes, shard in shards if shard.data.nbytes > INLINE),
+        label=_label(path), index=shard.index, values=np.array(jax.device_get(shard.data)),
     )  # fmt: skip
 
 
@@ -368,7 +368,7 @@ def _otherwise(folder: Path, sizes: Mapping[str, int], probe: _Probe) -> str | N
         how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), one)
         arguments = ocp.args.PyTreeRestore(item=one, restore_args=how)  # pyright: ignore[reportCallIssue]
         read = next(leaf for leaf in jax.tree.leaves(checkpointer.restore(folder, args=arguments)) if leaf is not ...)
-    if read[probe.index].tobytes() != np.asarray(probe.values).tobytes():
+    if read[probe.index].tobytes() != probe.values.tobytes():
         return f"/{probe.label} was read back with other values"
     return None
 
