@@ -223,8 +223,9 @@ def _make(
     run_all("reading", measure, every_item, None)
     tables = {name: _measured(of_source) for name, of_source in items.items()}
     format = FORMAT if of_run is None else of_run.format
-    plans = holdout.plans(list(items), [table.rows_J for table in tables.values()], *spec.split, format)
-    if format != BY_NUMBER:
+    by_number = format == BY_NUMBER
+    plans = holdout.plans(list(items), [table.rows_J for table in tables.values()], *spec.split, by_number=by_number)
+    if not by_number:
         plans = {name: _cut_at_an_end(plan, items[name], tables[name].stops) for name, plan in plans.items()}
         plans = _without_held_out(work, items, tables, plans, run_all)
     text_bytes = sum(plan.bytes for plan in plans.values())
