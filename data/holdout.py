@@ -120,16 +120,17 @@ def plans(
     measured: Sequence[np.ndarray],
     how: Literal["hash", "tail"],
     share: float,
-    rule: int | None = None,
+    *,
+    by_number: bool = False,
 ) -> dict[str, Plan]:
     """Drops duplicates across all sources (the first in order stays), then splits each source.
 
     `measured` holds, per source, what was measured of every document: MEASURED [J]. Documents of the same words are
-    duplicates. `rule`: `BY_NUMBER`, as folders of that format were made; None = as now.
+    duplicates. `by_number`: as folders of the format `BY_NUMBER` were made, where those of the same bytes are.
 
     Raises ValueError if a source is too short to split.
     """
-    seen = [rows_J["hash"] if rule == BY_NUMBER else rows_J["print"]["words"] for rows_J in measured]
+    seen = [rows_J["hash"] if by_number else rows_J["print"]["words"] for rows_J in measured]
     first = np.zeros(sum(map(len, seen)), bool)
     first[np.unique(np.concatenate(seen), return_index=True)[1]] = True
     of_source = np.split(first, np.cumsum([len(rows_J) for rows_J in measured])[:-1])
@@ -141,9 +142,9 @@ def plans(
                 f"them, most in {names[int(np.argmax(twins))]!r}; leave it out, and give that one a higher rate instead"
             )
     if how == "hash":
-        split = _by_number if rule == BY_NUMBER else _by_hash
+        split = _by_number if by_number else _by_hash
     else:
-        split = _by_characters if rule == BY_NUMBER else _by_tail
+        split = _by_characters if by_number else _by_tail
     return {
         name: split(name, rows_J, kept_J, share)
         for name, rows_J, kept_J in zip(names, measured, of_source, strict=True)

@@ -15,7 +15,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import lzma
 import os
 import re
 import secrets
@@ -23,14 +22,11 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
-from rich import box
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -39,11 +35,12 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
-from rich.table import Table
 
 from data import holdout, overlap, sources
-from data.holdout import BY_NUMBER, FEWEST_BYTES, SPLITS, VALIDATION, WITHIN, Plan, sentence_end
+from data.holdout import BY_NUMBER, SPLITS, VALIDATION, Plan, sentence_end
 from data.mixture import RATE_UNIT, mixture_rates
+from data.prepared_folder import FORMAT, content_hash, table
+from data.source_files import ours_around
 from data.spec import DataSpec
 from data.workitems import (
     Advance,
@@ -61,7 +58,6 @@ from data.workitems import (
     save_bytes,
     save_plan,
     save_sought,
-    token_type,
     tokenise,
 )
 from gptjax.console import make_console, print_any_text
@@ -69,10 +65,7 @@ from gptjax.locks import locked
 from gptjax.places import named
 from gptjax.tokenizer import Tokenizer, ready_made, train_bpe, train_characters
 
-FORMAT = 4
-FORMATS = (BY_NUMBER, FORMAT)  # that hold the same tables
 SAMPLE = 10_000_000  # bytes of training text from which the tokenizer learns
-XZ_CONTEXT = 60_000_000  # bytes of training text that xz sees first: what its window of 64 MiB holds
 
 
 RunAll = Callable[[str, Callable[..., None], Sequence[Item], int | None], None]
@@ -185,85 +178,6 @@ def fingerprint(spec: DataSpec, of_run: Begun | None = None, *, format: int = FO
     return hashlib.sha256(json.dumps([settings, read]).encode()).hexdigest()[:16]
 
 
-def table(folder: Path) -> Table:
-    """What a prepared folder holds, a line a source."""
-    prepared = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
-    title = f"{folder} · vocabulary {prepared['vocabulary']:,}"
-    lines = Table(title=title, min_width=len(title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    lines.add_column("source", overflow="fold")
-    rate = "rate of 1 epoch" if prepared["mixture"].startswith("unimax") else "rate"  # else of any run
-    for column in (rate, "documents", "MB", "k tokens", "bytes/token", "duplicates", "left out", "held out", "kB"):
-        lines.add_column(column, justify="right", no_wrap=True)
-    lines.add_column("licence", no_wrap=True)
-    sizes = {name: source["splits"]["train"]["tokens"] for name, source in prepared["sources"].items()}
-    shares = {name: source["share"] for name, source in prepared["sources"].items()}
-    rates = mixture_rates(prepared["mixture"], shares, sizes, horizon=sum(sizes.values()))  # of a run of one epoch
-    for name, source in prepared["sources"].items():
-        train, validation = source["splits"]["train"], source["splits"]["validation"]
-        total = {key: train[key] + validation[key] for key in train}
-        lines.add_row(
-            escape(name),
-            f"{rates[name] / RATE_UNIT:.0%}",
-            f"{source.get('documents', total['documents']):,}",  # older folders count one that is cut twice
-            f"{total['bytes'] / 1e6:,.2f}",
-            f"{total['tokens'] / 1e3:,.0f}",
-            f"{total['bytes'] / total['tokens']:.2f}",
-            f"{source['duplicates']:,}",
-            f"{source['left_out']['documents']:,}",
-            f"{validation['documents']:,} ({validation['documents'] / total['documents']:.1%})",
-            f"{validation['bytes'] / 1e3:,.0f} ({validation['bytes'] / total['bytes']:.1%})",
-            source["licence"],
-        )
-    cautions = [
-        f"{name}: {caution}"
-        for name, source in prepared["sources"].items()
-        for caution in _cautions(source, prepared["share"])
-    ]
-    lines.caption, lines.caption_style, lines.caption_justify = escape("\n".join(cautions)) or None, "bold", "left"
-    return lines
-
-
-def _cautions(source: Mapping[str, Any], share: float) -> Iterator[str]:
-    """What a person should know of a prepared source; `share` is what was to be held out."""
-    if source["warning"]:
-        yield source["warning"]
-    train, validation = (source["splits"][split]["bytes"] for split in SPLITS)
-    reached = validation / (train + validation)
-    if not share / WITHIN <= reached <= share * WITHIN:
-        yield f"{reached:.1%} of the bytes are held out, not {share:.1%}: its documents are too long, or left out"
-    elif validation < FEWEST_BYTES:
-        yield f"only {validation / 1e3:,.0f} kB are held out, for rough figures; data.validation can ask for more"
-    if out := source["left_out"]["documents"]:
-        left = f"{out:,} documents of {source['left_out']['bytes'] / 1e6:,.2f} MB"
-        yield f"{left} don't train, as they hold held-out documents word for word"
-
-
-def xz_figures(folder: Path) -> dict[str, dict[str, float]]:
-    """Bits per byte of `xz -9` on each source's validation text: {source: {"alone", "after_training_text"}}.
-
-    `after_training_text` is what the validation text adds to the last 60 MB of training text. Read from `xz.json` where
-    an older gptjax has left it; nothing is written.
-    """
-    kept = folder / "xz.json"
-    if kept.exists():
-        return json.loads(kept.read_text(encoding="utf-8"))
-    prepared = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
-    with ThreadPoolExecutor(2) as pool:  # lzma works outside Python's lock
-        figures = pool.map(lambda source: _xz_figure(folder, source["folder"]), prepared["sources"].values())
-        return dict(zip(prepared["sources"], figures, strict=True))
-
-
-def stored_text(folder: Path, source_folder: str, split: str, *, last_bytes: int | None = None) -> Iterator[str]:
-    """Decodes the documents of a split, in order; with `last_bytes`, those that begin in the last so many bytes."""
-    tokenizer = Tokenizer.load(folder / "tokenizer.json")
-    of = folder / source_folder / split
-    offsets, sizes = np.load(of / "offsets.npy"), np.load(of / "bytes.npy")
-    first = 0 if last_bytes is None else int((sizes[::-1].cumsum()[::-1] > last_bytes).sum())
-    tokens = np.memmap(of / "tokens.bin", dtype=token_type(tokenizer), mode="r")
-    for start, stop in zip(offsets[first:-1], offsets[first + 1 :], strict=True):
-        yield tokenizer.decode(tokens[start:stop].tolist())
-
-
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[bool]:
     """Waits until no other process prepares into the folder, and says for whom; yields what `locked` does."""
@@ -309,10 +223,11 @@ def _make(
     run_all("reading", measure, every_item, None)
     tables = {name: _measured(of_source) for name, of_source in items.items()}
     format = FORMAT if of_run is None else of_run.format
-    plans = holdout.plans(list(items), [table.rows_J for table in tables.values()], *spec.split, format)
-    if format != BY_NUMBER:
+    by_number = format == BY_NUMBER
+    plans = holdout.plans(list(items), [table.rows_J for table in tables.values()], *spec.split, by_number=by_number)
+    if not by_number:
         plans = {name: _cut_at_an_end(plan, items[name], tables[name].stops) for name, plan in plans.items()}
-        plans = _without_held_out(spec, work, items, tables, plans, run_all)
+        plans = _without_held_out(work, items, tables, plans, run_all)
     text_bytes = sum(plan.bytes for plan in plans.values())
     _check_disk(spec, text_bytes)
     budgets = _budgets(spec, plans)
@@ -349,7 +264,7 @@ def _make(
         "vocabulary": tokenizer.size,
         "mixture": spec.mixture,
         "share": spec.split[1],
-        "content": _content(done, described, format),
+        "content": content_hash(done, described, format),
         "sources": described,
     }
     _write_json(done / "prepared.json", prepared)
@@ -366,7 +281,6 @@ def _cut_at_an_end(plan: Plan, items: Sequence[Item], stops: Sequence[int]) -> P
 
 
 def _without_held_out(
-    spec: DataSpec,
     work: epath.Path,
     items: Mapping[str, Sequence[Item]],
     tables: Mapping[str, "_Measured"],
@@ -392,11 +306,12 @@ def _without_held_out(
     found = {}
     for name, plan in plans.items():
         of_items = [compared(item) for item in items[name]]
-        if ours := [place for _, places in of_items for place in places if _is_ours(spec, Path(place))]:
-            raise ValueError(
-                f"data.sources: {name!r}: {ours[0]} was written by a preparation or a run, and holds documents word "
-                "for word that are to be held out; leave it out of the sources"
-            )
+        for place in (place for _, places in of_items for place in places if name.startswith("files:")):
+            if what := ours_around(Path(place)):
+                raise ValueError(
+                    f"data.sources: {name!r}: {place} lies in {what}, which gptjax wrote, and holds documents word for "
+                    "word that are to be held out; leave it out of the sources"
+                )
         firsts = zip(of_items, tables[name].stops, strict=False)
         found[name] = plan.without(np.concatenate([numbers + first for (numbers, _), first in firsts]))
         if plan.in_train_J.any() and not found[name].in_train_J.any():
@@ -405,40 +320,6 @@ def _without_held_out(
                 "held-out document word for word, and none is left to train on; leave the source out"
             )
     return found
-
-
-def _is_ours(spec: DataSpec, file: Path) -> bool:
-    """Whether a file lies in a prepared folder or a run directory."""
-    prepared = spec.prepared.resolve()
-    return any(
-        folder == prepared
-        or (folder / "prepared.json").exists()
-        or all((folder / name).exists() for name in ("recipe.json", "data.json", "model.json"))
-        for folder in file.resolve().parents
-    )
-
-
-def content(folder: Path, was: Mapping[str, Any]) -> str:
-    """The hash of a prepared folder's text by the rule of an earlier description, with whose own it can be compared."""
-    now = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
-    if now["content"] == was["content"] or len(now["sources"]) != len(was["sources"]):
-        return now["content"]
-    pairs = zip(was["sources"].items(), now["sources"].values(), strict=True)
-    described = {name: old | {"folder": new["folder"]} for (name, old), new in pairs}
-    return _content(folder, described, was["format"])
-
-
-def _content(done: Path, described: Mapping[str, Mapping[str, Any]], format: int) -> str:
-    """SHA-256 of what rows are made of: texts, tokens, marks and labels; names, dates and shares are no part."""
-    sha = hashlib.sha256()
-    for name, source in described.items():
-        if format <= BY_NUMBER:
-            sha.update(f"{name}={source['share']};".encode())
-        for table_file in ("hashes.npy", "offsets.npy", "labels.npy", "marks.bin"):
-            with (done / source["folder"] / "train" / table_file).open("rb") as file:
-                while block := file.read(1 << 20):
-                    sha.update(block)
-    return sha.hexdigest()
 
 
 def _file_name(name: str) -> str:
@@ -572,20 +453,6 @@ def _write_tables(rows_J3: np.ndarray, folder: Path) -> dict[str, int]:
     np.save(folder / "bytes.npy", bytes_J.astype(np.int32))
     np.save(folder / "hashes.npy", np.ascontiguousarray(hash_J))
     return {"documents": len(rows_J3), "bytes": int(bytes_J.sum()), "tokens": int(tokens_J.sum())}
-
-
-def _xz_figure(folder: Path, source_folder: str) -> dict[str, float]:
-    validation = (folder / source_folder / "validation" / "text.txt").read_bytes()
-    alone, before, after = (lzma.LZMACompressor(preset=9) for _ in range(3))
-    before_size = after_size = 0
-    for text in stored_text(folder, source_folder, "train", last_bytes=XZ_CONTEXT):
-        before_size += len(before.compress(text.encode("utf-8")))
-        after_size += len(after.compress(text.encode("utf-8")))
-    before_size += len(before.flush())
-    after_size += len(after.compress(validation)) + len(after.flush())
-    alone_size = len(alone.compress(validation)) + len(alone.flush())
-    bits_per_byte = 8 / len(validation)
-    return {"alone": alone_size * bits_per_byte, "after_training_text": (after_size - before_size) * bits_per_byte}
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -9,7 +9,7 @@ import functools
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -22,6 +22,7 @@ OURS = (  # what a folder is that holds all of these names
     ("results of an evaluation", {"result.json", "items.jsonl"}),
     ("records of TensorFlow Datasets", {"dataset_info.json", "features.json"}),
 )  # fmt: skip
+UNFINISHED = "text that is being prepared"
 TOLD = 5  # kinds of files, and folders of ours, that a remark names
 
 
@@ -63,6 +64,22 @@ def find(pattern: Path) -> Found:
         else:
             found.skipped[path.suffix.lower() or "without an ending"] += 1
     return found
+
+
+def ours_around(file: Path) -> str | None:
+    """What of gptjax's a file lies in, such as `a run`; None = nothing."""
+    marks = {"done", "work"}.union(*(names for _, names in OURS))
+    for folder in file.resolve().parents:
+        if what := _ours(folder, [name for name in marks if (folder / name).exists()]):
+            return what
+    return None
+
+
+def _ours(folder: Path, names: Collection[str]) -> str | None:
+    """What a folder that holds these names is of gptjax's; None = nothing."""
+    if folder.suffix.startswith(".partial") and not {"done", "work"}.isdisjoint(names):
+        return UNFINISHED
+    return next((what for what, marks in OURS if marks.issubset(names)), None)
 
 
 def _once(paths: Iterable[Path]) -> list[Path]:
@@ -132,11 +149,7 @@ def _entries(folder: Path, found: Found) -> list[os.DirEntry[str]] | None:
     """What a folder holds, sorted; None if gptjax wrote it, which is noted of what is finished."""
     with os.scandir(folder) as scanned:
         entries = sorted(scanned, key=lambda entry: entry.name)
-    names = {entry.name for entry in entries}
-    if folder.suffix == ".partial" and names & {"done", "work"}:
-        return None  # text that is being prepared
-    what = next((what for what, marks in OURS if marks <= names), None)
-    if what is not None:
+    what = _ours(folder, {entry.name for entry in entries})
+    if what is not None and what != UNFINISHED:
         found.ours[str(folder)] = what
-        return None
-    return entries
+    return entries if what is None else None

@@ -18,6 +18,7 @@ from etils import epath
 
 from data.corpora import corpus as ours
 from data.source_files import Found, find
+from gptjax.places import expanded
 from gptjax.text_files import SUFFIXES, check_kind, decoded, json_lines, read_text
 
 WHOLE = 4_000_000  # bytes up to which a .txt file is one document
@@ -187,7 +188,7 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
 
 def _files(name: str) -> Found:
     """The files of a `files:` source. Raises ValueError if there are none."""
-    pattern = Path(os.path.expanduser(name.removeprefix("files:")))
+    pattern = expanded(name.removeprefix("files:"))
     found = find(pattern)
     if not found.files and not pattern.exists() and not glob.has_magic(str(pattern)):
         beside = [path.name for path in pattern.parent.iterdir()] if pattern.parent.is_dir() else []

@@ -17,7 +17,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from data.prepare import FORMATS, stored_text
+from data.prepared_folder import FORMATS, stored_text
 from data.spec import READY_MADE
 from gptjax.console import make_console, print_any_text
 from gptjax.tokenizer import Tokenizer, ready_made, train_bpe, train_characters

@@ -102,8 +102,9 @@ def compare(item: Item, advance: Advance = _nobody) -> None:
                 place_J[j] = place
                 for split, text, _, _ in plan.pieces(j, document.text):
                     if split == TRAIN:
-                        yield j, overlap.words_of(text)
-                        advance(len(text))
+                        words = overlap.words_of(text)
+                        yield j, words
+                        advance(len(words))
                 j += 1
 
     holders = overlap.Sought(load(item.work / "sought.npz")["print"]).holders(training())

@@ -76,9 +76,21 @@ def test_a_run_whose_every_figure_fails_ends_as_one_that_succeeded(text, monkeyp
     assert (run / "report.html").exists()
 
 
+def test_xz_is_asked_again_only_where_sources_have_other_names(tmp_path, monkeypatch):
+    """The table finds its figures by name; to ask takes minutes."""
+    figures = []
+    monkeypatch.setattr(finish, "xz_figures", lambda _: figures[-1])
+    for name, value in (("old", 1.0), ("old", 2.0), ("new", 3.0)):
+        (tmp_path / "prepared.json").write_text(json.dumps({"sources": {name: {}}}))
+        figures.append({name: {"alone": value}})
+        finish._write_xz(tmp_path, tmp_path)
+        kept = json.loads((tmp_path / "xz.json").read_text())
+        assert kept == {name: {"alone": 3.0 if name == "new" else 1.0}}
+
+
 def test_a_report_that_hangs_ends_a_run_as_one_that_is_done(tmp_path):
     done = subprocess.run([sys.executable, "-c", HANGS, str(tmp_path)], capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "given back\n"
-    assert f"{tmp_path}: is trained and saved; `python -m train report {tmp_path}` writes its report" in done.stderr
+    assert f"{tmp_path}: is trained and saved; `./launch.sh report {tmp_path}` writes its report" in done.stderr
     assert 'in phase "samples and report"' in done.stderr

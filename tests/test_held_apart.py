@@ -38,10 +38,11 @@ def test_training_documents_that_hold_a_held_out_one_are_left_out_and_counted(tm
 
 
 def test_a_held_out_end_is_looked_for_too(tmp_path):
-    """Of a file whose end is held out, in another file; and the beginning of a document whose end is validation."""
-    text = "".join(some_documents(30))
-    (tmp_path / "a.txt").write_text(text)
-    end = text[int(len(text) * 0.9) :]
+    """Of a file whose end is held out, in another file."""
+    (tmp_path / "a.txt").write_text("".join(some_documents(30)))
+    (end,) = stored(
+        prepare.prepare(spec_of(tmp_path, f"files:{tmp_path / 'a.txt'}", validation="tail 0.1")), "validation"
+    )
     copies = ["see: " + end, *some_documents(20, seed=2)]
     b = write_jsonl(tmp_path / "b.jsonl", copies)
     folder = prepare.prepare(spec_of(tmp_path, f"files:{tmp_path / 'a.txt'}", f"files:{b}", validation="tail 0.1"))
@@ -56,7 +57,9 @@ def test_text_of_ours_that_holds_held_out_text_is_refused(tmp_path, named):
     if named == "copied":
         folder = folder.rename(tmp_path / "elsewhere")
     text = folder / described(folder)["folder"] / "validation" / "text.txt"
-    with pytest.raises(ValueError, match=r"text\.txt was written by a preparation or a run, and holds documents word"):
+    with pytest.raises(
+        ValueError, match=r"text\.txt lies in prepared text, which gptjax wrote, and holds documents word"
+    ):
         prepare.prepare(spec_of(tmp_path, a, f"files:{text}", validation="tail 0.1"))
 
 
@@ -108,3 +111,15 @@ def test_any_number_of_machines_make_the_same_folder(tmp_path, monkeypatch):
     there = prepare.prepare(spec, shared=epath.Path(tmp_path / "shared"), run_all=elsewhere)
     assert_same_files(here, there)
     assert described(there, 1)["left_out"]["documents"] == 5
+
+
+def test_a_corpus_of_ours_that_quotes_a_held_out_document_is_text_like_any_other(tmp_path):
+    """Its records lie in the folder of prepared text, which makes it no output of ours."""
+    settings = {"tokenizer": "bytes", "validation": "tail 0.1"}
+    alone = prepare.prepare(spec_of(tmp_path, "chatterbot/english", **settings))
+    quoted = max(stored(alone, "train"), key=len)
+    file = write_jsonl(tmp_path / "a.jsonl", [*some_documents(9, words=len(quoted) // 5), quoted[3:-3]])
+    folder = prepare.prepare(spec_of(tmp_path, f"files:{file}", "chatterbot/english", **settings))
+    assert stored(folder, "validation") == [quoted[3:-3]]
+    assert described(folder, 1)["left_out"]["documents"] == 1
+    assert quoted not in stored(folder, "train", 1)

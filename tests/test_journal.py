@@ -107,6 +107,26 @@ def test_time_spent_is_that_of_every_start_though_its_clock_never_falls_or_its_s
     assert time_spent(tmp_path) == (110.0, 3)
 
 
+def test_a_run_from_before_starts_were_noted_has_one_start_more_than_noted(tmp_path):
+    records = [{"kind": "train", "step": step, "seconds": float(step)} for step in (10, 20)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    Records(tmp_path, 20, until(20), refuse).close()
+    assert time_spent(tmp_path) == (20.0, 2)
+
+
+def test_what_is_no_record_in_a_file_that_cannot_be_cut_back_ends_no_run(tmp_path, monkeypatch):
+    """As on a full disk, which is told once a file."""
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "train", "step": 10, "loss": 1.0}\nhalf a rec\n')
+    monkeypatch.setattr("train.journal.write_whole", full)
+    said = []
+    Records(tmp_path, 10, until(10), said.append).close()
+    assert [line.partition(" ")[0].rpartition("/")[2] for line in said] == ["starts.jsonl", "metrics.jsonl"]
+
+
 @pytest.mark.parametrize(("clocks", "spent"), [((10, 20, 4, 9), (29.0, 2)), ((10, 20, 30), (30.0, 1)), ((), (0.0, 1))])
 def test_of_an_older_run_a_clock_that_falls_was_started_anew(tmp_path, clocks, spent):
     lines = [json.dumps({"kind": "train", "step": step, "seconds": clock}) + "\n" for step, clock in enumerate(clocks)]

@@ -138,6 +138,19 @@ def test_who_leaves_after_the_end_is_not_missed(tmp_path):
     assert said == []
 
 
+def test_a_look_that_the_end_comes_in_says_nothing(tmp_path, monkeypatch):
+    """Whoever is found to have ended in it may have done so in its time."""
+    write(tmp_path, 1)
+    said, looks, ended = [], threading.Event(), threading.Event()
+    monkeypatch.setattr(peers, "has_ended", lambda _: looks.set() or ended.wait(10))
+    with beating(tmp_path, 0), watching(tmp_path, 0, 2, said.append) as leave_together:
+        assert looks.wait(10)
+        leave_together()
+        ended.set()
+        time.sleep(0.2)
+    assert said == []
+
+
 # Two processes; process 0 comes to the end late, and process 1 is slow to leave it.
 ENDS = """
 import os, sys, time

@@ -14,6 +14,7 @@ import pytest
 
 from data import holdout, marks, prepare, sources, workitems
 from data.holdout import DROPPED, TRAIN, VALIDATION
+from data.prepared_folder import stored_text
 from data.spec import DataSpec
 from gptjax.tokenizer import Tokenizer, train_bpe
 
@@ -41,7 +42,7 @@ def described(folder, number=0):
 
 
 def stored(folder, split, number=0):
-    return list(prepare.stored_text(folder, described(folder, number)["folder"], split))
+    return list(stored_text(folder, described(folder, number)["folder"], split))
 
 
 def array_of(folder, split, name, number=0):
@@ -437,44 +438,6 @@ def test_a_killed_preparation_goes_on_where_it_was(tmp_path, monkeypatch):
     monkeypatch.undo()
     undisturbed = prepare.prepare(spec_of(tmp_path, source, prepared=tmp_path / "undisturbed"))
     assert_same_files(resumed, undisturbed)
-
-
-def test_xz_figures_are_bits_per_byte_and_written_nowhere(tmp_path, monkeypatch):
-    """Text that repeats the training text costs less once that was seen. Figures of an older gptjax are read."""
-    texts = some_documents(200)
-    folder = prepare.prepare(spec_of(tmp_path, f"files:{write_jsonl(tmp_path / 'a.jsonl', texts)}"))
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    figures = prepare.xz_figures(folder)
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-    (figure,) = figures.values()
-    validation = "".join(stored(folder, "validation")).encode()
-    assert figure["alone"] == pytest.approx(8 * len(prepare.lzma.compress(validation, preset=9)) / len(validation))
-    assert 0 < figure["after_training_text"] < figure["alone"] < 8
-    monkeypatch.setattr(prepare, "_xz_figure", None)
-    (folder / "xz.json").write_text(json.dumps(figures))
-    assert prepare.xz_figures(folder) == figures
-
-
-def test_only_the_end_of_a_long_training_text_is_decoded(tmp_path):
-    folder = prepare.prepare(spec_of(tmp_path, f"files:{write_jsonl(tmp_path / 'a.jsonl', some_documents(200))}"))
-    texts = stored(folder, "train")
-    size = sum(len(text.encode()) for text in texts[-3:])
-    source_folder = described(folder)["folder"]
-    assert list(prepare.stored_text(folder, source_folder, "train", last_bytes=size)) == texts[-3:]
-    assert list(prepare.stored_text(folder, source_folder, "train", last_bytes=size - 1)) == texts[-2:]
-
-
-def test_the_table_has_a_line_a_source(tmp_path, capsys):
-    """With documents, bytes, tokens, duplicates, what is held out and its share of documents and bytes, and licence."""
-    texts = some_documents(200)
-    folder = prepare.prepare(spec_of(tmp_path, f"files:{write_jsonl(tmp_path / 'a.jsonl', [*texts, texts[0]])}"))
-    output = capsys.readouterr().out
-    line = next(line for line in output.splitlines() if "yours" in line)
-    held = described(folder)["splits"]["validation"]
-    reached = held["bytes"] / sum(len(text) for text in texts)
-    shares = {str(held["documents"]), f"({held['documents'] / 200:.1%})", f"({reached:.1%})"}
-    assert {"200", "1", "yours", "100%"} | shares <= set(line.split())
-    assert "are held out, for rough figures" in output
 
 
 def test_no_temporary_folder_is_needed(tmp_path, monkeypatch):

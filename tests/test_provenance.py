@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from data.prepare import begun
 from data.spec import DataSpec
 from gptjax.config import ModelConfig
 from gptjax.manifest import write_manifest
@@ -115,7 +116,7 @@ def test_a_run_goes_on_with_a_renamed_source_and_another_rate_but_not_with_other
     began = tiny(write_text(tmp_path), "run")
 
     def described(recipe):
-        text = open_text(recipe)
+        text = open_text(recipe, begun(recipe.run))
         return describe_run(recipe.run, recipe, ModelConfig.of(recipe.model, text.tokenizer.size, ()), text)
 
     first = described(began)
@@ -123,7 +124,9 @@ def test_a_run_goes_on_with_a_renamed_source_and_another_rate_but_not_with_other
     sources = (f"files:{moved}=9", began.data.sources[1])
     goes_on = dataclasses.replace(began, data=dataclasses.replace(began.data, sources=sources))
     assert described(goes_on) == first
-    moved.write_text(moved.read_text() + "a")
+    other = dataclasses.replace(goes_on, data=dataclasses.replace(goes_on.data, tokenizer="bpe", vocabulary=300))
+    assert open_text(other).tokenizer.fingerprint != first["tokenizer"]  # as bench has it, which goes on with no run
+    moved.write_text("a" + moved.read_text())
     with pytest.raises(ValueError, match="trained with another text"):
         described(goes_on)
 

@@ -1,11 +1,13 @@
 """Same text: what a run goes on with is told by its bytes, not by names, places or rates."""
 
 import dataclasses
+import fcntl
 import json
 import shutil
 
 from data import prepare
-from data.prepare import Begun, content
+from data.prepare import Begun
+from data.prepared_folder import content
 from data.spec import DataSpec
 from gptjax.tokenizer import Tokenizer
 from tests.test_prepare import described, some_documents, spec_of, stored, write_jsonl
@@ -93,15 +95,15 @@ def test_a_second_preparation_says_for_whom_it_waits(tmp_path, monkeypatch, capf
     holder = prepare._alone(tmp_path)
     holder.__enter__()
     assert capfd.readouterr().err == ""
-    flock, told = prepare.fcntl.flock, []
+    flock, told = fcntl.flock, []
 
     def until_let_go(lock, kind):
-        if kind == prepare.fcntl.LOCK_EX:
+        if kind == fcntl.LOCK_EX:
             told.append(capfd.readouterr().err)
             holder.__exit__(None, None, None)
         flock(lock, kind)
 
-    monkeypatch.setattr(prepare.fcntl, "flock", until_let_go)
+    monkeypatch.setattr(fcntl, "flock", until_let_go)
     with prepare._alone(tmp_path):
         pass
     who = f"process {prepare.os.getpid()} on {prepare.socket.gethostname()}"

@@ -105,7 +105,8 @@ def test_what_gptjax_wrote_is_no_source(tmp_path, monkeypatch):
     write(tmp_path / "runs" / "first" / "samples.jsonl", '{"text": "a"}\n')
     write_prepared(tmp_path / "prepared" / "0123456789abcdef", {"it": ["a b"] * 20})
     write(tmp_path / "prepared" / "0123456789abcdef" / "it" / "validation" / "text.txt")
-    write(tmp_path / "prepared" / "0123.partial" / "done" / "00-it" / "validation" / "text.txt")
+    for kind in ("partial", "partial-0a1b2c3d"):
+        write(tmp_path / "prepared" / f"0123.{kind}" / "done" / "00-it" / "validation" / "text.txt")
     for name in ("result.json", "items.jsonl"):
         write(tmp_path / "results" / "quiz" / name)
     for name in ("dataset_info.json", "features.json", "topic.labels.txt"):

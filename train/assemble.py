@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from data.prepare import begun, prepare
+from data.prepare import Begun, prepare
 from gptjax.batch import Batch, ClassHead
 from gptjax.config import ModelConfig
 from gptjax.kernels import Kernel, kernel_for
@@ -35,12 +35,12 @@ class Text(NamedTuple):
     curriculum: Curriculum  # what the objectives make of it
 
 
-def open_text(recipe: Recipe) -> Text:
+def open_text(recipe: Recipe, of_run: Begun | None = None) -> Text:
     """The text of a recipe, prepared now if it was not yet.
 
     Raises ValueError if a source cannot be read, or an objective cannot be learnt from this text.
     """
-    prepared = prepare(recipe.data, of_run=begun(recipe.run))
+    prepared = prepare(recipe.data, of_run=of_run)
     rows = rows_of(recipe, prepared)
     return Text(prepared, rows.corpus.tokenizer, rows, curriculum(rows, recipe.batch.rows, recipe.objectives.combine))
 

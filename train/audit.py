@@ -9,7 +9,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from data.prepare import begun, content, prepare
+from data.prepare import begun, prepare
+from data.prepared_folder import content
 from data.sources import check
 from train.assemble import rows_of
 from train.ledger import Entry, hexadecimal, read_ledger, rows_hash

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import gptjax
-from data.prepare import xz_figures
+from data.prepared_folder import xz_figures
 from gptjax.generate import LanguageModel
 from gptjax.manifest import write_whole
 from gptjax.plain_json import dumps
@@ -108,9 +108,14 @@ def _model(parts: Assembly, text: Text, state: State) -> LanguageModel:
 
 
 def _write_xz(run: Path, prepared: Path) -> None:
-    """Writes `xz.json`; a run that comes to its end again has it. Nothing is written into the prepared folder."""
-    if not (run / "xz.json").exists():
-        write_whole(run / "xz.json", dumps(xz_figures(prepared), indent=1) + "\n")
+    """Writes `xz.json`; a run that comes to its end again has it, unless its sources have other names by now.
+
+    Nothing is written into the prepared folder.
+    """
+    sources = json.loads((prepared / "prepared.json").read_text(encoding="utf-8"))["sources"]
+    kept = run / "xz.json"
+    if not kept.exists() or json.loads(kept.read_text(encoding="utf-8")).keys() != sources.keys():
+        write_whole(kept, dumps(xz_figures(prepared), indent=1) + "\n")
 
 
 def _results(run: Path) -> Table:

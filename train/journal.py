@@ -112,12 +112,13 @@ def time_spent(run: Path) -> tuple[float, int]:
     Of runs from before starts.jsonl a clock that falls between records was started anew, and others are not noticed.
     """
     records = [
-        record for record in _records(run / "metrics.jsonl") if record["kind"] == "train" and "seconds" in record
+        record for record in records_of(run / "metrics.jsonl") if record["kind"] == "train" and "seconds" in record
     ]
-    starts = _records(run / "starts.jsonl")
+    starts = records_of(run / "starts.jsonl")
     if starts:
         since = [record["seconds"] for record in records if record["step"] > starts[-1]["step"]]
-        return starts[-1]["seconds"] + max(since, default=0.0), len(starts)
+        unnoted = starts[0]["seconds"] > 0  # at least one, of a run from before starts.jsonl
+        return starts[-1]["seconds"] + max(since, default=0.0), unnoted + len(starts)
     total, before, count = 0.0, 0.0, 1
     for record in records:
         anew = record["seconds"] < before
@@ -125,6 +126,7 @@ def time_spent(run: Path) -> tuple[float, int]:
     return total, count
 
 
-def _records(path: Path) -> list[dict[str, Any]]:
+def records_of(path: Path) -> list[dict[str, Any]]:
+    """The records of a file; none where there is no file."""
     lines = whole_lines(path) if path.is_file() else []
     return [record for record in map(_parsed, lines) if record is not None]

@@ -1,6 +1,5 @@
 """How fast, and compared with what: seconds of the start, tokens a second, compilations, the share of the peak."""
 
-import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import tensorflow as tf
 
 from gptjax.attention import product_precision
-from train.journal import Journal, note_start, whole_lines
+from train.journal import Journal, note_start, records_of
 
 # Peak bfloat16 products, operations a second of one chip, from the makers' data sheets.
 CHIP_PEAKS = {
@@ -148,8 +147,8 @@ class Records:
         if self._events is None:
             return
         self._events.add(step, session_log={"status": tf.compat.v1.SessionLog.START})
-        for line in whole_lines(path) if path.is_file() else []:
-            if (record := json.loads(line))["step"] == step:
+        for record in records_of(path):
+            if record["step"] == step:
                 self._draw(**record)
 
     def write(self, kind: str, step: int, **values: Any) -> None:

@@ -41,7 +41,8 @@ def watching(run: Path, process: int, processes: int, lost: Callable[[str], obje
                 before, own = own, sign_of(run, process)
                 # where our own heartbeat is not written, on a full disk for one, others' silence says nothing
                 for said in filter(None, [peer.look(counts=own != before) for peer in peers]):
-                    lost(said)
+                    if not ended.is_set():  # else all have come to the end since, and may leave
+                        lost(said)
                     return
 
     def aborted() -> None:  # as all others are at once when process 0 dies

@@ -10,7 +10,7 @@ import jax
 from rich.console import Console
 from rich.markup import escape
 
-from data.prepare import vocabulary_bound
+from data.prepare import begun, vocabulary_bound
 from gptjax.manifest import steps
 from train import failures
 from train.assemble import assemble, config_of, mesh_of, open_text
@@ -62,7 +62,7 @@ def pretrain(
     with contextlib.ExitStack() as stack:
         stack.callback(lease.release)
         signals.leaving, signals.doing = lease.release, lambda: "text"
-        text = open_text(recipe)
+        text = open_text(recipe, begun(run))
         config = config_of(recipe, text.tokenizer.size, mesh, text.curriculum.heads)
         about |= describe_run(run, recipe, config, text)
         check_agree(about)

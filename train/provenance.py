@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 
-from data.prepare import content
+from data.prepared_folder import content
 from gptjax.config import ModelConfig, load_model_config, save_model_config
 from gptjax.manifest import manifest, steps, write_whole
 from gptjax.places import standing
