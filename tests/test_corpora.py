@@ -184,7 +184,7 @@ def test_any_tensorflow_dataset_is_read_by_name_in_order(tfds, tmp_path, monkeyp
     assert set(read("tfds:some_text", "other")) == {"x"}
     with pytest.raises(ValueError, match=r"no field 'texts'; did you mean 'text'\?"):
         read("tfds:some_text", "texts")
-    with pytest.raises(ValueError, match=r"no dataset 'lm1bb'; did you mean 'lm1b'\?"):
+    with pytest.raises(ValueError, match=r"no data set 'lm1bb'; did you mean 'lm1b'\?"):
         read("tfds:lm1bb", "text")
 
 

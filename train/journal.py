@@ -71,22 +71,20 @@ def _opened(path: Path, stays: Callable[[dict[str, Any]], bool]) -> IO[str]:
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
-    """A record; None for what a power cut left of one."""
+    """A record; None for what a power cut left of one, and for what else is none."""
     try:
-        return json.loads(line)
+        record = json.loads(line)
     except ValueError:
         return None
+    return record if isinstance(record, dict) else None
 
 
 def whole_lines(path: Path) -> list[str]:
     """Lines of a file that end in a line break: a killed run may leave half a line behind."""
-    if not path.exists():
+    if not path.is_file():
         return []
-    return [
-        line
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-        if line.endswith("\n")
-    ]
+    content = path.read_text(encoding="utf-8", errors="replace")
+    return [f"{line}\n" for line in content.split("\n")[:-1]]  # splitlines() also breaks where a sample has U+2028
 
 
 def numbers(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,5 +126,4 @@ def time_spent(run: Path) -> tuple[float, int]:
 
 def records_of(path: Path) -> list[dict[str, Any]]:
     """The records of a file; none where there is no file."""
-    lines = whole_lines(path) if path.is_file() else []
-    return [record for record in map(_parsed, lines) if record is not None]
+    return [record for record in map(_parsed, whole_lines(path)) if record is not None]

@@ -27,7 +27,7 @@ from train.figures import (
     paint_lines,
     short,
 )
-from train.journal import numbers, time_spent
+from train.journal import numbers, records_of, time_spent
 from train.page import escape, figure, listed, section, table, two
 
 LANGUAGES = {"en": "English", "fr": "French", "es": "Spanish", "de": "German", "zh": "Chinese", "ja": "Japanese"}
@@ -41,7 +41,7 @@ def write_report(run: Path) -> Path:
     if not run.is_dir():
         raise ValueError(f"report: {run} is no run directory; give the directory that holds metrics.jsonl")
     train, validation = read_metrics(run / "metrics.jsonl")
-    records = _jsonl(run / "metrics.jsonl")
+    records = records_of(run / "metrics.jsonl")
     recipe, data, xz, environment = (_json(run / f"{name}.json") for name in ("recipe", "data", "xz", "environment"))
     model, views = (_json(run / f"{name}.json") for name in ("model", "views"))
     sources = data.get("sources", {})
@@ -59,7 +59,7 @@ def write_report(run: Path) -> Path:
 {section("What it learned, source by source", _scores(last_scores(run / "metrics.jsonl"), xz))}
 {section("What it learned, task by task", report_tasks.scores(train, records))}
 {section("Held-out text read both ways", report_tasks.views(views))}
-{section("What it writes", _samples(_jsonl(run / "samples.jsonl")))}
+{section("What it writes", _samples(records_of(run / "samples.jsonl")))}
 {section("What it read", _data(sources))}
 {section("Settings", _settings("Recipe", recipe) + _settings("Model", model))}
 {section("Environment", table([(escape(key), escape(str(value))) for key, value in environment.items()], "words"))}
@@ -82,7 +82,7 @@ def read_metrics(path: Path) -> tuple[list[dict], dict[str, dict[int, dict]]]:
     """
     train: dict[int, dict] = {}
     validation: dict[str, dict[int, dict]] = {}
-    for record in _jsonl(path):
+    for record in records_of(path):
         if record["kind"] == "train":
             train[record["step"]] = record
         elif record["kind"] == "validation":
@@ -93,7 +93,7 @@ def read_metrics(path: Path) -> tuple[list[dict], dict[str, dict[int, dict]]]:
 
 def last_scores(path: Path) -> dict[str, dict]:
     """Source -> the record over most held-out text: the one made after the last step, before that the newest."""
-    records = sorted(_jsonl(path), key=lambda record: record["step"])
+    records = sorted(records_of(path), key=lambda record: record["step"])
     newest = {record["source"]: record for record in records if record["kind"] == "validation"}
     newest |= {record["source"]: record for record in records if record["kind"] == "final"}
     return {name: numbers(record) for name, record in newest.items()}
@@ -131,16 +131,6 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
     except ValueError as error:
         raise ValueError(f"report: {path} is not JSON ({error}); delete it to leave its section out") from error
-
-
-def _jsonl(path: Path) -> list[dict[str, Any]]:
-    records = []
-    for line in path.read_bytes().split(b"\n") if path.exists() else ():
-        try:
-            records.append(json.loads(line))
-        except ValueError:  # blank, or cut when the run was killed
-            continue
-    return [record for record in records if isinstance(record, dict)]
 
 
 # Sections, each "" when it has nothing to show
