@@ -336,12 +336,16 @@ class _Probe:
 
 
 def _probe(tree: Any) -> _Probe:
-    """Of the smallest array that has a file: one shard, which every process has and which costs next to nothing."""
+    """Of the smallest array that has a file: one shard, which every process has and which costs next to nothing.
+
+    Orbax cuts an array into a piece for each device at most, as replicas share the work.
+    """
     leaves = [(path, jnp.asarray(leaf)) for path, leaf in jax.tree.leaves_with_path(tree)]
-    shards = [(path, leaf.nbytes, leaf.addressable_shards[0]) for path, leaf in leaves]
-    path, _, shard = min(shards, key=lambda found: (found[2].data.nbytes <= INLINE, found[2].data.nbytes))
+    in_files = [(path, leaf) for path, leaf in leaves if leaf.nbytes > INLINE * len(leaf.sharding.device_set)]
+    path, smallest = min(in_files or leaves, key=lambda found: found[1].nbytes)
+    shard = smallest.addressable_shards[0]
     return _Probe(
-        shapes=_shapes(tree), nbytes=sum(nbytes for _, nbytes, shard in shards if shard.data.nbytes > INLINE),
+        shapes=_shapes(tree), nbytes=sum(leaf.nbytes for _, leaf in in_files),
         label=_label(path), index=shard.index, values=np.array(jax.device_get(shard.data)),
     )  # fmt: skip
 
