@@ -53,7 +53,7 @@ LEFTOVER = re.compile(r"\d+\.(unfinished-|deleted-|orbax-checkpoint-tmp).*")  # 
 BARRIER_SECONDS = 600  # how long a process waits for the slowest to have hashed its share
 # What a path must not hold: Orbax globs it, TensorStore takes a backslash for a slash, epath these folders for buckets.
 NOT_PLAIN = re.compile(r"[][*?\\]|^/(gs|s3|az|hf)(/|$)")
-INLINE = 1024  # bytes: a piece of an array so small lies within Orbax's table of arrays
+INLINE = 1024  # bytes: so small a piece of an array lies within Orbax's table of arrays, which is compressed
 
 
 def restore(run: Path, step: int, name: str, abstract: Any) -> Any:
@@ -329,29 +329,25 @@ class _Probe:
     """What the files of a tree must hold: every leaf, and these values of one."""
 
     shapes: dict[str, tuple[int, ...]]  # by a leaf's label
-    nbytes: int  # of the leaves that have files
+    nbytes: int  # of the leaves that have files of their own
     label: str
     index: Any  # what part of the leaf
     values: np.ndarray  # a copy: the next step may overwrite the leaf
 
 
 def _probe(tree: Any) -> _Probe:
-    """Of the smallest array that has a file: one shard, which every process has and which costs next to nothing."""
+    """Of the smallest array that has a file: one shard, which every process has and which costs next to nothing.
+
+    Orbax cuts an array into a piece for each device at most, as replicas share the work.
+    """
     leaves = [(path, jnp.asarray(leaf)) for path, leaf in jax.tree.leaves_with_path(tree)]
-    path, leaf = min(leaves, key=lambda found: (_is_inline(found[1]), found[1].nbytes))
-    shard = leaf.addressable_shards[0]
+    in_files = [(path, leaf) for path, leaf in leaves if leaf.nbytes > INLINE * len(leaf.sharding.device_set)]
+    path, smallest = min(in_files or leaves, key=lambda found: found[1].nbytes)
+    shard = smallest.addressable_shards[0]
     return _Probe(
-        shapes=_shapes(tree), nbytes=sum(leaf.nbytes for _, leaf in leaves if not _is_inline(leaf)),
+        shapes=_shapes(tree), nbytes=sum(leaf.nbytes for _, leaf in in_files),
         label=_label(path), index=shard.index, values=np.array(jax.device_get(shard.data)),
     )  # fmt: skip
-
-
-def _is_inline(leaf: jax.Array) -> bool:
-    """Whether Orbax may write an array into its table of arrays, compressed, and not into files.
-
-    It does so piece by piece, and each device may write a piece of its own, of a copy that several have too.
-    """
-    return leaf.nbytes <= INLINE * leaf.sharding.num_devices
 
 
 def _otherwise(folder: Path, sizes: Mapping[str, int], probe: _Probe) -> str | None:
