@@ -24,10 +24,10 @@ from typing import Any
 
 from etils import epath
 
+from data.preparation.workitems import Item
 from data.prepare import prepare
 from data.spec import DataSpec
-from data.workitems import Item
-from gptjax.places import expanded
+from gptjax.files.places import expanded
 
 CHECKOUT = Path(__file__).parents[1]
 WHEEL = """

@@ -17,9 +17,9 @@ import numpy as np
 import tyro
 from etils import epath
 
-from data import sources
+from data.preparation import sources
 from data.spec import DataSpec
-from gptjax.places import expanded
+from gptjax.files.places import expanded
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -36,13 +36,11 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from data import holdout, overlap, sources
-from data.holdout import BY_NUMBER, SPLITS, VALIDATION, Plan, sentence_end
-from data.mixture import RATE_UNIT, mixture_rates
-from data.prepared_folder import FORMAT, content_hash, table
-from data.source_files import ours_around
-from data.spec import DataSpec
-from data.workitems import (
+from data.preparation import holdout, overlap, sources
+from data.preparation.holdout import BY_NUMBER, SPLITS, VALIDATION, Plan, sentence_end
+from data.preparation.prepared_folder import FORMAT, content_hash, table
+from data.preparation.source_files import ours_around
+from data.preparation.workitems import (
     Advance,
     Item,
     compare,
@@ -60,10 +58,12 @@ from data.workitems import (
     save_sought,
     tokenise,
 )
-from gptjax.console import make_console, print_any_text
-from gptjax.locks import locked
-from gptjax.places import named
-from gptjax.tokenizer import Tokenizer, ready_made, train_bpe, train_characters
+from data.rows.mixture import RATE_UNIT, mixture_rates
+from data.spec import DataSpec
+from gptjax.command.console import make_console, print_any_text
+from gptjax.files.locks import locked
+from gptjax.files.places import named
+from gptjax.text.tokenizer import Tokenizer, ready_made, train_bpe, train_characters
 
 SAMPLE = 10_000_000  # bytes of training text from which the tokenizer learns
 

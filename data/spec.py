@@ -5,8 +5,8 @@ import math
 from pathlib import Path
 from typing import Literal
 
-from data.mixture import lay_out, parse
-from gptjax.places import expanded
+from data.rows.mixture import lay_out, parse
+from gptjax.files.places import expanded
 
 LEARNT, READY_MADE = ("bpe", "characters"), ("bytes", "gpt2")  # tokenizers; others are files
 

@@ -17,10 +17,10 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from data.prepared_folder import FORMATS, stored_text
+from data.preparation.prepared_folder import FORMATS, stored_text
 from data.spec import READY_MADE
-from gptjax.console import make_console, print_any_text
-from gptjax.tokenizer import Tokenizer, ready_made, train_bpe, train_characters
+from gptjax.command.console import make_console, print_any_text
+from gptjax.text.tokenizer import Tokenizer, ready_made, train_bpe, train_characters
 
 LEARN_FROM = 10_000_000  # bytes of training text
 BPE_SIZES = (4096, 16384)

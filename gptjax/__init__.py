@@ -10,21 +10,29 @@
 >>> gptjax.export(model, "exported")  # a Hugging Face folder
 
 All that a model does is in help(gptjax.LanguageModel). Tasks with items (multiple choice, classification, answers) are
-in gptjax.evaluate, conversations in gptjax.chat; the program `gptjax` has the same as generate, evaluate, export.
+in gptjax.evaluation.evaluate, conversations in gptjax.inference.chat; the program `gptjax` has the same as generate,
+evaluate, export.
 """
 
 import importlib
 import os
 from typing import TYPE_CHECKING, Any, Literal
 
+from gptjax import moved
+
 if TYPE_CHECKING:
-    from gptjax.generate import LanguageModel, Sample
+    from gptjax.inference.language_model import LanguageModel, Sample
+    from gptjax.inference.scoring import Row
     from gptjax.results import Result
-    from gptjax.scoring import Row
+
+moved.install()
 
 __all__ = ["LanguageModel", "Result", "Row", "Sample", "export", "load"]
 
-_HOMES = {"LanguageModel": "generate", "Result": "results", "Row": "scoring", "Sample": "generate"}
+_HOMES = {
+    "LanguageModel": "inference.language_model", "Result": "results", "Row": "inference.scoring",
+    "Sample": "inference.language_model",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
@@ -53,8 +61,8 @@ def load(
     >>> model.loglikelihood([("The city of", " London")])[0].log_prob  # nats
 
     A gptjax.LanguageModel: it can `generate` and `stream` texts, `score` tokens, and has `loglikelihood`,
-    `loglikelihood_rolling`, `perplexity`, `log_probs` and `class_log_probs`; gptjax.evaluate has tasks with items, and
-    gptjax.export writes it for others.
+    `loglikelihood_rolling`, `perplexity`, `log_probs` and `class_log_probs`; gptjax.evaluation.evaluate has tasks with
+    items, and gptjax.export writes it for others.
 
     For a run: `step`: which checkpoint; None = the newest good one, with a warning for each newer one that is damaged.
     Its files are verified first. `weights`: "ema" = their moving average, where the run kept one.
@@ -65,8 +73,8 @@ def load(
     what is not supported, or if a weight is NaN or infinite.
     """
     from gptjax import arguments
-    from gptjax.places import expanded
-    from gptjax.rundir import credit_of, read_run
+    from gptjax.files.places import expanded
+    from gptjax.runs.rundir import credit_of, read_run
     from gptjax.spelling import did_you_mean
 
     if not isinstance(path, str | os.PathLike):

@@ -19,21 +19,21 @@ import tyro
 
 import gptjax
 from gptjax import arguments
-from gptjax.chat import Chat, from_first_word
-from gptjax.console import print_any_text
-from gptjax.conversation import turn_ids
-from gptjax.evaluate_verb import Evaluate
-from gptjax.export_verb import Export
-from gptjax.items import unescaped
-from gptjax.manifest import check_sizes, folder_of, numbered, verify
-from gptjax.places import expanded
-from gptjax.rundir import read_run
-from gptjax.sampling import Sampling
+from gptjax.command.console import print_any_text
+from gptjax.command.evaluate_verb import Evaluate
+from gptjax.command.export_verb import Export
+from gptjax.command.verb import Verb
+from gptjax.evaluation.items import unescaped
+from gptjax.files.places import expanded
+from gptjax.inference.chat import Chat, from_first_word
+from gptjax.inference.conversation import turn_ids
+from gptjax.inference.sampling import Sampling
+from gptjax.runs.manifest import check_sizes, folder_of, numbered, verify
+from gptjax.runs.rundir import read_run
 from gptjax.spelling import did_you_mean
-from gptjax.verb import Verb
 
 if TYPE_CHECKING:
-    from gptjax.generate import LanguageModel, Sample
+    from gptjax.inference.language_model import LanguageModel, Sample
 
 USER_ERROR = 2  # exit status
 
@@ -224,7 +224,7 @@ def verified(run: Path, step: int) -> str:
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # the accelerator may be training this very run
-    from gptjax.checkpoint import refuse_nonfinite, restore, saved_shapes
+    from gptjax.runs.checkpoint import refuse_nonfinite, restore, saved_shapes
 
     for name in ("params", "ema"):
         if (folder_of(run, step) / name).is_dir():

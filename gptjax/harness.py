@@ -16,13 +16,13 @@ from os import PathLike
 from typing import Any
 
 import gptjax
-from gptjax import conversation
-from gptjax.chat import LINES
-from gptjax.evaluate import continued
-from gptjax.generate import LanguageModel
-from gptjax.progress import bar
-from gptjax.sampling import Sampling
-from gptjax.text_likelihood import continuations, encoded_pairs, rolling
+from gptjax.command.progress import bar
+from gptjax.evaluation.evaluate import continued
+from gptjax.inference import conversation
+from gptjax.inference.chat import LINES
+from gptjax.inference.language_model import LanguageModel
+from gptjax.inference.sampling import Sampling
+from gptjax.inference.text_likelihood import continuations, encoded_pairs, rolling
 
 TOKENS = 256  # of an answer, where a task does not say
 # the first that is given counts
@@ -40,9 +40,9 @@ class Adapter:
     """What lm_eval asks of a model. `lm` joins it with lm_eval's base class.
 
     `pretrained`: what gptjax.load takes, or a model that is loaded already; `step`, `weights` and `dtype` go with it.
-    `batch_tokens`: see gptjax.scoring.score. `seed`: of sampled answers, where a task gives none; the n-th time that a
-    request comes again, it is n more. lm_eval's own `batch_size`, `max_batch_size` and `device` change nothing: scores
-    do not depend on batches, and JAX chooses the device (JAX_PLATFORMS).
+    `batch_tokens`: see gptjax.inference.scoring.score. `seed`: of sampled answers, where a task gives none; the n-th
+    time that a request comes again, it is n more. lm_eval's own `batch_size`, `max_batch_size` and `device` change
+    nothing: scores do not depend on batches, and JAX chooses the device (JAX_PLATFORMS).
     """
 
     def __init__(

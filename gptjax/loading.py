@@ -7,12 +7,12 @@ from typing import Any, Literal
 import jax
 from flax import linen as nn
 
-from gptjax import checkpoint, manifest
 from gptjax.config import ModelConfig
 from gptjax.exchange.foreign import Foreign
-from gptjax.generate import LanguageModel
-from gptjax.model import Transformer, init_params
-from gptjax.rundir import Run
+from gptjax.inference.language_model import LanguageModel
+from gptjax.nn.model import Transformer, init_params
+from gptjax.runs import checkpoint, manifest
+from gptjax.runs.rundir import Run
 from gptjax.sharding import check_divides, shardings
 
 

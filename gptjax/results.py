@@ -11,8 +11,8 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from gptjax.places import expanded
-from gptjax.plain_json import dumps
+from gptjax.files.places import expanded
+from gptjax.files.plain_json import dumps
 
 RESAMPLES = 1000
 INTERVAL = (2.5, 97.5)  # per cent

@@ -1,1 +1,1 @@
-"""A package, so that `python -m tests.damage` finds this folder: a dependency installs one of the same name."""
+"""A package, so that `python -m tests.campaigns.NAME` finds this folder: a dependency installs one of that name."""

@@ -12,7 +12,7 @@ class Fault(NamedTuple):
     untried: str = ""  # what of it is not tried, and why; "" = all of it is
 
 
-SAVING = "stopped and saved, or a line that says what is lost; an exit code of train/exits.py"
+SAVING = "stopped and saved, or a line that says what is lost; an exit code of train/supervision/exits.py"
 
 FAULTS = {
     1: Fault(
@@ -66,7 +66,8 @@ FAULTS = {
     13: Fault(
         "resumed on another mesh, or with another number of processes",
         "the rows are the same; losses agree within a stated tolerance",
-        "from CPU to GPU: the tests need no accelerator; another number of processes: by `python -m tests.resharding`",
+        "from CPU to GPU: the tests need no accelerator; another number of processes: by "
+        "`python -m tests.campaigns.resharding`",
     ),
     14: Fault(
         "a checkpoint or recipe of an older or newer version",

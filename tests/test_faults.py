@@ -18,14 +18,14 @@ from rich.console import Console
 
 import gptjax
 from gptjax.config import Architecture
-from gptjax.manifest import manifest, newest_good, steps, verify, write_manifest
-from tests.damage import NEWER, OLDER, small_run
+from gptjax.runs.manifest import manifest, newest_good, steps, verify, write_manifest
+from tests.campaigns.damage import NEWER, OLDER, small_run
 from tests.tiny_recipe import recipe, records, write_text
-from train.lease import Lease
-from train.ledger import read_ledger
 from train.loop import Trainer
 from train.pretrain import pretrain
 from train.recipe import BatchSpec, CheckpointSpec, MeshSpec, OptimizerSpec, StopSpec, ValidationSpec
+from train.record.ledger import read_ledger
+from train.supervision.lease import Lease
 
 ROOT = Path(__file__).resolve().parent.parent
 QUIET = Console(quiet=True)
@@ -210,7 +210,7 @@ def test_a_run_that_fails_again_and_again_at_one_step_is_refused_with_the_cause(
 # Does something when the run enters a phase for the n-th time, then is `python -m train`.
 PROGRAM = """
 import contextlib, os, runpy, signal, sys, threading, time
-from train.watchdog import Watchdog
+from train.supervision.watchdog import Watchdog
 enter, seen = Watchdog.phase, []
 
 @contextlib.contextmanager
@@ -326,7 +326,7 @@ os.fsync = fsync
         assert run.ended() == 70, run.said
     assert "watchdog: no progress for" in run.said
     assert 'in phase "save' in run.said
-    assert "gptjax/checkpoint.py" in (text / "hangs/stacks-0.txt").read_text()
+    assert "gptjax/runs/checkpoint.py" in (text / "hangs/stacks-0.txt").read_text()
     assert steps(text / "hangs") == []
     assert len(list((text / "hangs/checkpoints").glob("*.unfinished-*"))) == 1
 
@@ -452,13 +452,13 @@ def test_when_one_process_stands_still_the_other_names_it_and_ends(text):
 @pytest.mark.fault(24)
 def test_when_one_process_fails_it_says_why_and_the_other_that_it_left(text):
     fails = """
-import train.ledger
-real = train.ledger.entry_of
+import train.record.ledger
+real = train.record.ledger.entry_of
 def entry_of(step, *arguments):
     if step == 4:
         raise OSError(5, "Input/output error", "part-7")
     return real(step, *arguments)
-train.ledger.entry_of = entry_of
+train.record.ledger.entry_of = entry_of
 """
     with Pair(text, "fails", *ENDLESS, more=("", fails)) as pair:
         assert (pair[1].ended(), pair[0].ended()) == (2, 70), pair.said

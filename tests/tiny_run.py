@@ -7,11 +7,11 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from gptjax.checkpoint import CheckpointWriter
 from gptjax.config import ModelConfig, save_model_config
-from gptjax.generate import LanguageModel
-from gptjax.model import Transformer, init_params
-from gptjax.tokenizer import Tokenizer, train_bpe, train_characters
+from gptjax.inference.language_model import LanguageModel
+from gptjax.nn.model import Transformer, init_params
+from gptjax.runs.checkpoint import CheckpointWriter
+from gptjax.text.tokenizer import Tokenizer, train_bpe, train_characters
 
 TEXT = "A: hello there\nB: the quick brown fox 曹操 jumps over 🦊 the lazy dog\n"
 LLAMA = {"D": 32, "L": 2, "N": 4, "K": 4, "head_width": 8, "F": 48}

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from data.holdout import text_hash
-from data.marks import WORD_START, marks
-from data.rowplan import scramble
+from data.preparation.holdout import text_hash
+from data.preparation.marks import WORD_START, marks
+from data.rows.rowplan import scramble
 from data.spec import DataSpec
 from data.tasks.task import Corpus, Text
-from gptjax.tokenizer import Tokenizer, train_characters
+from gptjax.text.tokenizer import Tokenizer, train_characters
 
 WORDS = [
     "the",

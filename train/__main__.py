@@ -8,24 +8,35 @@ import sys
 import traceback
 from pathlib import Path
 
-from train.signals import Signals, block
+from train.supervision.signals import Signals, block
 
 if __name__ == "__main__" and sys.argv[1:2] == ["pretrain"]:
     block()  # before NumPy and JAX start threads, which inherit it
 
 import tyro
 
+from gptjax.command.console import print_any_text
 from gptjax.config import SIZES
-from gptjax.console import print_any_text
-from gptjax.places import expanded, standing
-from gptjax.plain_json import dumps
+from gptjax.files.places import expanded, standing
+from gptjax.files.plain_json import dumps
 from gptjax.spelling import did_you_mean
-from train import STARTED, hosts
-from train.allocator import keep_freed_memory
-from train.exits import BAD_NUMBERS, DONE, FAULT, INTERRUPTED, MISTAKE, STOPPED, TAKEN, BadNumbersError, StoppedError
-from train.experiments import experiment_names
-from train.lease import LeaseLostError, LeaseTakenError
+from train import STARTED
+from train.lab.experiments import experiment_names
 from train.recipe import Recipe, load_recipe, recipe_names
+from train.supervision import hosts
+from train.supervision.allocator import keep_freed_memory
+from train.supervision.exits import (
+    BAD_NUMBERS,
+    DONE,
+    FAULT,
+    INTERRUPTED,
+    MISTAKE,
+    STOPPED,
+    TAKEN,
+    BadNumbersError,
+    StoppedError,
+)
+from train.supervision.lease import LeaseLostError, LeaseTakenError
 
 HELP = """usage: python -m train VERB ...      (or ./launch.sh VERB ...)
 
@@ -53,7 +64,7 @@ Fields:  python -m train pretrain RECIPE --help lists them all with their defaul
 
 
 def main(arguments: list[str]) -> int:
-    """Runs one verb; returns the exit code, as train/exits.py lists them."""
+    """Runs one verb; returns the exit code, as train/supervision/exits.py lists them."""
     print_any_text()
     verbs = {
         "pretrain": _pretrain, "bench": _bench, "report": _report, "audit": _audit, "verify-resume": _verify_resume,
@@ -138,7 +149,7 @@ def _pretrain(arguments: list[str]) -> int:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     _settle_process()
     hosts.join()
-    from gptjax.console import make_console
+    from gptjax.command.console import make_console
     from train.pretrain import pretrain
 
     pretrain(recipe, make_console(quiet=not hosts.is_first()), STARTED, signals, accept_changes=accept)
@@ -159,8 +170,8 @@ def _verify_resume(arguments: list[str]) -> int:
     if steps < 2 or steps % 2 or steps > recipe.steps:
         raise ValueError(f"--steps {count}: give an even number of steps, from 2 to the recipe's {recipe.steps}")
     _check_sources(recipe)
-    from gptjax.console import make_console
-    from train.verify_resume import verify_resume
+    from gptjax.command.console import make_console
+    from train.lab.verify_resume import verify_resume
 
     return DONE if verify_resume(arguments, recipe, steps // 2, make_console()) else FAULT
 
@@ -168,8 +179,8 @@ def _verify_resume(arguments: list[str]) -> int:
 def _audit(arguments: list[str]) -> int:
     run = _run_of("audit", arguments)
     _settle_process()
-    from gptjax.console import make_console
-    from train.audit import audit
+    from gptjax.command.console import make_console
+    from train.lab.audit import audit
 
     return DONE if audit(run, make_console()) else FAULT
 
@@ -189,7 +200,7 @@ def _bench(arguments: list[str]) -> int:
     if topology is not None and rival is not None:
         raise ValueError("--compile-for and --against: give one of them")
     if topology is not None:
-        from train.compile_for import compile_for
+        from train.lab.compile_for import compile_for
 
         found = compile_for(recipe, topology)
     elif rival is not None:
@@ -199,16 +210,16 @@ def _bench(arguments: list[str]) -> int:
         others = [*arguments, *others] if others[0].startswith("--") else others
         _check_sources(recipe)
         _check_sources(parse(others, "bench"))
-        from train.compare import compare
+        from train.lab.compare import compare
 
         found = compare(arguments, others, steps)
     else:
         _check_sources(recipe)
         _settle_process()
-        from train.bench import bench
+        from train.lab.bench import bench
 
         found = bench(recipe, steps, STARTED)
-    from gptjax.console import make_console
+    from gptjax.command.console import make_console
 
     make_console().print(found.table())
     if file is not None:
@@ -221,8 +232,8 @@ def _experiment(arguments: list[str]) -> int:
     folder, arguments = _taken("--runs", arguments)
     if len(arguments) != 1:
         raise ValueError(f"experiment: give one of {', '.join(experiment_names())} (found {arguments})")
-    from gptjax.console import make_console
-    from train.experiment import conduct, load_experiment
+    from gptjax.command.console import make_console
+    from train.lab.experiment import conduct, load_experiment
 
     (name,), runs = arguments, expanded(folder or "runs/experiments")
     experiment, console = load_experiment(name), make_console()
@@ -236,7 +247,7 @@ def _experiment(arguments: list[str]) -> int:
 
 def _check_sources(recipe: Recipe) -> None:
     """Raises ValueError for text that cannot exist, before anything slow is imported."""
-    from data.sources import check
+    from data.preparation.sources import check
 
     for name, _ in recipe.data.shares:
         check(name)
@@ -252,7 +263,7 @@ def _settle_process() -> None:
 
 def _report(arguments: list[str]) -> int:
     run = _run_of("report", arguments)
-    from train.report import write_report
+    from train.report.report import write_report
 
     print(write_report(run))
     return DONE

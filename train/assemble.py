@@ -13,17 +13,17 @@ from jax.sharding import Mesh
 from data.prepare import Begun, prepare
 from gptjax.batch import Batch, ClassHead
 from gptjax.config import ModelConfig
-from gptjax.kernels import Kernel, kernel_for
-from gptjax.model import Transformer
+from gptjax.nn.kernels import Kernel, kernel_for
+from gptjax.nn.model import Transformer
 from gptjax.sharding import batch_sharding, check_divides, held_rows, make_mesh, one_a_device
-from gptjax.tokenizer import Tokenizer
-from train.losses import Scores
+from gptjax.text.tokenizer import Tokenizer
+from train.losses.terms import Scores
 from train.objectives import Curriculum, curriculum
 from train.recipe import Recipe
 from train.step import State, abstract_state, make_train_step, make_validation_step
 
 if TYPE_CHECKING:  # imported where it is used: to compile for another chip needs no TensorFlow
-    from data.rows import Rows
+    from data.rows.rows import Rows
 
 
 class Text(NamedTuple):
@@ -47,7 +47,7 @@ def open_text(recipe: Recipe, of_run: Begun | None = None) -> Text:
 
 def rows_of(recipe: Recipe, prepared: Path) -> "Rows":
     """The training rows of a recipe. Raises ValueError where its objectives and the text do not fit."""
-    from data.rows import Rows, epochs
+    from data.rows.rows import Rows, epochs
 
     objectives = recipe.objectives.for_epochs(epochs(prepared, recipe.horizon))
     return Rows(prepared, recipe.model.T, recipe.seed, recipe.horizon, objectives.tasks)
@@ -82,7 +82,7 @@ class Assembly:
 
     def batches(self, rows: "Rows", first_row: int, steps: int) -> Iterator[Batch]:
         """This host's part of the batches [A, B, T] of `steps` steps from `first_row` on, in its own memory."""
-        from data.pipeline import training_batches
+        from data.rows.pipeline import training_batches
 
         batch = self.recipe.batch
         return training_batches(

@@ -10,24 +10,24 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from gptjax.checkpoint import CheckpointWriter, refuse_nonfinite
-from gptjax.manifest import manifest, newest_good, steps, write_whole
+from gptjax.runs.checkpoint import CheckpointWriter, refuse_nonfinite
+from gptjax.runs.manifest import manifest, newest_good, steps, write_whole
 from train.assemble import Assembly, Text
-from train.conflict import Conflicts, Monitor
-from train.exits import INTERRUPTED, STOPPED, BadNumbersError, StoppedError
-from train.hosts import from_first
-from train.journal import Journal
-from train.lease import Lease, LeaseLostError
-from train.ledger import entry_of
-from train.meter import Records, Speed, Start, peak_flops
+from train.losses.conflict import Conflicts, Monitor
 from train.optimizer import cooldown_start, cooldown_steps
 from train.recipe import to_json
+from train.record.journal import Journal
+from train.record.ledger import entry_of
+from train.record.meter import Records, Speed, Start, peak_flops
 from train.resume import saved_trees
-from train.signals import Signals
 from train.step import State
 from train.stopping import Health, out_of_patience, planned_end, reached_target
+from train.supervision.exits import INTERRUPTED, STOPPED, BadNumbersError, StoppedError
+from train.supervision.hosts import from_first
+from train.supervision.lease import Lease, LeaseLostError
+from train.supervision.signals import Signals
+from train.supervision.watchdog import Watchdog
 from train.validate import Findings, HeldOut, overall
-from train.watchdog import Watchdog
 
 RECORD_EVERY = 10  # steps
 TELL_EVERY = 30  # seconds, where there is no terminal to draw a bar on

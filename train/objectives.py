@@ -20,7 +20,7 @@ from gptjax.batch import ClassHead
 from gptjax.spelling import did_you_mean
 
 if TYPE_CHECKING:
-    from data.rows import Rows
+    from data.rows.rows import Rows
 
 CombinerName = Literal["static", "uncertainty", "famo", "pcgrad"]
 FEW_EPOCHS, MANY_EPOCHS = 16, 32  # text read less often is all new to a causal model; more often, it learns it by heart
@@ -41,7 +41,7 @@ class Objectives:
     continuity: Continuity = dataclasses.field(default_factory=Continuity)
     classify: Classify = dataclasses.field(default_factory=Classify)
 
-    combine: CombinerName = "static"  # how the weights of the terms change: not, or as train/combine.py says
+    combine: CombinerName = "static"  # how the weights of the terms change: not, or as train/losses/combine.py says
     by_repetition: bool = True  # text read over 16 times moves causal rows, not their weight, to masked ones
     conflicts: int | None = 250  # steps between two looks at whether tasks pull in opposite directions; None = never
 

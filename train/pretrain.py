@@ -1,4 +1,4 @@
-"""From a recipe to a finished run: what is checked first, who owns the run, training; then train/finish.py."""
+"""From a recipe to a finished run: what is checked first, who owns the run, training; then train/report/finish.py."""
 
 import contextlib
 import re
@@ -11,21 +11,21 @@ from rich.console import Console
 from rich.markup import escape
 
 from data.prepare import begun, vocabulary_bound
-from gptjax.manifest import steps
-from train import failures
+from gptjax.runs.manifest import steps
 from train.assemble import assemble, config_of, mesh_of, open_text
-from train.bench import pcgrad_cost
-from train.exits import HUNG, BadNumbersError, StoppedError, leave, tell
-from train.finish import REPORTING, finish, optional
-from train.hosts import check_agree, from_first
-from train.lease import FINISHED, Lease, LeaseLostError
+from train.lab.bench import pcgrad_cost
 from train.loop import Guards, Trainer
-from train.meter import Start
-from train.peers import watching
-from train.provenance import changed_fields, check_disk, describe_run, provenance
 from train.recipe import Recipe
-from train.signals import Signals
-from train.watchdog import Watchdog, report_hang
+from train.record.meter import Start
+from train.record.provenance import changed_fields, check_disk, describe_run, provenance
+from train.report.finish import REPORTING, finish, optional
+from train.supervision import failures
+from train.supervision.exits import HUNG, BadNumbersError, StoppedError, leave, tell
+from train.supervision.hosts import check_agree, from_first
+from train.supervision.lease import FINISHED, Lease, LeaseLostError
+from train.supervision.peers import watching
+from train.supervision.signals import Signals
+from train.supervision.watchdog import Watchdog, report_hang
 
 
 def pretrain(
@@ -137,7 +137,7 @@ def _note_failure(run: Path, lease: Lease, error: Exception, console: Console) -
     _count(run, lease, f"{type(error).__name__}: {error}")
     if isinstance(error, BadNumbersError):  # its curves say since when
         with optional("report", console):
-            from train.report import write_report
+            from train.report.report import write_report
 
             console.print(f"report: [bold]{escape(str(write_report(run)))}[/]")
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 from data.spec import DataSpec
 from data.tasks.position import LONGEST
 from gptjax.config import Architecture
-from gptjax.places import expanded
+from gptjax.files.places import expanded
 from gptjax.spelling import did_you_mean
 from train.objectives import Objectives
 

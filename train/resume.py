@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gptjax.checkpoint import restore, saved_shapes
-from gptjax.manifest import manifest
-from gptjax.plain_json import dumps
+from gptjax.files.plain_json import dumps
+from gptjax.runs.checkpoint import restore, saved_shapes
+from gptjax.runs.manifest import manifest
 from train.optimizer import by_thaw_step, from_thaw_step
 from train.recipe import Recipe, changes, to_json
 

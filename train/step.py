@@ -10,15 +10,15 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from gptjax.batch import Batch
-from gptjax.likelihood import chunks_for
-from gptjax.model import Transformer, init_params
+from gptjax.nn.likelihood import chunks_for
+from gptjax.nn.model import Transformer, init_params
 from gptjax.sharding import batch_sharding, local_rows, one_a_device, replicated, shardings
-from train.combine import make_combiner, project
-from train.ledger import rows_hash
-from train.losses import Scores, counts, divisors, factors, lambdas, term_nats, term_scores
+from train.losses.combine import make_combiner, project
+from train.losses.terms import Scores, counts, divisors, factors, lambdas, term_nats, term_scores
 from train.objectives import Curriculum
 from train.optimizer import cooldown_start, learning_rate, make_optimizer, merge
 from train.recipe import OptimizerSpec
+from train.record.ledger import rows_hash
 
 # On a CPU, running independent operations side by side costs 20 to 40 % of a step (docs/log.md, 2026-11-22).
 COMPILER_OPTIONS = {"cpu": {"xla_cpu_enable_concurrency_optimized_scheduler": False}}

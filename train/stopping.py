@@ -9,9 +9,9 @@ import math
 import statistics
 from typing import Any
 
-from train.exits import BadNumbersError
-from train.ledger import Entry
 from train.recipe import StopSpec
+from train.record.ledger import Entry
+from train.supervision.exits import BadNumbersError
 
 GAIN = 0.002  # share by which a held-out loss must fall to count as progress
 WINDOW = 128  # steps whose losses say what is normal

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from data.pipeline import validation_batches
-from data.rows import Builder, HeldOutRows, open_corpus
+from data.rows.pipeline import validation_batches
+from data.rows.rows import Builder, HeldOutRows, open_corpus
 from train.assemble import Assembly, Text
-from train.losses import Scores, labels, target_weights
+from train.losses.terms import Scores, labels, target_weights
 from train.objectives import Term
 
 AT_ONCE = 256  # rows that are looked at for guesses

@@ -12,7 +12,7 @@ from data.tasks.blocks import chain, check_lengths, documents, runs, sentence_st
 from data.tasks.task import Corpus, Targets, Task, Text, fitting, packed
 from gptjax.batch import Batch
 from gptjax.spelling import did_you_mean
-from gptjax.tokenizer import Tokenizer
+from gptjax.text.tokenizer import Tokenizer
 
 TYPES = ("statement", "question", "exclamation")
 CUES = (".。…", "?？", "!！")  # of each type; what ends a sentence tells its type

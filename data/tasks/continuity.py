@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from data.rowplan import TokenStore, scramble
+from data.rows.rowplan import TokenStore, scramble
 from data.tasks.blocks import chain, check_lengths, documents, runs, sentence_stops
 from data.tasks.task import Corpus, Targets, Task, Text, fitting, packed, uniform
 from gptjax.batch import Batch

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from data.marks import WORD_START
+from data.preparation.marks import WORD_START
 from data.tasks.task import Corpus, Task, Text, packed, ranks
 from gptjax.batch import Batch
 

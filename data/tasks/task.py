@@ -11,9 +11,9 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from data.rowplan import TokenStore, scramble
+from data.rows.rowplan import TokenStore, scramble
 from gptjax.batch import Batch
-from gptjax.tokenizer import Tokenizer
+from gptjax.text.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class Text(NamedTuple):
     key_P: np.ndarray  # u64: of chance; differs by seed, source, epoch, document and place in it, and by nothing else
     length_P: np.ndarray  # i64: tokens
     token_N: np.ndarray  # i32
-    mark_N: np.ndarray  # u8: WORD_START, SENTENCE_END of data.marks
+    mark_N: np.ndarray  # u8: WORD_START, SENTENCE_END of data.preparation.marks
 
     @property
     def R(self) -> int:

@@ -24,17 +24,17 @@ import tokenizers
 from safetensors.numpy import save_file
 
 from gptjax.exchange import heads_file, reread
-from gptjax.exchange.aside import absent, appearing
 from gptjax.exchange.heads_file import read_class_heads
 from gptjax.exchange.hf_config import fields_of
 from gptjax.exchange.hf_folder import CONFIG, RULES, read_description
 from gptjax.exchange.hf_params import names, shape_of, table, written
 from gptjax.exchange.hf_texts import texts
 from gptjax.exchange.safetensors_file import INDEX, SINGLE
-from gptjax.generate import LanguageModel
-from gptjax.likelihood import logits_from
-from gptjax.manifest import describe
-from gptjax.model import Transformer, head
+from gptjax.files.aside import absent, appearing
+from gptjax.inference.language_model import LanguageModel
+from gptjax.nn.likelihood import logits_from
+from gptjax.nn.model import Transformer, head
+from gptjax.runs.manifest import describe
 from gptjax.sharding import row_ways
 
 PROOF = "export_proof.json"

@@ -4,8 +4,8 @@ import dataclasses
 from typing import Any
 
 from gptjax.config import ModelConfig
-from gptjax.habits import Habits
-from gptjax.tokenizer import Tokenizer
+from gptjax.inference.habits import Habits
+from gptjax.text.tokenizer import Tokenizer
 
 SPARE_ROWS = 1023  # of the token table, without a token: many round their table up
 

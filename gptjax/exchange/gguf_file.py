@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from gptjax.exchange.bounded_files import check_regular, naming
 from gptjax.exchange.gguf_blocks import OTHERS, TYPES, unpacked
+from gptjax.files.bounded_files import check_regular, naming
 
 VERSIONS = (2, 3)
 MOST_ENTRIES = 100_000  # settings, and likewise tensors

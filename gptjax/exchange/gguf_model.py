@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from gptjax.exchange.bounded_files import naming
 from gptjax.exchange.foreign import Foreign, check_one_model
 from gptjax.exchange.gguf_file import Tensors, read_file
 from gptjax.exchange.gguf_tokenizer import TOKENIZER_KEYS, token_id, tokenizer_of
 from gptjax.exchange.hf_config import LLAMA, MODEL_TYPES, QWEN3, model_of
 from gptjax.exchange.hf_params import read_params
-from gptjax.habits import Habits
+from gptjax.files.bounded_files import naming
+from gptjax.inference.habits import Habits
 
 CLASSES = {"llama": LLAMA, "qwen3": QWEN3}  # by general.architecture
 # Keys behind the architecture's name -> fields of config.json; all but the last two must be there.

@@ -10,7 +10,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from gptjax.tokenizer import Tokenizer
+from gptjax.text.tokenizer import Tokenizer
 
 KEY = "tokenizer.ggml."
 TOKENIZER_KEYS = {f"{KEY}{name}" for name in (

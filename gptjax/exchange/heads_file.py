@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from gptjax.config import ClassHead, ModelConfig
-from gptjax.exchange.bounded_files import naming, read_json
 from gptjax.exchange.safetensors_file import read_tensors
+from gptjax.files.bounded_files import naming, read_json
 
 NAMES, WEIGHTS = "class_heads.json", "class_heads.safetensors"
 MOST_HEADS = 64

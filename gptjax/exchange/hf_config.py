@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gptjax.config import ModelConfig, RopeScaling
-from gptjax.exchange.bounded_files import naming, read_json
+from gptjax.files.bounded_files import naming, read_json
 
 GPT2, LLAMA, QWEN3 = "GPT2LMHeadModel", "LlamaForCausalLM", "Qwen3ForCausalLM"
 MODEL_TYPES = {GPT2: "gpt2", LLAMA: "llama", QWEN3: "qwen3"}

@@ -14,16 +14,16 @@ from typing import Any
 import tokenizers
 from tokenizers import pre_tokenizers
 
-from gptjax.chat import LINES
 from gptjax.config import ModelConfig
-from gptjax.exchange.bounded_files import naming, read_json, read_text
 from gptjax.exchange.foreign import Foreign, check_one_model
 from gptjax.exchange.heads_file import read_class_heads, read_heads
 from gptjax.exchange.hf_config import GPT2, QWEN3, SPECIAL, class_of, read_config
 from gptjax.exchange.hf_params import read_params
 from gptjax.exchange.safetensors_file import read_weights
-from gptjax.habits import Habits
-from gptjax.tokenizer import Tokenizer, token_name
+from gptjax.files.bounded_files import naming, read_json, read_text
+from gptjax.inference.chat import LINES
+from gptjax.inference.habits import Habits
+from gptjax.text.tokenizer import Tokenizer, token_name
 
 CONFIG, GENERATION, SETTINGS = "config.json", "generation_config.json", "tokenizer_config.json"
 RULES, NAMES, TEMPLATE = "tokenizer.json", "special_tokens_map.json", "chat_template.jinja"

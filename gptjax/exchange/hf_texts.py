@@ -3,12 +3,12 @@
 import json
 from typing import TYPE_CHECKING, Any
 
-from gptjax.chat import LINES
 from gptjax.exchange.hf_config import fields_of
-from gptjax.rundir import CREDIT
+from gptjax.inference.chat import LINES
+from gptjax.runs.rundir import CREDIT
 
 if TYPE_CHECKING:
-    from gptjax.generate import LanguageModel
+    from gptjax.inference.language_model import LanguageModel
 
 README = """# A language model
 

@@ -11,7 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from gptjax.exchange.bounded_files import LARGEST, check_regular, naming, parse_json, read_json
+from gptjax.files.bounded_files import LARGEST, check_regular, naming, parse_json, read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {

@@ -24,13 +24,13 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
 import jax
 
 import train.pretrain
-import train.report  # noqa: F401
-from gptjax.manifest import steps
+import train.report.report  # noqa: F401
+from gptjax.runs.manifest import steps
 from tests.campaigns.late import POINTS, be_late
 from tests.tiny_recipe import write_text
 from train import __main__ as main
-from train import hosts
-from train.signals import block
+from train.supervision import hosts
+from train.supervision.signals import block
 
 LATE, REPORT = 60.0, 600.0  # seconds
 LAST = 12  # the step that a run ends at

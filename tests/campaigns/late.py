@@ -36,7 +36,7 @@ def be_late(point: str, seconds: float, last: int) -> None:
 
     sys.addaudithook(hear)
     if point == "before its writer closes":
-        from gptjax.checkpoint import CheckpointWriter
+        from gptjax.runs.checkpoint import CheckpointWriter
 
         CheckpointWriter.close = sleeping(CheckpointWriter.close, before=seconds)
     if point in ("before it parts", "after it parted"):

@@ -24,8 +24,8 @@ from typing import Any
 
 import tokenizers
 
-from gptjax.template import render
-from gptjax.tokenizer import Tokenizer, byte_tokenizer, train_bpe
+from gptjax.inference.template import render
+from gptjax.text.tokenizer import Tokenizer, byte_tokenizer, train_bpe
 
 GOLDEN = Path(__file__).with_name("golden_templates.json")
 PACKAGES = ("trl", "axolotl", "unsloth", "litellm")

@@ -7,7 +7,7 @@ import yaml
 
 from data.corpora.chatterbot import CORPUS
 from data.corpora.corpus_builder import CorpusBuilder
-from gptjax.tokenizer import dialogue_text
+from gptjax.text.tokenizer import dialogue_text
 
 DIALOGUES = ("conversations", "greetings", "health")  # elsewhere a question stands with its several possible answers
 

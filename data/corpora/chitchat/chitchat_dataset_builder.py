@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data.corpora.chitchat import CORPUS
 from data.corpora.corpus_builder import CorpusBuilder
-from gptjax.tokenizer import dialogue_text
+from gptjax.text.tokenizer import dialogue_text
 
 FEWEST_TURNS = 4  # nearly half of the conversations ended after one
 

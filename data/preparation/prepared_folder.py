@@ -1,0 +1,139 @@
+"""What a prepared folder holds: a table of it, its text, the hash of that, and what xz makes of it. Only reads."""
+
+import hashlib
+import json
+import lzma
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from data.preparation.holdout import BY_NUMBER, FEWEST_BYTES, SPLITS, WITHIN
+from data.preparation.workitems import token_type
+from data.rows.mixture import RATE_UNIT, mixture_rates
+from gptjax.text.tokenizer import Tokenizer
+
+FORMAT = 4
+FORMATS = (BY_NUMBER, FORMAT)  # that hold the same tables
+XZ_CONTEXT = 60_000_000  # bytes of training text that xz sees first: what its window of 64 MiB holds
+
+
+def table(folder: Path) -> Table:
+    """What a prepared folder that was just made holds, a line a source."""
+    prepared = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
+    title = f"{folder} · vocabulary {prepared['vocabulary']:,}"
+    lines = Table(title=title, min_width=len(title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    lines.add_column("source", overflow="fold")
+    rate = "rate of 1 epoch" if prepared["mixture"].startswith("unimax") else "rate"  # else of any run
+    for column in (rate, "documents", "MB", "k tokens", "bytes/token", "duplicates", "left out", "held out", "kB"):
+        lines.add_column(column, justify="right", no_wrap=True)
+    lines.add_column("licence", no_wrap=True)
+    sizes = {name: source["splits"]["train"]["tokens"] for name, source in prepared["sources"].items()}
+    shares = {name: source["share"] for name, source in prepared["sources"].items()}
+    rates = mixture_rates(prepared["mixture"], shares, sizes, horizon=sum(sizes.values()))  # of a run of one epoch
+    for name, source in prepared["sources"].items():
+        train, validation = source["splits"]["train"], source["splits"]["validation"]
+        total = {key: train[key] + validation[key] for key in train}
+        lines.add_row(
+            escape(name),
+            f"{rates[name] / RATE_UNIT:.0%}",
+            f"{source['documents']:,}",
+            f"{total['bytes'] / 1e6:,.2f}",
+            f"{total['tokens'] / 1e3:,.0f}",
+            f"{total['bytes'] / total['tokens']:.2f}",
+            f"{source['duplicates']:,}",
+            f"{source['left_out']['documents']:,}",
+            f"{validation['documents']:,} ({validation['documents'] / total['documents']:.1%})",
+            f"{validation['bytes'] / 1e3:,.0f} ({validation['bytes'] / total['bytes']:.1%})",
+            source["licence"],
+        )
+    cautions = [
+        f"{name}: {caution}"
+        for name, source in prepared["sources"].items()
+        for caution in _cautions(source, prepared["share"])
+    ]
+    lines.caption, lines.caption_style, lines.caption_justify = escape("\n".join(cautions)) or None, "bold", "left"
+    return lines
+
+
+def _cautions(source: Mapping[str, Any], share: float) -> Iterator[str]:
+    """What a person should know of a prepared source; `share` is what was to be held out."""
+    if source["warning"]:
+        yield source["warning"]
+    train, validation = (source["splits"][split]["bytes"] for split in SPLITS)
+    reached = validation / (train + validation)
+    if not share / WITHIN <= reached <= share * WITHIN:
+        yield f"{reached:.1%} of the bytes are held out, not {share:.1%}: its documents are too long, or left out"
+    elif validation < FEWEST_BYTES:
+        yield f"only {validation / 1e3:,.0f} kB are held out, for rough figures; data.validation can ask for more"
+    if out := source["left_out"]["documents"]:
+        left = f"{out:,} documents of {source['left_out']['bytes'] / 1e6:,.2f} MB"
+        yield f"{left} don't train, as they hold held-out documents word for word"
+
+
+def stored_text(folder: Path, source_folder: str, split: str, *, last_bytes: int | None = None) -> Iterator[str]:
+    """Decodes the documents of a split, in order; with `last_bytes`, those that begin in the last so many bytes."""
+    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    of = folder / source_folder / split
+    offsets, sizes = np.load(of / "offsets.npy"), np.load(of / "bytes.npy")
+    first = 0 if last_bytes is None else int((sizes[::-1].cumsum()[::-1] > last_bytes).sum())
+    tokens = np.memmap(of / "tokens.bin", dtype=token_type(tokenizer), mode="r")
+    for start, stop in zip(offsets[first:-1], offsets[first + 1 :], strict=True):
+        yield tokenizer.decode(tokens[start:stop].tolist())
+
+
+def content(folder: Path, was: Mapping[str, Any]) -> str:
+    """The hash of a prepared folder's text, to be compared with that of an earlier description: made by its rule."""
+    now = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
+    if now["content"] == was["content"] or len(now["sources"]) != len(was["sources"]):
+        return now["content"]
+    pairs = zip(was["sources"].items(), now["sources"].values(), strict=True)
+    described = {name: old | {"folder": new["folder"]} for (name, old), new in pairs}
+    return content_hash(folder, described, was["format"])
+
+
+def content_hash(done: Path, described: Mapping[str, Mapping[str, Any]], format: int) -> str:
+    """SHA-256 of what rows are made of: texts, tokens, marks and labels; names, dates and shares are no part."""
+    sha = hashlib.sha256()
+    for name, source in described.items():
+        if format <= BY_NUMBER:
+            sha.update(f"{name}={source['share']};".encode())
+        for table_file in ("hashes.npy", "offsets.npy", "labels.npy", "marks.bin"):
+            with (done / source["folder"] / "train" / table_file).open("rb") as file:
+                while block := file.read(1 << 20):
+                    sha.update(block)
+    return sha.hexdigest()
+
+
+def xz_figures(folder: Path) -> dict[str, dict[str, float]]:
+    """Bits per byte of `xz -9` on each source's validation text: {source: {"alone", "after_training_text"}}.
+
+    `after_training_text` is what the validation text adds to the last 60 MB of training text. Read from `xz.json` where
+    an older gptjax has left it; nothing is written.
+    """
+    kept = folder / "xz.json"
+    if kept.exists():
+        return json.loads(kept.read_text(encoding="utf-8"))
+    prepared = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
+    with ThreadPoolExecutor(2) as pool:  # lzma works outside Python's lock
+        figures = pool.map(lambda source: _xz_figure(folder, source["folder"]), prepared["sources"].values())
+        return dict(zip(prepared["sources"], figures, strict=True))
+
+
+def _xz_figure(folder: Path, source_folder: str) -> dict[str, float]:
+    validation = (folder / source_folder / "validation" / "text.txt").read_bytes()
+    alone, before, after = (lzma.LZMACompressor(preset=9) for _ in range(3))
+    before_size = after_size = 0
+    for text in stored_text(folder, source_folder, "train", last_bytes=XZ_CONTEXT):
+        before_size += len(before.compress(text.encode("utf-8")))
+        after_size += len(after.compress(text.encode("utf-8")))
+    before_size += len(before.flush())
+    after_size += len(after.compress(validation)) + len(after.flush())
+    alone_size = len(alone.compress(validation)) + len(alone.flush())
+    bits_per_byte = 8 / len(validation)
+    return {"alone": alone_size * bits_per_byte, "after_training_text": (after_size - before_size) * bits_per_byte}

@@ -1,0 +1,354 @@
+"""Names of text to documents: corpora of ours, TensorFlow datasets, files. Only reading records imports TensorFlow."""
+
+import contextlib
+import dataclasses
+import difflib
+import glob
+import importlib.metadata
+import importlib.util
+import io
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from data.corpora import corpus as ours
+from data.preparation.source_files import Found, find
+from gptjax.files.places import expanded
+from gptjax.text.text_files import SUFFIXES, check_kind, decoded, json_lines, read_text
+
+WHOLE = 4_000_000  # bytes up to which a .txt file is one document
+PIECE = 1_000_000  # bytes of a document cut out of a larger one, or a little more
+SHARD = 64_000_000  # bytes of files that one machine reads in one go, or a little more
+READ_AT_ONCE = 64  # examples of a TensorFlow dataset: one at a time takes three times as long
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceCard:
+    """The terms under which a source may be read, for reports and for whoever passes the text on."""
+
+    name: str
+    licence: str  # SPDX name, "yours" for files, "unknown" where a dataset states none
+    attribution: str | None  # text that must accompany what is made of the source; None = none is demanded
+    citation: str | None
+    language: str | None
+    domain: str | None
+    warning: str | None = None  # what whoever prepares the source must read first
+
+
+def check(name: str) -> None:
+    """Raises ValueError for a source that cannot exist: within milliseconds, without TensorFlow."""
+    kind, _, rest = name.partition(":")
+    if kind == "files" and rest:
+        _files(name)
+    elif kind == "tfds" and rest:
+        if importlib.util.find_spec("tensorflow_datasets") is None:
+            raise ValueError(
+                f"data.sources: {name!r} needs TensorFlow Datasets, which is not installed; run `./launch.sh setup`"
+            )
+    else:
+        known = ours.corpora()
+        if name not in known:
+            raise ValueError(
+                f"data.sources: no corpus {name!r}{did_you_mean(name, known)}; corpora: {', '.join(known)}; "
+                f"or write 'tfds:lm1b' for a TensorFlow dataset, 'files:~/novels' for your own text"
+            )
+        corpus, config = known[name]
+        ours.corpus(corpus).paths(config)
+
+
+def identity(name: str) -> list[Any]:
+    """What the documents of a source depend on: versions of packages, or size and time of files. Reads no text."""
+    kind, _, rest = name.partition(":")
+    if kind == "files":
+        stats = [(str(path), path.stat()) for path in _files(name).files]
+        return [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats]
+    if kind == "tfds":
+        return [rest, importlib.metadata.version("tensorflow-datasets")]
+    corpus, _ = ours.corpora()[name]
+    card = ours.corpus(corpus)
+    return [*card.carrier, card.builder_version]
+
+
+def describe(name: str, store: epath.Path) -> SourceCard:
+    """The card of a source; `store` as in `shards`."""
+    kind, _, _ = name.partition(":")
+    if kind == "files":
+        return SourceCard(
+            name=name,
+            licence="yours",
+            attribution=None,
+            citation=None,
+            language=None,
+            domain=None,
+            warning=_files(name).remark(),
+        )
+    if kind == "tfds":
+        info = builder_of(name, store).info
+        return SourceCard(
+            name=name,
+            licence=" ".join((info.redistribution_info.license or "unknown").split()),
+            attribution=None,
+            citation=info.citation or None,
+            language=None,
+            domain=None,
+        )
+    corpus, config = ours.corpora()[name]
+    card = ours.corpus(corpus)
+    return SourceCard(
+        name=name,
+        licence=card.terms,
+        attribution=card.attribution if card.attribution_required else None,
+        citation=ours.citation(corpus),
+        language=card.languages[config],
+        domain=card.domain,
+        warning=card.warning,
+    )
+
+
+class Document(NamedTuple):
+    """A text, and the class that each label of its source puts it in; "" = none."""
+
+    text: str
+    labels: tuple[str, ...] = ()
+
+
+class Shard(NamedTuple):
+    """A piece of a source that can be read on its own, on any machine that sees these places."""
+
+    places: tuple[str, ...]  # files, or the folder of one TFDS data set
+    examples: tuple[int, int] | None = None  # of the train split: from the first to before the second; None = files
+
+
+def fields(name: str, text_field: str, label_field: str | None) -> tuple[str, tuple[str, ...]]:
+    """(text field, label fields) of a source: as set, but a corpus of ours has its own."""
+    if name.partition(":")[0] in ("files", "tfds"):
+        return text_field, () if label_field is None else (label_field,)
+    return "text", ours.corpus(ours.corpora()[name][0]).labels
+
+
+def language(name: str) -> str | None:
+    """The language of a corpus of ours; None = not known."""
+    if name.partition(":")[0] in ("files", "tfds"):
+        return None
+    corpus, config = ours.corpora()[name]
+    return ours.corpus(corpus).languages[config]
+
+
+def shards(name: str, store: epath.Path, download_config: Any = None) -> list[Shard]:
+    """The pieces of a source, in order. Writes the records of a corpus or `tfds:` source that are not there yet.
+
+    `store` keeps the records of our corpora; those of a `tfds:` source lie where TFDS keeps them. `download_config` is
+    TFDS's, for who writes them with Apache Beam.
+    """
+    kind, _, _ = name.partition(":")
+    if kind == "files":
+        return _file_shards(_files(name).files)
+    tfds = load_tfds()
+    builder = builder_of(name, store)
+    theirs = kind == "tfds"  # may download for hours, and says so
+    tfds.display_progress_bar(theirs)
+    if not theirs:
+        builder.distributed = download_config is not None
+    with contextlib.nullcontext() if theirs else contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare(download_config=download_config)
+    if "train" not in builder.info.splits:
+        raise ValueError(f"data.sources: {name!r} has no train split, only {sorted(builder.info.splits)}")
+    stops = list(itertools.accumulate(builder.info.splits["train"].shard_lengths, initial=0))
+    return [Shard((str(builder.data_dir),), examples) for examples in itertools.pairwise(stops)]
+
+
+def documents(shard: Shard, text_field: str, labels: tuple[str, ...]) -> Iterator[Document]:
+    """The documents of a shard, always in the same order; empty ones are left out.
+
+    `text_field` and `labels` name fields of a .jsonl line or TFDS example. A .txt file, which has no labels, is one
+    document up to `WHOLE` bytes; the pieces of a larger one, joined, are the file.
+
+    Raises ValueError that names the file and line of text that cannot be read.
+    """
+    if shard.examples is not None:
+        yield from _records(shard.places[0], *shard.examples, text_field, labels)
+        return
+    for path in map(Path, shard.places):
+        if path.suffix.lower() == ".jsonl":
+            yield from _jsonl(path, text_field, labels)
+        else:
+            yield from (Document(text, ("",) * len(labels)) for text in _txt(path))
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """`; did you mean 'chitchat'?`, or nothing."""
+    close = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _files(name: str) -> Found:
+    """The files of a `files:` source. Raises ValueError if there are none."""
+    pattern = expanded(name.removeprefix("files:"))
+    found = find(pattern)
+    if not found.files and not pattern.exists() and not glob.has_magic(str(pattern)):
+        beside = [path.name for path in pattern.parent.iterdir()] if pattern.parent.is_dir() else []
+        hint = did_you_mean(pattern.name, beside)
+        raise ValueError(f"data.sources: {name!r}: no file or folder {pattern}{hint}")
+    if not found.files:
+        told = found.remark()
+        raise ValueError(f"data.sources: {name!r}: no {' or '.join(SUFFIXES)} file there{f'; {told}' if told else ''}")
+    for file in found.files:
+        check_kind(file)
+    return found
+
+
+def _file_shards(files: Sequence[Path]) -> list[Shard]:
+    """Runs of files, so that each has about `SHARD` bytes, or is one larger file."""
+    sizes = [file.stat().st_size for file in files]
+    before = itertools.accumulate(sizes, initial=0)
+    numbered = [(begin // SHARD, str(file.absolute())) for begin, file in zip(before, files, strict=False)]
+    return [Shard(tuple(file for _, file in run)) for _, run in itertools.groupby(numbered, key=lambda pair: pair[0])]
+
+
+def _txt(path: Path) -> Iterator[str]:
+    """A file as one document, or as pieces that end at an empty line, else at a line's end, else anywhere."""
+    if path.stat().st_size <= WHOLE:
+        if text := read_text(path):
+            yield text
+        return
+    piece, line_number = bytearray(), 1
+    with path.open("rb") as file:
+        while line := file.readline(PIECE):
+            piece += line
+            if len(piece) >= PIECE and (not line.strip() or len(piece) >= 2 * PIECE):
+                end = _whole_characters(piece)
+                yield decoded(bytes(piece[:end]), path, line_number)
+                line_number += piece.count(b"\n", 0, end)
+                del piece[:end]
+    if piece:
+        yield decoded(bytes(piece), path, line_number)
+
+
+def _whole_characters(text: bytearray) -> int:
+    """Length of the text without a last character that is cut in two."""
+    for back in range(1, min(4, len(text) + 1)):
+        lead = text[-back]
+        if lead >= 0xC0:
+            length = 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
+            return len(text) - back if back < length else len(text)
+    return len(text)
+
+
+def _jsonl(path: Path, text_field: str, labels: tuple[str, ...]) -> Iterator[Document]:
+    """The documents of a file with one JSON object a line."""
+    for where, example in json_lines(path):
+        text = _field(example, text_field, "text_field", where)
+        of = (_label(_field(example, label, "label_field", where, str | int | None)) for label in labels)
+        document = Document(text, tuple(of))
+        if text:
+            yield document
+
+
+def _field(example: dict[str, Any], field: str, setting: str, where: str, kind: Any = str) -> Any:
+    """A field of an example; raises ValueError if there is no such field, or something of another kind in it."""
+    if field not in example:
+        hint = did_you_mean(field, example)
+        raise ValueError(f"{where}: no field {field!r}{hint}; set data.{setting} to one of {sorted(example)}")
+    value = example[field]
+    if not isinstance(value, kind):
+        wanted = "text" if kind is str else "a label (text, a whole number, or null for none)"
+        raise ValueError(f"{where}: field {field!r} holds a {type(value).__name__}, not {wanted}")
+    return value
+
+
+def _label(value: str | int | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _records(folder: str, first: int, stop: int, text_field: str, labels: tuple[str, ...]) -> Iterator[Document]:
+    """The documents of examples `first` to before `stop` of a TFDS data set, in the order in which it wrote them."""
+    tfds = load_tfds()
+    builder = tfds.builder_from_directory(folder)
+    features = builder.info.features
+    names = {field: _class_names(_field(features, field, "label_field", folder, object)) for field in labels}
+    feature = _field(features, text_field, "text_field", folder, object)
+    if feature.np_dtype != np.dtype(object) or feature.shape != ():
+        raise ValueError(f"{folder}: field {text_field!r} is no text; set data.text_field to one that is")
+    examples = builder.as_dataset(
+        split=tfds.core.ReadInstruction("train", from_=first, to=stop, unit="abs"),
+        read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+        decoders=tfds.decode.PartialDecoding(dict.fromkeys((text_field, *labels), True)),
+    )
+    batches = tfds.as_numpy(examples.batch(READ_AT_ONCE))
+    columns = ((batch[text_field], *(batch[field] for field in labels)) for batch in batches)
+    rows = itertools.chain.from_iterable(zip(*arrays, strict=True) for arrays in columns)
+    for number, (raw, *given) in enumerate(rows, start=first + 1):
+        try:
+            if text := raw.decode("utf-8"):
+                yield Document(text, tuple(names[field](value) for field, value in zip(labels, given, strict=True)))
+        except UnicodeDecodeError as error:
+            where = f"{folder}: example {number}: byte {error.start + 1}"
+            raise ValueError(f"{where} of {text_field!r} is not UTF-8") from None
+
+
+def _class_names(feature: Any) -> Callable[[Any], str]:
+    """From what a label feature of TFDS decodes to, to the name of the class; "" = none."""
+    tfds = load_tfds()
+    if isinstance(feature, tfds.features.ClassLabel):
+        return lambda number: "" if number < 0 else feature.int2str(int(number))
+    if feature.shape == () and feature.np_dtype == np.dtype(object):
+        return lambda text: text.decode("utf-8")
+    if feature.shape == () and np.issubdtype(feature.np_dtype, np.integer):
+        return lambda number: str(int(number))
+    raise ValueError(f"data.label_field: {feature} is no label; it takes a class, a text or a whole number")
+
+
+def builder_of(name: str, store: epath.Path) -> Any:
+    """The TFDS builder of a source that is no files."""
+    tfds = load_tfds()
+    if name.startswith("tfds:"):
+        wanted = name.removeprefix("tfds:")
+        try:
+            return tfds.builder(wanted, data_dir=os.environ.get("TFDS_DATA_DIR"))
+        except (ValueError, AssertionError) as error:  # of a version, TFDS asserts that it is there
+            raise ValueError(f"data.sources: {name!r}: {_what_there_is(wanted) or error}") from None
+    corpus, config = ours.corpora()[name]
+    carrier = ours.corpus(corpus).carrier
+    module = importlib.import_module(f"data.corpora.{corpus}.{corpus}_dataset_builder")
+    # records of another version of the package must not be taken for these
+    return module.Builder(config=config, data_dir=store / "-".join(carrier))
+
+
+def _what_there_is(wanted: str) -> str | None:
+    """What TFDS has in place of a data set, configuration or version that it has not; None = it has them."""
+    tfds = load_tfds()
+    base, _, version = wanted.partition(":")
+    base, _, config = base.partition("/")
+    try:
+        data_set = tfds.builder_cls(base)
+    except ValueError:
+        return f"TFDS has no data set {base!r}{did_you_mean(base, tfds.list_builders())}"
+    configs = data_set.builder_configs
+    if config and config not in configs:
+        nearest = difflib.get_close_matches(config, configs, n=10, cutoff=0)
+        there = f"it has {', '.join(nearest)}{', ...' if len(configs) > len(nearest) else ''}" if configs else "nor any"
+        return f"{base!r} has no configuration {config!r}; {there}"
+    versions = [data_set.VERSION, *data_set.SUPPORTED_VERSIONS]
+    versions += [each.version for name, each in configs.items() if not config or name == config]
+    known = sorted({str(each) for each in versions if each is not None})
+    return f"{base!r} has no version {version!r}; it has {', '.join(known)}" if version not in ("", *known) else None
+
+
+def load_tfds() -> Any:
+    """TensorFlow Datasets, silent; TensorFlow sees no accelerator."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # else TensorFlow announces oneDNN, whatever the level
+    import absl.logging
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")
+    tf.config.set_visible_devices([], "TPU")
+    import tensorflow_datasets as tfds
+
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    return tfds

@@ -1,0 +1,163 @@
+"""The verb `gptjax evaluate`: files in, a table out. Does not import JAX before it runs."""
+
+import dataclasses
+import importlib.metadata
+import itertools
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import tyro
+
+import gptjax
+from gptjax.command.console import make_console
+from gptjax.command.verb import Verb
+from gptjax.evaluation.items import (
+    CONTEXT,
+    DELIMITER,
+    QUESTION,
+    STOP,
+    TEXT,
+    TOKENS,
+    prompts,
+    read_items,
+    unescaped,
+    word_of_label,
+)  # fmt: skip
+from gptjax.results import place_for
+
+Task = Literal["perplexity", "choices", "classes", "answers"]
+USERS = {  # of the options that not every task has
+    "view": ("perplexity",),
+    "delimiter": ("choices", "classes"),
+    "labels": ("classes",),
+    "head": ("classes",),
+    "tokens": ("answers",),
+    "stop": ("answers",),
+    "batch_tokens": ("perplexity", "choices", "classes"),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluate(Verb):
+    """Measure a model: perplexity of text, multiple choice, classification, answers in free words.
+
+    Files are .txt, one text each, or .jsonl, an object a line. What the lines hold, for each task:
+
+      perplexity   {"text": "..."}
+      choices      {"context": "...", "choices": ["...", "..."], "answer": 0}   the right one, by number or as text
+      classes      {"text": "...", "label": "..."}                              with --labels or --head
+      answers      {"question": "...", "answers": ["...", "..."]}               any of them is right
+
+      gptjax evaluate runs/first perplexity novel.txt news.jsonl
+      gptjax evaluate runs/first perplexity novel.txt --view "both sides"
+      gptjax evaluate runs/first choices quiz.jsonl --template "Question: {context}\\nAnswer:" --out results/quiz
+      gptjax evaluate runs/first classes reviews.jsonl --labels good bad --template "{text} It is"
+      gptjax evaluate runs/first classes news.jsonl --head topic
+      gptjax evaluate runs/first answers questions.jsonl --tokens 16
+
+    Figures come with 95 % bootstrap intervals over the items. docs/evaluation.md says how each is computed.
+    """
+
+    directory: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """Folder of a run, folder in Hugging Face's layout, or .gguf file."""
+    task: Annotated[Task, tyro.conf.Positional]
+    """What to measure."""
+    files: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE...")]
+    """.txt or .jsonl"""
+    view: Literal["causal", "both sides"] = "causal"
+    """Perplexity: predict a token from those before it, or from all others (models trained on masked_lm; slow)."""
+    template: str | None = None
+    """An item's prompt, with its fields in braces; \\n is a line break. None = {text}, {context} or {question}."""
+    delimiter: str = DELIMITER
+    """Choices, classes: what stands between prompt and choice; "" for scripts without spaces, \\n is a line break."""
+    labels: tuple[str, ...] = ()
+    """Classes: the words to choose from. A label and its word, if they differ: sports=football; \\n as above."""
+    head: str | None = None
+    """Classes: the class head that decides, instead of words."""
+    tokens: int = TOKENS
+    """Answers: the longest."""
+    stop: tuple[str, ...] = tuple(text.replace("\n", "\\n") for text in STOP)
+    """Answers: end before the first of these strings; \\n is a line break."""
+    most: int | None = None
+    """Only so many items, from the first on; None = all."""
+    out: str | None = None
+    """Folder for result.json, the figures, and items.jsonl, what the model made of each item; None = neither."""
+    batch_tokens: int | None = None
+    """Tokens read at once on each device; fewer need less memory. None = 512 on a CPU, 16384 elsewhere."""
+    step: int | None = None
+    """Checkpoint of a run; None = the newest good one."""
+    weights: Literal["trained", "ema"] = "trained"
+    """Those of the step itself, or their moving average, where the run kept one."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the products; scores are float32."""
+
+    def __post_init__(self):
+        if not self.files:
+            raise ValueError("files: give at least one .txt or .jsonl file")
+        if self.task == "classes" and bool(self.labels) == (self.head is not None):
+            raise ValueError(
+                "classes need either --labels, the words to choose from, or --head, one of the model's own"
+            )
+        for field in dataclasses.fields(self):
+            users = USERS.get(field.name)
+            if users and self.task not in users and getattr(self, field.name) != field.default:
+                option = f"--{field.name.replace('_', '-')}"
+                raise ValueError(f"{option} is for {' and '.join(users)}, not for {self.task}")
+        if self.head is not None and self.delimiter != DELIMITER:
+            raise ValueError("--delimiter stands before a word, not for classes with --head")
+        for name in ("most", "batch_tokens", "tokens"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}={value}: must be at least 1")
+
+    def run(self) -> None:
+        items = list(itertools.islice(read_items(self.files), self.most))
+        if not items:
+            raise ValueError(f"{self.files[0]}: there are no items to evaluate")
+        words = words_of(self.labels)
+        if self.out is not None:
+            place_for(self.out)
+        model = gptjax.load(self.directory, self.step, weights=self.weights, dtype=self.dtype)
+
+        from gptjax.command.progress import bar
+        from gptjax.evaluation import evaluate
+
+        default = {"perplexity": TEXT, "choices": CONTEXT, "classes": TEXT, "answers": QUESTION}[self.task]
+        template = default if self.template is None else unescaped(self.template)
+        choosing: Any = {
+            "template": template,
+            "delimiter": unescaped(self.delimiter),
+            "batch_tokens": self.batch_tokens,
+        }
+        with bar(self.task) as progress:
+            match self.task:
+                case "perplexity":
+                    found = evaluate.perplexity(
+                        model, prompts(items, template), view=self.view,
+                        batch_tokens=self.batch_tokens, progress=progress,
+                    )  # fmt: skip
+                case "choices":
+                    found = evaluate.multiple_choice(model, items, progress=progress, **choosing)
+                case "classes" if self.head is not None:
+                    found = evaluate.classify_by_head(
+                        model, items, self.head, template=template, batch_tokens=self.batch_tokens, progress=progress
+                    )
+                case "classes":
+                    found = evaluate.classify(model, items, words, progress=progress, **choosing)
+                case "answers":
+                    stop = tuple(map(unescaped, self.stop))
+                    found = evaluate.answer(
+                        model, items, template=template, tokens=self.tokens, stop=stop, progress=progress
+                    )
+        make_console().print(found.table())
+        if self.out is not None:
+            used = [name for name in dataclasses.asdict(self) if self.task in USERS.get(name, (self.task,))]
+            asked = {name: getattr(self, name) for name in used} | {"template": template, "step": model.step}
+            asked |= {"model": asked.pop("directory"), "gptjax": importlib.metadata.version("gptjax")}
+            found.write(self.out, asked)
+            print(f"wrote {self.out}: result.json, items.jsonl")
+
+
+def words_of(labels: Sequence[str]) -> dict[str, str]:
+    """Label -> word, of "label=word" or of words that are labels."""
+    split = [text.partition("=") for text in labels]
+    return word_of_label((label, unescaped(word or label)) for label, _, word in split)

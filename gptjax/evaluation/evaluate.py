@@ -1,0 +1,255 @@
+"""How good a model is: all evaluations, in one place. `docs/evaluation.md` shows how to use them.
+
+A model is what `gptjax.load` returns. Items are dictionaries, as lines of a .jsonl file; `template` makes a prompt of
+an item: fields in braces are put in. Intervals: gptjax.results.metric, with `seed`. `reading`: batch_tokens and
+progress, as gptjax.inference.scoring.score takes them.
+"""
+
+import itertools
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
+
+from gptjax.evaluation.answers import exact_match, f1
+from gptjax.evaluation.items import (
+    CONTEXT,
+    DELIMITER,
+    QUESTION,
+    STOP,
+    TEXT,
+    TOKENS,
+    Item,
+    label_of,
+    listed,
+    name_of,
+    prompts,
+    right_choice,
+    texts_of,
+    word_of_label,
+)  # fmt: skip
+from gptjax.inference.scoring import LENGTHS, Progress, Reading, padded_length
+from gptjax.inference.text_likelihood import (
+    continuations,
+    encoded_pairs,
+    loglikelihood,
+    loglikelihood_rolling,
+    perplexity,
+)
+from gptjax.results import Result, mean_of, metric
+from gptjax.spelling import did_you_mean
+
+if TYPE_CHECKING:
+    from gptjax.inference.language_model import LanguageModel
+
+__all__ = [
+    "answer", "classify", "classify_by_head", "continued", "loglikelihood", "loglikelihood_rolling", "multiple_choice",
+    "perplexity",
+]  # fmt: skip
+
+CACHE_SLOTS = 32_768  # tokens that the key/value caches of prompts answered together may hold
+MOST_PROMPTS = 16  # answered together
+
+
+def multiple_choice(
+    model: "LanguageModel",
+    items: Iterable[Item],
+    *,
+    template: str = CONTEXT,
+    delimiter: str = DELIMITER,
+    seed: int = 0,
+    **reading: Unpack[Reading],
+) -> Result:
+    """How often the right one of an item's `choices` is the most probable behind its prompt.
+
+    `answer` is the right one's number, from 0, or its text. `delimiter` stands between prompt and choice; "" for
+    scripts without spaces. `accuracy` compares log-likelihoods, `accuracy by length` those divided by the characters of
+    the choice: `acc` and `acc_norm` of lm_eval. Of equals, the first is chosen.
+    An item: log_probs (nats), greedy (of each choice), chosen, chosen_by_length, answer, and its fields.
+    """
+    items = list(items)
+    choices = [texts_of(item, number, "choices") for number, item in enumerate(items)]
+    right = [right_choice(item, number, choices[number]) for number, item in enumerate(items)]
+    found = _choose(model, items, template, delimiter, choices, **reading)
+    rows = [{**item, **judged, "answer": one} for item, judged, one in zip(items, found, right, strict=True)]
+    metrics = {
+        name: mean_of([row[chosen] == row["answer"] for row in rows], seed)
+        for name, chosen in (("accuracy", "chosen"), ("accuracy by length", "chosen_by_length"))
+    }
+    counts = {"items": len(rows), "choices": sum(map(len, choices))}
+    return Result(task="multiple choice", counts=counts, metrics=metrics, items=rows)
+
+
+def _choose(
+    model: "LanguageModel",
+    items: Sequence[Item],
+    template: str,
+    delimiter: str,
+    choices: Sequence[Sequence[str]],
+    **reading: Unpack[Reading],
+) -> list[dict[str, Any]]:
+    """What the model makes of each item's choices."""
+    shown = prompts(items, template)
+    pairs = [(prompt, delimiter + one) for prompt, each in zip(shown, choices, strict=True) for one in each]
+    names = [
+        f"{name_of(item, number)}, choice {choice}"
+        for number, (item, each) in enumerate(zip(items, choices, strict=True))
+        for choice in range(len(each))
+    ]
+    encoded = encoded_pairs(model, pairs, model.tokenizer.encode_batch, names.__getitem__)
+    scores, found = iter(continuations(model, encoded, **reading)), []
+    for each in choices:
+        log_probs, greedy = zip(*itertools.islice(scores, len(each)), strict=True)
+        by_length = np.array(log_probs) / [max(1, len(one)) for one in each]
+        found.append({
+            "log_probs": list(log_probs), "greedy": list(greedy),
+            "chosen": int(np.argmax(log_probs)), "chosen_by_length": int(np.argmax(by_length)),
+        })  # fmt: skip
+    return found
+
+
+def classify(
+    model: "LanguageModel",
+    items: Iterable[Item],
+    labels: Mapping[Any, str] | Sequence[Any],
+    *,
+    template: str = TEXT,
+    delimiter: str = DELIMITER,
+    seed: int = 0,
+    **reading: Unpack[Reading],
+) -> Result:
+    """How often the word for an item's `label` is the most probable one behind its prompt.
+
+    `labels`: the words, or label -> word; numbers count as they are written. `macro F1` is the mean over classes, those
+    of the items and those that were chosen. An item: log_probs (nats, of each word), chosen (a label), and its fields.
+    """
+    pairs = labels.items() if isinstance(labels, Mapping) else [(label, label) for label in listed(labels, "labels")]
+    words = word_of_label(pairs)
+    items = list(items)
+    wanted = [label_of(item, number, list(words)) for number, item in enumerate(items)]
+    found = _choose(model, items, template, delimiter, [list(words.values())] * len(items), **reading)
+    log_probs = [judged["log_probs"] for judged in found]
+    return _classified("classification by words", items, list(words), wanted, log_probs, seed)
+
+
+def classify_by_head(
+    model: "LanguageModel", items: Iterable[Item], head: str, *, template: str = TEXT, seed: int = 0,
+    **reading: Unpack[Reading],
+) -> Result:  # fmt: skip
+    """The same by a class head that the model was trained with; a text beyond the context loses its end.
+
+    An item: log_probs (nats, of each class of the head), chosen, and its fields.
+    """
+    items, tokenizer = list(items), model.tokenizer
+    heads = {one.name: (number, one.classes) for number, one in enumerate(model.config.class_heads) if not one.pair}
+    if head not in heads:
+        hint = did_you_mean(head, heads) if heads else ", nor any other"
+        raise ValueError(f"head {head!r}: this model has none of that name that judges one text{hint}")
+    number, classes = heads[head]
+    wanted = [label_of(item, place, classes) for place, item in enumerate(items)]
+    room = model.config.T - 2
+    texts = [[tokenizer.bos, *ids[:room], tokenizer.eos] for ids in tokenizer.encode_batch(prompts(items, template))]
+    log_probs = model.class_log_probs(texts, number, **reading)
+    return _classified(f"classification by head {head}", items, classes, wanted, log_probs.tolist(), seed)
+
+
+def _classified(
+    task: str, items: Sequence[Item], labels: Sequence[str], wanted: list[int], log_probs: list[list[float]], seed: int
+) -> Result:
+    """The result, from the right class of every item and what the model thinks of each."""
+    wanted_I = np.array(wanted)
+    chosen_I = np.array([int(np.argmax(found)) for found in log_probs])
+
+    def macro_f1(drawn: np.ndarray) -> float:
+        right_C, wanted_C, chosen_C = (
+            np.bincount(numbers, minlength=len(labels))
+            for numbers in (wanted_I[drawn][wanted_I[drawn] == chosen_I[drawn]], wanted_I[drawn], chosen_I[drawn])
+        )
+        seen_C = wanted_C + chosen_C > 0
+        return float((2 * right_C[seen_C] / (wanted_C + chosen_C)[seen_C]).mean())
+
+    metrics = {
+        "accuracy": mean_of(wanted_I == chosen_I, seed),
+        "macro F1": metric(macro_f1, len(items), seed),
+    }
+    rows = [
+        {**item, "log_probs": found, "chosen": labels[chosen]}
+        for item, found, chosen in zip(items, log_probs, chosen_I, strict=True)
+    ]
+    counts = {"items": len(rows), "classes": len(labels)}
+    return Result(task=task, counts=counts, metrics=metrics, items=rows)
+
+
+def answer(
+    model: "LanguageModel",
+    items: Iterable[Item],
+    *,
+    template: str = QUESTION,
+    tokens: int = TOKENS,
+    stop: Sequence[str] = STOP,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Result:
+    """How often what the model says behind a prompt is one of the item's `answers`, a list of texts.
+
+    It says the likeliest tokens, at most `tokens`, up to one of `stop`. `exact match` and `F1` as in
+    gptjax.evaluation.answers: SQuAD's, on characters for Chinese. A prompt that leaves no room for so many tokens loses
+    its beginning, see `continued`.
+    An item: said, exact_match, f1, and its fields.
+    """
+    items, stop = list(items), tuple(listed(stop, "stop"))
+    wanted = [texts_of(item, number, "answers") for number, item in enumerate(items)]
+    first = [model.tokenizer.bos] if model.habits.begins_with_bos else []
+    encoded = [first + ids for ids in model.tokenizer.encode_batch(prompts(items, template))]
+    said = continued(model, encoded, tokens=tokens, stop=stop, progress=progress)
+    rows = [
+        {**item, "said": text.strip(), "exact_match": exact_match(text, each), "f1": f1(text, each)}
+        for item, text, each in zip(items, said, wanted, strict=True)
+    ]
+    metrics = {
+        "exact match": mean_of([row["exact_match"] for row in rows], seed),
+        "F1": mean_of([row["f1"] for row in rows], seed),
+    }
+    return Result(task="answers", counts={"items": len(rows)}, metrics=metrics, items=rows)
+
+
+def continued(
+    model: "LanguageModel", starts: Sequence[Sequence[int]], *, tokens: int, progress: Progress | None = None,
+    **settings: Any,
+) -> list[str]:  # fmt: skip
+    """What follows each prompt of ids, in order; `settings` as for `generate`, but the likeliest tokens by default.
+
+    A prompt is cut from the left until it leaves room for `tokens`, but to no less than half of the context: an answer
+    that lacks room then ends where the context is full, and a warning says how many do.
+
+    Long prompts go first, so that memory that does not suffice is noticed at once. Caches have at most LENGTHS sizes,
+    each of which compiles one program that reads and one that continues; the last batch, of as many rows as the next
+    power of two, another of each.
+    """
+    T = model.config.T
+    shown = [list(ids[-(T - min(tokens, max(T - len(ids), T // 2))) :]) or [model.tokenizer.bos] for ids in starts]
+    short = sum(tokens > T - len(ids) + 1 for ids in shown)  # the last token is drawn, but needs no room
+    if short:
+        warnings.warn(
+            f"{short} of {len(shown)} answers have no room for {tokens} tokens in the context of {T}; they end where "
+            f"it is full, and of a long prompt the last {T - T // 2} tokens are read; ask for fewer to read more",
+            stacklevel=2,
+        )
+    order = sorted(range(len(shown)), key=lambda number: -len(shown[number]))
+    sizes = sorted({padded_length(len(ids) + tokens, T) for ids in shown})
+    said, done = [""] * len(shown), 0
+    while order:
+        slots = max(sizes[-LENGTHS:][0], padded_length(len(shown[order[0]]) + tokens, T))
+        B = max(1, min(MOST_PROMPTS, CACHE_SLOTS // slots))
+        numbers, order = order[:B], order[B:]
+        batch = [shown[number] for number in numbers]
+        rows = min(B, 1 << (len(batch) - 1).bit_length())
+        filled = batch + [batch[-1]] * (rows - len(batch))
+        samples = model.generate(filled, tokens=tokens, slots=slots, **{"temperature": 0, **settings})
+        for number, [sample] in zip(numbers, samples, strict=False):
+            said[number] = sample.text
+        done += len(batch)
+        if progress is not None:
+            progress(done, len(said))
+    return said

@@ -1,0 +1,147 @@
+"""The items of an evaluation: read from files, checked, and made prompts of. Does not import JAX.
+
+What is wrong with an item is a ValueError that gives its number, from 0, or its file and line.
+"""
+
+import numbers
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from gptjax import arguments
+from gptjax.files.places import expanded
+from gptjax.spelling import did_you_mean
+from gptjax.text.text_files import check_kind, json_lines, read_text
+
+Item = Mapping[str, Any]
+TEXT, CONTEXT, QUESTION = "{text}", "{context}", "{question}"  # templates: fields of an item in braces
+DELIMITER = " "  # between a prompt and a choice
+TOKENS = 32  # of an answer
+STOP = ("\n",)  # what ends an answer
+
+
+class FileItem(dict[str, Any]):
+    """An item that knows where it was read."""
+
+    place: str  # file:line
+
+
+def name_of(item: Item, number: int) -> str:
+    """How errors call it."""
+    return item.place if isinstance(item, FileItem) else f"item {number}"
+
+
+def read_items(files: Sequence[str]) -> Iterator[FileItem]:
+    """The lines of .jsonl files, empty ones left out; any other file is one item, {"text": all of it}."""
+    for path in map(expanded, files):
+        check_kind(path)
+        try:
+            if path.suffix.lower() == ".jsonl":
+                yield from (_placed(item, place) for place, item in json_lines(path))
+            else:
+                yield _placed({"text": read_text(path)}, str(path))
+        except OSError as error:
+            raise ValueError(f"{path}: {error.strerror}; give a .txt or .jsonl file that can be read") from None
+
+
+def _placed(fields: Mapping[str, Any], place: str) -> FileItem:
+    item = FileItem(fields)
+    item.place = place
+    return item
+
+
+def listed[T](given: Iterable[T], name: str) -> list[T]:
+    """What several were asked for, as a list; one text is refused, whose characters nobody means."""
+    if isinstance(given, bytes) or not isinstance(given, Iterable):
+        raise ValueError(f"{name}: must be a list of them, not {arguments.kind(given)}")
+    if isinstance(given, str):
+        raise ValueError(f"{name}={given[:40]!r}: is one text; give a list of them, such as [{given[:40]!r}]")
+    return list(given)
+
+
+def listed_texts(given: Iterable[str], name: str) -> list[str]:
+    """The same of texts that can be encoded."""
+    return [arguments.text(f"{name}[{number}]", one) for number, one in enumerate(listed(given, name))]
+
+
+class _Fields:
+    """Those of an item, for a template; one that is null has no text."""
+
+    def __init__(self, item: Item):
+        self._item = item
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._item:
+            raise ValueError(f"no field {name!r}")
+        if self._item[name] is None:
+            raise ValueError(f"{name} is null")
+        return self._item[name]
+
+
+def prompts(items: Sequence[Item], template: str) -> list[str]:
+    """The template with the fields of each item put in."""
+    found = []
+    for number, item in enumerate(items):
+        try:
+            found.append(template.format_map(_Fields(item)))
+        except (LookupError, ValueError, AttributeError, TypeError, OverflowError, MemoryError) as error:
+            raise ValueError(
+                f"{name_of(item, number)}: the template {template!r} does not fit ({error or 'too long'}); "
+                f"the item has {sorted(item)}"
+            ) from None
+    return found
+
+
+def field(item: Item, number: int, name: str) -> Any:
+    if name not in item:
+        raise ValueError(f"{name_of(item, number)}: has no field {name!r}{did_you_mean(name, item)}")
+    return item[name]
+
+
+def texts_of(item: Item, number: int, name: str) -> list[str]:
+    """A field that lists at least one text."""
+    texts = field(item, number, name)
+    if not isinstance(texts, list | tuple) or not texts or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{name_of(item, number)}: {name}={texts!r} must be a list of texts, at least one")
+    return list(texts)
+
+
+def right_choice(item: Item, number: int, choices: Sequence[str]) -> int:
+    """The number of the choice that `answer` names, by number or as text."""
+    answer = field(item, number, "answer")
+    if isinstance(answer, str) and answer in choices:
+        return list(choices).index(answer)
+    if isinstance(answer, numbers.Integral) and not isinstance(answer, bool) and int(answer) in range(len(choices)):
+        return int(answer)
+    raise ValueError(
+        f"{name_of(item, number)}: answer={answer!r} is none of its choices, nor a number from 0 to {len(choices) - 1}"
+    )
+
+
+def label_of(item: Item, number: int, labels: Sequence[str]) -> int:
+    """The number of the label that the item has, a text or a number that is written like one."""
+    label = field(item, number, "label")
+    if label is None:
+        raise ValueError(
+            f"{name_of(item, number)}: its label is null; leave the item out, or give it one of {labels[:10]}"
+        )
+    if str(label) not in labels:
+        known = ", ".join(map(repr, labels[:10])) + (f" and {len(labels) - 10} more" if labels[10:] else "")
+        raise ValueError(f"{name_of(item, number)}: its label {str(label)!r} is none of {known}")
+    return labels.index(str(label))
+
+
+def word_of_label(pairs: Iterable[tuple[Any, Any]]) -> dict[str, str]:
+    """Label -> word, as they are written. Raises ValueError for a label that is empty or given twice."""
+    found: dict[str, str] = {}
+    for number, (label, word) in enumerate(pairs):
+        if not str(label):
+            raise ValueError(f"labels: label {number} is empty; give it a name")
+        if str(label) in found:
+            raise ValueError(f"labels: {str(label)!r} is given twice; each label has one word")
+        found[str(label)] = str(word)
+    return found
+
+
+def unescaped(text: str) -> str:
+    """A setting typed in a shell, in which \\n is a line break."""
+    return text.replace("\\n", "\n")

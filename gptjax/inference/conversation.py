@@ -1,0 +1,41 @@
+"""Messages with roles as text or token ids, also where a chat template knows no system message. Does not import JAX."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from gptjax.inference.chat import LINES, Chat
+
+if TYPE_CHECKING:
+    from gptjax.inference.language_model import LanguageModel
+
+
+def written(model: "LanguageModel", messages: Sequence[Mapping[str, str]]) -> str:
+    """The conversation as text, up to where the assistant speaks, by the model's template or our lines.
+
+    A system message goes before the first turn where the template refuses it. Raises ValueError where it refuses more.
+    """
+    from gptjax.inference.template import render  # here, for a run of ours that only continues texts needs no Jinja
+
+    habits, tokenizer = model.habits, model.tokenizer
+    template = habits.chat_template or LINES
+    try:
+        return render(template, messages, habits.names, tokenizer)
+    except ValueError:
+        if [one["role"] for one in messages[:2]] != ["system", "user"]:
+            raise
+    system, first, *others = messages
+    joined = {**first, "content": f"{system['content']}\n\n{first['content']}"}
+    return render(template, [joined, *others], habits.names, tokenizer)
+
+
+def turn_ids(model: "LanguageModel", chat: Chat, turn: str, system: str | None) -> list[int]:
+    """What the model reads before it answers a conversation's first turn.
+
+    Raises ValueError where the chat template refuses it, and without a system message where `Chat.say` does.
+    """
+    if system is None:
+        return chat.tokens(turn)
+    if model.habits.chat_template is None:
+        return chat.tokens(f"{system}\n\n{turn}")
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": turn}]
+    return model.tokenizer.encode_spelt(written(model, messages))

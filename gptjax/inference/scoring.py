@@ -1,0 +1,323 @@
+"""How probable a model finds tokens: the one scoring of the API, the command line, the harness and a run's own reports.
+
+Axes: B batch  T position  Q tokens that a row asks about  q those of one piece  D residual.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, NamedTuple, TypedDict, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gptjax import arguments
+from gptjax.config import ModelConfig
+from gptjax.nn.likelihood import token_scores
+from gptjax.nn.model import Transformer, head
+from gptjax.sharding import row_ways
+
+View = Literal["causal", "both sides"]
+Progress = Callable[[int, int], None]  # (done, of how many)
+SHORTEST = 16  # tokens that a row is padded to at least
+LENGTHS = 8  # padded lengths, and so compilations, that one call needs at most
+ASKED_AT_ONCE = 128  # tokens of a device whose scores over the whole vocabulary exist at once
+NOT_NUMBERS = "are not numbers; its weights are damaged, or too large for its dtype: try float32"
+
+
+class Reading(TypedDict, total=False):
+    """How rows are read; see `score`."""
+
+    batch_tokens: int | None
+    progress: Progress | None
+
+
+class Row(NamedTuple):
+    """Ids to read, and what is asked about them: how probable is it that `targets[k]` follows the token at `at[k]`?"""
+
+    ids: Sequence[int]
+    at: Sequence[int]
+    targets: Sequence[int]
+
+
+class Scores(NamedTuple):
+    """The answers, one a target."""
+
+    log_probs: np.ndarray  # f32: nats
+    likeliest: np.ndarray  # i32: the id that would be the most probable there
+
+
+def check_view(view: str) -> None:
+    if view not in get_args(View):
+        raise ValueError(f"view={view!r}: must be {' or '.join(map(repr, get_args(View)))}")
+
+
+def score(
+    model: Transformer,
+    params: Any,
+    rows: Iterable[Row],
+    *,
+    view: View = "causal",
+    batch_tokens: int | None = None,
+    progress: Progress | None = None,
+) -> list[Scores]:
+    """The scores of every row, in order.
+
+    `view`: a token sees those before it, or its whole row. `batch_tokens`: how many each device reads at once, padding
+    included, but at least one row and at most ASKED_AT_ONCE; None = 512 on a CPU, 16,384 elsewhere.
+
+    Rows are padded to powers of two, so that few lengths are compiled, and all batches of a length have equally many
+    rows, the last one too. So scores depend on the row alone, to the last bit: not on the others, their order or their
+    number. (Only where rows would need more than LENGTHS lengths do the shortest share one.) Other `batch_tokens`, and
+    another mesh, move float32 scores by about 1e-5. Rows of equal ids are read once.
+
+    Raises ValueError for a row that is empty or beyond the context, that has an id beyond the vocabulary or asks about
+    a place that it has not; and where the model's scores are not numbers.
+    """
+    rows = list(rows)
+    check_view(view)
+    check_rows(rows, model.config)
+    reads: dict[bytes, Read] = {}
+    places = []
+    for row in rows:
+        read = reads.setdefault(np.array(row.ids, np.int32).tobytes(), Read(row.ids))
+        places.append((read, slice(len(read.at), len(read.at) + len(row.at))))
+        read.at.extend(row.at)
+        read.targets.extend(row.targets)
+    batches = batches_of(list(reads.values()), model.config.T, batch_tokens)
+    for done, batch in enumerate(batches, start=1):
+        _answer(model, params, batch, view)
+        if not all(np.isfinite(read.log_prob_N).all() for read, _ in batch.rows):
+            row = next(row for row, (read, place) in enumerate(places) if not np.isfinite(read.log_prob_N[place]).all())
+            raise ValueError(f"the model's scores of row {row} {NOT_NUMBERS}")
+        if progress is not None:
+            progress(done, len(batches))
+    return [Scores(read.log_prob_N[place], read.likeliest_N[place]) for read, place in places]
+
+
+def check_ids(what: str, texts: Sequence[Sequence[int]], config: ModelConfig, fewest: int = 1) -> None:
+    """Raises ValueError for what is no ids, too short, beyond the context, or has an id beyond the vocabulary."""
+    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+        raise ValueError(f"{what}s: must be a list of lists of token ids, not {arguments.kind(texts)}")
+    for number, ids in enumerate(texts):
+        if isinstance(ids, str | bytes) or not hasattr(ids, "__len__"):
+            raise ValueError(f"{what} {number}: must be a list of token ids, not {arguments.kind(ids)}")
+        if not fewest <= len(ids) <= config.T:
+            raise ValueError(f"{what} {number} has {len(ids)} tokens; this model reads from {fewest} to {config.T}")
+    if (found := _outside(texts, config.vocabulary)) is not None:
+        number, id = found
+        raise ValueError(f"{what} {number}: token id {id}; this model's are from 0 to {config.vocabulary - 1}")
+
+
+def check_rows(rows: Sequence[Row], config: ModelConfig) -> None:
+    """Raises ValueError for a row that cannot be answered; quick, however many there are."""
+    check_ids("row", [row.ids for row in rows], config)
+    for number, row in enumerate(rows):
+        if len(row.at) != len(row.targets):
+            raise ValueError(f"row {number}: {len(row.targets)} targets for {len(row.at)} places; give one for each")
+    size_N = np.repeat(*np.array([(len(row.ids), len(row.at)) for row in rows], int).reshape(-1, 2).T)
+    if (found := _outside([row.at for row in rows], size_N)) is not None:
+        number, place = found
+        size = len(rows[number].ids)
+        raise ValueError(f"row {number}: place {place} is asked about; its {size} tokens are at 0 to {size - 1}")
+    if (found := _outside([row.targets for row in rows], config.vocabulary)) is not None:
+        number, id = found
+        raise ValueError(f"row {number}: target {id}; this model's token ids are from 0 to {config.vocabulary - 1}")
+
+
+def _outside(each: Sequence[Sequence[int]], limit: int | np.ndarray) -> tuple[int, str] | None:
+    """(its number, the value) of the first that holds what is no whole number from 0 to below the limit.
+
+    N: all values, joined; a float64 each, which keeps a fraction and has room for any number.
+    """
+    try:
+        value_N = np.fromiter(itertools.chain.from_iterable(each), np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"ids and places are whole numbers: {error}") from None
+    good_N = (value_N >= 0) & (value_N < limit) & (value_N % 1 == 0)
+    if good_N.all():
+        return None
+    first = int(good_N.argmin())
+    number = int(np.searchsorted(np.cumsum([len(values) for values in each]), first, side="right"))
+    return number, f"{value_N[first]:.15g}"
+
+
+class Read:
+    """All rows of the same ids; N: what they ask, joined."""
+
+    def __init__(self, ids: Sequence[int]):
+        self.ids = ids
+        self.at: list[int] = []
+        self.targets: list[int] = []
+
+    @functools.cached_property
+    def log_prob_N(self) -> np.ndarray:
+        return np.zeros(len(self.at), np.float32)
+
+    @functools.cached_property
+    def likeliest_N(self) -> np.ndarray:
+        return np.zeros(len(self.at), np.int32)
+
+
+class RowBatch(NamedTuple):
+    """Up to B rows of T tokens, each with the number of the first of up to Q targets that it is asked about."""
+
+    rows: list[tuple[Read, int]]
+    B: int
+    T: int
+    Q: int
+    q: int
+
+
+def batches_of(reads: Sequence[Read], longest: int, batch_tokens: int | None) -> list[RowBatch]:
+    """Long rows first, so that memory that does not suffice is noticed at once; of a length, those that ask most first,
+    as a batch takes as long as its most curious row."""
+    if batch_tokens is None:  # on a CPU more are hardly faster, and a text that comes alone pays for all of them
+        batch_tokens = 512 if jax.default_backend() == "cpu" else 16_384
+    if arguments.whole("batch_tokens", batch_tokens) < 1:
+        raise ValueError(f"batch_tokens={batch_tokens}: must be at least 1")
+    lengths = sorted({padded_length(len(read.ids), longest) for read in reads})
+    shortest = min(lengths[-LENGTHS:], default=0)
+    by_length: dict[int, list[Read]] = {}
+    for read in reads:
+        by_length.setdefault(max(shortest, padded_length(len(read.ids), longest)), []).append(read)
+    batches = []
+    for T, same in sorted(by_length.items(), reverse=True):
+        rows_of_device = min(ASKED_AT_ONCE, max(1, batch_tokens // T))
+        B, q = rows_of_device * row_ways(), ASKED_AT_ONCE // rows_of_device
+        Q = -(-T // q) * q
+        rows = [(read, first) for read in same for first in range(0, len(read.at), Q)]
+        rows.sort(key=lambda row: row[1] - len(row[0].at))
+        batches += [RowBatch(rows[begin : begin + B], B, T, Q, q) for begin in range(0, len(rows), B)]
+    return batches
+
+
+def _answer(model: Transformer, params: Any, batch: RowBatch, view: View) -> None:
+    """Reads a batch, and writes the answers into its rows."""
+    at_BQ, target_BQ = np.zeros((2, batch.B, batch.Q), np.int32)
+    for b, (read, first) in enumerate(batch.rows):
+        at, targets = (asked[first : first + batch.Q] for asked in (read.at, read.targets))
+        at_BQ[b, : len(at)], target_BQ[b, : len(at)] = at, targets
+    most = min(batch.Q, max(len(read.at) - first for read, first in batch.rows))
+    found = _answers(
+        model, params, *padded(batch), at_BQ, target_BQ, np.int32(-(-most // batch.q)), np.bool_(view == "both sides"),
+        q=batch.q,
+    )  # fmt: skip
+    nats_BQ, likeliest_BQ = jax.device_get(found)
+    for b, (read, first) in enumerate(batch.rows):
+        here = slice(first, min(first + batch.Q, len(read.at)))
+        read.log_prob_N[here] = -nats_BQ[b, : here.stop - first]
+        read.likeliest_N[here] = likeliest_BQ[b, : here.stop - first]
+
+
+def padded(batch: RowBatch) -> tuple[np.ndarray, np.ndarray]:
+    """(ids of its rows, i32 [B,T]; how many each has, i32 [B]); rows that are not needed are empty."""
+    tokens_BT, length_B = np.zeros((batch.B, batch.T), np.int32), np.zeros(batch.B, np.int32)
+    for b, (read, _) in enumerate(batch.rows):
+        tokens_BT[b, : len(read.ids)], length_B[b] = read.ids, len(read.ids)
+    return tokens_BT, length_B
+
+
+@functools.partial(jax.jit, static_argnames=("model", "q"))
+def _answers(
+    model: Transformer, params: Any, tokens_BT: Any, length_B: Any, at_BQ: Any, target_BQ: Any,
+    pieces: Any, both_sides: Any, *, q: int,
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    """(nats, likeliest id) of every target [B,Q]; of the first `pieces` pieces of q targets a row, 0 beyond."""
+    hidden_BTD = states(model, params, tokens_BT, length_B, both_sides)
+    config = model.config
+
+    def piece(number, found_BQ):
+        at_Bq, target_Bq = (jax.lax.dynamic_slice_in_dim(x, number * q, q, axis=1) for x in (at_BQ, target_BQ))
+        state_BqD = jnp.take_along_axis(hidden_BTD, at_Bq[..., None], axis=1)
+        found_Bq = token_scores(
+            state_BqD, head(params), target_Bq, vocabulary=config.vocabulary, chunks=1, cap=config.logit_cap
+        )
+        return jax.tree.map(
+            lambda x_BQ, x_Bq: jax.lax.dynamic_update_slice_in_dim(x_BQ, x_Bq, number * q, axis=1), found_BQ, found_Bq
+        )
+
+    nothing_BQ = jnp.zeros(at_BQ.shape, jnp.float32), jnp.zeros(at_BQ.shape, jnp.int32)
+    return jax.lax.fori_loop(0, pieces, piece, nothing_BQ)
+
+
+def states(model: Transformer, params: Any, tokens_BT: Any, length_B: Any, both_sides: Any) -> jax.Array:
+    """Final hidden states [B,T,D] of rows of `length_B` tokens, padded on the right."""
+    position_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1])[None, :], tokens_BT.shape)
+    inside_BT = position_BT < length_B[:, None]
+    hidden_BTD, _ = model.apply(
+        {"params": params}, tokens_BT, inside_BT.astype(jnp.int32), position_BT * inside_BT, inside_BT & both_sides
+    )
+    return hidden_BTD
+
+
+def padded_length(length: int, context: int) -> int:
+    """The power of two that so many tokens are padded to, so that few lengths are compiled; within the context."""
+    return min(context, max(SHORTEST, 1 << (length - 1).bit_length()))
+
+
+def continuation_row(context: Sequence[int], continuation: Sequence[int], T: int) -> Row:
+    """Asks for a continuation behind a context of at least one token; too long a context loses its beginning.
+
+    The last token is predicted, but not read: together they may be one more than the context window T holds.
+    """
+    ids = [*context, *continuation][-(T + 1) :]
+    return Row(ids[:-1], range(len(ids) - 1 - len(continuation), len(ids) - 1), ids[-len(continuation) :])
+
+
+def rolling_rows(ids: Sequence[int], before: int, T: int) -> list[Row]:
+    """Asks for every id of a text once. The first T are read behind `before`; after them each window asks for the next
+    T, or for what is left behind as many earlier tokens as fit."""
+    rows = [Row([before, *ids[: T - 1]], range(min(T, len(ids))), ids[:T])]
+    for begin in range(T, len(ids), T):
+        end = min(begin + T, len(ids))
+        rows.append(Row(ids[end - T - 1 : end - 1], range(T - (end - begin), T), ids[begin:end]))
+    return rows
+
+
+def continuation_rows(context: Sequence[int], continuation: Sequence[int], T: int) -> list[Row]:
+    """As `continuation_row`; a continuation of more than T tokens in the windows of `rolling_rows` over both."""
+    if len(continuation) <= T:
+        return [continuation_row(context, continuation, T)]
+    rows, left = [], len(context) - 1  # tokens that nobody asks for
+    for ids, at, targets in rolling_rows([*context[1:], *continuation], context[0], T):
+        if left < len(targets):
+            rows.append(Row(ids, at[left:], targets[left:]))
+        left = max(0, left - len(targets))
+    return rows
+
+
+def hidden_rows(ids: Sequence[int], mask: int | None) -> list[Row]:
+    """Asks for every id but the first, each in a row of its own in which `mask` hides it; to be seen from both sides.
+
+    The state before a token predicts it, as in training: Charpentier and Samuel 2024, arXiv:2410.24159, section 2.
+    Raises ValueError where the vocabulary has no mask.
+    """
+    if mask is None:
+        raise ValueError("view='both sides' hides tokens behind a mask, and this vocabulary has none; use 'causal'")
+    return [Row([*ids[:j], mask, *ids[j + 1 :]], [j - 1], [ids[j]]) for j in range(1, len(ids))]
+
+
+def log_probs(
+    model: Transformer, params: Any, texts: Sequence[Sequence[int]], *, view: View = "causal", mask: int | None = None
+) -> list[np.ndarray]:
+    """The log-probability of every token of each text but its first, nats in float32: f32 [tokens - 1] a text.
+
+    `causal`: given the tokens before it. They add up to the text's log-likelihood. `both sides`: given all others, by
+    hiding one token at a time behind `mask` in an encoder's view, a row for every token; their sum is the
+    pseudo-log-likelihood, which is no probability of the text, but ranks texts. It is for models trained on masked_lm.
+
+    Texts are ids and begin with BOS. Raises ValueError for a text of fewer than 2 tokens or beyond the context, and
+    where no mask is given to hide tokens behind.
+
+    Source: Salazar et al. 2020, arXiv:1910.14659, section 2.
+    """
+    check_ids("text", texts, model.config, fewest=2)
+    check_view(view)
+    if view == "causal":
+        rows = [[continuation_row(ids[:1], ids[1:], model.config.T)] for ids in texts]
+    else:
+        rows = [hidden_rows(ids, mask) for ids in texts]
+    scores = iter(score(model, params, list(itertools.chain.from_iterable(rows)), view=view))
+    return [np.concatenate([next(scores).log_probs for _ in rows_of_text]) for rows_of_text in rows]

@@ -1,0 +1,271 @@
+"""The Transformer: one stack for every task, in two families.
+
+Pure init and apply; what a token sees is decided by the batch.
+Axes: B batch  T position  S key position  D residual  N query heads  K kv heads  H head width  F mlp width  L layers.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from gptjax.config import Architecture, ModelConfig
+from gptjax.nn.attention import may_look
+from gptjax.nn.kernels import Kernel, attend_by, prepared
+from gptjax.nn.linear import RESULT, linear
+from gptjax.sharding import constrain
+
+Remat = Literal["none", "products", "full"]
+# What the backward pass finds stored: everything; the results of products with weights; only each layer's input.
+REMAT_POLICIES = {"products": jax.checkpoint_policies.save_only_these_names(RESULT), "full": None}
+INIT_STD = 0.02
+
+
+class Cache(NamedTuple):
+    """Keys and values of what was read so far, S slots a row, and who may look at them."""
+
+    k_LBSKH: Array
+    v_LBSKH: Array
+    segment_BS: Array  # i32: 0 = empty slot
+    visible_BS: Array  # bool
+
+    @classmethod
+    def empty(cls, config: Architecture, B: int, S: int, dtype: Any) -> "Cache":
+        k_LBSKH = jnp.zeros((config.L, B, S, config.K, config.H), dtype)
+        return cls(k_LBSKH, k_LBSKH, jnp.zeros((B, S), jnp.int32), jnp.zeros((B, S), bool))
+
+
+def weight(
+    module: nn.Module, name: str, axes: tuple[str | None, ...], shape: tuple[int, ...], std: float = INIT_STD
+) -> Array:
+    """A float32 parameter drawn from N(0, std), with the logical names of its axes."""
+    init: Any = nn.with_logical_partitioning(nn.initializers.normal(std), axes)
+    return module.param(name, init, shape)
+
+
+def vector(module: nn.Module, name: str, width: int, value: float = 0.0) -> Array:
+    """A float32 parameter vector that starts at `value`."""
+    init: Any = nn.with_logical_partitioning(nn.initializers.constant(value), ("width",))
+    return module.param(name, init, (width,))
+
+
+class Norm(nn.Module):
+    """RMSNorm, or LayerNorm for gpt2. Computed in float32, returned in x's dtype.
+
+    Source: Zhang and Sennrich 2019, arXiv:1910.07467 (RMSNorm).
+    """
+
+    config: Architecture
+    centred: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*rows X"]) -> Float[Array, "*rows X"]:
+        x32 = x.astype(jnp.float32)
+        if self.centred:
+            x32 = x32 - x32.mean(axis=-1, keepdims=True)
+        x32 = x32 * jax.lax.rsqrt(jnp.square(x32).mean(axis=-1, keepdims=True) + self.config.norm_epsilon)
+        per_channel = (1,) * (x.ndim - 1) + (-1,)
+        x32 = x32 * vector(self, "scale", x.shape[-1], 1.0).reshape(per_channel)
+        if self.centred:
+            x32 = x32 + vector(self, "bias", x.shape[-1]).reshape(per_channel)
+        return x32.astype(x.dtype)
+
+
+def rotate(x_BTNH: Float[Array, "B T N H"], angle_BTh: Float[Array, "B T h"]) -> Float[Array, "B T N H"]:
+    """Rotary positions: turns the pair (i, i + H/2) of every head by angle i, in float32.
+
+    Source: Su et al. 2021, arXiv:2104.09864, section 3.2; pairs laid out in halves, as Hugging Face does.
+    """
+    cos, sin = jnp.cos(angle_BTh)[:, :, None], jnp.sin(angle_BTh)[:, :, None]
+    left, right = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).astype(x_BTNH.dtype)
+
+
+def rotary_angles(config: Architecture, position_BT: Int[Array, "B T"]) -> Float[Array, "B T h"]:
+    """Angle of every position and pair, radians in float32."""
+    frequency_h = rotary_frequencies(config)
+    return position_BT[..., None].astype(jnp.float32) * frequency_h[None, None, :]
+
+
+def rotary_frequencies(config: Architecture) -> Float[Array, "h"]:
+    """Radians a position of every pair, float32; the scaling slows them, so that longer texts turn no further.
+
+    Source: Chen et al. 2023, arXiv:2306.15595, section 2.3 (linear); Llama Team 2024, arXiv:2407.21783, section 3.4 and
+    its published code (llama3: slow pairs are slowed, fast ones kept, those between blended).
+    """
+    h = config.H // 2
+    frequency_h = config.rope_theta ** (-jnp.arange(h, dtype=jnp.float32) / h)
+    scaling = config.rope_scaling
+    if scaling is None:
+        return frequency_h
+    slowed_h = frequency_h / scaling.factor
+    if scaling.kind == "linear":
+        return slowed_h
+    turns_h = scaling.original_T * frequency_h / (2 * jnp.pi)  # within the context of the first training
+    kept_h = (turns_h - scaling.low_turns) / (scaling.high_turns - scaling.low_turns)
+    return slowed_h + jnp.clip(kept_h, 0, 1) * (frequency_h - slowed_h)
+
+
+class Block(nn.Module):
+    """One layer: attention and a feed-forward block, each on a normalised copy added back to the residual stream."""
+
+    config: Architecture
+    kernel: Kernel
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, x_BTD, cached, look, angle_BTh, slot_B):
+        config = self.config
+        x_BTD = constrain(x_BTD, "batch", "length", "residual")
+        attended_BTD, cached = self._attention(
+            Norm(config, centred=config.family == "gpt2", name="attention_norm")(x_BTD),
+            cached,
+            look,
+            angle_BTh,
+            slot_B,
+        )
+        x_BTD = x_BTD + self._dropout(attended_BTD)
+        fed_BTD = self._feed_forward(Norm(config, centred=config.family == "gpt2", name="feed_forward_norm")(x_BTD))
+        return x_BTD + self._dropout(fed_BTD), cached
+
+    def _attention(self, x_BTD, cached, look, angle_BTh, slot_B):
+        config = self.config
+        B, T, _ = x_BTD.shape
+        heads = {"query": config.N, "key": config.K, "value": config.K}
+        q_BTNH, k_BTKH, v_BTKH = (
+            self._project(x_BTD, name, ("embed", "heads"), count * config.H).reshape(B, T, count, config.H)
+            for name, count in heads.items()
+        )
+        if config.qk_norm:
+            q_BTNH, k_BTKH = Norm(config, name="query_norm")(q_BTNH), Norm(config, name="key_norm")(k_BTKH)
+        if config.family == "llama":
+            q_BTNH, k_BTKH = rotate(q_BTNH, angle_BTh), rotate(k_BTKH, angle_BTh)
+        if cached is None:
+            k_BSKH, v_BSKH = k_BTKH, v_BTKH
+        else:
+            k_BSKH, v_BSKH = cached = (write(cached[0], k_BTKH, slot_B), write(cached[1], v_BTKH, slot_B))
+        out_BTNH = attend_by(self.kernel, q_BTNH, k_BSKH, v_BSKH, look, config.attention_cap)
+        out_std = INIT_STD / (2 * config.L) ** 0.5  # Radford et al. 2019, section 2.3
+        out_BTD = self._project(out_BTNH.reshape(B, T, -1), "attention_out", ("heads", "embed"), config.D, out_std)
+        return out_BTD, cached
+
+    def _feed_forward(self, x_BTD):
+        config = self.config
+        up_BTF = self._project(x_BTD, "up", ("embed", "mlp"), config.F).astype(jnp.float32)
+        match config.activation:  # in float32, also for speed: a CPU takes twice as long in bfloat16
+            case "swiglu":  # Shazeer 2020, arXiv:2002.05202
+                gate_BTF = self._project(x_BTD, "gate", ("embed", "mlp"), config.F)
+                up_BTF = jax.nn.silu(gate_BTF.astype(jnp.float32)) * up_BTF
+            case "relu2":  # So et al. 2021, arXiv:2109.08668
+                up_BTF = jnp.square(jax.nn.relu(up_BTF))
+            case "gelu":
+                up_BTF = jax.nn.gelu(up_BTF, approximate=True)
+        up_BTF = up_BTF.astype(x_BTD.dtype)
+        return self._project(up_BTF, "down", ("mlp", "embed"), config.D, INIT_STD / (2 * config.L) ** 0.5)
+
+    def _project(self, x_BTX, name, axes, width, std=INIT_STD):
+        y_BTY = linear(x_BTX, weight(self, name, axes, (x_BTX.shape[-1], width), std), axes)
+        if self.config.biased("heads" if "heads" in axes else "mlp"):
+            y_BTY = y_BTY + vector(self, f"{name}_bias", width).astype(y_BTY.dtype)[None, None, :]
+        return y_BTY
+
+    def _dropout(self, x_BTD):
+        return nn.Dropout(self.config.dropout, deterministic=self.deterministic)(x_BTD)
+
+
+def write(kept_BS: Array, new_BT: Array, slot_B: Int[Array, "B"]) -> Array:
+    """`kept` with `new` written into its slots slot_B ... slot_B + T - 1. Slots are axis 1; both may have more axes."""
+    return jax.vmap(lambda kept_S, new_T, slot: jax.lax.dynamic_update_slice_in_dim(kept_S, new_T, slot, 0))(
+        kept_BS, new_BT.astype(kept_BS.dtype), slot_B
+    )
+
+
+class Transformer(nn.Module):
+    """Token ids to the final hidden state; `logits_from` and `token_nats` of gptjax.nn.likelihood make scores of it.
+
+    `dtype` is that of the products; parameters stay float32. `remat` says what the backward pass may keep; `unroll` how
+    many layers one turn of the loop holds (numbers are the same; on a CPU a fully unrolled loop is faster, elsewhere it
+    only compiles longer). `kernel` computes attention where there is no cache.
+    """
+
+    config: ModelConfig
+    dtype: Any = jnp.float32
+    remat: Remat = "none"
+    unroll: int = 1
+    kernel: Kernel = "xla"
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens_BT: Int[Array, "B T"],
+        segment_BT: Int[Array, "B T"],
+        position_BT: Int[Array, "B T"],
+        visible_BT: Bool[Array, "B T"],
+        *,
+        cache: Cache | None = None,
+        slot_B: Int[Array, "B"] | None = None,
+        deterministic: bool = True,
+    ) -> tuple[Float[Array, "B T D"], Cache | None]:
+        """Hidden states after the last norm. With a cache, tokens go to slots slot_B... and may look at older ones."""
+        config = self.config
+        B, T = tokens_BT.shape
+        table_VD = weight(self, "embedding", ("vocabulary", "embed"), (config.V, config.D))
+        if not config.tied:  # made here, so that init knows it; used by `head`
+            weight(self, "head", ("vocabulary", "embed"), (config.V, config.D))
+        if config.class_heads:  # likewise, for gptjax.nn.class_heads
+            count = len(config.class_heads)
+            weight(self, "class_heads", (None, "embed", None), (count, config.D, config.C))
+            weight(self, "class_heads_bias", (None, None), (count, config.C), std=0.0)
+        x_BTD = jnp.take(table_VD, tokens_BT, axis=0).astype(
+            self.dtype
+        )  # cast last: a row's gradients add up in float32
+        if config.family == "gpt2":
+            place_TD = weight(self, "position_embedding", ("length", "embed"), (config.T, config.D))
+            x_BTD = x_BTD + jnp.take(place_TD, position_BT, axis=0).astype(self.dtype)
+        x_BTD = nn.Dropout(config.dropout, deterministic=deterministic)(x_BTD)
+
+        place_BT = jnp.broadcast_to(jnp.arange(T)[None, :], (B, T))
+        if cache is None:
+            layer_cache, segment_BS, place_BS, visible_BS = None, segment_BT, place_BT, visible_BT
+        else:
+            assert slot_B is not None
+            place_BT = place_BT + slot_B[:, None]
+            segment_BS = write(cache.segment_BS, segment_BT, slot_B)
+            visible_BS = write(cache.visible_BS, visible_BT, slot_B)
+            place_BS = jnp.broadcast_to(jnp.arange(segment_BS.shape[1])[None, :], segment_BS.shape)
+            layer_cache = (cache.k_LBSKH, cache.v_LBSKH)
+        kernel = self.kernel if cache is None else "xla"
+        look = prepared(kernel, may_look(segment_BT, place_BT, segment_BS, place_BS, visible_BS, config.window))
+
+        # an unrolled loop is no loop to XLA, which would then merge what is computed anew with what was computed before
+        block = (
+            Block
+            if self.remat == "none"
+            else nn.remat(Block, policy=REMAT_POLICIES[self.remat], prevent_cse=self.unroll > 1)
+        )
+        layers = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            # flax leaves in_axes without a type, and int is inferred from its default
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
+            length=config.L,
+            unroll=self.unroll,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )(config, kernel, deterministic, name="layers")
+        x_BTD, layer_cache = layers(x_BTD, layer_cache, look, rotary_angles(config, position_BT), slot_B)
+        hidden_BTD = Norm(config, centred=config.family == "gpt2", name="final_norm")(x_BTD)
+        return hidden_BTD, None if layer_cache is None else Cache(*layer_cache, segment_BS, visible_BS)
+
+
+def head(params: Any) -> Float[Array, "V D"]:
+    """The table that scores tokens: the embedding itself where it is tied."""
+    return params["head"] if "head" in params else params["embedding"]
+
+
+def init_params(model: Transformer, key: Array) -> Any:
+    """Parameters in Linen's boxes, which carry the logical axis names (`nn.unbox` takes them off)."""
+    one = jnp.zeros((1, 1), jnp.int32)  # too small a text for any kernel
+    return model.clone(kernel="xla").init(key, one, one + 1, one, one.astype(bool))["params"]

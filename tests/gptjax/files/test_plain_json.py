@@ -1,0 +1,42 @@
+"""JSON that every reader takes, and that nothing here writes any other."""
+
+import ast
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gptjax.files.plain_json import dumps
+
+ROOT = Path(__file__).parents[1]
+# Values of these never hold a float, or go to no file that others read.
+OTHERS = {
+    "gptjax/files/plain_json.py",
+    "gptjax/evaluation/items.py",  # looks whether text can be written, and writes nothing
+    "gptjax/files/bounded_files.py",  # the same
+    "gptjax/text/text_files.py",  # the same
+    "gptjax/text/tokenizer.py",  # rules of the package tokenizers, which hold no numbers
+    "gptjax/inference/template.py",  # tojson of a chat template, as transformers has it
+}
+
+
+def strict(text: str):
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_what_is_no_number_is_null_and_what_is_one_is_itself():
+    value = {"a": math.nan, "b": [1.5, -math.inf, (2, np.float32(0.5))], "c": np.array([1.0, np.nan]), "d": "NaN"}
+    assert strict(dumps(value)) == {"a": None, "b": [1.5, None, [2, 0.5]], "c": [1.0, None], "d": "NaN"}
+    assert dumps({"é": 1}, ensure_ascii=False) == '{"é": 1}'
+
+
+@pytest.mark.parametrize("folder", ["gptjax", "train"])
+def test_whoever_writes_json_uses_it_or_refuses_what_is_no_number(folder):
+    """Every call of json.dump and json.dumps says allow_nan=False, or stands in a file that is known to be harmless."""
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) in ("json.dumps", "json.dump"):
+                strictly = any(word.arg == "allow_nan" and ast.unparse(word.value) == "False" for word in call.keywords)
+                assert strictly or str(path.relative_to(ROOT)) in OTHERS, f"{path}, line {call.lineno}"

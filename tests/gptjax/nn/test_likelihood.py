@@ -1,0 +1,166 @@
+"""gptjax.nn.likelihood: the chunked loss is the plain one, and all logits never exist at once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from gptjax.nn.likelihood import CHUNK_BYTES, chunks_for, logits_from, token_nats, token_scores
+from gptjax.sharding import make_mesh
+
+VOCABULARY, V = 100, 128
+
+
+def inputs(B=3, T=8, D=16, vocabulary=VOCABULARY, rows=V, dtype=jnp.float32):
+    """hidden, table and targets; logits spread over several nats."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    hidden_BTD = jax.random.normal(keys[0], (B, T, D)).astype(dtype)
+    table_VD = 0.5 * jax.random.normal(keys[1], (rows, D))
+    return hidden_BTD, table_VD, jax.random.randint(keys[2], (B, T), 0, vocabulary)
+
+
+def weighed(nats_BT):
+    """A sum in which every position counts differently, some not at all."""
+    return (nats_BT * jnp.linspace(-1, 2, nats_BT.size).reshape(nats_BT.shape).at[0, 0].set(0)).sum()
+
+
+def optax_nats(hidden_BTD, table_VD, targets_BT, cap=None):
+    """The oracle: optax on logits of the rows in use."""
+    logits_BTV = jnp.matmul(hidden_BTD, table_VD[:VOCABULARY].T, precision="highest")
+    logits_BTV = logits_BTV if cap is None else cap * jnp.tanh(logits_BTV / cap)
+    return optax.softmax_cross_entropy_with_integer_labels(logits_BTV, targets_BT)
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 8])
+def test_nats_are_those_of_optax(chunks):
+    """In however many pieces, every position's nats are within 1e-6 of optax on the whole."""
+    found = token_nats(*inputs(), vocabulary=VOCABULARY, chunks=chunks)
+    np.testing.assert_allclose(found, optax_nats(*inputs()), rtol=1e-6, atol=1e-6)
+    assert found.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(("chunks", "cap"), [(1, None), (2, None), (8, None), (1, 2.0), (4, 2.0)])
+def test_gradients_are_those_of_optax(chunks, cap):
+    """In however many pieces, capped or not, within 1e-6 of optax's in hidden and table, and no live one is 0."""
+    hidden_BTD, table_VD, targets_BT = inputs()
+
+    def nats(h, t):
+        return token_nats(h, t, targets_BT, vocabulary=VOCABULARY, chunks=chunks, cap=cap)
+
+    np.testing.assert_allclose(nats(hidden_BTD, table_VD), optax_nats(*inputs(), cap), rtol=1e-5, atol=1e-6)
+    ours = jax.grad(lambda h, t: weighed(nats(h, t)), argnums=(0, 1))
+    theirs = jax.grad(lambda h, t: weighed(optax_nats(h, t, targets_BT, cap)), argnums=(0, 1))
+    found, wanted = ours(hidden_BTD, table_VD), theirs(hidden_BTD, table_VD)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, wanted)
+    assert np.abs(found[1][:VOCABULARY]).min() > 0
+
+
+@pytest.mark.parametrize("chunks", [1, 4])
+def test_padding_rows_of_the_table_never_score_and_never_learn(chunks):
+    """Their logits are -inf and their gradient exactly 0, however large their values."""
+    hidden_BTD, table_VD, targets_BT = inputs()
+    table_VD = table_VD.at[VOCABULARY:].set(1e3)
+    logits_BTV = logits_from(hidden_BTD, table_VD, VOCABULARY)
+    assert (logits_BTV[..., VOCABULARY:] == -jnp.inf).all()
+    assert jnp.isfinite(logits_BTV[..., :VOCABULARY]).all()
+    dtable_VD = jax.grad(
+        lambda t: weighed(token_nats(hidden_BTD, t, targets_BT, vocabulary=VOCABULARY, chunks=chunks))
+    )(table_VD)
+    assert (dtable_VD[VOCABULARY:] == 0).all()
+    assert (dtable_VD[:VOCABULARY] != 0).all()
+
+
+@pytest.mark.parametrize(("chunks", "cap"), [(1, None), (2, None), (8, 2.0)])
+def test_scores_are_the_same_nats_and_the_likeliest_id_of_all(chunks, cap):
+    """In however many pieces; of float32 and of bfloat16; a padding row is never the likeliest, however large."""
+    for dtype in (jnp.float32, jnp.bfloat16):
+        hidden_BTD, table_VD, targets_BT = inputs(dtype=dtype)
+        table_VD = table_VD.at[VOCABULARY:].mul(1e3)
+        settings = {"vocabulary": VOCABULARY, "chunks": chunks, "cap": cap}
+        nats_BT, likeliest_BT = token_scores(hidden_BTD, table_VD, targets_BT, **settings)
+        wanted_BT = token_nats(hidden_BTD, table_VD, targets_BT, **settings)
+        np.testing.assert_allclose(nats_BT, wanted_BT, rtol=2e-5, atol=1e-5)
+        logits_BTV = logits_from(hidden_BTD, table_VD, VOCABULARY, cap)
+        np.testing.assert_array_equal(likeliest_BT, jnp.argmax(logits_BTV, axis=-1))
+        assert len(np.unique(likeliest_BT)) > 1
+        assert likeliest_BT.max() < VOCABULARY
+
+
+def test_scores_on_a_mesh_are_those_of_one_device():
+    hidden_BTD, table_VD, targets_BT = inputs(B=4)
+    settings = {"vocabulary": VOCABULARY, "chunks": 2}
+    alone = token_scores(hidden_BTD, table_VD, targets_BT, **settings)
+    with jax.set_mesh(make_mesh(2, 2, 2)):
+        spread = jax.jit(lambda *arrays: token_scores(*arrays, **settings))(hidden_BTD, table_VD, targets_BT)
+    np.testing.assert_allclose(spread[0], alone[0], rtol=1e-5)
+    np.testing.assert_array_equal(spread[1], alone[1])
+
+
+def test_probabilities_sum_to_one():
+    """exp(-nats) over all ids of the vocabulary, at every position."""
+    hidden_BTD, table_VD, targets_BT = inputs()
+    every = [
+        token_nats(hidden_BTD, table_VD, jnp.full_like(targets_BT, id), vocabulary=VOCABULARY, chunks=1)
+        for id in range(VOCABULARY)
+    ]
+    np.testing.assert_allclose(sum(jnp.exp(-nats) for nats in every), 1.0, atol=1e-5)
+
+
+def test_bfloat16_is_within_a_thousandth_at_50k():
+    """50,257 ids from bfloat16 hidden states: within 1e-3 nats of float32 on the same values (trap 37)."""
+    hidden_BTD, table_VD, targets_BT = inputs(D=64, vocabulary=50_257, rows=50_304, dtype=jnp.bfloat16)
+    table_VD = table_VD.astype(jnp.bfloat16).astype(jnp.float32)
+    half = token_nats(hidden_BTD, table_VD, targets_BT, vocabulary=50_257, chunks=4)
+    full = token_nats(hidden_BTD.astype(jnp.float32), table_VD, targets_BT, vocabulary=50_257, chunks=1)
+    assert half.dtype == jnp.float32
+    np.testing.assert_allclose(half, full, atol=1e-3)
+
+
+def test_the_tables_gradient_is_float32_under_bfloat16():
+    """Pieces are added up in float32: in 1 piece or 8, the table's gradient agrees to 1e-5 of its size."""
+    hidden_BTD, table_VD, targets_BT = inputs(dtype=jnp.bfloat16)
+    one, eight = (
+        jax.grad(lambda t, n=chunks: weighed(token_nats(hidden_BTD, t, targets_BT, vocabulary=VOCABULARY, chunks=n)))(
+            table_VD
+        )
+        for chunks in (1, 8)
+    )
+    assert one.dtype == eight.dtype == jnp.float32
+    np.testing.assert_allclose(one, eight, atol=1e-5 * float(jnp.abs(one).max()))
+
+
+def test_all_logits_never_exist_at_once():
+    """Cut in 32, a compiled loss with gradients needs less memory than half its f32 logits; whole, more than all."""
+    B, T, rows = 8, 64, 8192
+    hidden_BTD, table_VD, targets_BT = inputs(B, T, 8, rows, rows)
+
+    def memory(chunks):
+        loss = jax.value_and_grad(
+            lambda h, t: token_nats(h, t, targets_BT, vocabulary=rows, chunks=chunks).sum(), argnums=(0, 1)
+        )
+        compiled = jax.jit(loss).lower(hidden_BTD, table_VD).compile()
+        return compiled.memory_analysis().temp_size_in_bytes, f"f32[{B},{T},{rows}]" in compiled.as_text()
+
+    logits_bytes = B * T * rows * 4
+    chunked, plain = memory(32), memory(1)
+    assert chunked[0] < logits_bytes / 2 < logits_bytes <= plain[0]
+    assert (chunked[1], plain[1]) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "T", "V"), [(1, 8, 128), (12, 64, 128), (16, 1024, 50_304), (8, 2048, 32_000), (3, 1021, 50_304)]
+)
+def test_the_number_of_pieces_divides_t_and_fits(rows, T, V):
+    """A piece's logits fit the allowance, or a piece is one position; with fewer pieces they would not fit."""
+    chunks = chunks_for(rows, T, V)
+    assert T % chunks == 0
+    assert rows * (T // chunks) * V * 4 <= CHUNK_BYTES or chunks == T
+    fewer = [count for count in range(1, chunks) if T % count == 0]
+    assert all(rows * (T // count) * V * 4 > CHUNK_BYTES for count in fewer)
+
+
+def test_pieces_that_do_not_divide_t_are_refused():
+    """The error holds both numbers."""
+    with pytest.raises(ValueError, match=r"chunks=3 .* T=8"):
+        token_nats(*inputs(), vocabulary=VOCABULARY, chunks=3)

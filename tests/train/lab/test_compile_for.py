@@ -1,0 +1,80 @@
+"""The step compiled for chips that are not here: its kernels are in it; with the TPU compiler, its figures too."""
+
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data.spec import DataSpec
+from gptjax.batch import text_batch
+from gptjax.config import ModelConfig, llama
+from gptjax.nn.kernels import attend_by
+from gptjax.nn.model import Transformer
+from gptjax.sharding import make_mesh
+from train.lab.compile_for import compile_for
+from train.objectives import causal_only
+from train.recipe import BatchSpec, ComputeSpec, MeshSpec, OptimizerSpec, Recipe
+from train.step import abstract_state, make_train_step
+
+
+def lowered_for_tpu(kernel):
+    """The text of a bfloat16 training step for a TPU, on a mesh of 2 x 2 x 2, before the TPU's compiler sees it."""
+    config = ModelConfig.of(llama(D=256, L=2, N=4, K=2, T=256), vocabulary=512)
+    mesh = make_mesh(2, 2, 2, devices=jax.devices()[:8])
+    model = Transformer(config, jnp.bfloat16, "full", kernel=kernel)
+    spec = OptimizerSpec()
+    zeros = np.zeros((1, 4, config.T), np.int32)
+    batch = text_batch(zeros, zeros, zeros.astype(np.float32), zeros, zeros, zeros, zeros > 0)
+    with jax.set_mesh(mesh):
+        abstract, _ = abstract_state(model, spec, causal_only(), 1000, mesh, seed=0)
+        step = make_train_step(model, spec, causal_only(), 1000, abstract, mesh, 4, seed=0)
+        return step.trace(abstract, batch, np.zeros(mesh.size, np.int32)).lower(lowering_platforms=("tpu",)).as_text()
+
+
+def test_a_tpus_training_step_contains_the_pallas_kernel():
+    """Forward and backward; without the kernel there is none, so that the test would notice its loss."""
+    assert lowered_for_tpu("splash").count("tpu_custom_call") >= 2
+    assert "tpu_custom_call" not in lowered_for_tpu("xla")
+
+
+def test_a_gpus_attention_is_cudnns(monkeypatch):
+    """Lowered for CUDA, forward and backward are cuDNN's flash attention with the mask as a bias.
+
+    JAX asks the library on this machine for its version, and there is none: the test answers in its place.
+    """
+    monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91_000)
+    q_BTNH, k_BSKH = (jax.ShapeDtypeStruct((2, 128, count, 64), jnp.bfloat16) for count in (4, 2))
+    mask_BTS = jax.ShapeDtypeStruct((2, 128, 128), bool)
+
+    def loss(q, k, v, mask):
+        return attend_by("cudnn", q, k, v, mask).astype(jnp.float32).sum()
+
+    traced = jax.jit(jax.grad(loss)).trace(q_BTNH, k_BSKH, k_BSKH, mask_BTS)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert "__cudnn$fmhaScaleBiasSoftmax" in text
+    assert "__cudnn$fmhaScaleBiasSoftmaxBackward" in text
+
+
+RECIPE = Recipe(
+    data=DataSpec(sources=("chitchat",), vocabulary=512), model=llama(D=256, L=2, N=2, T=256), run="unused", steps=1000,
+    batch=BatchSpec(rows=16), mesh=MeshSpec(fsdp=4), compute=ComputeSpec(remat="full"),
+)  # fmt: skip
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu, the TPU compiler, is not installed")
+def test_a_step_is_compiled_for_a_slice_of_sixteen_chips():
+    """Two kernels a layer and one more for rematerialisation; memory, exchanged bytes and cycles are told."""
+    found = compile_for(RECIPE, "v5e:4x4")
+    assert found.mesh == {"data": 4, "fsdp": 4, "tensor": 1}
+    assert found.kernels == 3 * 2
+    assert found.cycles > 0
+    assert found.milliseconds == found.cycles / 1.5e6
+    assert found.collective_bytes.keys() & {"all-gather", "collective-permute"}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is here")
+def test_without_the_compiler_the_error_says_how_to_get_it():
+    with pytest.raises(ValueError, match="pip install libtpu"):
+        compile_for(RECIPE, "v5e:4x4")

@@ -1,0 +1,72 @@
+"""The training program as a person meets it: mistakes are answered at once, in a line, without importing JAX."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def program(*arguments: str, first: str = "") -> subprocess.CompletedProcess:
+    """Runs the program in a process where importing JAX or TensorFlow is an error."""
+    forbid = "import sys; sys.modules.update(jax=None, tensorflow=None);"
+    code = f"{forbid} {first} from train.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    return subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.fault(50)
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["pretrian"], "unknown verb 'pretrian'; did you mean 'pretrain'?"),
+        (["pretrain", "laptopp"], "unknown recipe 'laptopp'; did you mean 'laptop'?"),
+        (["pretrain", "--data.sources", "chitchatt"], "no corpus 'chitchatt'; did you mean 'chitchat'?"),
+        (["pretrain", "--data.sources", "files:/nowhere/at/all"], "/nowhere/at/all"),
+        (["pretrain", "--model.N", "6", "--model.K", "4"], "model.K=4 does not divide model.N=6"),
+        (["pretrain", "--model.N", "5"], "model.D=192 is not a multiple of model.N=5 heads"),
+        (["pretrain", "--model.DD", "5"], "--model.D"),
+        (["pretrain", "--steps", "lots"], "lots"),
+        (["report", "/nowhere"], "give one run directory"),
+        (["bench", "laptopp"], "unknown recipe 'laptopp'; did you mean 'laptop'?"),
+        (["bench", "--steps", "none"], "--steps none: give a number of steps to time, at least 2"),
+        (["bench", "--json", "/no/such/folder/x.json"], "there is no folder /no/such/folder"),
+        (["bench", "--against", "charcters"], "unknown recipe 'charcters'; did you mean 'characters'?"),
+        (["bench", "--against", "--model.N 5"], "model.D=192 is not a multiple of model.N=5 heads"),
+        (["bench", "--against", ""], "--against: empty"),
+        (["bench", "--against", "characters", "--compile-for", "v5e:4x4"], "give one of them"),
+        (["bench", "--json"], "--json: a value must follow"),
+        (["audit", "/nowhere"], "audit: give one run directory"),
+        (["verify-resume", "--steps", "7"], "--steps 7: give an even number of steps, from 2 to the recipe's 1000"),
+        (["verify-resume", "laptopp"], "unknown recipe 'laptopp'; did you mean 'laptop'?"),
+    ],
+)
+def test_a_mistake_is_answered_without_importing_jax(arguments, said):
+    done = program(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_compiled_steps_are_kept_where_the_user_keeps_caches_unless_told_otherwise():
+    """A stand-in for the loop prints the folder that JAX will read at its import."""
+    loop = "import os, types; pretrain = lambda *_, **__: print('kept in', os.environ['JAX_COMPILATION_CACHE_DIR']);"
+    stand_in = f"{loop} sys.modules['train.pretrain'] = types.SimpleNamespace(pretrain=pretrain);"
+    name = "JAX_COMPILATION_CACHE_DIR"
+    said = program(
+        "pretrain", first=f"{stand_in} os.environ.pop('{name}', 0); os.environ['XDG_CACHE_HOME'] = '/caches';"
+    ).stdout
+    assert said == "kept in /caches/gptjax/compiled\n"
+    said = program("pretrain", first=f"{stand_in} os.environ['JAX_COMPILATION_CACHE_DIR'] = '/mine';").stdout
+    assert said == "kept in /mine\n"
+
+
+def test_help_lists_verbs_and_recipes_and_every_field_with_its_default():
+    overview = program("--help")
+    assert overview.returncode == 0
+    assert "laptop" in overview.stdout
+    fields = program("pretrain", "characters", "--help")
+    assert fields.returncode == 0
+    assert "--optimizer.learning-rate" in fields.stdout
+    assert "nanoGPT" in fields.stdout

@@ -1,0 +1,89 @@
+"""What a run was trained on, proved: `ledger.jsonl` against the rows of the text, whatever restarts lay between."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from data.preparation.prepared_folder import content
+from data.preparation.sources import check
+from data.prepare import begun, prepare
+from train.assemble import rows_of
+from train.recipe import Recipe, from_json
+from train.record.ledger import Entry, hexadecimal, read_ledger, rows_hash
+
+
+def audit(run: Path, console: Console) -> bool:
+    """Prints whether every row up to the run's last was trained on once, in order; True if so.
+
+    Raises ValueError where the run directory lacks what that takes, or the text is no longer the same.
+    """
+    entries = read_ledger(run)
+    faults = [*untiled(entries), *_changed_rows(run, entries, console)]
+    for fault in faults:
+        console.print(f"[bold]fault:[/] {fault}", highlight=False)
+    if not entries:
+        console.print("the ledger is empty: nothing was trained")
+        return True
+    last, skipped = entries[-1], [entry.step for entry in entries if entry.skipped]
+    if skipped:
+        console.print(f"no update was made in steps {skipped}: loss or gradient was not a number")
+    whole = f"rows 0 to {last.first_row + last.rows - 1} in {last.step} steps"
+    verdict = f"{len(faults)} faults" if faults else "each was read once, in order, and was what the text says"
+    console.print(f"{run}: {whole}: {verdict}", highlight=False, markup=False)
+    return not faults
+
+
+def _folder(run: Path, recipe: Recipe) -> Path:
+    """Where relative paths of the recipe begin: where the run was started, or here if its text is no longer there.
+
+    Raises ValueError where it is in neither.
+    """
+    try:
+        started = Path(json.loads((run / "environment.json").read_text(encoding="utf-8"))["folder"])
+    except (OSError, KeyError):  # of an older gptjax
+        return Path.cwd()
+    missing = []
+    for folder in (started, Path.cwd()):
+        try:
+            with contextlib.chdir(folder):
+                for name in recipe.data.rates:
+                    check(name)
+            return folder
+        except (OSError, ValueError) as error:
+            missing.append(error)
+    raise ValueError(f"run={run} was started in {started}, where its text is no longer, nor is it here: {missing[-1]}")
+
+
+def untiled(entries: Sequence[Entry]) -> Iterator[str]:
+    """Where rows or steps are missing, or come twice."""
+    step, row = 0, 0
+    for entry in entries:
+        if entry.step != step + 1:
+            yield f"step {entry.step} follows step {step}"
+        if entry.first_row > row:
+            yield f"step {entry.step}: rows {row} to {entry.first_row - 1} were skipped"
+        if entry.first_row < row:
+            yield f"step {entry.step}: rows {entry.first_row} to {row - 1} come again"
+        step, row = entry.step, entry.first_row + entry.rows
+
+
+def _changed_rows(run: Path, entries: Sequence[Entry], console: Console) -> Iterator[str]:
+    """Steps whose rows had another content than the text says."""
+    recipe = from_json((run / "recipe.json").read_text(encoding="utf-8"))
+    run = run.absolute()
+    with contextlib.chdir(_folder(run, recipe)):
+        prepared = prepare(recipe.data, of_run=begun(run)).absolute()
+    description = json.loads((run / "data.json").read_text(encoding="utf-8"))
+    was, now = description["content"], content(prepared, description)
+    if was != now:
+        raise ValueError(f"run={run} was trained on another text (SHA-256 {was[:12]}, now {now[:12]}): restore it")
+    rows = rows_of(recipe, prepared)
+    for entry in track(entries, "hashing rows", console=console, disable=not console.is_terminal):
+        batch = rows.batch(np.arange(entry.first_row, entry.first_row + entry.rows))
+        if (found := hexadecimal(rows_hash(batch, np))) != entry.hash:
+            yield f"step {entry.step}: its rows hash to {found}, the ledger says {entry.hash}"

@@ -1,0 +1,108 @@
+"""Compiles a recipe's training step for TPU chips that need not be here: memory a chip, exchanged bytes, cycles.
+
+Needs the `libtpu` package, which is the compiler; no chip is touched.
+"""
+
+import dataclasses
+import importlib.util
+import os
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from rich.table import Table
+
+from data.prepare import vocabulary_bound
+from gptjax.batch import Batch, text_batch
+from gptjax.sharding import batch_sharding, one_a_device
+from train.assemble import assemble, mesh_of, open_text
+from train.lab.hlo import Program
+from train.objectives import causal_only
+from train.recipe import Recipe
+
+HERTZ = {"TPU v5 lite": 1.5e9}  # clock of the chips that we know it of
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompiledFor:
+    """What the compiler says of one training step on one chip."""
+
+    topology: str
+    chip: str
+    mesh: dict[str, int]
+    argument_bytes: int  # parameters, moments, batch
+    peak_bytes: int  # what the chip must hold at once, arguments included
+    temporary_bytes: int  # as the compiler adds them up, those that a loop carries twice
+    collective_bytes: dict[str, int]  # received in a step, by kind of exchange
+    cycles: int  # the compiler's own estimate, loops multiplied out; neither kernels nor waiting are in it
+    kernels: int  # calls a step of kernels that the compiler does not estimate
+    compile_seconds: float
+
+    @property
+    def milliseconds(self) -> float | None:
+        """The estimated cycles at the chip's clock; None for a chip whose clock we do not know."""
+        return self.cycles / HERTZ[self.chip] * 1e3 if self.chip in HERTZ else None
+
+    def table(self) -> Table:
+        title = f"{self.topology}, {self.chip}, mesh {self.mesh}: not run, compiled"
+        table = Table("a step on one chip", "", title=title, min_width=len(title))
+        table.add_row("memory at its peak", f"{self.peak_bytes / 1e9:.2f} GB")
+        table.add_row("  of it parameters, moments, batch", f"{self.argument_bytes / 1e9:.2f} GB")
+        table.add_row("temporaries, loop carries twice", f"{self.temporary_bytes / 1e9:.2f} GB")
+        for kind, size in sorted(self.collective_bytes.items()):
+            table.add_row(kind, f"{size / 1e9:.2f} GB")
+        estimate = "" if self.milliseconds is None else f" = {self.milliseconds:,.0f} ms"
+        table.add_row("estimated cycles", f"{self.cycles / 1e6:,.0f} M{estimate}")
+        table.add_row("kernel calls beside them", f"{self.kernels}")
+        table.add_row("compilation", f"{self.compile_seconds:.0f} s")
+        return table
+
+    def as_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self) | {"milliseconds": self.milliseconds}
+
+
+def compile_for(recipe: Recipe, topology: str) -> CompiledFor:
+    """Compiles the step for a topology such as `v5e:4x4`. Raises ValueError without libtpu, or for an unknown name."""
+    devices = topology_devices(topology)
+    mesh = mesh_of(recipe, devices)
+    with jax.set_mesh(mesh):
+        vocabulary, curriculum = vocabulary_bound(recipe.data), causal_only()
+        if not recipe.objectives.only_causal:  # what heads there are, the text says
+            _, tokenizer, _, curriculum = open_text(recipe)
+            vocabulary = tokenizer.size
+        assembly = assemble(recipe, vocabulary, curriculum, mesh)
+        T, rows = assembly.config.T, recipe.batch
+        zeros = np.zeros((rows.micro_batches, rows.micro_rows, T), np.int32)
+        batch = text_batch(zeros, zeros, zeros.astype(np.float32), zeros, zeros, zeros, zeros > 0, C=curriculum.targets)
+        place = batch_sharding(mesh, leading=1)
+        abstract = Batch(*(jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place) for array in batch))
+        began = time.perf_counter()
+        asks = jax.ShapeDtypeStruct((mesh.size,), np.int32, sharding=one_a_device(mesh))
+        lowered = assembly.train_step.lower(assembly.abstract, abstract, asks)  # pyright: ignore[reportFunctionMemberAccess]
+        compiled = lowered.compile()
+        seconds = time.perf_counter() - began
+    program, memory = Program(compiled.as_text()), compiled.memory_analysis()
+    return CompiledFor(
+        topology=topology, chip=devices[0].device_kind, mesh=dict(mesh.shape),
+        argument_bytes=memory.argument_size_in_bytes, peak_bytes=memory.peak_memory_in_bytes,
+        temporary_bytes=memory.temp_size_in_bytes,
+        collective_bytes=program.collective_bytes, cycles=program.cycles, kernels=program.kernel_calls,
+        compile_seconds=seconds,
+    )  # fmt: skip
+
+
+def topology_devices(topology: str) -> list[Any]:
+    """The chips of a topology, as the compiler knows them."""
+    if importlib.util.find_spec("libtpu") is None:
+        raise ValueError(
+            f"--compile-for {topology}: needs the TPU compiler, the package libtpu (640 MB); "
+            "install it with `.venv/bin/python -m pip install libtpu`"
+        )
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # else it asks a cloud's metadata server where it is
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+    except Exception as error:  # the compiler raises its own kinds
+        said = str(error).splitlines()[0]
+        raise ValueError(f"--compile-for {topology}: {said}; write it as v5e:4x4, v4:2x2x1, v6e:8x8") from error

@@ -1,0 +1,47 @@
+"""E4: what the auxiliary tasks cost next-word prediction, and whether they are learnt at all.
+
+Published: Lan et al. 2019, arXiv:1909.11942, table 5: order of sentences +1.1 points after fine-tuning.
+"""
+
+import dataclasses
+
+from data.tasks.classify import Classify
+from data.tasks.continuity import Continuity
+from data.tasks.order import Order
+from data.tasks.position import Position
+from train.lab.experiment import Experiment
+from train.lab.experiments.small import adding, as_it_is, both, small
+from train.lab.outcome import DECIDES, Outcome
+
+MOST = 0.01  # more causal loss than this share, and a task is off by default
+TASKS = {
+    "position": Position(rows=0.02, weight=0.05),
+    "order": Order(rows=0.02, weight=0.05),
+    "continuity": Continuity(rows=0.04, weight=0.1),
+    "classify": Classify(rows=0.04, weight=0.1),
+}
+everything = adding(**TASKS)
+faintly = adding(**{name: dataclasses.replace(task, weight=(task.weight or 0) / 10) for name, task in TASKS.items()})
+
+
+def experiment() -> Experiment:
+    return Experiment(
+        question="E4: beside causal and masked rows, what do the auxiliary tasks cost next-word prediction?",
+        base=both(small()),
+        arms={"causal + masked": as_it_is, "+ all": everything, "+ all, a tenth": faintly},
+        rates=(6e-3, 12e-3),
+        decide=decide,
+    )
+
+
+def decide(outcome: Outcome) -> str:
+    return " ".join(verdict(outcome, arm) for arm in outcome.others)
+
+
+def verdict(outcome: Outcome, arm: str) -> str:
+    cost = outcome.change(arm, DECIDES)
+    beyond = [name for name in outcome.arms[arm].seeds[0] if name.endswith("beyond a guesser's")]
+    unlearnt = [name.split()[0] for name in beyond if outcome.mean(arm, name) <= 0 and not name.startswith("masked_lm")]
+    so = "off by default" if cost > MOST else "stays on, unless fine-tuning loses by it"
+    learnt = f"; not better than a guesser: {', '.join(unlearnt)}" if unlearnt else ""
+    return f"{arm}: causal loss {cost:+.1%}, {MOST:+.0%} allowed: {so}{learnt}."

