@@ -30,7 +30,7 @@ from tests.tiny_recipe import recipe
 from tests.tiny_text import sentences
 from train.recipe import MeshSpec, to_json
 
-ROOT = Path(__file__).resolve().parents[2].parent
+ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("run", "resume", "report", "audit", "verify", "generate", "evaluate", "export", "exported")
 USER = 4242  # a number that nobody has given a name
 LATIN = "en_US.ISO-8859-1"

@@ -47,7 +47,7 @@ def test_the_table_has_a_line_a_source_a_language_and_one_for_what_is_lost():
 
 def test_the_page_has_the_figures_of_the_ready_made_tokenizers():
     """docs/tokenizers.md: how many tokens each has in its tables, and which id is byte 0."""
-    page = (Path(__file__).parents[1] / "docs" / "tokenizers.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "tokenizers.md").read_text(encoding="utf-8")
     tokenizers = {name: ready_made(name) for name in ("bytes", "gpt2")}
     (heading,) = (line for line in page.splitlines() if line.startswith("| text "))
     for name, one in tokenizers.items():

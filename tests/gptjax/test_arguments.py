@@ -109,7 +109,7 @@ print(json.dumps(answers))
 
 def outside(program, *words):
     """What it prints in a process in which nobody checks annotations."""
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     command = [sys.executable, "-c", program, *words]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

@@ -10,7 +10,7 @@ import pytest
 
 from gptjax.files.plain_json import dumps
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 # Values of these never hold a float, or go to no file that others read.
 OTHERS = {
     "gptjax/files/plain_json.py",
