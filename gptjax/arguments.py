@@ -77,3 +77,17 @@ def dtype_name(value: Any) -> str:
 def kind(value: Any) -> str:
     """What an error calls a value of the wrong kind."""
     return "None" if value is None else f"a {type(value).__name__}"
+
+
+def listed[T](given: Iterable[T], name: str) -> list[T]:
+    """What several were asked for, as a list; one text is refused, whose characters nobody means."""
+    if isinstance(given, bytes) or not isinstance(given, Iterable):
+        raise ValueError(f"{name}: must be a list of them, not {kind(given)}")
+    if isinstance(given, str):
+        raise ValueError(f"{name}={given[:40]!r}: is one text; give a list of them, such as [{given[:40]!r}]")
+    return list(given)
+
+
+def listed_texts(given: Iterable[str], name: str) -> list[str]:
+    """The same of texts that can be encoded."""
+    return [text(f"{name}[{number}]", one) for number, one in enumerate(listed(given, name))]

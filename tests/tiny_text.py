@@ -8,9 +8,9 @@ import numpy as np
 
 from data.preparation.holdout import text_hash
 from data.preparation.marks import WORD_START, marks
-from data.rows.rowplan import scramble
 from data.spec import DataSpec
 from data.tasks.task import Corpus, Text
+from data.token_store import scramble
 from gptjax.text.tokenizer import Tokenizer, train_characters
 
 WORDS = [

@@ -10,8 +10,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from gptjax.files.atomic_file import write_whole
 from gptjax.runs.checkpoint import CheckpointWriter, refuse_nonfinite
-from gptjax.runs.manifest import manifest, newest_good, steps, write_whole
+from gptjax.runs.manifest import manifest, newest_good, steps
 from train.assemble import Assembly, Text
 from train.losses.conflict import Conflicts, Monitor
 from train.optimizer import cooldown_start, cooldown_steps

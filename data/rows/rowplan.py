@@ -6,10 +6,11 @@ Axes: R rows asked for  P pieces (parts of documents) that fill them  N document
 """
 
 import functools
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from data.token_store import TokenStore, scramble
 
 BLOCK_DOCUMENTS = 65_536
 
@@ -24,30 +25,6 @@ class Pieces(NamedTuple):
     document_end_P: np.ndarray  # i64: one past the last token of the document that the piece is cut from
     document_P: np.ndarray  # i64: document number, as stored
     epoch_P: np.ndarray  # i64
-
-
-class TokenStore:
-    """One split of one prepared source, read from disk as it is needed."""
-
-    def __init__(self, folder: Path):
-        self.offset_D = np.load(folder / "offsets.npy", mmap_mode="r")
-        self.hash_D = np.load(folder / "hashes.npy", mmap_mode="r")
-        self.label_DF = np.load(folder / "labels.npy", mmap_mode="r")  # i32: class in each label field; -1 = none
-        count = int(self.offset_D[-1])
-        width = (folder / "tokens.bin").stat().st_size // count if count else 2
-        self.tokens = _mapped(folder / "tokens.bin", {2: "<u2", 4: "<u4"}[width])
-        self.marks = _mapped(
-            folder / "marks.bin", "u1"
-        )  # of each token: WORD_START, SENTENCE_END of data.preparation.marks
-
-    @property
-    def documents(self) -> int:
-        return len(self.offset_D) - 1
-
-
-def _mapped(path: Path, dtype: str) -> np.ndarray:
-    """A file's numbers, read as they are needed; an empty file cannot be mapped."""
-    return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
 
 
 class RowPlan:
@@ -142,21 +119,6 @@ def cut(store: TokenStore, document_N, begin_N, first_R, length_R, asked_R, epoc
         document_P=document_P,
         epoch_P=np.full(len(n_P), epoch, np.int64),
     )
-
-
-def scramble(values: np.ndarray, *key: int) -> np.ndarray:
-    """A 64-bit hash of every value under a key of integers; no state, the same on every machine.
-
-    Source: splitmix64, Steele et al. 2014, "Fast splittable pseudorandom number generators", section 6.
-    """
-    with np.errstate(over="ignore"):
-        mixed = np.asarray(values).astype(np.uint64)
-        for part in (0, *key):
-            mixed = mixed + np.uint64(0x9E3779B97F4A7C15) * np.uint64(2 * (part % 2**62) + 1)
-            mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            mixed = mixed ^ (mixed >> np.uint64(31))
-    return mixed
 
 
 def _join(parts: list[Pieces]) -> Pieces:

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from data.rows.mixture import RATE_UNIT, assign, lay_out, mixture_rates, pattern
-from data.rows.rowplan import Pieces, RowPlan, SequentialPlan, TokenStore, scramble
+from data.rows.rowplan import Pieces, RowPlan, SequentialPlan
 from data.tasks.blocks import runs
 from data.tasks.task import Corpus, Task, Text, phases
+from data.token_store import TokenStore, scramble
 from gptjax.batch import Batch, ClassHead
 from gptjax.spelling import did_you_mean
 from gptjax.text.tokenizer import Tokenizer

@@ -10,9 +10,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from data.rows.rowplan import TokenStore, scramble
 from data.tasks.blocks import chain, check_lengths, documents, runs, sentence_stops
 from data.tasks.task import Corpus, Targets, Task, Text, fitting, packed, uniform
+from data.token_store import TokenStore, scramble
 from gptjax.batch import Batch
 
 CLASSES = ("next", "swapped", "random")

@@ -11,7 +11,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from data.rows.rowplan import TokenStore, scramble
+from data.token_store import TokenStore, scramble
 from gptjax.batch import Batch
 from gptjax.text.tokenizer import Tokenizer
 

@@ -7,7 +7,7 @@ import tyro
 
 import gptjax
 from gptjax.command.verb import Verb
-from gptjax.files.aside import absent
+from gptjax.files.atomic_folder import absent
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

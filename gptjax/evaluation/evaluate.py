@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
+from gptjax.arguments import listed  # fmt: skip
 from gptjax.evaluation.answers import exact_match, f1
 from gptjax.evaluation.items import (
     CONTEXT,
@@ -22,13 +23,12 @@ from gptjax.evaluation.items import (
     TOKENS,
     Item,
     label_of,
-    listed,
     name_of,
     prompts,
     right_choice,
     texts_of,
     word_of_label,
-)  # fmt: skip
+)
 from gptjax.inference.scoring import LENGTHS, Progress, Reading, padded_length
 from gptjax.inference.text_likelihood import (
     continuations,

@@ -7,7 +7,6 @@ import numbers
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from gptjax import arguments
 from gptjax.files.places import expanded
 from gptjax.spelling import did_you_mean
 from gptjax.text.text_files import check_kind, json_lines, read_text
@@ -47,20 +46,6 @@ def _placed(fields: Mapping[str, Any], place: str) -> FileItem:
     item = FileItem(fields)
     item.place = place
     return item
-
-
-def listed[T](given: Iterable[T], name: str) -> list[T]:
-    """What several were asked for, as a list; one text is refused, whose characters nobody means."""
-    if isinstance(given, bytes) or not isinstance(given, Iterable):
-        raise ValueError(f"{name}: must be a list of them, not {arguments.kind(given)}")
-    if isinstance(given, str):
-        raise ValueError(f"{name}={given[:40]!r}: is one text; give a list of them, such as [{given[:40]!r}]")
-    return list(given)
-
-
-def listed_texts(given: Iterable[str], name: str) -> list[str]:
-    """The same of texts that can be encoded."""
-    return [arguments.text(f"{name}[{number}]", one) for number, one in enumerate(listed(given, name))]
 
 
 class _Fields:

@@ -30,7 +30,7 @@ from gptjax.exchange.hf_folder import CONFIG, RULES, read_description
 from gptjax.exchange.hf_params import names, shape_of, table, written
 from gptjax.exchange.hf_texts import texts
 from gptjax.exchange.safetensors_file import INDEX, SINGLE
-from gptjax.files.aside import absent, appearing
+from gptjax.files.atomic_folder import absent, appearing
 from gptjax.inference.language_model import LanguageModel
 from gptjax.nn.likelihood import logits_from
 from gptjax.nn.model import Transformer, head

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Unpack
 import numpy as np
 
 from gptjax import arguments
-from gptjax.evaluation.items import listed, listed_texts
+from gptjax.arguments import listed, listed_texts
 from gptjax.inference.scoring import Reading, View, check_view, continuation_rows, hidden_rows, rolling_rows
 from gptjax.results import Result, metric
 

@@ -32,19 +32,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from gptjax.runs.manifest import (
-    ARRAYS,
-    MANIFEST,
-    TREE,
-    describe,
-    folder_of,
-    manifest,
-    set_aside,
-    steps,
-    sync_folder,
-    write_manifest,
-    write_whole,
-)
+from gptjax.files.atomic_file import sync_folder, write_whole
+from gptjax.runs.manifest import ARRAYS, MANIFEST, TREE, describe, folder_of, manifest, set_aside, steps, write_manifest
 
 # Orbax misses, aloud, a file that our layout does without, and logs with all their frames errors that it raises too.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)

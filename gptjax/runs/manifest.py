@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from gptjax.files.places import named
+from gptjax.files.atomic_file import sync_folder, write_whole
 from gptjax.files.plain_json import dumps
 
 FORMAT = 2  # format 1 had no digest of its own; from 2 on, every format checks itself as `_own_digest` does
@@ -130,25 +130,6 @@ def describe(path: Path) -> dict[str, Any]:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that a reader, or a crash, finds the old content or all of the new."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    with named(unfinished), unfinished.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder outlast a power cut."""
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 def folder_of(run: Path, step: int) -> Path:

@@ -15,9 +15,10 @@ from rich.table import Table
 from scipy import optimize, sparse, special
 
 from data.prepare import prepare
-from data.rows.rowplan import Pieces, RowPlan, scramble
+from data.rows.rowplan import Pieces, RowPlan
 from data.rows.rows import open_corpus, read_text
 from data.tasks.task import Corpus
+from data.token_store import scramble
 from train.recipe import Recipe
 
 ROWS = 256  # built at once

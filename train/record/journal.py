@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from gptjax.files.atomic_file import write_whole
 from gptjax.files.plain_json import dumps
-from gptjax.runs.manifest import write_whole
 
 MEASURED = ("loss", "perplexity", "bits_per_byte", "accuracy", "guess_accuracy")
 

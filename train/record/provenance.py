@@ -20,9 +20,10 @@ import jax
 
 from data.preparation.prepared_folder import content
 from gptjax.config import ModelConfig, load_model_config, save_model_config
+from gptjax.files.atomic_file import write_whole
 from gptjax.files.places import standing
 from gptjax.files.plain_json import dumps
-from gptjax.runs.manifest import manifest, steps, write_whole
+from gptjax.runs.manifest import manifest, steps
 from gptjax.runs.rundir import CREDIT
 from gptjax.text.tokenizer import Tokenizer
 from train.assemble import Text

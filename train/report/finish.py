@@ -17,9 +17,9 @@ from rich.table import Table
 
 import gptjax
 from data.preparation.prepared_folder import xz_figures
+from gptjax.files.atomic_file import write_whole
 from gptjax.files.plain_json import dumps
 from gptjax.inference.language_model import LanguageModel
-from gptjax.runs.manifest import write_whole
 from gptjax.sharding import make_mesh
 from train.assemble import Assembly, Text
 from train.report.samples import write_samples

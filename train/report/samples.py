@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from data.preparation.marks import SENTENCE_END, WORD_START
-from data.rows.rowplan import TokenStore
+from data.token_store import TokenStore
+from gptjax.files.atomic_file import write_whole
 from gptjax.files.plain_json import dumps
 from gptjax.inference.language_model import LanguageModel
-from gptjax.runs.manifest import write_whole
 
 PROMPT_TOKENS, TOKENS = 12, 160
 TEMPERATURE, TOP_P = 0.8, 0.95

@@ -7,10 +7,10 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from data.rows.rowplan import TokenStore
+from data.token_store import TokenStore
+from gptjax.files.atomic_file import write_whole
 from gptjax.files.plain_json import dumps
 from gptjax.inference.language_model import LanguageModel
-from gptjax.runs.manifest import write_whole
 
 DOCUMENTS, TOKENS = 8, 64  # of each source: beginnings of documents; a token is a row of its own where both sides count
 

@@ -6,8 +6,8 @@ import pytest
 
 from data.rows import pipeline
 from data.rows.pipeline import training_batches, validation_batches
-from data.rows.rowplan import TokenStore
 from data.rows.rows import Builder, HeldOutRows, Rows, open_corpus
+from data.token_store import TokenStore
 from tests.tiny_text import sentences, write_prepared
 from train.objectives import Objectives
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from data.rows import rowplan
-from data.rows.rowplan import RowPlan, SequentialPlan, TokenStore, scramble
+from data.rows.rowplan import RowPlan, SequentialPlan
+from data.token_store import TokenStore, scramble
 from gptjax.text.tokenizer import train_characters
 from tests.tiny_text import sentences, write_split
 

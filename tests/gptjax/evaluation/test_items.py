@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from gptjax.evaluation.items import label_of, listed, prompts, read_items, right_choice, texts_of, word_of_label
+from gptjax.arguments import listed
+from gptjax.evaluation.items import label_of, prompts, read_items, right_choice, texts_of, word_of_label
 
 
 def test_lines_are_items_and_other_files_are_texts(tmp_path):

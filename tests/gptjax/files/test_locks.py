@@ -6,7 +6,7 @@ import fcntl
 import pytest
 
 from data import prepare
-from gptjax.files.aside import appearing
+from gptjax.files.atomic_folder import appearing
 from gptjax.files.locks import locked
 from tests.data.test_prepare import some_documents, spec_of, write_jsonl
 from train.supervision.lease import Lease

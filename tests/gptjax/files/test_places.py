@@ -10,7 +10,7 @@ from data import distribute, dump
 from data.spec import DataSpec
 from gptjax import cli
 from gptjax.evaluation.items import read_items
-from gptjax.files.aside import absent
+from gptjax.files.atomic_folder import absent
 from gptjax.files.places import expanded, named, standing
 from gptjax.results import place_for
 from gptjax.text.tokenizer import byte_tokenizer, ready_made

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from data.rows.rowplan import TokenStore
+from data.token_store import TokenStore
 from tests.tiny_run import bpe, random_model
 from tests.tiny_text import write_prepared, write_split
 from train.report.samples import PROMPT_TOKENS, _openings, write_samples

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from gptjax.files.aside import absent, appearing
+from gptjax.files.atomic_folder import absent, appearing
 
 CONTENT = {"a.txt": "one", "b.txt": "two"}
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
-from gptjax.files.aside import appearing
+from gptjax.files.atomic_folder import appearing
 
 target, left = Path(sys.argv[1]), int(sys.argv[2])
 

@@ -9,9 +9,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from gptjax.files.atomic_file import sync_folder
 from gptjax.files.locks import locked
 from gptjax.files.places import expanded, standing
-from gptjax.runs.manifest import sync_folder
 
 LONGEST_NAME = 200  # bytes, that a hidden name repeats; file systems have room for 255
 
