@@ -189,7 +189,7 @@ class _Events:
 
     def add(self, step: int, **what: Any) -> None:
         """One event, by its fields. A session_log that starts makes TensorBoard forget that step and later ones."""
-        event = tf.compat.v1.Event(step=step, wall_time=time.time(), **what).SerializeToString()
+        event = tf.compat.v1.Event(step=step, wall_time=float(tf.timestamp()), **what).SerializeToString()
         self._safely(lambda: tf.raw_ops.ImportEvent(writer=self._writer, event=event))
 
     def close(self) -> None:

@@ -223,7 +223,7 @@ def test_a_field_that_is_no_single_text_is_refused(tmp_path):
 def test_checking_names_is_quick_and_imports_no_tensorflow():
     """A typo is answered before anything slow."""
     program = (
-        "import sys; from data import sources\n"
+        "import sys; from data.preparation import sources\n"
         "try: sources.check('chitchatt')\n"
         "except ValueError: print([name for name in sys.modules if name.startswith(('tensorflow', 'jax'))])"
     )

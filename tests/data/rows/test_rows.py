@@ -189,7 +189,7 @@ def test_held_out_rows_are_the_same_in_every_run_and_built_in_any_way(prepared, 
     assert together.weights_BT[:3].any(axis=1).all()
     of_other_shares = HeldOutRows(corpus, 0, Builder(corpus, tasks({name: 1.0}), T), name, T, 3)
     assert equal(together, of_other_shares.batch(np.arange(4)))
-    monkeypatch.setattr("data.rows.VALIDATION_SEED", 7)
+    monkeypatch.setattr("data.rows.rows.VALIDATION_SEED", 7)
     moved = not equal(together, held_out.batch(np.arange(4)))
     assert moved == (name != "causal_lm")
 

@@ -70,7 +70,9 @@ def a_model_of_class_heads_alone(monkeypatch):
 
 def test_each_section_is_shown_where_its_file_or_records_are_and_left_out_elsewhere(tmp_path, monkeypatch):
     for name in ("report.draw", "report_tasks.draw", "report_tasks.draw_grid"):
-        monkeypatch.setattr(f"train.{name}", lambda *_: "<svg></svg>")  # drawing is slow, and not the matter here
+        monkeypatch.setattr(
+            f"train.report.{name}", lambda *_: "<svg></svg>"
+        )  # drawing is slow, and not the matter here
     run = run_of_tasks(tmp_path / "run")
     assert missing(TITLES, read(run)) == set()
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
