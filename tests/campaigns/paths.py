@@ -64,7 +64,7 @@ CASES = (
     Case(name="trailing dot", folder="dot."),
     Case(name="tilde", folder="~"),
     Case(name="equals and colon", folder="a=3:b,c;d&e"),
-    Case(name="markup", folder="[bold]x[/]"),
+    Case(name="markup", folder="[bold]x[red]"),
     Case(name="200 characters", folder="n" * 200),
     Case(name="behind a link", link=True),
     Case(name="on a mount", mount=True),
