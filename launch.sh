@@ -110,7 +110,7 @@ setup() {
     [ -f "$stamp" ] || die "$venv was not made by launch.sh; move it away and try again"
     read -r state _ pid _ <"$stamp" || true
     if [ "$state" = building ] && kill -0 "$pid" 2>/dev/null; then
-      die "another set-up is at work (process $pid); wait for it, or delete $venv"
+      die "another set-up is at work (process $pid); wait for it, or stop it first"
     fi
     rm -rf "$venv"
   fi

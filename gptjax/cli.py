@@ -57,7 +57,7 @@ class Generate(Verb):
     """
 
     directory: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of a run, as `python -m train pretrain` makes it; or a Hugging Face folder, or a .gguf file."""
+    """Folder of a run, as `./launch.sh pretrain` makes it; or a Hugging Face folder, or a .gguf file."""
     prompt: str | None = None
     """Text to continue; "" lets the model begin by itself. None = a conversation. With --chat: what you say."""
     chat: bool = False
@@ -113,7 +113,7 @@ class Checkpoint(Verb):
     action: Annotated[Literal["list", "verify"], tyro.conf.Positional]
     """What to do."""
     directory: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of a run, as `python -m train pretrain` makes it."""
+    """Folder of a run, as `./launch.sh pretrain` makes it."""
     step: int | None = None
     """The only step to verify; None = all of them."""
 

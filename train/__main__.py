@@ -58,7 +58,7 @@ HELP = """usage: python -m train VERB ...      (or ./launch.sh VERB ...)
 Recipes: {recipes}; or the path of your own .py file with a function recipe(),
          or of the recipe.json of a run.
 Sizes:   {sizes}
-Fields:  python -m train pretrain RECIPE --help lists them all with their defaults; for example
+Fields:  ./launch.sh pretrain RECIPE --help lists them all with their defaults; for example
          --run runs/mine --data.sources chitchat=3 files:~/novels --model.L 6 --steps 2000
 """
 

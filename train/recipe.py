@@ -195,7 +195,8 @@ class Recipe:
         if self.optimizer.schedule != "slanted" and self.optimizer.warmup > self.steps - fall:
             raise ValueError(
                 f"optimizer.warmup={self.optimizer.warmup} is more than steps={self.steps} leave"
-                f"{f' beside {fall} of decay' if fall else ''}; use at most {self.steps - fall}"
+                f"{f' beside {fall} of decay' if fall else ''}; use at most {self.steps - fall}, "
+                f"as in --optimizer.warmup {self.steps - fall}"
             )
         window = self.model.window
         if self.objectives.position.ever and window is not None and window < min(LONGEST, self.model.T):

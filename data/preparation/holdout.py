@@ -164,7 +164,7 @@ def _by_hash(name: str, rows_J: np.ndarray, kept_J: np.ndarray, share: float) ->
             f"data.sources: {name!r} is too short for data.validation='hash {share:g}', which would leave less for "
             f"training than it holds out; needed a share below 0.5, over {2 * FEWEST_DOCUMENTS} different documents "
             f"and over {2 * FEWEST_BYTES:,} bytes, none of them most of it; found {len(order):,} documents of "
-            f"{total:,} bytes; add text, or write 'tail 0.1' to cut off the end"
+            f"{total:,} bytes; add text, or hold out its end: --data.validation 'tail 0.1'"
         )
     return _holding_out(held_out, rows_J, kept_J)
 

@@ -78,7 +78,7 @@ def read_ledger(run: Path) -> list[Entry]:
     """The entries of a run, in the order they were made. Raises ValueError naming a line that is none."""
     path = run / "ledger.jsonl"
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; `python -m train pretrain` writes it into its run directory")
+        raise ValueError(f"{path}: no such file; `./launch.sh pretrain` writes it into its run directory")
     entries = []
     for number, line in enumerate(whole_lines(path), start=1):
         try:
