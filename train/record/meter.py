@@ -183,6 +183,7 @@ class _Events:
 
     def __init__(self, folder: Path, warn: Callable[[str], None]):
         self._warn, self._lost = warn, False
+        _await_new_second(folder)
         self._writer = tf.raw_ops.SummaryWriter(shared_name="", container="")
         opening = {"logdir": str(folder), "max_queue": 10, "flush_millis": 120_000, "filename_suffix": ".v2"}
         self._safely(lambda: tf.raw_ops.CreateSummaryFileWriter(writer=self._writer, **opening))
@@ -203,3 +204,12 @@ class _Events:
         except (OSError, tf.errors.OpError) as error:
             self._lost = True
             self._warn(f"TensorBoard's events cannot be written ({error}): training goes on without them")
+
+
+def _await_new_second(folder: Path) -> None:
+    """Returns in a second in which no file was begun: TensorBoard reads files by name, which begins with that second.
+
+    Of a younger file that sorted before an older one, what both say would be taken from the older.
+    """
+    while any(folder.glob(f"events.out.tfevents.{int(time.time()):010}.*")):
+        time.sleep(0.05)

@@ -1,6 +1,7 @@
 """Files that grow a line at a time: cut back on a restart, and given up for good where the disk says no."""
 
 import json
+import time
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -92,6 +93,16 @@ def test_tensorboard_shows_every_step_once_after_a_resume(tmp_path):
     starts = {event.step: event.value for event in reader.Scalars("train/loss")}
     assert starts == {step: 0.0 if step <= 100 else 2.0 for step in range(10, 210, 10)}
     assert [event.step for event in reader.Scalars("validation/a/loss")] == list(range(10, 210, 10))
+
+
+def test_events_of_a_start_within_the_same_second_sort_behind_those_that_are_there(tmp_path):
+    """By name, as TensorBoard reads them."""
+    (tmp_path / "tensorboard").mkdir()
+    older = tmp_path / "tensorboard" / f"events.out.tfevents.{int(time.time()):010}.zzz"
+    older.touch()
+    Records(tmp_path, 0, until(0), refuse).close()
+    (younger,) = set((tmp_path / "tensorboard").iterdir()) - {older}
+    assert younger.name > older.name
 
 
 def test_time_spent_is_that_of_every_start_though_its_clock_never_falls_or_its_steps_are_done_again(tmp_path):
