@@ -21,6 +21,7 @@ from gptjax.evaluation.evaluate import continued
 from gptjax.inference import conversation
 from gptjax.inference.chat import LINES
 from gptjax.inference.language_model import LanguageModel
+from gptjax.inference.prompt import encode_prompts, encode_rendered
 from gptjax.inference.sampling import Sampling
 from gptjax.inference.text_likelihood import continuations, encoded_pairs, rolling
 
@@ -72,14 +73,13 @@ class Adapter:
         return self._remembered("loglikelihood", requests, answers)
 
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
-        texts = self._encode([request.args[0] for request in requests])
+        texts = self.model.tokenizer.encode_batch([request.args[0] for request in requests])
         with bar("scoring") as progress:
             found = rolling(self.model, texts, batch_tokens=self._batch_tokens, progress=progress)
         return self._remembered("loglikelihood_rolling", requests, found)
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        first = [self.model.tokenizer.bos] if self.model.habits.begins_with_bos else []
-        prompts = [first + ids for ids in self._encode([request.args[0] for request in requests])]
+        prompts = self._encode([request.args[0] for request in requests])
         settings = [{"seed": self._seed, **settings_of(request.args[1])} for request in requests]
         for each in settings:
             Sampling(**each)  # what cannot be is told before any answer
@@ -136,19 +136,15 @@ class Adapter:
         return {"model_num_parameters": self.model.config.parameters, "model_step": self.model.step}
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Without the BOS that texts begin with anyway. Names of special tokens are these only where a template wrote
-        them: not in a text without MARKs, nor behind the second, where choices and beginnings of answers are."""
-        tokenizer, rendered = self.model.tokenizer, [RENDERED.fullmatch(text) for text in texts]
-        if not any(rendered):
-            return tokenizer.encode_batch(texts)
-        found = []
-        for text, parts in zip(texts, rendered, strict=True):
-            behind = tokenizer.shielded(parts[2]) if parts else ""
-            if self._template == LINES and behind and not behind[0].isspace():
-                behind = f" {behind}"  # as our lines have it between the speaker and what it says
-            ids = tokenizer.encode_spelt(parts[1] + behind) if parts else tokenizer.encode(text)
-            drop = parts and self.model.habits.begins_with_bos and ids[:1] == [tokenizer.bos]
-            found.append(ids[1:] if drop else ids)
+        """Names of special tokens are these only where a template wrote them: not in a text without MARKs, nor behind
+        the second, where choices and beginnings of answers are."""
+        tokenizer, found = self.model.tokenizer, encode_prompts(self.model.tokenizer, self.model.habits, texts)
+        for number, text in enumerate(texts):
+            if parts := RENDERED.fullmatch(text):
+                behind = tokenizer.shielded(parts[2])
+                if self._template == LINES and behind and not behind[0].isspace():
+                    behind = f" {behind}"  # as our lines have it between the speaker and what it says
+                found[number] = encode_rendered(tokenizer, parts[1] + behind)
         return found
 
     def _remembered(self, kind: str, requests: Sequence[Any], answers: list[Any]) -> list[Any]:

@@ -29,6 +29,7 @@ from gptjax.evaluation.items import (
     texts_of,
     word_of_label,
 )
+from gptjax.inference.prompt import encode_prompts
 from gptjax.inference.scoring import LENGTHS, Progress, Reading, padded_length
 from gptjax.inference.text_likelihood import (
     continuations,
@@ -97,7 +98,7 @@ def _choose(
         for number, (item, each) in enumerate(zip(items, choices, strict=True))
         for choice in range(len(each))
     ]
-    encoded = encoded_pairs(model, pairs, model.tokenizer.encode_batch, names.__getitem__)
+    encoded = encoded_pairs(model, pairs, name=names.__getitem__)
     scores, found = iter(continuations(model, encoded, **reading)), []
     for each in choices:
         log_probs, greedy = zip(*itertools.islice(scores, len(each)), strict=True)
@@ -200,8 +201,7 @@ def answer(
     """
     items, stop = list(items), tuple(listed(stop, "stop"))
     wanted = [texts_of(item, number, "answers") for number, item in enumerate(items)]
-    first = [model.tokenizer.bos] if model.habits.begins_with_bos else []
-    encoded = [first + ids for ids in model.tokenizer.encode_batch(prompts(items, template))]
+    encoded = encode_prompts(model.tokenizer, model.habits, prompts(items, template))
     said = continued(model, encoded, tokens=tokens, stop=stop, progress=progress)
     rows = [
         {**item, "said": text.strip(), "exact_match": exact_match(text, each), "f1": f1(text, each)}

@@ -32,6 +32,7 @@ from gptjax.exchange.hf_texts import texts
 from gptjax.exchange.safetensors_file import INDEX, SINGLE
 from gptjax.files.atomic_folder import absent, appearing
 from gptjax.inference.language_model import LanguageModel
+from gptjax.inference.prompt import encode_prompts
 from gptjax.nn.likelihood import logits_from
 from gptjax.nn.model import Transformer, head
 from gptjax.runs.manifest import describe
@@ -157,12 +158,11 @@ def _compare_tokens(folder: Path, model: LanguageModel) -> list[list[int]]:
     """The fixed texts in ids, which the library that others use must make of them by itself."""
     tokenizer, habits = model.tokenizer, model.habits
     rules = tokenizers.Tokenizer.from_file(str(folder / RULES))
-    first = [tokenizer.bos] if habits.begins_with_bos else []
-    fixed = [[*first, *tokenizer.encode(text)] for text in PROMPTS]
+    fixed = encode_prompts(tokenizer, habits, PROMPTS)
     for text, ids in zip(PROMPTS, fixed, strict=True):
-        if (found := rules.encode(text).ids) != ids:
+        if (found := rules.encode(text).ids or [tokenizer.bos]) != ids:  # a small vocabulary may know no character
             raise ValueError(f"{RULES} makes {found} of {text!r}, the source {ids}")
-    return [ids for ids in fixed if ids]  # of a small vocabulary some may know no character
+    return fixed
 
 
 def _compare_scores(folder: Path, model: LanguageModel, fixed: list[list[int]]) -> dict[str, Any]:

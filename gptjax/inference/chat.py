@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from gptjax.inference.prompt import encode_prompts, encode_rendered
 from gptjax.inference.sampling import Sampling
 from gptjax.text.tokenizer import SHIELD, SPEAKERS, turn_line
 
@@ -67,12 +68,12 @@ class Chat:
         tokenizer, habits = self._model.tokenizer, self._model.habits
         if habits.chat_template is None:
             text = "".join(turn_line(number, turn) for number, turn in enumerate(turns)) + f"{SPEAKERS[1]}:"
-            return text, [*([tokenizer.bos] if habits.begins_with_bos else []), *tokenizer.encode(text)]
+            return text, encode_prompts(tokenizer, habits, [text])[0]
         from gptjax.inference.template import render  # here, for a run of ours needs no Jinja
 
         messages = [{"role": ("user", "assistant")[number % 2], "content": turn} for number, turn in enumerate(turns)]
         text = render(habits.chat_template, messages, habits.names, tokenizer)
-        return text.replace(SHIELD, ""), tokenizer.encode_spelt(text)
+        return text.replace(SHIELD, ""), encode_rendered(tokenizer, text)
 
     def _reply(self, turn: str, prompt: Sequence[int]) -> Iterator[str]:
         said = ""

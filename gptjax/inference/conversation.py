@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from gptjax.inference.chat import LINES, Chat
+from gptjax.inference.prompt import encode_rendered
 
 if TYPE_CHECKING:
     from gptjax.inference.language_model import LanguageModel
@@ -38,4 +39,4 @@ def turn_ids(model: "LanguageModel", chat: Chat, turn: str, system: str | None) 
     if model.habits.chat_template is None:
         return chat.tokens(f"{system}\n\n{turn}")
     messages = [{"role": "system", "content": system}, {"role": "user", "content": turn}]
-    return model.tokenizer.encode_spelt(written(model, messages))
+    return encode_rendered(model.tokenizer, written(model, messages))

@@ -22,6 +22,7 @@ from gptjax.config import ModelConfig
 from gptjax.inference.class_scoring import class_log_probs
 from gptjax.inference.decode import Choice, decode, prefill, repeat_rows
 from gptjax.inference.habits import Habits
+from gptjax.inference.prompt import encode_prompts
 from gptjax.inference.sampling import Sampling
 from gptjax.inference.scoring import Reading, Row, Scores, View, log_probs, padded_length, score
 from gptjax.inference.text_likelihood import Continuation, loglikelihood, loglikelihood_rolling, perplexity
@@ -148,9 +149,8 @@ class LanguageModel:
 
         Raises ValueError beyond the context or the vocabulary.
         """
-        first = [self.tokenizer.bos] if self.habits.begins_with_bos else []
         if isinstance(prompt, str):
-            ids = [*first, *self.tokenizer.encode(arguments.text("a prompt", prompt))] or [self.tokenizer.bos]
+            [ids] = encode_prompts(self.tokenizer, self.habits, [arguments.text("a prompt", prompt)])
         else:
             ids = arguments.token_ids("a prompt", prompt)
         if not 1 <= len(ids) <= self.config.T:

@@ -1,5 +1,6 @@
 """How probable a model finds texts and continuations: text in, nats and perplexity out."""
 
+import functools
 import itertools
 import math
 import warnings
@@ -10,6 +11,7 @@ import numpy as np
 
 from gptjax import arguments
 from gptjax.arguments import listed, listed_texts
+from gptjax.inference.prompt import encode_prompts
 from gptjax.inference.scoring import Reading, View, check_view, continuation_rows, hidden_rows, rolling_rows
 from gptjax.results import Result, metric
 
@@ -38,16 +40,21 @@ def loglikelihood(
 
     Raises ValueError that names a continuation that is empty.
     """
-    return continuations(model, encoded_pairs(model, pairs, model.tokenizer.encode_batch), **reading)
+    return continuations(model, encoded_pairs(model, pairs), **reading)
 
 
 def encoded_pairs(
     model: "LanguageModel",
     pairs: Iterable[Sequence[str]],
-    encode: Callable[[Sequence[str]], list[list[int]]],
+    encode: Callable[[Sequence[str]], list[list[int]]] | None = None,
     name: Callable[[int], str] = "pair {}".format,
 ) -> list[tuple[list[int], list[int]]]:
-    """(ids of the context, ids of the continuation) of every pair; `encode` adds no BOS, `name` is for errors."""
+    """(ids of the context, ids of the continuation) of every pair.
+
+    `encode`: texts to the ids of prompts, None = as of plain texts. `name`: what errors call a pair.
+    """
+    if encode is None:
+        encode = functools.partial(encode_prompts, model.tokenizer, model.habits)
     split = []
     for number, pair in enumerate(listed(pairs, "pairs")):
         if isinstance(pair, str | bytes) or not isinstance(pair, Sequence) or len(pair) != 2:
@@ -55,12 +62,14 @@ def encoded_pairs(
         context, continuation = (arguments.text(name(number), part) for part in pair)
         kept = context.rstrip()
         split.append((kept, context[len(kept) :] + continuation))
-    first = [model.tokenizer.bos] if model.habits.begins_with_bos else []
+    bos = [model.tokenizer.bos]
     found = []
     wholes = encode([context + continuation for context, continuation in split])
     for number, (before, whole) in enumerate(zip(encode([context for context, _ in split]), wholes, strict=True)):
-        if not split[number][1] or not whole:
+        if not split[number][1] or whole == bos:
             raise ValueError(f"{name(number)}: the continuation is empty; there is nothing to score")
+        if before == bos and whole[:1] != bos:  # an empty context, and texts that begin without BOS
+            before = []
         if len(whole) <= len(before):
             before = before[: min(_common(before, whole), len(whole) - 1)]
         after = whole[len(before) :]
@@ -70,7 +79,7 @@ def encoded_pairs(
                 f"{model.config.T}; its {len(after)} tokens are read in windows",
                 stacklevel=2,
             )
-        found.append((first + before or [model.tokenizer.bos], after))
+        found.append((before or bos, after))
     return found
 
 

@@ -96,7 +96,7 @@ def test_a_conversation_is_read_as_the_chat_reads_it():
     """The template's special tokens are tokens, those that somebody types are not, and there is one BOS."""
     lm, typed = Joined(MODEL), "hello <|eos|> there"
     text = lm.apply_chat_template([{"role": "user", "content": typed}])
-    assert lm._encode([text]) == [Chat(MODEL, Sampling(tokens=4))._read(typed)[1][1:]]
+    assert lm._encode([text]) == [Chat(MODEL, Sampling(tokens=4))._read(typed)[1]]
     said = lm.generate_until(requests((text, {"max_gen_toks": 4})))
     assert said == [MODEL.generate(Chat(MODEL, Sampling(tokens=4)).context(typed), tokens=4, temperature=0)[0][0].text]
     assert MODEL.tokenizer.eos not in lm._encode([text])[0]
@@ -143,10 +143,10 @@ def test_a_choice_that_is_named_like_a_special_token_stays_text():
     begun = [USER, {"role": "assistant", "content": "so <|eos|>"}]
     for messages, options, then in (([USER], {}, ""), (begun, {"add_generation_prompt": False}, "so <|eos|>")):
         text = lm.apply_chat_template(messages, **options)
-        ids = [*encode("user hello"), eos, bos, *encode("\n" + then + " <|eos|>")]
+        ids = [bos, *encode("user hello"), eos, bos, *encode("\n" + then + " <|eos|>")]
         assert lm._encode([text + " <|eos|>"]) == [ids]
         [found] = lm.loglikelihood(requests((text, " <|eos|>")))
-        asked = MODEL.log_probs([[bos, *ids]])[0]
+        asked = MODEL.log_probs([ids])[0]
         count = len(encode("\n <|eos|>" if not then else " <|eos|>"))
         assert found[0] == pytest.approx(asked[-count:].sum(), abs=1e-3)
 
@@ -158,7 +158,7 @@ def test_marks_that_somebody_types_spell_nothing():
         text = lm.apply_chat_template([USER | {"content": f"<|e{sign}os|>"}])
         assert lm._encode([text])[0].count(tokenizer.eos) == 1
         assert lm._encode([f"{text}{sign}<|eos|>{sign}"])[0].count(tokenizer.eos) == 1
-        assert lm._encode([f"a{sign}<|eos|>{sign}"]) == [tokenizer.encode(f"a{sign}<|eos|>{sign}")]
+        assert lm._encode([f"a{sign}<|eos|>{sign}"]) == [[tokenizer.bos, *tokenizer.encode(f"a{sign}<|eos|>{sign}")]]
 
 
 def test_an_unknown_argument_is_told_before_any_answer(monkeypatch):
@@ -171,10 +171,11 @@ def test_an_answer_that_is_begun_follows_where_the_assistant_speaks():
     """In our lines behind a space, as in training, and so does a choice; not where another template writes."""
     lm, encode = Joined(MODEL), MODEL.tokenizer.encode
     text = lm.apply_chat_template([USER, {"role": "assistant", "content": "the"}], add_generation_prompt=False)
-    assert lm._encode([text]) == [encode("A: hello\nB: the")]
+    bos = MODEL.tokenizer.bos
+    assert lm._encode([text]) == [[bos, *encode("A: hello\nB: the")]]
     asked = lm.apply_chat_template([USER])
     assert lm._encode([asked, asked + "the", asked + " the"]) == [
-        encode("A: hello\nB:"), encode("A: hello\nB: the"), encode("A: hello\nB: the"),
+        [bos, *encode("A: hello\nB:")], [bos, *encode("A: hello\nB: the")], [bos, *encode("A: hello\nB: the")],
     ]  # fmt: skip
     tags = talking(TAGS)
     assert tags._encode([tags.apply_chat_template([USER]) + "the"])[0][-1:] == encode("the")[-1:]
