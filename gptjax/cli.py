@@ -82,7 +82,10 @@ class Generate(Verb):
         if self.chat and self.prompt is None:
             raise ValueError("chat needs --prompt: without one it is a conversation in any case")
         if self.system is not None and not self.chat:
-            raise ValueError("system needs --chat")
+            raise ValueError(
+                "system needs --chat: alone, --prompt is a text that is continued as it is; add --chat to say it in a "
+                "conversation, which the system message goes before"
+            )
         if self.log_probs and self.prompt is None:
             raise ValueError("log_probs needs --prompt: a conversation shows replies only")
 
@@ -325,7 +328,7 @@ def converse(model: "LanguageModel", name: str, sampling: Sampling) -> None:
                     print(f"gptjax: {error}", file=sys.stderr)
                     continue
                 print("B: " if at_terminal else "", end="", flush=True)
-                show(reply)
+                note_end(model, show(reply), answers=True)
         return
     print()
 

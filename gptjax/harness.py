@@ -116,20 +116,17 @@ class Adapter:
     def apply_chat_template(self, chat_history: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
         """The conversation as text, up to where the assistant speaks; special tokens typed in it stay plain text.
 
-        Without `add_generation_prompt` the last message is the beginning of what it says. A system message goes before
-        the first turn where the template refuses it. What the template wrote is between two MARKs, but for white space
-        at its end, which counts to what follows, as in any context.
+        Without `add_generation_prompt` the last message, a task's gen_prefix, is the beginning of what it says, which
+        the template writes too. A system message goes before the first turn where the template refuses it. What the
+        template wrote is between two MARKs, but for white space at its end, which counts to what follows, as in any
+        context.
         """
-        begun = ""
-        if not add_generation_prompt:
-            *chat_history, last = chat_history
-            if last["role"] != "assistant":
-                raise ValueError(f"gen_prefix: the last message is of the {last['role']}, not of the assistant")
-            begun = last["content"]
         messages = [{**one, "content": one["content"].replace(MARK, "")} for one in chat_history]
-        text = conversation.written(self.model, messages)
+        if not add_generation_prompt and messages[-1]["role"] != "assistant":
+            raise ValueError(f"gen_prefix: the last message is of the {messages[-1]['role']}, not of the assistant")
+        text = conversation.written(self.model, messages, continues=not add_generation_prompt)
         written = text.rstrip()
-        return f"{MARK}{written}{MARK}{text[len(written) :]}{begun}"
+        return f"{MARK}{written}{MARK}{text[len(written) :]}"
 
     def get_model_info(self) -> dict[str, Any]:
         """What lm_eval writes into its results."""

@@ -1,7 +1,7 @@
 """A conversation with a model: by its own chat template, or as lines in which you are A and the model is B."""
 
 import dataclasses
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
 
 from gptjax.inference.prompt import encode_prompts, encode_rendered
@@ -9,7 +9,7 @@ from gptjax.inference.sampling import Sampling
 from gptjax.text.tokenizer import SHIELD, SPEAKERS, turn_line
 
 if TYPE_CHECKING:
-    from gptjax.inference.language_model import LanguageModel
+    from gptjax.inference.language_model import LanguageModel, Sample
 
 # The lines of `turn_line`, as a chat template for others; the speaker of an answer is written, the answer is not.
 LINES = (
@@ -35,8 +35,10 @@ class Chat:
         self.sampling = dataclasses.replace(sampling, stop=stop)  # of a reply: without a template it is a line
         self._room = min(sampling.tokens, max(1, model.config.T // 4))
 
-    def say(self, turn: str) -> Iterator[str]:
-        """Your turn; yields the reply piece by piece. An unfinished reply is not remembered, nor is the turn before it.
+    def say(self, turn: str) -> Generator[str, None, "Sample"]:
+        """Your turn; yields the reply piece by piece, and returns its Sample.
+
+        An unfinished reply is not remembered, nor is the turn before it.
 
         Raises ValueError, at once, if the turn alone does not fit the context, or the chat template refuses it.
         """
@@ -75,12 +77,17 @@ class Chat:
         text = render(habits.chat_template, messages, habits.names, tokenizer)
         return text.replace(SHIELD, ""), encode_rendered(tokenizer, text)
 
-    def _reply(self, turn: str, prompt: Sequence[int]) -> Iterator[str]:
+    def _reply(self, turn: str, prompt: Sequence[int]) -> Generator[str, None, "Sample"]:
+        reply = from_first_word(self._model.stream(prompt, **dataclasses.asdict(self.sampling)))
         said = ""
-        for piece in from_first_word(self._model.stream(prompt, **dataclasses.asdict(self.sampling))):
+        while True:
+            try:
+                piece = next(reply)
+            except StopIteration as end:
+                self.turns += [turn, said]
+                return end.value
             said += piece
             yield piece
-        self.turns += [turn, said]
 
 
 def from_first_word[Result](pieces: Generator[str, None, Result]) -> Generator[str, None, Result]:

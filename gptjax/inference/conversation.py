@@ -10,23 +10,24 @@ if TYPE_CHECKING:
     from gptjax.inference.language_model import LanguageModel
 
 
-def written(model: "LanguageModel", messages: Sequence[Mapping[str, str]]) -> str:
+def written(model: "LanguageModel", messages: Sequence[Mapping[str, str]], *, continues: bool = False) -> str:
     """The conversation as text, up to where the assistant speaks, by the model's template or our lines.
 
-    A system message goes before the first turn where the template refuses it. Raises ValueError where it refuses more.
+    `continues`: the last message is the beginning of what the assistant says. A system message goes before the first
+    turn where the template refuses it. Raises ValueError where it refuses more.
     """
     from gptjax.inference.template import render  # here, for a run of ours that only continues texts needs no Jinja
 
     habits, tokenizer = model.habits, model.tokenizer
     template = habits.chat_template or LINES
     try:
-        return render(template, messages, habits.names, tokenizer)
+        return render(template, messages, habits.names, tokenizer, continues=continues)
     except ValueError:
         if [one["role"] for one in messages[:2]] != ["system", "user"]:
             raise
     system, first, *others = messages
     joined = {**first, "content": f"{system['content']}\n\n{first['content']}"}
-    return render(template, [joined, *others], habits.names, tokenizer)
+    return render(template, [joined, *others], habits.names, tokenizer, continues=continues)
 
 
 def turn_ids(model: "LanguageModel", chat: Chat, turn: str, system: str | None) -> list[int]:

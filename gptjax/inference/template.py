@@ -10,6 +10,7 @@ import functools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from types import CodeType
 from typing import Any
 
 import jinja2
@@ -53,14 +54,21 @@ def render(
     offered: dict[str, Any] = {"add_generation_prompt": not continues, "tools": guard.typed(tools), "documents": None}
     try:
         environment = _Environment(guard)
-        tree = _Operators().visit(environment.parse(template))
-        text = environment.from_string(tree).render(messages=typed, **offered, **names)
+        compiled = environment.template_class.from_code(environment, _code(template), environment.make_globals(None))
+        text = compiled.render(messages=typed, **offered, **names)
     except (Exception, MemoryError) as error:  # a template can raise whatever an expression can
         raise ValueError(f"the model's chat template cannot write this conversation: {error}") from error
     text = guard.shielded(text)
     if continues and messages[-1]["content"].strip() not in text.replace(SHIELD, ""):
         raise ValueError(f"{UNCONTINUED}: {messages[-1]['content'].strip()[:60]!r}")
     return _cut(text) if continues else text
+
+
+@functools.lru_cache(maxsize=8)
+def _code(template: str) -> CodeType:
+    """A template compiled: it takes 20 ms or so, and names the filters of its environment, whichever renders it."""
+    environment = _Environment(Guard((), (), (template,)))
+    return environment.compile(_Operators().visit(environment.parse(template)))
 
 
 def _normal(message: Mapping[str, Any]) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def test_a_bad_call_is_refused_in_one_line(runs, monkeypatch, capsys):
         (run, "--samples", "2"): "needs --prompt",
         (run, "--log-probs"): "log_probs needs --prompt",
         (run, "--chat"): "chat needs --prompt",
-        (run, "--prompt", "a", "--system", "b"): "system needs --chat",
+        (run, "--prompt", "a", "--system", "b"): "system needs --chat: alone, --prompt is a text that is continued",
         (run, "--prompt", "a", "--min-p", "2"): "min_p=2.0: must be above 0 and at most 1",
         (run, "--prompt", "a", "--logit-bias", "the fox", "1"): "'the fox' is no token of this vocabulary, but 7 of",
         (run, "--prompt", "a", "--step", "3"): "no usable checkpoint of step 3; there are [10]",
@@ -242,6 +242,17 @@ def test_piped_lines_are_answered_one_by_one(runs, monkeypatch, capsys):
     assert fresh.split("\n")[0] == fresh.split("\n")[1] != two.split("\n")[1]
     assert err.count("\n") == 1
     assert "of which 8 are kept for the reply" in err
+
+
+def test_an_empty_answer_to_a_piped_line_is_told(talker, monkeypatch, capsys):
+    """An empty line alone does not say whether the model ended or the program did; not where something was said."""
+    talker("hi")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hi\nha ha\n"))
+    out, err = in_process(monkeypatch, capsys, "generate", "model", "--temperature", "0", "--stop", "hello")
+    assert out.startswith("the fox\n")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hi\n"))
+    out, err = in_process(monkeypatch, capsys, "generate", "model", "--temperature", "0", "--stop", " ")
+    assert (out, err) == ("\n", "[nothing: a stop string came first]\n")
 
 
 def test_a_session_greets_and_leaves_cleanly(runs, monkeypatch, capsys):

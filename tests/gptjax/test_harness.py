@@ -141,13 +141,14 @@ def test_a_choice_that_is_named_like_a_special_token_stays_text():
     lm, encode = talking(TAGS), MODEL.tokenizer.encode
     bos, eos = MODEL.tokenizer.bos, MODEL.tokenizer.eos
     begun = [USER, {"role": "assistant", "content": "so <|eos|>"}]
-    for messages, options, then in (([USER], {}, ""), (begun, {"add_generation_prompt": False}, "so <|eos|>")):
+    said, unasked = "assistant so <|eos|>", {"add_generation_prompt": False}
+    for messages, options, last in (([USER], {}, "\n"), (begun, unasked, said)):
         text = lm.apply_chat_template(messages, **options)
-        ids = [bos, *encode("user hello"), eos, bos, *encode("\n" + then + " <|eos|>")]
+        ids = [bos, *encode("user hello"), eos, bos, *encode(last + " <|eos|>")]
         assert lm._encode([text + " <|eos|>"]) == [ids]
         [found] = lm.loglikelihood(requests((text, " <|eos|>")))
         asked = MODEL.log_probs([ids])[0]
-        count = len(encode("\n <|eos|>" if not then else " <|eos|>"))
+        count = len(encode("\n <|eos|>" if last == "\n" else " <|eos|>"))
         assert found[0] == pytest.approx(asked[-count:].sum(), abs=1e-3)
 
 
@@ -165,6 +166,14 @@ def test_an_unknown_argument_is_told_before_any_answer(monkeypatch):
     monkeypatch.setattr("gptjax.harness.continued", lambda *_, **__: pytest.fail("answered"))
     with pytest.raises(ValueError, match="'beams' is not known"):
         Joined(MODEL).generate_until(requests(("a", {}), ("b", {"beams": 2})))
+
+
+def test_an_answer_that_is_begun_is_written_as_the_template_writes_the_assistant():
+    """Not behind what asks it to speak: a template may think aloud there, or name no role."""
+    text = talking(TAGS).apply_chat_template(
+        [USER, {"role": "assistant", "content": "the fox"}], add_generation_prompt=False
+    )
+    assert text.replace("\ufdd1", "") == "<|bos|>user hello<|eos|><|bos|>assistant the fox"
 
 
 def test_an_answer_that_is_begun_follows_where_the_assistant_speaks():

@@ -7,7 +7,9 @@ import pytest
 import tokenizers
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+import gptjax.inference.template
 from gptjax.inference.template import render
+from gptjax.inference.typed_text import FIRST
 from gptjax.text.tokenizer import SHIELD, Tokenizer, byte_tokenizer
 from tests.campaigns.templates import CONVERSATIONS, GOLDEN, NAMES, ours, parts, rules_of
 from tests.tiny_run import bpe
@@ -184,3 +186,17 @@ def test_a_message_that_continues_ends_where_it_ends():
     for template in ("x", "{{ messages[1].content | upper }}"):
         with pytest.raises(ValueError, match="does not write the last message as it is"):
             render(template, messages, {}, TOKENIZER, continues=True)
+
+
+def test_a_template_is_compiled_once_and_each_conversation_is_its_own():
+    """Whatever private characters stand for what was typed: those of one rendering are text in the next."""
+    source = "{% for m in messages %}{{ m.content | trim ~ '<|eos|>' }}{% endfor %}{{ 'a' in messages[0].content }}"
+    typed = ["the <|eos|> fox", f"a {chr(FIRST)}{chr(FIRST + 1)} <|eos|>", "plain"]
+    fresh = []
+    for content in typed:
+        gptjax.inference.template._code.cache_clear()
+        fresh.append(render(source, conversation(content), {}, TOKENIZER))
+    gptjax.inference.template._code.cache_clear()
+    assert [render(source, conversation(content), {}, TOKENIZER) for content in typed] == fresh
+    assert len(set(fresh)) == 3
+    assert gptjax.inference.template._code.cache_info().misses == 1
