@@ -36,9 +36,18 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from data.description import (
+    BY_NUMBER,
+    FORMAT,
+    Description,
+    is_prepared,
+    read_description,
+    read_prepared,
+    write_description,
+)
 from data.preparation import holdout, overlap, sources
-from data.preparation.holdout import BY_NUMBER, SPLITS, VALIDATION, Plan, sentence_end
-from data.preparation.prepared_folder import FORMAT, content_hash, table
+from data.preparation.holdout import SPLITS, VALIDATION, Plan, sentence_end
+from data.preparation.prepared_folder import content_hash, table
 from data.preparation.source_files import ours_around
 from data.preparation.workitems import (
     Advance,
@@ -86,7 +95,7 @@ def run_here(title: str, function: Callable[[Item, Advance], None], items: Seque
 class Begun(NamedTuple):
     """What a run has of its text: when it goes on, it keeps its tokenizer and the rules of what is held out."""
 
-    description: Mapping[str, Any]  # prepared.json as it was
+    description: Description  # prepared.json as it was
     tokenizer: Tokenizer
 
     @property
@@ -99,8 +108,7 @@ def begun(run: Path) -> Begun | None:
     """What a run directory says of its text; None before it says anything."""
     if not (run / "model.json").exists():  # written last
         return None
-    description = json.loads((run / "data.json").read_text(encoding="utf-8"))
-    return Begun(description, Tokenizer.load(run / "tokenizer.json"))
+    return Begun(read_description(run / "data.json"), Tokenizer.load(run / "tokenizer.json"))
 
 
 def prepare(
@@ -127,6 +135,8 @@ def prepare(
         return folder
     spec.prepared.mkdir(parents=True, exist_ok=True)
     with _alone(spec.prepared) as alone:
+        for name in spec.rates:
+            sources.make_records(name, download_config)
         folder, there = _folder(spec, of_run)
         if not there:  # another process may just have made it
             # beside another that cannot be kept out, what either leaves unfinished serves nobody else
@@ -139,7 +149,7 @@ def prepare(
             try:
                 (partial / "done").rename(folder)
             except OSError:
-                if not (folder / "prepared.json").exists():  # else the other was quicker
+                if not is_prepared(folder):  # else the other was quicker
                     raise
             shutil.rmtree(partial)
             work.rmtree(missing_ok=True)
@@ -152,12 +162,12 @@ def _folder(spec: DataSpec, of_run: Begun | None) -> tuple[Path, bool]:
     formats = (FORMAT, BY_NUMBER) if of_run is None else (of_run.format,)
     for format in formats:
         folder = spec.prepared / fingerprint(spec, format=format)
-        if (folder / "prepared.json").exists():
-            found = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
-            if of_run is None or not spec.learns or found["tokenizer"] == of_run.tokenizer.fingerprint:
+        if is_prepared(folder):
+            held = read_prepared(folder)["tokenizer"]
+            if of_run is None or not spec.learns or held == of_run.tokenizer.fingerprint:
                 return folder, True
     folder = spec.prepared / fingerprint(spec, of_run)
-    return folder, (folder / "prepared.json").exists()
+    return folder, is_prepared(folder)
 
 
 def fingerprint(spec: DataSpec, of_run: Begun | None = None, *, format: int = FORMAT) -> str:
@@ -257,7 +267,7 @@ def _make(
             "labels": tables[name].classes,
             "splits": splits,
         }
-    prepared = {
+    prepared: Description = {
         "format": format,
         "fingerprint": fingerprint(spec, of_run),
         "tokenizer": tokenizer.fingerprint,
@@ -267,7 +277,7 @@ def _make(
         "content": content_hash(done, described, format),
         "sources": described,
     }
-    _write_json(done / "prepared.json", prepared)
+    write_description(done, prepared)
 
 
 def _cut_at_an_end(plan: Plan, items: Sequence[Item], stops: Sequence[int]) -> Plan:
@@ -453,12 +463,6 @@ def _write_tables(rows_J3: np.ndarray, folder: Path) -> dict[str, int]:
     np.save(folder / "bytes.npy", bytes_J.astype(np.int32))
     np.save(folder / "hashes.npy", np.ascontiguousarray(hash_J))
     return {"documents": len(rows_J3), "bytes": int(bytes_J.sum()), "tokens": int(tokens_J.sum())}
-
-
-def _write_json(path: Path, value: Any) -> None:
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    new.rename(path)
 
 
 def main() -> int:

@@ -7,7 +7,6 @@ Text: the held-out documents of a prepared folder. `bpe` and `characters` learn 
 by its share; the others are ready made. Files named on the command line come last.
 """
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,8 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from data.preparation.prepared_folder import FORMATS, stored_text
+from data.description import read_prepared
+from data.preparation.prepared_folder import stored_text
 from data.spec import READY_MADE
 from gptjax.command.console import make_console, print_any_text
 from gptjax.text.tokenizer import Tokenizer, ready_made, train_bpe, train_characters
@@ -87,10 +87,7 @@ def main(words: Sequence[str]) -> int:
             if not made:
                 raise ValueError("prepared: no prepared folder here; run python -m data.prepare, or name one")
             folder = made[-1].parent
-        prepared = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
-        if (found := prepared["format"]) not in FORMATS:
-            raise ValueError(f"{folder}: made by another gptjax (format {found}); run python -m data.prepare")
-        sources = prepared["sources"]
+        sources = read_prepared(folder)["sources"]
         kinds = tokenizers_for(folder, sources, files)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from gptjax.files.atomic_file import write_whole
 from gptjax.files.places import expanded
 from gptjax.files.plain_json import dumps
 
@@ -89,9 +90,9 @@ class Result:
         """
         folder = place_for(folder)
         lines = (dumps(dict(item), ensure_ascii=False) + "\n" for item in self.items)
-        _replace(folder / "items.jsonl", lines)
+        write_whole(folder / "items.jsonl", lines)
         summary = self.summary() | ({"asked": dict(asked)} if asked else {})
-        _replace(folder / "result.json", [dumps(summary, ensure_ascii=False, indent=1) + "\n"])
+        write_whole(folder / "result.json", dumps(summary, ensure_ascii=False, indent=1) + "\n")
 
 
 def place_for(folder: str | os.PathLike[str]) -> Path:
@@ -105,13 +106,3 @@ def place_for(folder: str | os.PathLike[str]) -> Path:
             return folder
     except OSError as error:
         raise ValueError(f"{folder}: {error.strerror}; give another folder for the results") from None
-
-
-def _replace(path: Path, parts: Iterable[str]) -> None:
-    aside = path.with_name(f"{path.name}.unfinished")
-    try:
-        with aside.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(parts)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)

@@ -3,9 +3,11 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from data.description import FORMAT, Source, write_description
 from data.preparation.holdout import text_hash
 from data.preparation.marks import WORD_START, marks
 from data.spec import DataSpec
@@ -78,10 +80,21 @@ def write_prepared(
         held = max(1, len(documents) // 10)
         write_split(folder / name / "train", tokenizer, documents[:-held])
         write_split(folder / name / "validation", tokenizer, documents[-held:])
-    described = {name: {"folder": name, "share": rates[name], "language": "en", "labels": {}} for name in sources}
-    (folder / "prepared.json").write_text(json.dumps({"mixture": "rates", "sources": described}))
     tokenizer.save(folder / "tokenizer.json")
+    write_prepared_json(folder, {name: {"folder": name, "share": rates[name]} for name in sources})
     return folder
+
+
+def write_prepared_json(folder: Path, sources: Mapping[str, Mapping[str, Any]]) -> None:
+    """A `prepared.json` that says of each source what is given, and else next to nothing."""
+    source: Source = {
+        "licence": "yours", "attribution": None, "citation": None, "language": "en", "domain": None,
+        "folder": "", "share": 1.0, "duplicates": 0, "labels": {}, "splits": {},
+    }  # fmt: skip
+    write_description(folder, {
+        "format": FORMAT, "fingerprint": "", "tokenizer": "", "vocabulary": 0, "mixture": "rates", "content": "",
+        "sources": {name: {**source, **given} for name, given in sources.items()},  # pyright: ignore[reportAssignmentType]
+    })  # fmt: skip
 
 
 def write_sources(folder: Path) -> list[str]:

@@ -20,7 +20,6 @@ SPLITS = ("train", "validation")
 TRAIN, VALIDATION, DROPPED, LEFT_OUT = range(4)
 FEWEST_DOCUMENTS, FEWEST_BYTES = 20, 50_000  # of validation text, when whole documents are held out
 WITHIN = 1.5  # times the share that was asked for, or a part: what bytes are held out, where documents allow it
-BY_NUMBER = 3  # the format of prepared folders whose shares are of documents; runs that began with one go on with it
 LOOK_BACK = 2000  # characters before the place of a cut in which a sentence is looked for that ends
 PARAGRAPH = re.compile(r"\n[^\S\n]*\n")
 MEASURED = np.dtype([("hash", "<u8"), ("bytes", "<u8"), ("characters", "<u8"), ("print", overlap.PRINT)])

@@ -13,19 +13,18 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from data.preparation.holdout import BY_NUMBER, FEWEST_BYTES, SPLITS, WITHIN
+from data.description import BY_NUMBER, Description, Source, read_prepared
+from data.preparation.holdout import FEWEST_BYTES, SPLITS, WITHIN
 from data.preparation.workitems import token_type
 from data.rows.mixture import RATE_UNIT, mixture_rates
 from gptjax.text.tokenizer import Tokenizer
 
-FORMAT = 4
-FORMATS = (BY_NUMBER, FORMAT)  # that hold the same tables
 XZ_CONTEXT = 60_000_000  # bytes of training text that xz sees first: what its window of 64 MiB holds
 
 
 def table(folder: Path) -> Table:
     """What a prepared folder that was just made holds, a line a source."""
-    prepared = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
+    prepared = read_prepared(folder)
     title = f"{folder} · vocabulary {prepared['vocabulary']:,}"
     lines = Table(title=title, min_width=len(title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     lines.add_column("source", overflow="fold")
@@ -61,7 +60,7 @@ def table(folder: Path) -> Table:
     return lines
 
 
-def _cautions(source: Mapping[str, Any], share: float) -> Iterator[str]:
+def _cautions(source: Source, share: float) -> Iterator[str]:
     """What a person should know of a prepared source; `share` is what was to be held out."""
     if source["warning"]:
         yield source["warning"]
@@ -87,9 +86,9 @@ def stored_text(folder: Path, source_folder: str, split: str, *, last_bytes: int
         yield tokenizer.decode(tokens[start:stop].tolist())
 
 
-def content(folder: Path, was: Mapping[str, Any]) -> str:
+def content(folder: Path, was: Description) -> str:
     """The hash of a prepared folder's text, to be compared with that of an earlier description: made by its rule."""
-    now = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
+    now = read_prepared(folder)
     if now["content"] == was["content"] or len(now["sources"]) != len(was["sources"]):
         return now["content"]
     pairs = zip(was["sources"].items(), now["sources"].values(), strict=True)
@@ -119,7 +118,7 @@ def xz_figures(folder: Path) -> dict[str, dict[str, float]]:
     kept = folder / "xz.json"
     if kept.exists():
         return json.loads(kept.read_text(encoding="utf-8"))
-    prepared = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
+    prepared = read_prepared(folder)
     with ThreadPoolExecutor(2) as pool:  # lzma works outside Python's lock
         figures = pool.map(lambda source: _xz_figure(folder, source["folder"]), prepared["sources"].values())
         return dict(zip(prepared["sources"], figures, strict=True))

@@ -62,16 +62,31 @@ def check(name: str) -> None:
 
 
 def identity(name: str) -> list[Any]:
-    """What the documents of a source depend on: versions of packages, or size and time of files. Reads no text."""
-    kind, _, rest = name.partition(":")
+    """What the documents of a source depend on: versions of packages, or size and time of files. Reads no text.
+
+    Of a `tfds:` source: its version, and the files that hold its records; None in their place before they are made.
+    """
+    kind, _, _ = name.partition(":")
     if kind == "files":
         stats = [(str(path), path.stat()) for path in _files(name).files]
         return [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats]
     if kind == "tfds":
-        return [rest, importlib.metadata.version("tensorflow-datasets")]
+        info = _tfds_builder(name).info
+        if "train" not in info.splits:
+            return [info.full_name, None]
+        return [info.full_name, [_stamp(path) for path in info.splits["train"].filepaths]]
     corpus, _ = ours.corpora()[name]
     card = ours.corpus(corpus)
     return [*card.carrier, card.builder_version]
+
+
+def _stamp(path: epath.Path) -> list[Any]:
+    """Name, bytes and time of a file, in nanoseconds where it lies on this machine."""
+    if "://" in str(path):
+        stat = path.stat()
+        return [path.name, stat.length, stat.mtime]
+    own = os.stat(path)  # of whole seconds, as etils has them, two may have passed within one
+    return [path.name, own.st_size, own.st_mtime_ns]
 
 
 def describe(name: str, store: epath.Path) -> SourceCard:
@@ -139,6 +154,14 @@ def language(name: str) -> str | None:
     return ours.corpus(corpus).languages[config]
 
 
+def make_records(name: str, download_config: Any = None) -> None:
+    """Downloads a `tfds:` source, whose `identity` is whole only then; of others nothing is needed."""
+    if name.startswith("tfds:"):
+        tfds, builder = load_tfds(), _tfds_builder(name)
+        tfds.display_progress_bar(True)  # it may take hours
+        builder.download_and_prepare(download_config=download_config)
+
+
 def shards(name: str, store: epath.Path, download_config: Any = None) -> list[Shard]:
     """The pieces of a source, in order. Writes the records of a corpus or `tfds:` source that are not there yet.
 
@@ -149,13 +172,15 @@ def shards(name: str, store: epath.Path, download_config: Any = None) -> list[Sh
     if kind == "files":
         return _file_shards(_files(name).files)
     tfds = load_tfds()
-    builder = builder_of(name, store)
-    theirs = kind == "tfds"  # may download for hours, and says so
-    tfds.display_progress_bar(theirs)
-    if not theirs:
+    if kind == "tfds":
+        make_records(name, download_config)
+        builder = _tfds_builder(name)
+    else:
+        builder = builder_of(name, store)
+        tfds.display_progress_bar(False)
         builder.distributed = download_config is not None
-    with contextlib.nullcontext() if theirs else contextlib.redirect_stdout(io.StringIO()):
-        builder.download_and_prepare(download_config=download_config)
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare(download_config=download_config)
     if "train" not in builder.info.splits:
         raise ValueError(f"data.sources: {name!r} has no train split, only {sorted(builder.info.splits)}")
     stops = list(itertools.accumulate(builder.info.splits["train"].shard_lengths, initial=0))
@@ -305,18 +330,22 @@ def _class_names(feature: Any) -> Callable[[Any], str]:
 
 def builder_of(name: str, store: epath.Path) -> Any:
     """The TFDS builder of a source that is no files."""
-    tfds = load_tfds()
+    load_tfds()
     if name.startswith("tfds:"):
-        wanted = name.removeprefix("tfds:")
-        try:
-            return tfds.builder(wanted, data_dir=os.environ.get("TFDS_DATA_DIR"))
-        except (ValueError, AssertionError) as error:  # of a version, TFDS asserts that it is there
-            raise ValueError(f"data.sources: {name!r}: {_what_there_is(wanted) or error}") from None
+        return _tfds_builder(name)
     corpus, config = ours.corpora()[name]
     carrier = ours.corpus(corpus).carrier
     module = importlib.import_module(f"data.corpora.{corpus}.{corpus}_dataset_builder")
     # records of another version of the package must not be taken for these
     return module.Builder(config=config, data_dir=store / "-".join(carrier))
+
+
+def _tfds_builder(name: str) -> Any:
+    wanted = name.removeprefix("tfds:")
+    try:
+        return load_tfds().builder(wanted, data_dir=os.environ.get("TFDS_DATA_DIR"))
+    except (ValueError, AssertionError) as error:  # of a version, TFDS asserts that it is there
+        raise ValueError(f"data.sources: {name!r}: {_what_there_is(wanted) or error}") from None
 
 
 def _what_there_is(wanted: str) -> str | None:

@@ -22,6 +22,7 @@ from data.preparation import holdout, overlap, sources
 from data.preparation.holdout import MEASURED, SPLITS, TRAIN, VALIDATION, Plan
 from data.preparation.marks import marks
 from data.preparation.sources import Shard
+from gptjax.files.atomic_file import write_whole
 from gptjax.text.tokenizer import Tokenizer
 
 PART = 64_000_000  # bytes of text that are tokenised between two points from which a killed run can go on
@@ -290,10 +291,8 @@ def save(path: epath.Path, **arrays: np.ndarray) -> None:
 def save_bytes(path: epath.Path, content: bytes | memoryview) -> None:
     """Puts a file there by one rename; two machines that were given the same work don't disturb each other."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.parent / f"{path.name}.{uuid.uuid4().hex}.new"
-    with new.open("wb") as file:
-        file.write(content)
-    new.replace(path)
+    aside, local = f"{uuid.uuid4().hex}.new", "://" not in str(path)  # an object store keeps what is closed
+    write_whole(path, content, aside=aside, sync=local)
 
 
 def load(path: epath.Path) -> dict[str, np.ndarray]:

@@ -3,12 +3,12 @@
 Axes: R rows  P pieces  N tokens  F phases of a run  S sources  K tasks.
 """
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from data.description import read_prepared
 from data.rows.mixture import RATE_UNIT, assign, lay_out, mixture_rates, pattern
 from data.rows.rowplan import Pieces, RowPlan, SequentialPlan
 from data.tasks.blocks import runs
@@ -34,7 +34,7 @@ class Rows:
     """
 
     def __init__(self, prepared: Path, T: int, seed: int, horizon: int | None, tasks: Mapping[str, Task]):
-        description = json.loads((prepared / "prepared.json").read_text(encoding="utf-8"))
+        description = read_prepared(prepared)
         self.corpus = open_corpus(prepared, "train")
         self.sources = self.corpus.sources
         self.T, self._seed = T, seed
@@ -144,7 +144,7 @@ class Rows:
 
 def epochs(prepared: Path, tokens: int) -> float:
     """How often so many tokens are the whole training text."""
-    sources = json.loads((prepared / "prepared.json").read_text(encoding="utf-8"))["sources"]
+    sources = read_prepared(prepared)["sources"]
     return tokens / sum(
         int(np.load(prepared / source["folder"] / "train" / "offsets.npy", mmap_mode="r")[-1])
         for source in sources.values()
@@ -153,7 +153,7 @@ def epochs(prepared: Path, tokens: int) -> float:
 
 def open_corpus(prepared: Path, split: str) -> Corpus:
     """One split of a prepared folder."""
-    sources = json.loads((prepared / "prepared.json").read_text(encoding="utf-8"))["sources"]
+    sources = read_prepared(prepared)["sources"]
     stores = tuple(TokenStore(prepared / source["folder"] / split) for source in sources.values())
     classes = {
         name: {field: tuple(names) for field, names in source["labels"].items()} for name, source in sources.items()

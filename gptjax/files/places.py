@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
@@ -24,7 +24,7 @@ def standing(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def named(path: Path) -> Iterator[None]:
+def named(path: PurePath) -> Iterator[None]:
     """Puts the path into an error of the system that says none, as writing to a full disk does."""
     try:
         yield

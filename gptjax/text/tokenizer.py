@@ -12,6 +12,7 @@ from types import MappingProxyType
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
+from gptjax.files.atomic_file import write_whole
 from gptjax.files.bounded_files import refuse_pointer
 from gptjax.files.places import expanded
 from gptjax.text.sentencepiece_model import convert
@@ -108,7 +109,7 @@ class Tokenizer:
             raise ValueError(f"{where}: not a usable tokenizer.json or SentencePiece model: {error}") from error
 
     def save(self, path: Path) -> None:
-        Path(path).write_bytes(self.content)
+        write_whole(Path(path), self.content)
 
     @property
     def content(self) -> bytes:

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import types
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from data.preparation.holdout import DROPPED, TRAIN, VALIDATION
 from data.preparation.prepared_folder import stored_text
 from data.spec import DataSpec
 from gptjax.text.tokenizer import Tokenizer, train_bpe
+from tests.data.preparation.test_sources import store_dataset
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "rain", "falls", "on", "hills"]
 
@@ -453,3 +455,28 @@ def test_no_disk_is_said_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr(prepare.shutil, "disk_usage", lambda folder: usage._replace(free=1000))
     with pytest.raises(ValueError, match=r"MB of disk, 0 MB are free; make room, or set data\.prepared"):
         prepare.prepare(spec_of(tmp_path, f"files:{write_jsonl(tmp_path / 'a.jsonl', some_documents(200))}"))
+
+
+def test_a_tensorflow_dataset_that_is_rebuilt_is_prepared_again(tmp_path, monkeypatch):
+    """Made by the preparation itself, it is found again; with other content under the same name, it is not."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    builder_of, texts = sources._tfds_builder, some_documents(200)
+
+    class Unbuilt:
+        info = types.SimpleNamespace(full_name="rebuilt/1.0.0", splits={})
+
+        def download_and_prepare(self, **_):
+            store_dataset(tmp_path / "tfds", texts)
+
+    there = tmp_path / "tfds" / "rebuilt"
+    monkeypatch.setattr(sources, "_tfds_builder", lambda name: builder_of(name) if there.exists() else Unbuilt())
+    spec = spec_of(tmp_path, "tfds:rebuilt")
+    folder = prepare.prepare(spec)
+    assert folder.name == prepare.fingerprint(spec)
+    with monkeypatch.context() as patched:
+        patched.setattr(prepare, "_make", None)
+        assert prepare.prepare(spec) == folder
+    store_dataset(tmp_path / "tfds", [text.replace("rain", "snow") for text in texts])
+    again = prepare.prepare(spec)
+    assert again != folder
+    assert "snow" in "".join(stored(again, "train"))

@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 
+from data.description import read_prepared
 from data.preparation.prepared_folder import content
 from gptjax.config import ModelConfig, load_model_config, save_model_config
 from gptjax.files.atomic_file import write_whole
@@ -104,7 +105,7 @@ def describe_run(run: Path, recipe: Recipe, config: ModelConfig, text: Text) -> 
 
     Raises ValueError where the directory has another model, tokenizer or text.
     """
-    description = json.loads((text.prepared / "prepared.json").read_text(encoding="utf-8"))
+    description = read_prepared(text.prepared)
     for name, source in description["sources"].items():
         source["rate"] = text.rows.rates[name]  # rows out of every 1024
     found = {"tokenizer": text.tokenizer.fingerprint, "text": description["content"]}

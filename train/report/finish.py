@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import gptjax
+from data.description import read_prepared
 from data.preparation.prepared_folder import xz_figures
 from gptjax.files.atomic_file import write_whole
 from gptjax.files.plain_json import dumps
@@ -114,7 +115,7 @@ def _write_xz(run: Path, prepared: Path) -> None:
 
     Nothing is written into the prepared folder.
     """
-    sources = json.loads((prepared / "prepared.json").read_text(encoding="utf-8"))["sources"]
+    sources = read_prepared(prepared)["sources"]
     kept = run / "xz.json"
     if not kept.exists() or json.loads(kept.read_text(encoding="utf-8")).keys() != sources.keys():
         write_whole(kept, dumps(xz_figures(prepared), indent=1) + "\n")

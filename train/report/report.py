@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 
 from data.rows.mixture import RATE_UNIT
 from gptjax.config import load_model_config
+from gptjax.files.atomic_file import write_whole
 from gptjax.files.plain_json import dumps
 from train.record.journal import numbers, records_of, time_spent
 from train.report import report_tasks
@@ -67,9 +68,8 @@ def write_report(run: Path) -> Path:
 </body></html>
 """
     path = run / "report.html"
-    partial = path.with_suffix(".html.partial")
-    partial.write_text(page, encoding="utf-8", errors="replace")  # half a surrogate pair from JSON becomes "?"
-    return partial.replace(path)
+    write_whole(path, page.encode("utf-8", "replace"))  # half a surrogate pair from JSON becomes "?"
+    return path
 
 
 # Reading

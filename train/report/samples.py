@@ -7,6 +7,7 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
+from data.description import read_prepared
 from data.preparation.marks import SENTENCE_END, WORD_START
 from data.token_store import TokenStore
 from gptjax.files.atomic_file import write_whole
@@ -22,7 +23,7 @@ def write_samples(
 ) -> None:
     """Writes `samples` texts a source to samples.jsonl, after those of earlier steps; shows the first of each."""
     prompts: list[list[int]] = []
-    sources = json.loads((prepared / "prepared.json").read_text(encoding="utf-8"))["sources"]
+    sources = read_prepared(prepared)["sources"]
     for source in sources.values():
         prompts += _openings(prepared / source["folder"] / "validation", samples, model)
     texts = model.generate(prompts, tokens=TOKENS, temperature=TEMPERATURE, top_p=TOP_P, seed=seed) if prompts else []

@@ -1,12 +1,12 @@
 """One model read in both ways: how probable held-out text is from its beginning, and every token from both sides."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from data.description import read_prepared
 from data.token_store import TokenStore
 from gptjax.files.atomic_file import write_whole
 from gptjax.files.plain_json import dumps
@@ -20,7 +20,7 @@ def write_views(run: Path, prepared: Path, model: LanguageModel) -> dict[str, di
 
     From both sides, every token knows all others, so that its nats are fewer; they are those of a pseudo-likelihood.
     """
-    sources = json.loads((prepared / "prepared.json").read_text(encoding="utf-8"))["sources"]
+    sources = read_prepared(prepared)["sources"]
     found, longest = {}, min(TOKENS, model.config.T)
     for name, source in sources.items():
         store = TokenStore(prepared / source["folder"] / "validation")

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from gptjax.files.atomic_file import write_whole
 from gptjax.files.locks import locked
 from gptjax.files.plain_json import dumps
 
@@ -205,13 +206,8 @@ class Lease:
         with self._writing:
             phase, step = self._at
             self._sign = dataclasses.replace(self._sign, beats=self._sign.beats + 1, phase=phase, step=step)
-            unfinished = self._file.with_name(self._file.name + ".unfinished")
-            try:
-                unfinished.write_text(dumps(dataclasses.asdict(self._sign), indent=1) + "\n", encoding="utf-8")
-                unfinished.replace(self._file)
-            except OSError:
-                unfinished.unlink(missing_ok=True)
-                raise
+            # a sign of life need not outlast a power cut, and must not wait for a busy disk
+            write_whole(self._file, dumps(dataclasses.asdict(self._sign), indent=1) + "\n", sync=False)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

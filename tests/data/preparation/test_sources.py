@@ -1,7 +1,9 @@
 """Sources: which documents a name gives, in which order, and what is said when it cannot."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -244,6 +246,35 @@ def test_identity_moves_with_the_file(tmp_path):
     assert changed != before
     write(tmp_path / "b.txt", "one")
     assert sources.identity(f"files:{tmp_path}") != changed
+
+
+def store_dataset(folder, texts, version="1.0.0"):
+    tfds = sources.load_tfds()
+    shutil.rmtree(folder / "rebuilt", ignore_errors=True)
+    return tfds.dataset_builders.store_as_tfds_dataset(
+        name="rebuilt",
+        version=version,
+        features=tfds.features.FeaturesDict({"text": tfds.features.Text()}),
+        split_datasets={"train": [(str(n), {"text": text}) for n, text in enumerate(texts)]},
+        data_dir=folder,
+    )
+
+
+def test_identity_moves_with_the_version_and_the_records_of_a_tensorflow_dataset(tmp_path, monkeypatch):
+    """Built again under the same name with as many bytes of another text, it is another; untouched, the same."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    store_dataset(tmp_path, ["one", "two"])
+    before = sources.identity("tfds:rebuilt")
+    assert sources.identity("tfds:rebuilt") == before
+    (file,) = (tmp_path / "rebuilt" / "1.0.0").glob("*train*")
+    os.utime(file, (0, 0))
+    store_dataset(tmp_path, ["one", "2nd"])
+    rebuilt = sources.identity("tfds:rebuilt")
+    assert rebuilt[0] == before[0]
+    assert sources.identity("tfds:rebuilt") == rebuilt != before
+    store_dataset(tmp_path, ["one", "2nd"], version="1.0.1")
+    assert sources.identity("tfds:rebuilt")[0] not in (rebuilt[0], before[0])
+    assert read("tfds:rebuilt", tmp_path) == ["one", "2nd"]
 
 
 def test_identity_of_a_corpus_names_package_and_builder_version():

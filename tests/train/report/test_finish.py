@@ -10,6 +10,7 @@ from rich.console import Console
 
 from gptjax.runs.manifest import steps
 from tests.tiny_recipe import recipe, write_text
+from tests.tiny_text import write_prepared_json
 from train.pretrain import pretrain
 from train.recipe import StopSpec
 from train.report import finish
@@ -81,7 +82,7 @@ def test_xz_is_asked_again_only_where_sources_have_other_names(tmp_path, monkeyp
     figures = []
     monkeypatch.setattr(finish, "xz_figures", lambda _: figures[-1])
     for name, value in (("old", 1.0), ("old", 2.0), ("new", 3.0)):
-        (tmp_path / "prepared.json").write_text(json.dumps({"sources": {name: {}}}))
+        write_prepared_json(tmp_path, {name: {}})
         figures.append({name: {"alone": value}})
         finish._write_xz(tmp_path, tmp_path)
         kept = json.loads((tmp_path / "xz.json").read_text())

@@ -274,13 +274,11 @@ def test_of_two_that_wait_for_the_same_dead_owner_one_owns_the_run(tmp_path, mon
 def test_a_heartbeat_that_cannot_be_written_harms_nothing_and_leaves_nothing(tmp_path, monkeypatch):
     owner = Lease(tmp_path)
     owner.take(never)
-    write_text = Path.write_text
 
-    def full(path, *content, **settings):
-        write_text(path, "half", encoding="utf-8")
+    def full(path, target):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "replace", full)
     time.sleep(5 * lease.HEARTBEAT)
     with owner.held():
         assert files(tmp_path) == ["0.json", "lock"]
