@@ -430,7 +430,7 @@ def _budgets(spec: DataSpec, plans: Mapping[str, Plan]) -> dict[str, tuple[int, 
 
 
 def _sample_limits(plan: Plan, budget: int) -> np.ndarray:
-    """How many characters of each document the tokenizer learns from: the first by hash, until there are enough."""
+    """How many bytes of each document the tokenizer learns from: the first by hash, until there are enough."""
     order = np.argsort(plan.hash_J, kind="stable")
     order = order[plan.in_train_J[order]]
     before = plan.bytes_J[order].cumsum() - plan.bytes_J[order]

@@ -132,7 +132,7 @@ def document_of(item: Item, number: int) -> sources.Document:
 
 
 def save_plan(item: Item, plan: Plan, limit_J: np.ndarray) -> None:
-    """Keeps what the other steps need to know of the whole; `limit_J` = characters that the sample takes."""
+    """Keeps what the other steps need to know of the whole; `limit_J` = bytes of each that the sample takes."""
     cut = np.array(plan.cut or (), np.int64)
     arrays = {"hash": plan.hash_J, "bytes": plan.bytes_J, "split": plan.split_J, "cut": cut, "limit": limit_J}
     save(item.file("plan"), **arrays)
@@ -153,8 +153,9 @@ def sample(item: Item, advance: Advance = _nobody) -> None:
     for j, document in enumerate(item.documents() if limit_J.any() else ()):
         if limit_J[j]:
             _, piece, _, _ = next(plan.pieces(j, document.text))  # the first piece of a document that is cut
-            texts.append(piece[: limit_J[j]])
-            advance(len(texts[-1]))
+            raw = piece.encode("utf-8")[: limit_J[j]]
+            texts.append(raw.decode("utf-8", "ignore"))  # without a last character that is cut in two
+            advance(len(raw))
     save(item.file("sample"), texts=_as_array(texts))
 
 

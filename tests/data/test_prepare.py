@@ -480,3 +480,15 @@ def test_a_tensorflow_dataset_that_is_rebuilt_is_prepared_again(tmp_path, monkey
     again = prepare.prepare(spec)
     assert again != folder
     assert "snow" in "".join(stored(again, "train"))
+
+
+@pytest.mark.parametrize(("letters", "size"), [("abcde fgh", 1), ("長短高低大小多少", 3)])
+def test_the_tokenizer_learns_from_so_many_bytes_whatever_the_script(tmp_path, monkeypatch, letters, size):
+    """A character may have three; none is cut in two."""
+    seen = []
+    monkeypatch.setattr(prepare, "SAMPLE", 1000)
+    monkeypatch.setattr(prepare, "train_bpe", lambda texts, size: train_bpe(seen.append(list(texts)) or seen[-1], size))
+    text = "".join(random.Random(1).choices(letters, k=9000))
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    prepare.prepare(spec_of(tmp_path, f"files:{tmp_path / 'a.txt'}", validation="tail 0.1"))
+    assert seen == [[text[: 1000 // size]]]
