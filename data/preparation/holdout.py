@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from data.description import LeftOut
 from data.preparation import overlap
 from data.preparation.marks import sentence_ends
 
@@ -75,7 +76,7 @@ class Plan:
         return int(self.kept_J.sum())
 
     @property
-    def left_out(self) -> dict[str, int]:
+    def left_out(self) -> LeftOut:
         """Number and bytes of the documents that would train, but hold held-out text."""
         out_J = self.split_J == LEFT_OUT
         return {"documents": int(out_J.sum()), "bytes": int(self.bytes_J[out_J].sum())}

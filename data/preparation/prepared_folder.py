@@ -6,7 +6,6 @@ import lzma
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich import box
@@ -96,8 +95,12 @@ def content(folder: Path, was: Description) -> str:
     return content_hash(folder, described, was["format"])
 
 
-def content_hash(done: Path, described: Mapping[str, Mapping[str, Any]], format: int) -> str:
-    """SHA-256 of what rows are made of: texts, tokens, marks and labels; names, dates and shares are no part."""
+def content_hash(done: Path, described: Mapping[str, Source], format: int) -> str:
+    """SHA-256 of the tables that training rows are made of: hashes of texts, offsets, marks and labels.
+
+    Tokens are no part: they follow from text and tokenizer, whose fingerprint is kept beside. Nor are names, dates and
+    shares, from format 4 on.
+    """
     sha = hashlib.sha256()
     for name, source in described.items():
         if format <= BY_NUMBER:

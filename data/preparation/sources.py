@@ -9,7 +9,7 @@ import importlib.util
 import io
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from etils import epath
 from data.corpora import corpus as ours
 from data.preparation.source_files import Found, find
 from gptjax.files.places import expanded
+from gptjax.spelling import nearest
 from gptjax.text.text_files import SUFFIXES, check_kind, decoded, json_lines, read_text
 
 WHOLE = 4_000_000  # bytes up to which a .txt file is one document
@@ -54,7 +55,7 @@ def check(name: str) -> None:
         known = ours.corpora()
         if name not in known:
             raise ValueError(
-                f"data.sources: no corpus {name!r}{did_you_mean(name, known)}; corpora: {', '.join(known)}; "
+                f"data.sources: no corpus {name!r}{nearest(name, known)}; corpora: {', '.join(known)}; "
                 f"or write 'tfds:lm1b' for a TensorFlow dataset, 'files:~/novels' for your own text"
             )
         corpus, config = known[name]
@@ -205,19 +206,13 @@ def documents(shard: Shard, text_field: str, labels: tuple[str, ...]) -> Iterato
             yield from (Document(text, ("",) * len(labels)) for text in _txt(path))
 
 
-def did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """`; did you mean 'chitchat'?`, or nothing."""
-    close = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
 def _files(name: str) -> Found:
     """The files of a `files:` source. Raises ValueError if there are none."""
     pattern = expanded(name.removeprefix("files:"))
     found = find(pattern)
     if not found.files and not pattern.exists() and not glob.has_magic(str(pattern)):
         beside = [path.name for path in pattern.parent.iterdir()] if pattern.parent.is_dir() else []
-        hint = did_you_mean(pattern.name, beside)
+        hint = nearest(pattern.name, beside)
         raise ValueError(f"data.sources: {name!r}: no file or folder {pattern}{hint}")
     if not found.files:
         told = found.remark()
@@ -277,7 +272,7 @@ def _jsonl(path: Path, text_field: str, labels: tuple[str, ...]) -> Iterator[Doc
 def _field(example: dict[str, Any], field: str, setting: str, where: str, kind: Any = str) -> Any:
     """A field of an example; raises ValueError if there is no such field, or something of another kind in it."""
     if field not in example:
-        hint = did_you_mean(field, example)
+        hint = nearest(field, example)
         raise ValueError(f"{where}: no field {field!r}{hint}; set data.{setting} to one of {sorted(example)}")
     value = example[field]
     if not isinstance(value, kind):
@@ -356,11 +351,11 @@ def _what_there_is(wanted: str) -> str | None:
     try:
         data_set = tfds.builder_cls(base)
     except ValueError:
-        return f"TFDS has no data set {base!r}{did_you_mean(base, tfds.list_builders())}"
+        return f"TFDS has no data set {base!r}{nearest(base, tfds.list_builders())}"
     configs = data_set.builder_configs
     if config and config not in configs:
-        nearest = difflib.get_close_matches(config, configs, n=10, cutoff=0)
-        there = f"it has {', '.join(nearest)}{', ...' if len(configs) > len(nearest) else ''}" if configs else "nor any"
+        alike = difflib.get_close_matches(config, configs, n=10, cutoff=0)
+        there = f"it has {', '.join(alike)}{', ...' if len(configs) > len(alike) else ''}" if configs else "nor any"
         return f"{base!r} has no configuration {config!r}; {there}"
     versions = [data_set.VERSION, *data_set.SUPPORTED_VERSIONS]
     versions += [each.version for name, each in configs.items() if not config or name == config]

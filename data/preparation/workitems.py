@@ -11,7 +11,7 @@ import itertools
 import json
 import uuid
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -38,23 +38,34 @@ def _nobody(count: int) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Item:
-    """One shard of a source, and the folder in which all machines find what the others wrote."""
+    """One piece of work: a shard of a source. Each function of this file does one thing to one item.
 
-    work: epath.Path
-    name: str  # of the source
-    source: int  # number of it
-    number: int  # of the shard in it
-    shard: Shard
-    text_field: str
-    labels: tuple[str, ...]
-    language: str | None
+    Its result is a file in `work`, which all machines see: who comes next, wherever it runs, reads it there.
+    """
+
+    work: epath.Path  # folder of all results of a preparation
+    name: str  # of the source, as the spec has it
+    source: int  # number of the source in the spec
+    number: int  # of the shard in the source
+    shard: Shard  # which documents
+    text_field: str  # which field of an example holds the text
+    labels: tuple[str, ...]  # which fields hold labels
+    language: str | None  # of the source; None = not known
 
     def file(self, kind: str, part: int = 0) -> epath.Path:
-        """Where a result is kept: `measured`, `plan`, `holders`, `sample`, `tokens`."""
+        """Where a result is kept. `kind`, in the order in which they are written:
+
+        `measured` by `measure`, `plan` by `save_plan`, `holders` by `compare`, `plan` once more, `sample` by `sample`,
+        and `tokens` by `tokenise`, the only one in several parts.
+        """
         return self.work / kind / f"{self.source:02d}-{self.number:05d}-{part:05d}.npz"
 
     def documents(self) -> Iterator[sources.Document]:
         return sources.documents(self.shard, self.text_field, self.labels)
+
+
+# (title, one of the functions below, what it is done to, bytes of text in all or None): does it to every item
+RunAll = Callable[[str, Callable[..., None], Sequence[Item], int | None], None]
 
 
 def measure(item: Item, advance: Advance = _nobody) -> None:

@@ -6,7 +6,6 @@ progress, as gptjax.inference.scoring.score takes them.
 """
 
 import itertools
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -29,8 +28,9 @@ from gptjax.evaluation.items import (
     texts_of,
     word_of_label,
 )
+from gptjax.inference.continuing import continued
 from gptjax.inference.prompt import encode_prompts
-from gptjax.inference.scoring import LENGTHS, Progress, Reading, padded_length
+from gptjax.inference.scoring import Progress, Reading
 from gptjax.inference.text_likelihood import (
     continuations,
     encoded_pairs,
@@ -48,9 +48,6 @@ __all__ = [
     "answer", "classify", "classify_by_head", "continued", "loglikelihood", "loglikelihood_rolling", "multiple_choice",
     "perplexity",
 ]  # fmt: skip
-
-CACHE_SLOTS = 32_768  # tokens that the key/value caches of prompts answered together may hold
-MOST_PROMPTS = 16  # answered together
 
 
 def multiple_choice(
@@ -212,44 +209,3 @@ def answer(
         "F1": mean_of([row["f1"] for row in rows], seed),
     }
     return Result(task="answers", counts={"items": len(rows)}, metrics=metrics, items=rows)
-
-
-def continued(
-    model: "LanguageModel", starts: Sequence[Sequence[int]], *, tokens: int, progress: Progress | None = None,
-    **settings: Any,
-) -> list[str]:  # fmt: skip
-    """What follows each prompt of ids, in order; `settings` as for `generate`, but the likeliest tokens by default.
-
-    A prompt is cut from the left until it leaves room for `tokens`, but to no less than half of the context: an answer
-    that lacks room then ends where the context is full, and a warning says how many do.
-
-    Long prompts go first, so that memory that does not suffice is noticed at once. Caches have at most LENGTHS sizes,
-    each of which compiles one program that reads and one that continues; the last batch, of as many rows as the next
-    power of two, another of each.
-    """
-    T = model.config.T
-    shown = [list(ids[-(T - min(tokens, max(T - len(ids), T // 2))) :]) or [model.tokenizer.bos] for ids in starts]
-    short = sum(tokens > T - len(ids) + 1 for ids in shown)  # the last token is drawn, but needs no room
-    if short:
-        warnings.warn(
-            f"{short} of {len(shown)} answers have no room for {tokens} tokens in the context of {T}; they end where "
-            f"it is full, and of a long prompt the last {T - T // 2} tokens are read; ask for fewer to read more",
-            stacklevel=2,
-        )
-    order = sorted(range(len(shown)), key=lambda number: -len(shown[number]))
-    sizes = sorted({padded_length(len(ids) + tokens, T) for ids in shown})
-    said, done = [""] * len(shown), 0
-    while order:
-        slots = max(sizes[-LENGTHS:][0], padded_length(len(shown[order[0]]) + tokens, T))
-        B = max(1, min(MOST_PROMPTS, CACHE_SLOTS // slots))
-        numbers, order = order[:B], order[B:]
-        batch = [shown[number] for number in numbers]
-        rows = min(B, 1 << (len(batch) - 1).bit_length())
-        filled = batch + [batch[-1]] * (rows - len(batch))
-        samples = model.generate(filled, tokens=tokens, slots=slots, **{"temperature": 0, **settings})
-        for number, [sample] in zip(numbers, samples, strict=False):
-            said[number] = sample.text
-        done += len(batch)
-        if progress is not None:
-            progress(done, len(said))
-    return said

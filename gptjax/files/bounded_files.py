@@ -1,10 +1,11 @@
 """Small files of other people, JSON above all: of bounded size, and named when something is wrong with them."""
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from gptjax.files.plain_json import loads
 
 POINTER = b"version https://git-lfs.github.com/spec/"  # how a file begins that stands for another one in Git LFS
 LARGEST = 16 * 2**20  # bytes of a file of settings; a model of 100,000 tensors needs as much for its index
@@ -35,18 +36,11 @@ def read_json(path: Path) -> dict[str, Any]:
 def parse_json(raw: bytes) -> dict[str, Any]:
     """A JSON object. Raises ValueError where it is something else, or holds a name twice."""
     try:
-        content = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_without_twins)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        content = loads(raw.decode("utf-8-sig"), object_pairs_hook=_without_twins)
+    except UnicodeDecodeError as error:
         raise ValueError(f"is no JSON: {error}") from error
-    except RecursionError as error:
-        raise ValueError("is JSON nested too deeply") from error
     if not isinstance(content, dict):
         raise ValueError(f"is no JSON object but a {type(content).__name__}")
-    if b"\\ud" in raw.lower():
-        try:
-            json.dumps(content, ensure_ascii=False).encode("utf-8")
-        except UnicodeEncodeError:
-            raise ValueError("holds half of a surrogate pair, \\ud...; it must have both or neither") from None
     return content
 
 

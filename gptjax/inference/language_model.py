@@ -22,9 +22,10 @@ from gptjax.config import ModelConfig
 from gptjax.inference.class_scoring import class_log_probs
 from gptjax.inference.decode import Choice, decode, prefill, repeat_rows
 from gptjax.inference.habits import Habits
+from gptjax.inference.padding import padded_length
 from gptjax.inference.prompt import encode_prompts
 from gptjax.inference.sampling import Sampling
-from gptjax.inference.scoring import Reading, Row, Scores, View, log_probs, padded_length, score
+from gptjax.inference.scoring import Reading, Row, Scores, View, log_probs, score
 from gptjax.inference.text_likelihood import Continuation, loglikelihood, loglikelihood_rolling, perplexity
 from gptjax.nn.model import Transformer
 from gptjax.results import Result

@@ -14,14 +14,13 @@ import numpy as np
 
 from gptjax import arguments
 from gptjax.config import ModelConfig
+from gptjax.inference.padding import padded_length, shortest_length
 from gptjax.nn.likelihood import token_scores
 from gptjax.nn.model import Transformer, head
 from gptjax.sharding import row_ways
 
 View = Literal["causal", "both sides"]
 Progress = Callable[[int, int], None]  # (done, of how many)
-SHORTEST = 16  # tokens that a row is padded to at least
-LENGTHS = 8  # padded lengths, and so compilations, that one call needs at most
 ASKED_AT_ONCE = 128  # tokens of a device whose scores over the whole vocabulary exist at once
 NOT_NUMBERS = "are not numbers; its weights are damaged, or too large for its dtype: try float32"
 
@@ -144,7 +143,7 @@ def _outside(each: Sequence[Sequence[int]], limit: int | np.ndarray) -> tuple[in
 
 
 class Read:
-    """All rows of the same ids; N: what they ask, joined."""
+    """Ids that are read once for all rows that hold them, and the N questions of those rows, joined."""
 
     def __init__(self, ids: Sequence[int]):
         self.ids = ids
@@ -161,34 +160,37 @@ class Read:
 
 
 class RowBatch(NamedTuple):
-    """Up to B rows of T tokens, each with the number of the first of up to Q targets that it is asked about."""
+    """What one call of the compiled program reads and answers."""
 
-    rows: list[tuple[Read, int]]
-    B: int
-    T: int
-    Q: int
-    q: int
+    rows: list[tuple[Read, int]]  # at most B; of each, which of its questions is the first that is answered here
+    B: int  # rows that are compiled for; those that are not needed are empty
+    T: int  # tokens that a row is padded to
+    Q: int  # questions of a row that are answered, at most
+    q: int  # questions of a row whose scores over the whole vocabulary exist at once; divides Q
 
 
 def batches_of(reads: Sequence[Read], longest: int, batch_tokens: int | None) -> list[RowBatch]:
-    """Long rows first, so that memory that does not suffice is noticed at once; of a length, those that ask most first,
-    as a batch takes as long as its most curious row."""
+    """The batches that answer every question once.
+
+    Long rows go first, so that memory that does not suffice is noticed at once. Of one padded length, the rows with
+    most questions go first: a batch takes as long as the row of it that has most, so that they should be alike.
+    """
     if batch_tokens is None:  # on a CPU more are hardly faster, and a text that comes alone pays for all of them
         batch_tokens = 512 if jax.default_backend() == "cpu" else 16_384
     if arguments.whole("batch_tokens", batch_tokens) < 1:
         raise ValueError(f"batch_tokens={batch_tokens}: must be at least 1")
-    lengths = sorted({padded_length(len(read.ids), longest) for read in reads})
-    shortest = min(lengths[-LENGTHS:], default=0)
+    padded_lengths = [padded_length(len(read.ids), longest) for read in reads]
+    shortest = shortest_length(set(padded_lengths))
     by_length: dict[int, list[Read]] = {}
-    for read in reads:
-        by_length.setdefault(max(shortest, padded_length(len(read.ids), longest)), []).append(read)
+    for read, length in zip(reads, padded_lengths, strict=True):
+        by_length.setdefault(max(shortest, length), []).append(read)
     batches = []
     for T, same in sorted(by_length.items(), reverse=True):
         rows_of_device = min(ASKED_AT_ONCE, max(1, batch_tokens // T))
         B, q = rows_of_device * row_ways(), ASKED_AT_ONCE // rows_of_device
-        Q = -(-T // q) * q
+        Q = -(-T // q) * q  # one for every token; a row that is asked more comes in several batches
         rows = [(read, first) for read in same for first in range(0, len(read.at), Q)]
-        rows.sort(key=lambda row: row[1] - len(row[0].at))
+        rows.sort(key=lambda row: len(row[0].at) - row[1], reverse=True)  # by how many questions are left
         batches += [RowBatch(rows[begin : begin + B], B, T, Q, q) for begin in range(0, len(rows), B)]
     return batches
 
@@ -250,11 +252,6 @@ def states(model: Transformer, params: Any, tokens_BT: Any, length_B: Any, both_
         {"params": params}, tokens_BT, inside_BT.astype(jnp.int32), position_BT * inside_BT, inside_BT & both_sides
     )
     return hidden_BTD
-
-
-def padded_length(length: int, context: int) -> int:
-    """The power of two that so many tokens are padded to, so that few lengths are compiled; within the context."""
-    return min(context, max(SHORTEST, 1 << (length - 1).bit_length()))
 
 
 def continuation_row(context: Sequence[int], continuation: Sequence[int], T: int) -> Row:

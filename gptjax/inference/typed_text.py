@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from gptjax.text.tokenizer import SHIELD
+from gptjax.text.tokenizer import SHIELD, shield_place
 
 FIRST, LAST = 0xF0000, 0xFFFFD  # a plane of Unicode without characters of its own
 
@@ -201,11 +201,7 @@ class Guard:
             at = plain.find(name)
             while at >= 0:
                 if text[at] != plain[at] and (text[at] not in said or name in self._special):
-                    if len(name) == 1:
-                        raise ValueError(
-                            f"the text holds {name!r}, which is a special token of this model: leave it out"
-                        )
-                    marks.add(at + 1)
+                    marks.add(at + shield_place(name))
                 at = plain.find(name, at + 1)
         places = [0, *sorted(marks), len(plain)]
         return SHIELD.join(plain[begin:end] for begin, end in itertools.pairwise(places))

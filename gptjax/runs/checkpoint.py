@@ -13,7 +13,6 @@ import dataclasses
 import errno
 import functools
 import json
-import logging
 import os
 import re
 import secrets
@@ -34,101 +33,20 @@ from jax.experimental import multihost_utils
 
 from gptjax.files.atomic_file import sync_folder, write_whole
 from gptjax.runs.manifest import ARRAYS, MANIFEST, TREE, describe, folder_of, manifest, set_aside, steps, write_manifest
-
-# Orbax misses, aloud, a file that our layout does without, and logs with all their frames errors that it raises too.
-logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+from gptjax.runs.restoring import (  # noqa: F401  `checkpoint` is where others import them from
+    leaf_name,
+    leaf_shapes,
+    plain,
+    reader,
+    refuse_nonfinite,
+    restore,
+    saved_shapes,
+    shapes_in,
+)
 
 LEFTOVER = re.compile(r"\d+\.(unfinished-|deleted-|orbax-checkpoint-tmp).*")  # the last as an older gptjax left it
 BARRIER_SECONDS = 600  # how long a process waits for the slowest to have hashed its share
-# What a path must not hold: Orbax globs it, TensorStore takes a backslash for a slash, epath these folders for buckets.
-NOT_PLAIN = re.compile(r"[][*?\\]|^/(gs|s3|az|hf)(/|$)")
 INLINE = 1024  # bytes: so small a piece of an array lies within Orbax's table of arrays, which is compressed
-
-
-def restore(run: Path, step: int, name: str, abstract: Any) -> Any:
-    """The tree `name` of a verified step, as `abstract` gives shapes, dtypes and shardings.
-
-    Raises ValueError, in one line, naming a leaf that only one of them has or whose shapes differ.
-    """
-    found, wanted = (_shapes(tree) for tree in (saved_shapes(run, step, name), abstract))
-    for leaf in [*wanted, *found]:
-        if found.get(leaf) != wanted.get(leaf):
-            raise ValueError(
-                f"step {step}: {name}/{leaf} is {found.get(leaf, 'absent')} in the checkpoint, "
-                f"{wanted.get(leaf, 'absent')} in this model; use the run's own model.json and recipe"
-            )
-    arguments = ocp.args.PyTreeRestore(
-        item=abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract)
-    )  # pyright: ignore[reportCallIssue]
-    with plain(folder_of(run, step)) as folder, _reader(abstract) as checkpointer:
-        return checkpointer.restore(folder / name, args=arguments)
-
-
-@contextlib.contextmanager
-def plain(folder: Path) -> Iterator[Path]:
-    """A path of the folder that Orbax takes as it is written, whatever the folder is called.
-
-    Raises ValueError where the system offers none.
-    """
-    path = folder.resolve()
-    if not NOT_PLAIN.search(str(path)):
-        yield path
-        return
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        if not (link := Path(f"/proc/self/fd/{opened}")).is_dir():
-            raise ValueError(
-                f"{path}: on this system checkpoints cannot lie in a folder with [, ], *, ? or a backslash in its "
-                "path, nor in /gs, /s3, /az or /hf; use another"
-            )
-        yield link
-    finally:
-        os.close(opened)
-
-
-def _reader(abstract: Any) -> ocp.Checkpointer:
-    """Reads with all processes of a run; alone, if the arrays are to lie on this one's devices only."""
-    places = [leaf.sharding for leaf in jax.tree.leaves(abstract) if getattr(leaf, "sharding", None) is not None]
-    together = jax.process_count() == 1 or not all(place.is_fully_addressable for place in places)
-    own = jax.process_index()
-    options = ocp.options.MultiprocessingOptions(
-        primary_host=0 if together else own,
-        active_processes=None if together else {own},
-        barrier_sync_key_prefix=None if together else f"alone-{own}",
-    )
-    return ocp.Checkpointer(
-        ocp.PyTreeCheckpointHandler(multiprocessing_options=options), multiprocessing_options=options
-    )
-
-
-def saved_shapes(run: Path, step: int, name: str) -> Any:
-    """A tree of a verified step as shapes and dtypes. Raises ValueError where the step has no such tree."""
-    if not (folder_of(run, step) / name).is_dir():
-        raise ValueError(f"step {step}: has no {name}")
-    with plain(folder_of(run, step)) as folder, _reader(()) as checkpointer:
-        found = _shapes_in(folder / name, checkpointer)
-    if found is None:
-        raise ValueError(f"step {step}: {name}: files that say what it holds are missing or damaged")
-    return found
-
-
-def _shapes_in(folder: Path, checkpointer: ocp.Checkpointer) -> Any:
-    """A tree as shapes and dtypes; None where Orbax cannot read what its arrays are."""
-    found = checkpointer.metadata(folder).item_metadata
-    return found and jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
-        found.tree,
-        is_leaf=lambda node: hasattr(node, "shape"),
-    )
-
-
-def refuse_nonfinite(step: int, name: str, tree: Any) -> None:
-    """Raises ValueError naming the first leaf of a tree that holds NaN or infinity, and how many of them."""
-    for path, count in jax.tree.leaves_with_path(_nonfinite(tree)):
-        if count:
-            raise ValueError(
-                f"step {step}: {name}/{_label(path)} has {count} values that are NaN or infinite; use an earlier step"
-            )
 
 
 class CheckpointWriter:
@@ -334,8 +252,8 @@ def _probe(tree: Any) -> _Probe:
     path, smallest = min(in_files or leaves, key=lambda found: found[1].nbytes)
     shard = smallest.addressable_shards[0]
     return _Probe(
-        shapes=_shapes(tree), nbytes=sum(leaf.nbytes for _, leaf in in_files),
-        label=_label(path), index=shard.index, values=np.array(jax.device_get(shard.data)),
+        shapes=leaf_shapes(tree), nbytes=sum(leaf.nbytes for _, leaf in in_files),
+        label=leaf_name(path), index=shard.index, values=np.array(jax.device_get(shard.data)),
     )  # fmt: skip
 
 
@@ -349,14 +267,14 @@ def _otherwise(folder: Path, sizes: Mapping[str, int], probe: _Probe) -> str | N
             return f"/{file} is missing"
     if (found := sum(sizes.values())) < probe.nbytes:  # nothing is compressed
         return f" has {found} bytes of files for {probe.nbytes} bytes of arrays"
-    with _reader(()) as checkpointer:
-        tree = _shapes_in(folder, checkpointer)
+    with reader(()) as checkpointer:
+        tree = shapes_in(folder, checkpointer)
         if tree is None:
             return " cannot be read"
-        if (found := _shapes(tree)) != probe.shapes:
+        if (found := leaf_shapes(tree)) != probe.shapes:
             return f" has the arrays {found} instead of {probe.shapes}"
         one = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: leaf if _label(path) == probe.label else ocp.PLACEHOLDER, tree
+            lambda path, leaf: leaf if leaf_name(path) == probe.label else ocp.PLACEHOLDER, tree
         )
         how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), one)
         arguments = ocp.args.PyTreeRestore(item=one, restore_args=how)  # pyright: ignore[reportCallIssue]
@@ -378,19 +296,6 @@ def _tell(stage: str, step: int) -> None:
 
 def _part(unfinished: Path, process: int) -> Path:
     return unfinished / f"{MANIFEST}.{process}"
-
-
-def _label(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    return {_label(path): tuple(leaf.shape) for path, leaf in jax.tree.leaves_with_path(tree)}
-
-
-@jax.jit
-def _nonfinite(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: (~jnp.isfinite(leaf)).sum(), tree)
 
 
 @jax.jit

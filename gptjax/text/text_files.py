@@ -5,11 +5,12 @@ a ValueError that names the file, the line and what to do.
 """
 
 import codecs
-import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from gptjax.files.plain_json import loads
 
 SUFFIXES = (".txt", ".jsonl")
 HEAD = 4096  # bytes in which NULs are counted
@@ -45,18 +46,9 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _object(line: str, where: str) -> dict[str, Any]:
     try:
-        found = json.loads(line, parse_constant=_no_number)
-        if "\\ud" in line.lower():
-            json.dumps(found, ensure_ascii=False).encode()
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON: {error.msg} at character {error.pos + 1}") from None
-    except UnicodeEncodeError:
-        raise ValueError(f"{where}: half of a surrogate pair, \\ud...; write both or neither") from None
-    except RecursionError:
-        raise ValueError(f"{where}: not JSON that can be read: it is nested too deeply") from None
+        found = loads(line, parse_constant=_no_number)
     except ValueError as error:
-        why = "a whole number has too many digits; write it as text" if "digits" in str(error) else error
-        raise ValueError(f"{where}: not JSON that can be read: {why}") from None
+        raise ValueError(f"{where}: {error}") from None
     if not isinstance(found, dict):
         raise ValueError(f'{where}: a {type(found).__name__}; a line is an object such as {{"text": "..."}}')
     return found

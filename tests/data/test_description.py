@@ -37,7 +37,7 @@ def test_what_is_wrong_is_said_with_the_name_of_the_file(tmp_path, change, said)
 
 
 def test_a_file_that_is_no_json_or_missing_is_named(tmp_path):
-    for content, said in ((None, "is missing"), ("{", "is no JSON"), ("[]", "is no JSON object")):
+    for content, said in ((None, "is missing"), ("{", "not JSON: "), ("[]", "is no JSON object")):
         if content is not None:
             (tmp_path / "prepared.json").write_text(content)
         with pytest.raises(ValueError, match=rf"{tmp_path}/prepared\.json: {said}"):

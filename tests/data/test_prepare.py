@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from data import prepare
-from data.preparation import holdout, marks, sources, workitems
+from data.preparation import holdout, learning, marks, sources, workitems
 from data.preparation.holdout import DROPPED, TRAIN, VALIDATION
 from data.preparation.prepared_folder import stored_text
 from data.spec import DataSpec
@@ -347,11 +347,13 @@ def test_the_tokenizer_never_sees_held_out_text(tmp_path):
 
 def test_the_tokenizer_learns_from_sources_by_rate(tmp_path, monkeypatch):
     """A source short for its rate comes several times; another rate, another share; the whole is bounded."""
-    monkeypatch.setattr(prepare, "SAMPLE", 200_000)
+    monkeypatch.setattr(learning, "SAMPLE", 200_000)
     large = f"files:{write_jsonl(tmp_path / 'a.jsonl', some_documents(500))}"
     small = f"files:{write_jsonl(tmp_path / 'b.jsonl', some_documents(20, seed=7))}"
     seen = []
-    monkeypatch.setattr(prepare, "train_bpe", lambda texts, size: train_bpe(seen.append(list(texts)) or seen[-1], size))
+    monkeypatch.setattr(
+        learning, "train_bpe", lambda texts, size: train_bpe(seen.append(list(texts)) or seen[-1], size)
+    )
     shares = []
     for rate in (1, 3):
         prepare.prepare(spec_of(tmp_path, large, f"{small}={rate}", validation="tail 0.1"))
@@ -486,8 +488,10 @@ def test_a_tensorflow_dataset_that_is_rebuilt_is_prepared_again(tmp_path, monkey
 def test_the_tokenizer_learns_from_so_many_bytes_whatever_the_script(tmp_path, monkeypatch, letters, size):
     """A character may have three; none is cut in two."""
     seen = []
-    monkeypatch.setattr(prepare, "SAMPLE", 1000)
-    monkeypatch.setattr(prepare, "train_bpe", lambda texts, size: train_bpe(seen.append(list(texts)) or seen[-1], size))
+    monkeypatch.setattr(learning, "SAMPLE", 1000)
+    monkeypatch.setattr(
+        learning, "train_bpe", lambda texts, size: train_bpe(seen.append(list(texts)) or seen[-1], size)
+    )
     text = "".join(random.Random(1).choices(letters, k=9000))
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     prepare.prepare(spec_of(tmp_path, f"files:{tmp_path / 'a.txt'}", validation="tail 0.1"))

@@ -16,7 +16,7 @@ from gptjax.batch import ClassHead
 from gptjax.config import ModelConfig
 from gptjax.evaluation.evaluate import answer, classify, classify_by_head, continued, multiple_choice
 from gptjax.inference.language_model import LanguageModel
-from gptjax.inference.scoring import LENGTHS
+from gptjax.inference.padding import LENGTHS
 from gptjax.nn.class_heads import class_logits
 from gptjax.nn.model import Transformer, init_params
 from tests.tiny_run import LLAMA, bpe, characters, random_model, reciter

@@ -111,13 +111,13 @@ FOLDERS = {
         put(WEIGHTS, lambda _: header(b"{" + b" " * LARGEST + b"}")),
         "at most 16777216 are read",
     ),
-    "header no JSON": (put(WEIGHTS, header(b"{'a': 1}")), "model.safetensors: is no JSON"),
+    "header no JSON": (put(WEIGHTS, header(b"{'a': 1}")), "model.safetensors: not JSON: "),
     "header no UTF-8": (put(WEIGHTS, header(b'{"\xff": 1}')), "is no JSON: 'utf-8' codec"),
     "header a list": (put(WEIGHTS, header([1, 2, 3])), "is no JSON object but a list"),
-    "header nested": (put(WEIGHTS, header(b'{"a":' * 200_000)), "is JSON nested too deeply"),
+    "header nested": (put(WEIGHTS, header(b'{"a":' * 200_000)), "it is nested too deeply"),
     "number of a million digits": (
         put(WEIGHTS, header(b'{"a":' + b"9" * 10**6 + b"}")),
-        "model.safetensors: Exceeds the limit",
+        "model.safetensors: .* a whole number has too many digits",
     ),
     "name twice": (put(WEIGHTS, header(b'{"a": 1, "b": 2, "a": 3}')), "holds 'a' twice"),
     "entry a number": (put(WEIGHTS, header({"a": 1})), "'a': its entry is not dtype, shape and data_offsets"),
@@ -203,7 +203,7 @@ FOLDERS = {
     "NaN": (spoilt(UP, np.nan), f"tensor '{UP}' holds 1 values that are NaN or infinite"),
     "infinity": (spoilt(HEAD, -np.inf), f"tensor '{HEAD}' holds 1 values that are NaN or infinite"),
     # the config
-    "config no JSON": (put("config.json", b"{"), r"config.json: is no JSON"),
+    "config no JSON": (put("config.json", b"{"), r"config.json: not JSON: "),
     "class unknown": (
         config(architectures=["MixtralForCausalLM"]),
         r"architectures is \['MixtralForCausalLM'\]; this can be",
@@ -305,7 +305,7 @@ FOLDERS = {
     ),
     "half a surrogate pair": (
         put("tokenizer_config.json", b'{"chat_template": "\\ud800"}'),
-        "tokenizer_config.json: holds half of a surrogate pair",
+        "tokenizer_config.json: half of a surrogate pair",
     ),
     "no end at all": (put("generation_config.json", {"eos_token_id": []}), r"eos_token_id is '\[\]'; must be"),
     "templates without a default": (

@@ -71,14 +71,14 @@ def test_two_preparations_without_locks_do_not_meet(tmp_path, answering, monkeyp
     """A second one, begun and ended in the middle of a first, leaves its files alone; both end with the same folder."""
     answering(errno.ENOLCK)
     spec = spec_of(tmp_path, f"files:{write_jsonl(tmp_path / 'a.jsonl', some_documents(200))}")
-    folders, assemble = [], prepare._assemble
+    folders, assemble = [], prepare.assemble
 
     def meanwhile(*arguments):
-        monkeypatch.setattr(prepare, "_assemble", assemble)
+        monkeypatch.setattr(prepare, "assemble", assemble)
         folders.append(prepare.prepare(spec))
         return assemble(*arguments)
 
-    monkeypatch.setattr(prepare, "_assemble", meanwhile)
+    monkeypatch.setattr(prepare, "assemble", meanwhile)
     folders.append(prepare.prepare(spec))
     assert folders[0] == folders[1]
     assert sorted(path.name for path in (tmp_path / "prepared").iterdir()) == [".lock", folders[0].name]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gptjax.files.plain_json import dumps
+from gptjax.files.plain_json import dumps, loads
 
 ROOT = Path(__file__).parents[3]
 # Values of these never hold a float, or go to no file that others read.
@@ -40,3 +40,22 @@ def test_whoever_writes_json_uses_it_or_refuses_what_is_no_number(folder):
             if isinstance(call, ast.Call) and ast.unparse(call.func) in ("json.dumps", "json.dump"):
                 strictly = any(word.arg == "allow_nan" and ast.unparse(word.value) == "False" for word in call.keywords)
                 assert strictly or str(path.relative_to(ROOT)) in OTHERS, f"{path}, line {call.lineno}"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"a": ', r"^not JSON: Expecting value at character 7$"),
+        ('{"a":\n [1, }', r"^not JSON: .* at line 2, character 6$"),
+        ("[" * 100_000, "nested too deeply"),
+        ("1" * 5_000, "too many digits; write it as text"),
+        (r'["\uD83D!"]', "half of a surrogate pair"),
+    ],
+)
+def test_what_cannot_be_read_is_a_value_error_of_one_line(text, said):
+    with pytest.raises(ValueError, match=said):
+        loads(text)
+
+
+def test_whole_surrogate_pairs_and_options_are_read():
+    assert loads(r'["\ud83d\ude00", NaN]', parse_constant=str) == ["\U0001f600", "NaN"]

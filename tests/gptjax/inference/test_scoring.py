@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from gptjax.inference.language_model import LanguageModel
+from gptjax.inference.padding import LENGTHS
 from gptjax.inference.scoring import (
     ASKED_AT_ONCE,
-    LENGTHS,
     Read,
     Row,
     batches_of,
