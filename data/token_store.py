@@ -1,4 +1,7 @@
-"""Tokens of a prepared source as they lie on the disk, and the arithmetic that stands for chance."""
+"""Tokens of a prepared source as they lie on the disk, stretches of them, and the arithmetic that stands for chance.
+
+Axes: D documents  F label fields  X anything.
+"""
 
 from pathlib import Path
 
@@ -25,6 +28,12 @@ class TokenStore:
 def _mapped(path: Path, dtype: str) -> np.ndarray:
     """A file's numbers, read as they are needed; an empty file cannot be mapped."""
     return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
+
+
+def runs(begin_X: np.ndarray, length_X: np.ndarray) -> np.ndarray:
+    """begin, begin + 1, ... of each length, one run after another."""
+    stop_X = np.cumsum(length_X)
+    return np.repeat(begin_X - stop_X + length_X, length_X) + np.arange(stop_X[-1] if len(stop_X) else 0)
 
 
 def scramble(values: np.ndarray, *key: int) -> np.ndarray:

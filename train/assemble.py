@@ -1,7 +1,8 @@
 """From a recipe to its text, mesh, model and steps: what training, benchmark and compiling for other chips share."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,15 +16,16 @@ from gptjax.batch import Batch, ClassHead
 from gptjax.config import ModelConfig
 from gptjax.nn.kernels import Kernel, kernel_for
 from gptjax.nn.model import Transformer
-from gptjax.sharding import batch_sharding, check_divides, held_rows, make_mesh, one_a_device
+from gptjax.sharding import check_divides, make_mesh, one_a_device
 from gptjax.text.tokenizer import Tokenizer
-from train.losses.terms import Scores
-from train.objectives import Curriculum, curriculum
+from train.losses.loss import Sums
+from train.objectives import LossSpec, loss_spec
 from train.recipe import Recipe
 from train.step import State, abstract_state, make_train_step, make_validation_step
 
 if TYPE_CHECKING:  # imported where it is used: to compile for another chip needs no TensorFlow
     from data.rows.rows import Rows
+    from train.loader import Loader
 
 
 class Text(NamedTuple):
@@ -32,7 +34,11 @@ class Text(NamedTuple):
     prepared: Path  # folder of data.prepare
     tokenizer: Tokenizer
     rows: "Rows"
-    curriculum: Curriculum  # what the objectives make of it
+    loss_spec: LossSpec  # what the objectives make of it
+
+    @property
+    def curriculum(self) -> LossSpec:  # the name of before; to be deleted with the repo-wide rename
+        return self.loss_spec
 
 
 def open_text(recipe: Recipe, of_run: Begun | None = None) -> Text:
@@ -42,7 +48,8 @@ def open_text(recipe: Recipe, of_run: Begun | None = None) -> Text:
     """
     prepared = prepare(recipe.data, of_run=of_run)
     rows = rows_of(recipe, prepared)
-    return Text(prepared, rows.corpus.tokenizer, rows, curriculum(rows, recipe.batch.rows, recipe.objectives.combine))
+    spec = loss_spec(rows, recipe.batch.rows, recipe.objectives.combine)
+    return Text(prepared, rows.corpus.tokenizer, rows, spec)
 
 
 def rows_of(recipe: Recipe, prepared: Path) -> "Rows":
@@ -58,43 +65,34 @@ class Assembly:
     """A run before its first number: nothing is compiled or computed yet."""
 
     recipe: Recipe
-    curriculum: Curriculum
+    loss_spec: LossSpec
     model: Transformer
     mesh: Mesh
     config: ModelConfig
     abstract: State  # shapes, dtypes and places of the state
     fresh: Callable[[], State]  # makes the state of step 0
     train_step: Callable[[State, Batch, jax.Array], tuple[State, dict[str, jax.Array]]]
-    validation_step: Callable[..., tuple[Scores, jax.Array, jax.Array]]
+    validation_step: Callable[..., tuple[dict[str, Sums], jax.Array, jax.Array]]
 
     @property
     def tokens_per_step(self) -> int:
         return self.recipe.batch.rows * self.config.T
 
-    def own_rows(self) -> Any:
-        """Numbers of the rows of a micro-batch that this host's devices hold."""
-        return held_rows(self.mesh, self.recipe.batch.micro_rows, self.mesh.local_devices)
+    @functools.cached_property
+    def loader(self) -> "Loader":
+        """What brings batches onto the devices."""
+        from train.loader import Loader
+
+        return Loader(self.mesh, self.recipe.batch.micro_batches, self.recipe.batch.micro_rows)
 
     def asks(self, stop: bool) -> jax.Array:
         """What this host tells the others with a step: whether it wants to stop after it."""
         own = np.full(len(self.mesh.local_devices), stop, np.int32)
         return jax.make_array_from_process_local_data(one_a_device(self.mesh), own)
 
-    def batches(self, rows: "Rows", first_row: int, steps: int) -> Iterator[Batch]:
-        """This host's part of the batches [A, B, T] of `steps` steps from `first_row` on, in its own memory."""
-        from data.rows.pipeline import training_batches
-
-        batch = self.recipe.batch
-        return training_batches(
-            rows, first_row=first_row, steps=steps,
-            micro_batches=batch.micro_batches, B=batch.micro_rows, keep=self.own_rows(),
-        )  # fmt: skip
-
-    def placed(self, batches: Iterator[Batch], leading: int) -> Iterator[Batch]:
-        """Every host's rows as one array over the mesh; `leading` axes come before the row axis."""
-        place = batch_sharding(self.mesh, leading)
-        for batch in batches:
-            yield Batch(*(jax.make_array_from_process_local_data(place, array) for array in batch))
+    @property
+    def curriculum(self) -> LossSpec:  # the name of before; to be deleted with the repo-wide rename
+        return self.loss_spec
 
 
 def mesh_of(recipe: Recipe, devices: Sequence[Any] | None = None) -> Mesh:
@@ -122,17 +120,17 @@ def kernel_of(recipe: Recipe, config: ModelConfig, mesh: Mesh) -> Kernel:
     return kernel_for(device, compute.dtype, config.T, config.H, config.attention_cap, compute.kernel)
 
 
-def assemble(recipe: Recipe, vocabulary: int, curriculum: Curriculum, mesh: Mesh) -> Assembly:
+def assemble(recipe: Recipe, vocabulary: int, loss_spec: LossSpec, mesh: Mesh) -> Assembly:
     """Builds all of a run but its text. Call it, and the steps, under jax.set_mesh(mesh)."""
-    config = config_of(recipe, vocabulary, mesh, curriculum.heads)
+    config = config_of(recipe, vocabulary, mesh, loss_spec.heads)
     unroll = config.L if recipe.compute.unroll else 1
     compute = recipe.compute
     model = Transformer(config, jnp.dtype(compute.dtype), compute.remat, unroll, kernel_of(recipe, config, mesh))
     spec, steps, B = recipe.optimizer, recipe.steps, recipe.batch.micro_rows
     # unrolled, the first state would take seconds longer to compile, and be the same
-    abstract, fresh = abstract_state(model.clone(unroll=1), spec, curriculum, steps, mesh, recipe.seed)
+    abstract, fresh = abstract_state(model.clone(unroll=1), spec, loss_spec, steps, mesh, recipe.seed)
     return Assembly(
-        recipe=recipe, curriculum=curriculum, model=model, mesh=mesh, config=config, abstract=abstract, fresh=fresh,
-        train_step=make_train_step(model, spec, curriculum, steps, abstract, mesh, B, recipe.seed),
-        validation_step=make_validation_step(model, curriculum, abstract, mesh, B),
+        recipe=recipe, loss_spec=loss_spec, model=model, mesh=mesh, config=config, abstract=abstract, fresh=fresh,
+        train_step=make_train_step(model, spec, loss_spec, steps, abstract, mesh, B, recipe.seed),
+        validation_step=make_validation_step(model, loss_spec, abstract, mesh, B),
     )  # fmt: skip

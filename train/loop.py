@@ -176,7 +176,7 @@ class Trainer:
 
     def _batches(self, count: int) -> Iterator[Any]:
         """The batches of the next steps, on the devices."""
-        batches = self.parts.placed(self.parts.batches(self.text.rows, self.rows, count), leading=1)
+        batches = self.parts.loader.training(self.text.rows, self.rows, count)
         for number in range(count):
             with self.dog.phase("next batch"):
                 batch = next(batches)
@@ -354,7 +354,7 @@ class Trainer:
             for source, score in found.sources.items():
                 self.records.write(name, step, source=source, **score._asdict())
             for term, score in found.terms.items():
-                self.records.write(f"{kind}_task{name[len(kind) :]}", step, task=term, **score._asdict())
+                self.records.write(f"{kind}_task{name[len(kind) :]}", step, task=term, **score.record())
         self.health.measured[kind] = step
         if kind == "validation":
             _, found = measured[-1]
@@ -363,12 +363,9 @@ class Trainer:
             bits = ", ".join(f"{source} {score.bits_per_byte:.3f}" for source, score in found.sources.items())
             if bits:
                 self._say(f"step {step}: bits per byte of a sample of held-out text: {bits}")
-            right = ", ".join(
-                f"{term} {score.accuracy:.0%} (a guesser {score.guess_accuracy:.0%})"
-                for term, score in found.terms.items()
-            )
-            if right:
-                self._say(f"step {step}: right on a sample of held-out text: {right}")
+            learnt = ", ".join(f"{term} {score}" for term, score in found.terms.items())
+            if learnt:
+                self._say(f"step {step}: right on a sample of held-out text: {learnt}")
 
     def _placed(self, cooldown: int) -> jax.Array:
         return jax.device_put(np.int32(cooldown), self.parts.abstract.cooldown.sharding)

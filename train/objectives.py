@@ -1,6 +1,6 @@
 """The table of objectives: what a run is trained on, and how much. One line a task. Imports neither JAX nor TensorFlow.
 
-Axes: F phases of a run  K terms of the loss.
+Axes: F phases of a run  S sources  O tasks (objectives)  X targets of tokens, then those of each head.
 """
 
 import dataclasses
@@ -72,22 +72,22 @@ class Objectives:
     @property
     def only_causal(self) -> bool:
         """Whether next-word prediction is all there is."""
-        return [name for name, task in self.tasks.items() if task.ever] == ["causal_lm"]
+        return [task.models_text for task in self.tasks.values() if task.ever] == [True]
 
     def for_epochs(self, epochs: float) -> "Objectives":
-        """The same for a run that reads its text so many times."""
-        causal, masked = self.causal_lm, self.masked_lm
+        """The same for a run that reads its text so many times: it moves rows of next words to masked ones."""
+        tasks = self.tasks
+        (text, causal), *_ = ((name, task) for name, task in tasks.items() if task.models_text)
+        (masks, masked), *_ = ((name, task) for name, task in tasks.items() if task.masks)
         if not self.by_repetition or not causal.rows or not masked.rows or causal.later or masked.later:
             return self
         rows = causal_rows(causal.rows, masked.rows, epochs)
         if rows == causal.rows:
             return self
         (causal_weight,), (masked_weight,) = causal.weights, masked.weights  # as the rows that were written
-        return dataclasses.replace(
-            self,
-            causal_lm=dataclasses.replace(causal, rows=rows, weight=causal_weight),
-            masked_lm=dataclasses.replace(masked, rows=masked.rows + causal.rows - rows, weight=masked_weight),
-        )
+        moved = dataclasses.replace(masked, rows=masked.rows + causal.rows - rows, weight=masked_weight)
+        changes = {text: dataclasses.replace(causal, rows=rows, weight=causal_weight), masks: moved}
+        return dataclasses.replace(self, **changes)
 
 
 def causal_rows(causal: float, masked: float, epochs: float) -> float:
@@ -108,13 +108,13 @@ class Term(NamedTuple):
     name: str  # of the task, or task/head where it is not the only one
     task: int  # the task's id in a batch
     head: int | None  # number of the output head; None = the one of the tokens
-    sequences: bool  # whether its targets are sequence-level
+    loss: str  # kind of loss, by its name in train/losses/table.py
     shares: tuple[float, ...]  # of the run, rising; between them the weight changes evenly
     weights: tuple[float, ...]  # lambda there
     expected: tuple[float, ...] | None  # targets in a step, in every phase; None = divide by those that are there
 
 
-class Curriculum(NamedTuple):
+class LossSpec(NamedTuple):
     """What a step must know of objectives and text."""
 
     terms: tuple[Term, ...]
@@ -124,26 +124,33 @@ class Curriculum(NamedTuple):
     targets: int  # places for sequence-level targets in a row
 
 
-def causal_only() -> Curriculum:
+def causal_only() -> LossSpec:
     """Next-word prediction alone, which can be compiled without a text."""
-    term = Term("causal_lm", 1, head=None, sequences=False, shares=(0.0,), weights=(1.0,), expected=None)
-    return Curriculum(terms=(term,), heads=(), phases=(0.0,), combine="static", targets=0)
+    term = Term("causal_lm", 1, head=None, loss=CausalLM.loss, shares=(0.0,), weights=(1.0,), expected=None)
+    return LossSpec(terms=(term,), heads=(), phases=(0.0,), combine="static", targets=0)
 
 
-def curriculum(rows: "Rows", rows_a_step: int, combine: CombinerName) -> Curriculum:
-    """The terms of the loss, of tasks that are settled by `for_epochs`."""
+def loss_spec(rows: "Rows", rows_a_step: int, combine: CombinerName) -> LossSpec:
+    """The terms of the loss, of tasks that are settled by `for_epochs`.
+
+    Raises ValueError for a task with heads that does not say how they learn.
+    """
     builder, found = rows.builder, rows.targets_found
     rates_S = np.array([rows.rates[source] for source in rows.sources]) / sum(rows.rates.values())
     terms = []
-    for k, (name, task) in enumerate(builder.tasks.items()):
+    for o, (name, task) in enumerate(builder.tasks.items()):
         if not rows.reads.get(name):
             continue
         heads = builder.heads_of[name]
-        rows_FS = rows_a_step * rates_S * rows.timetable.shares_FSK[:, :, k]
-        expected_FX = rows_FS @ found[name]  # X: tokens, then heads
+        rows_FS = rows_a_step * rates_S * rows.timetable.shares_FSO[:, :, o]
+        expected_FX = rows_FS @ found[name]
         labels = list(builder.heads)
-        sequences = not expected_FX[:, 0].any()  # else its heads, if any, predict tokens
-        if sequences:
+        if heads and task.token_head is None:  # a term for each of its heads, over segments
+            if task.loss == Task.loss:
+                raise ValueError(
+                    f"objectives.{name}: {type(task).__name__} has output heads for segments, and no loss for them; "
+                    'give it one, as in loss: ClassVar[str] = "classes"'
+                )
             of_term = [(f"{name}/{labels[head]}", head, expected_FX[:, 1 + n]) for n, head in enumerate(heads)]
         else:
             of_term = [(name, None if task.token_head is None else labels.index(task.token_head), expected_FX[:, 0])]
@@ -151,10 +158,14 @@ def curriculum(rows: "Rows", rows_a_step: int, combine: CombinerName) -> Curricu
             terms.append(
                 Term(
                     name=name if len(of_term) == 1 else called,
-                    task=builder.id_of(name), head=head, sequences=sequences, shares=tuple(task.shares),
+                    task=builder.id_of(name), head=head, loss=task.loss, shares=tuple(task.shares),
                     weights=tuple(weight / len(of_term) for weight in task.weights),
                     expected=tuple(expected_F.tolist()) if task.rare else None,
                 )
             )  # fmt: skip
     phases = tuple(rows.timetable.starts.tolist())
-    return Curriculum(tuple(terms), tuple(builder.heads.values()), phases, combine, builder.C)
+    return LossSpec(tuple(terms), tuple(builder.heads.values()), phases, combine, builder.C)
+
+
+# The names of before, for those who still have them; to be deleted with the repo-wide rename
+Curriculum, curriculum = LossSpec, loss_spec

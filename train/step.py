@@ -1,6 +1,6 @@
 """One optimizer step, compiled once: pure functions of state and batch, with every array's place on the mesh stated."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,9 +13,9 @@ from gptjax.batch import Batch
 from gptjax.nn.likelihood import chunks_for
 from gptjax.nn.model import Transformer, init_params
 from gptjax.sharding import batch_sharding, local_rows, one_a_device, replicated, shardings
-from train.losses.combine import make_combiner, project
-from train.losses.terms import Scores, counts, divisors, factors, lambdas, term_nats, term_scores
-from train.objectives import Curriculum
+from train.losses.loss import Sums
+from train.losses.terms import Objective, StepLoss, term_sums
+from train.objectives import LossSpec, Term
 from train.optimizer import cooldown_start, learning_rate, make_optimizer, merge
 from train.recipe import OptimizerSpec
 from train.record.ledger import rows_hash
@@ -36,7 +36,7 @@ class State(NamedTuple):
 
 
 def abstract_state(
-    model: Transformer, spec: OptimizerSpec, curriculum: Curriculum, steps: int, mesh: Mesh, seed: int
+    model: Transformer, spec: OptimizerSpec, loss_spec: LossSpec, steps: int, mesh: Mesh, seed: int
 ) -> tuple[State, Callable[[], State]]:
     """(shapes, dtypes and shardings of the state; a function that makes it there, nothing ever unsharded)."""
 
@@ -44,7 +44,7 @@ def abstract_state(
         params = unbox(init_params(model, jax.random.key(seed)))
         ema = None if spec.ema is None else jax.tree.map(jnp.copy, params)
         moments = make_optimizer(spec, steps, params).init(params)
-        combiner = make_combiner(curriculum.combine).init(len(curriculum.terms))
+        combiner = Objective(loss_spec, model, chunks=1).start()
         named = (nn.LogicallyPartitioned(leaf, (None,) * jnp.ndim(leaf)) for leaf in jax.tree.leaves(combiner))
         combiner = unbox(jax.tree.unflatten(jax.tree.structure(combiner), named))
         return State(jnp.int32(0), jnp.int32(cooldown_start(spec, steps)), params, ema, moments, combiner)
@@ -61,7 +61,7 @@ def abstract_state(
 def make_train_step(
     model: Transformer,
     spec: OptimizerSpec,
-    curriculum: Curriculum,
+    loss_spec: LossSpec,
     steps: int,
     abstract: State,
     mesh: Mesh,
@@ -73,71 +73,36 @@ def make_train_step(
     A step whose loss or gradient is not a number changes nothing but the count of steps.
     `asks`: i32, one a device, above 0 where its host wants to stop: metrics["asked"] is the highest, on every host.
 
-    Metrics, float32: `loss` (sum over terms of coefficient times mean nats), of each term `loss/<term>` in nats a
+    Metrics, float32: `loss` (sum over terms of coefficient times mean loss), of each term `loss/<term>`, a
     target, `weight/<term>` (targets) and `coefficient/<term>`, `gradient_norm` before clipping, `learning_rate`;
     `skipped`, bool; `rows_hash`, u32 [2].
     """
-    terms, combiner = curriculum.terms, make_combiner(curriculum.combine)
-    chunks = chunks_for(local_rows(mesh, B), model.config.T, model.config.V)
+    objective = Objective(loss_spec, model, chunks_for(local_rows(mesh, B), model.config.T, model.config.V))
     optimizer = make_optimizer(spec, steps, abstract.params)
     rate = learning_rate(spec, steps)
-    one_by_one = curriculum.combine == "pcgrad"
 
     def step(state: State, batch_ABT: Batch, asks: jax.Array) -> tuple[State, dict[str, jax.Array]]:
         progress = state.step / jnp.float32(steps)
         earlier = jnp.where(state.step >= state.cooldown, cooldown_start(spec, steps) - state.cooldown, 0)
-        lambda_K = lambdas(curriculum, progress + earlier / jnp.float32(steps))  # weights fall when the rate does
-        count_K = counts(batch_ABT, terms)
-        coefficient_K = combiner.weigh(state.combiner, lambda_K)
-        factor_K = factors(coefficient_K, divisors(curriculum, count_K, progress), count_K)
+        weighed_at = progress + earlier / jnp.float32(steps)  # weights fall when the rate does
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         trained = optimizer.trainable(state.params)
-
-        def losses_of(trained: Any, batch: Batch, dropout_key: Any) -> tuple[jax.Array, jax.Array]:
-            nats_K = term_nats(merge(trained, state.params), model, batch, terms, chunks, dropout_key)
-            return nats_K * factor_K, jax.lax.stop_gradient(nats_K)
-
-        def gradient_of(a, batch):
-            """The gradient of the loss; with `one_by_one`, those of its terms, along a first axis."""
-            dropout_key = jax.random.fold_in(key, a) if model.config.dropout else None
-            _, pull_back, nats_K = jax.vjp(
-                lambda trained: losses_of(trained, batch, dropout_key), trained, has_aux=True
-            )
-            if one_by_one:
-                return jax.lax.map(lambda one_K: pull_back(one_K)[0], jnp.eye(len(terms))), nats_K
-            return pull_back(jnp.ones(len(terms)))[0], nats_K
-
-        def accumulate(sums, numbered):
-            return jax.tree.map(jnp.add, sums, gradient_of(*numbered)), None
-
-        A = batch_ABT.shape[0]
-        numbered = (jnp.arange(A), batch_ABT)
-        first = jax.tree.map(lambda array: array[0], numbered)
-        if A == 1:  # without a second copy of the gradient
-            gradient, nats_K = gradient_of(*first)
-        else:
-            nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(gradient_of, *first))
-            (gradient, nats_K), _ = jax.lax.scan(accumulate, nothing, numbered)
-        if one_by_one:
-            gradient = project(gradient, jax.random.fold_in(key, A))
-        updates, moments, norm = optimizer.update(gradient, state.optimizer, state.params, state.step, state.cooldown)
+        found = objective.loss(
+            trained, lambda trained: merge(trained, state.params), batch_ABT, state.combiner, progress, weighed_at, key
+        )
+        updates, moments, norm = optimizer.update(
+            found.gradient, state.optimizer, state.params, state.step, state.cooldown
+        )
         params = merge(optax.apply_updates(trained, updates), state.params)
         ema = None if spec.ema is None else _averaged(state.ema, params, state.step, spec.ema)
-        loss = jnp.sum(nats_K * factor_K)
-        mean_K = nats_K / jnp.maximum(count_K, 1e-6)
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        changed = (params, ema, moments, combiner.update(state.combiner, mean_K, count_K > 0))
+        finite = jnp.isfinite(found.loss) & jnp.isfinite(norm)
+        changed = (params, ema, moments, found.combiner)
         kept = (state.params, state.ema, state.optimizer, state.combiner)
         metrics = {
-            "loss": loss, "gradient_norm": norm, "learning_rate": rate(state.step, state.cooldown),
+            "loss": found.loss, "gradient_norm": norm, "learning_rate": rate(state.step, state.cooldown),
             "skipped": ~finite, "rows_hash": rows_hash(batch_ABT, jnp), "asked": jnp.max(asks),
         }  # fmt: skip
-        for k, term in enumerate(terms):
-            metrics |= {
-                f"loss/{term.name}": mean_K[k],
-                f"weight/{term.name}": count_K[k],
-                f"coefficient/{term.name}": coefficient_K[k],
-            }
+        metrics |= _metrics_of_terms(loss_spec.terms, found)
         return State(state.step + 1, state.cooldown, *chosen(finite, changed, kept)), metrics
 
     placed = jax.tree.map(lambda leaf: leaf.sharding, abstract)
@@ -148,6 +113,17 @@ def make_train_step(
         donate_argnums=0,
         compiler_options=COMPILER_OPTIONS.get(mesh.devices.flat[0].platform),
     )
+
+
+def _metrics_of_terms(terms: Sequence[Term], found: StepLoss) -> dict[str, jax.Array]:
+    metrics = {}
+    for j, term in enumerate(terms):
+        metrics |= {
+            f"loss/{term.name}": found.mean_J[j],
+            f"weight/{term.name}": found.count_J[j],
+            f"coefficient/{term.name}": found.coefficient_J[j],
+        }
+    return metrics
 
 
 def chosen(first: jax.Array, one: Any, other: Any) -> Any:
@@ -162,17 +138,19 @@ def _averaged(ema: Any, params: Any, step: jax.Array, decay: float) -> Any:
 
 
 def make_validation_step(
-    model: Transformer, curriculum: Curriculum, abstract: State, mesh: Mesh, B: int
-) -> Callable[..., tuple[Scores, jax.Array, jax.Array]]:
-    """(params, batch [B, T], bytes of each id [V], asks) -> (scores, bytes of the token targets, asked).
+    model: Transformer, loss_spec: LossSpec, abstract: State, mesh: Mesh, B: int
+) -> Callable[..., tuple[dict[str, Sums], jax.Array, jax.Array]]:
+    """(params, batch [B, T], bytes of each id [V], asks) -> (sums of each term, bytes of the token targets, asked).
 
     Dropout is off; `asks` as in `make_train_step`.
     """
     chunks = chunks_for(local_rows(mesh, B), model.config.T, model.config.V)
 
-    def step(params: Any, batch: Batch, bytes_V: jax.Array, asks: jax.Array) -> tuple[Scores, jax.Array, jax.Array]:
+    def step(
+        params: Any, batch: Batch, bytes_V: jax.Array, asks: jax.Array
+    ) -> tuple[dict[str, Sums], jax.Array, jax.Array]:
         target_bytes = jnp.sum(jnp.where(batch.weights_BT > 0, bytes_V[batch.targets_BT], 0))
-        return term_scores(params, model, batch, curriculum.terms, chunks), target_bytes, jnp.max(asks)
+        return term_sums(params, model, batch, loss_spec.terms, chunks), target_bytes, jnp.max(asks)
 
     placed = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
     places = (placed, batch_sharding(mesh), replicated(mesh), one_a_device(mesh))

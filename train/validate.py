@@ -1,19 +1,19 @@
-"""What the model makes of held-out text: next words source by source, every other task beside a cheap guesser."""
+"""What the model makes of held-out text: next words source by source, every other task beside a cheap baseline."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from data.rows.pipeline import validation_batches
 from data.rows.rows import Builder, HeldOutRows, open_corpus
 from train.assemble import Assembly, Text
-from train.losses.terms import Scores, labels, target_weights
+from train.losses.loss import Measure, Sums, joined
+from train.losses.table import loss_named
 from train.objectives import Term
 
-AT_ONCE = 256  # rows that are looked at for guesses
-COMMONEST = "always says what is commonest"
+AT_ONCE = 256  # rows that are looked at for baselines
 
 
 class Score(NamedTuple):
@@ -26,23 +26,36 @@ class Score(NamedTuple):
     bytes: int
 
 
-class TermScore(NamedTuple):
-    """How well one term of the loss was learnt."""
+@dataclasses.dataclass(frozen=True)
+class TermScore:
+    """How well one term of the loss was learnt, beside a cheap baseline on the same targets."""
 
-    loss: float  # nats a target
-    accuracy: float  # share of targets that the model finds the likeliest
+    loss: float  # a target
+    score: float  # the measure of its kind of loss
     targets: int
-    guess: str  # what a cheap guesser does
-    guess_accuracy: float  # how often it is right on the same targets
-    by_source: dict[str, tuple[float, int]]  # accuracy, targets
-    confusion: list[list[int]] | None  # of classes: targets by class and answer; None for tokens
-    classes: tuple[str, ...] | None  # of the confusion
+    baseline: str  # what it does
+    baseline_score: float
+    by_source: dict[str, tuple[float, int]]  # score, targets
+    measure: Measure
+    details: dict[str, Any]  # what else a record keeps
+
+    def record(self) -> dict[str, Any]:
+        """The same for metrics.jsonl, the score under its measure's name."""
+        key = self.measure.key
+        return {
+            "loss": self.loss, key: self.score, "targets": self.targets,
+            "guess": self.baseline, f"guess_{key}": self.baseline_score, "by_source": self.by_source, **self.details,
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        score, baseline = (format(value, self.measure.form) for value in (self.score, self.baseline_score))
+        return f"{score} (baseline {baseline})"
 
 
 class Findings(NamedTuple):
     """One measurement."""
 
-    sources: dict[str, Score]  # of next-word prediction; empty where it is not trained
+    sources: dict[str, Score]  # of the task that models the text; empty where none is trained
     terms: dict[str, TermScore]  # of the other tasks
 
 
@@ -53,10 +66,10 @@ class HeldOut:
         self._parts, self._T = parts, text.rows.T
         self._corpus = open_corpus(text.prepared, "validation")
         self._builder = Builder(self._corpus, text.rows.builder.tasks, self._T)
-        self._reads = text.rows.reads
+        self._reads, self._trained = text.rows.reads, text.rows.trained
         self._bytes_V = np.zeros(parts.config.V, np.float32)
         self._bytes_V[: text.tokenizer.size] = text.tokenizer.byte_lengths()
-        self._guesses: dict[tuple[str, int], dict[str, tuple[str, float]]] = {}
+        self._baselines: dict[tuple[str, int], dict[str, tuple[str, float]]] = {}
 
     def findings(
         self, params: Any, most_rows: int, task_rows: int, asks: Callable[[], jax.Array], progress: Callable[[], None]
@@ -67,94 +80,87 @@ class HeldOut:
         """
         sources: dict[str, Score] = {}
         terms: dict[str, TermScore] = {}
-        for name in filter(self._reads.get, self._builder.heads_of):
+        for name, task in self._trained.items():
             by_source = {}
-            for source, rows in self._rows(name, most_rows if name == "causal_lm" else task_rows):
+            for source, rows in self._rows(name, most_rows if task.models_text else task_rows):
                 sums = self._sums(params, rows, asks, progress)
                 if sums is None:
                     return None
                 by_source[source] = sums
-            if name == "causal_lm":
-                place = next(k for k, term in enumerate(self._parts.curriculum.terms) if term.name == name)
-                sources = {source: _score(scores, size, place) for source, (scores, size) in by_source.items()}
+            if task.models_text:
+                sources |= {source: _score(found[name], size) for source, (found, size) in by_source.items()}
             else:
-                terms |= self._term_scores(
-                    name, {source: scores for source, (scores, _) in by_source.items()}, task_rows
-                )
+                of_terms = {source: found for source, (found, _) in by_source.items()}
+                terms |= self._term_scores(name, of_terms, task_rows)
         return Findings(sources, terms)
 
     def _rows(self, name: str, most: int) -> Iterator[tuple[str, HeldOutRows]]:
-        """(source, its rows of a task); `most` is of each source for next-word prediction, of all for other tasks."""
+        """(source, its rows of a task); `most` is of each source where text is modelled, of all for other tasks."""
         readable = self._reads[name]
-        each = most if name == "causal_lm" else -(-most // len(readable))
+        each = most if self._trained[name].models_text else -(-most // len(readable))
         for source in readable:
             place = self._corpus.sources.index(source)
             yield source, HeldOutRows(self._corpus, place, self._builder, name, self._T, each)
 
     def _sums(
         self, params: Any, rows: HeldOutRows, asks: Callable[[], jax.Array], progress: Callable[[], None]
-    ) -> tuple[Scores, float] | None:
-        """(the scores of all batches added up, bytes of the token targets); None if asked to stop."""
+    ) -> tuple[dict[str, Sums], float] | None:
+        """(the sums of all batches, by term, bytes of the token targets); None if asked to stop."""
         parts, total = self._parts, None
-        batches = validation_batches(rows, parts.recipe.batch.micro_rows, self._T, parts.own_rows())
-        for batch in parts.placed(batches, leading=0):
-            scores, size, asked = jax.device_get(parts.validation_step(params, batch, self._bytes_V, asks()))
+        for batch in parts.loader.held_out(rows):
+            sums, size, asked = jax.device_get(parts.validation_step(params, batch, self._bytes_V, asks()))
             if asked:
                 return None
-            found = jax.tree.map(np.float64, (scores, size))
+            found = jax.tree.map(np.float64, (sums, size))
             total = found if total is None else jax.tree.map(np.add, total, found)
             progress()
         return total
 
-    def _term_scores(self, name: str, by_source: Mapping[str, Scores], task_rows: int) -> dict[str, TermScore]:
+    def _term_scores(
+        self, name: str, by_source: Mapping[str, Mapping[str, Sums]], task_rows: int
+    ) -> dict[str, TermScore]:
         """Scores of the terms of a task; a term without a target in the held-out rows is left out."""
-        guesses, found = self._guesses_of(name, task_rows), {}
-        for k, term in enumerate(self._parts.curriculum.terms):
-            if term.task != self._builder.id_of(name) or term.name not in guesses:
+        baselines, found = self._baselines_of(name, task_rows), {}
+        for term in self._terms_of(name):
+            if term.name not in baselines:
                 continue
-            total = jax.tree.map(lambda *parts: np.sum(parts, axis=0), *by_source.values())
-            nats, targets, right = total.nats_K[k], total.targets_K[k], total.right_K[k]
-            confusion = total.confusions.get(term.name)
+            loss, (baseline, baseline_score) = loss_named(term.loss), baselines[term.name]
+            of_source = {source: sums[term.name] for source, sums in by_source.items()}
+            total = jax.tree.map(lambda *parts: np.sum(parts, axis=0), *of_source.values())
             found[term.name] = TermScore(
-                loss=float(nats / targets), accuracy=float(right / targets), targets=round(float(targets)),
-                guess=guesses[term.name][0], guess_accuracy=guesses[term.name][1],
+                loss=float(total["loss"] / total["weight"]), score=loss.score(total),
+                targets=round(float(total["weight"])), baseline=baseline, baseline_score=baseline_score,
                 by_source={
-                    source: (float(scores.right_K[k] / scores.targets_K[k]), round(float(scores.targets_K[k])))
-                    for source, scores in by_source.items() if scores.targets_K[k]
+                    source: (loss.score(sums), round(float(sums["weight"])))
+                    for source, sums in of_source.items() if sums["weight"]
                 },
-                confusion=None if confusion is None else np.round(confusion).astype(int).tolist(),
-                classes=None if confusion is None else self._parts.config.class_heads[term.head or 0].classes,
+                measure=loss.measure, details=loss.details(term, total, self._parts.config),
             )  # fmt: skip
         return found
 
-    def _guesses_of(self, name: str, task_rows: int) -> dict[str, tuple[str, float]]:
-        """Term -> (what a cheap guesser does, its accuracy on the held-out rows of a task); made once."""
-        if (name, task_rows) not in self._guesses:
+    def _terms_of(self, name: str) -> list[Term]:
+        return [term for term in self._parts.loss_spec.terms if term.task == self._builder.id_of(name)]
+
+    def _baselines_of(self, name: str, task_rows: int) -> dict[str, tuple[str, float]]:
+        """Term -> (what a cheap baseline does, its score on the held-out rows of a task); made once."""
+        if (name, task_rows) not in self._baselines:
             batches = [
                 rows.batch(np.arange(first, min(first + AT_ONCE, rows.count)))
                 for _, rows in self._rows(name, task_rows)
                 for first in range(0, rows.count, AT_ONCE)
             ]
-            task, found = self._builder.tasks[name], {}
-            for term in self._parts.curriculum.terms:
-                if term.task != self._builder.id_of(name):
-                    continue
-                weights = np.concatenate([np.ravel(target_weights(batch, term)) for batch in batches])
-                label = np.concatenate([np.ravel(labels(batch, term)) for batch in batches])
-                guess, right = COMMONEST, label == np.bincount(label, weights).argmax()
-                guessed = [task.guess(batch, self._corpus) for batch in batches]
-                if not term.sequences and guessed[0] is not None:
-                    guess, right = guessed[0][0], np.concatenate([np.ravel(one[1]) for one in guessed if one])
-                if weights.sum():
-                    found[term.name] = guess, float((right * weights).sum() / weights.sum())
-            self._guesses[name, task_rows] = found
-        return self._guesses[name, task_rows]
+            found = self._baselines[name, task_rows] = {}
+            for term in self._terms_of(name):
+                loss = loss_named(term.loss)
+                if joined([loss.weights(batch, term) for batch in batches]).any():
+                    found[term.name] = loss.baseline(term, batches, self._trained[name], self._corpus)
+        return self._baselines[name, task_rows]
 
 
-def _score(scores: Scores, size: float, k: int) -> Score:
-    nats, targets = float(scores.nats_K[k]), float(scores.targets_K[k])
-    loss = nats / targets
-    return Score(loss, float(np.exp(loss)), nats / float(np.log(2)) / size, round(targets), round(size))
+def _score(sums: Mapping[str, Any], size: float) -> Score:
+    nll, targets = float(sums["loss"]), float(sums["weight"])
+    loss = nll / targets
+    return Score(loss, float(np.exp(loss)), nll / float(np.log(2)) / size, round(targets), round(size))
 
 
 def overall(found: Findings, rates: Mapping[str, int], terms: tuple[Term, ...]) -> float:

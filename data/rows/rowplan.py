@@ -1,4 +1,6 @@
-"""What row number r of a tokenised source holds: arithmetic on (data, seed, r), never the state of an iterator.
+"""Which source fills row r, and what row r of a source holds: arithmetic on (data, seed, r), without state.
+
+Sources take turns by counter, so that every stretch of a run has the promised proportions.
 
 Documents, ordered by the hash of their text, fall into blocks of at most 64k. A block joins its documents and cuts the
 result into rows of T tokens. Every epoch has the same number of rows, and its own order of blocks, documents and rows.
@@ -10,9 +12,38 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.rows.mixture import RATE_UNIT
 from data.token_store import TokenStore, scramble
 
 BLOCK_DOCUMENTS = 65_536
+
+
+@functools.cache
+def pattern(rates: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """(source, rank) of every slot of a cycle of 1024 rows: which source fills it, and how many of its slots precede.
+
+    Each slot goes to the source that lags furthest behind its rate, so that no prefix is off by more than a row or two.
+    Rates must sum to 1024.
+    """
+    if sum(rates) != RATE_UNIT:
+        raise ValueError(f"rates {rates} sum to {sum(rates)}, not {RATE_UNIT}")
+    wanted = np.array(rates) / RATE_UNIT
+    given = np.zeros(len(rates), np.int64)
+    source_slot, rank_slot = np.zeros(RATE_UNIT, np.int64), np.zeros(RATE_UNIT, np.int64)
+    for slot in range(RATE_UNIT):
+        lag = wanted * (slot + 1) - given
+        source = int(np.argmax(np.where(given < rates, lag, -np.inf)))
+        source_slot[slot], rank_slot[slot] = source, given[source]
+        given[source] += 1
+    return source_slot, rank_slot
+
+
+def assign(row_R: np.ndarray, rates: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """(source, row number within that source) of every row."""
+    source_slot, rank_slot = pattern(rates)
+    cycle_R, slot_R = np.divmod(np.asarray(row_R, np.int64), RATE_UNIT)
+    source_R = source_slot[slot_R]
+    return source_R, cycle_R * np.array(rates)[source_R] + rank_slot[slot_R]
 
 
 class Pieces(NamedTuple):

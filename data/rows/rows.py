@@ -1,6 +1,6 @@
 """Rows by number: which source and which task row r has, and the fixed-shape arrays that the task makes of its text.
 
-Axes: R rows  P pieces  N tokens  F phases of a run  S sources  K tasks.
+Axes: R rows  P pieces  N tokens  F phases of a run  S sources  O tasks (objectives).
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from data.description import read_prepared
-from data.rows.mixture import RATE_UNIT, assign, lay_out, mixture_rates, pattern
-from data.rows.rowplan import Pieces, RowPlan, SequentialPlan
-from data.tasks.blocks import runs
+from data.rows.mixture import RATE_UNIT, lay_out, mixture_rates
+from data.rows.rowplan import Pieces, RowPlan, SequentialPlan, assign, pattern
 from data.tasks.task import Corpus, Task, Text, phases
-from data.token_store import TokenStore, scramble
+from data.token_store import TokenStore, runs, scramble
 from gptjax.batch import Batch, ClassHead
 from gptjax.spelling import did_you_mean
 from gptjax.text.tokenizer import Tokenizer
@@ -64,6 +63,11 @@ class Rows:
                 self.remarks.append(f"objectives.{name}: finds nothing in {lacks}; other tasks have those rows")
         self.timetable = Timetable(self.builder.tasks, self.sources, self.reads)
 
+    @property
+    def trained(self) -> dict[str, Task]:
+        """Name -> task, of those that have rows at some time and find something in them."""
+        return {name: self.builder.tasks[name] for name, reads in self.reads.items() if reads}
+
     def batch(self, row_R: np.ndarray) -> Batch:
         """The rows with these numbers, in this order."""
         return self.builder.batch(self.text(row_R), self.tasks_of(row_R))
@@ -103,14 +107,14 @@ class Rows:
         """
         found = {}
         for name, heads in self.builder.heads_of.items():
-            task, k = self.builder.tasks[name], self.builder.id_of(name) - 1
+            task, o = self.builder.tasks[name], self.builder.id_of(name) - 1
             found[name] = np.zeros((len(self.sources), 1 + len(heads)))
             for place, source in enumerate(self.sources):
                 if task.sources and source not in task.sources:
                     continue
                 pieces = self.plans[place].pieces(np.arange(PROBED))
                 text = read_text(self.corpus, [(place, pieces)], self.T, np.zeros(PROBED), self._seed)
-                batch = self.builder.batch(text, np.full(PROBED, k))
+                batch = self.builder.batch(text, np.full(PROBED, o))
                 of_heads = [batch.label_weight_BC[batch.head_BC == head].sum() for head in heads]
                 found[name][place] = np.array([batch.weights_BT.sum(), *of_heads]) / PROBED
             named = [source for source in task.sources if not found[name][self.sources.index(source)].any()]
@@ -200,9 +204,9 @@ class Timetable:
 
     def __init__(self, tasks: Mapping[str, Task], sources: Sequence[str], reads: Mapping[str, Collection[str]]):
         self.starts = np.array(phases(tasks.values()))  # shares of the run
-        shares_FSK = np.array([[_shares(tasks, reads, source, start) for source in sources] for start in self.starts])
-        self._rates = [[_rates(list(tasks), shares_K) for shares_K in shares_SK] for shares_SK in shares_FSK]
-        self.shares_FSK = np.array(self._rates) / RATE_UNIT  # of phases, sources, tasks: the share of the source's rows
+        shares_FSO = np.array([[_shares(tasks, reads, source, start) for source in sources] for start in self.starts])
+        self._rates = [[_rates(list(tasks), shares_O) for shares_O in shares_SO] for shares_SO in shares_FSO]
+        self.shares_FSO = np.array(self._rates) / RATE_UNIT  # of phases, sources, tasks: the share of the source's rows
 
     def tasks(self, progress_R: np.ndarray, source_R: np.ndarray, within_R: np.ndarray) -> np.ndarray:
         """The place of each row's task, from its progress, its source and its number within that source."""
@@ -223,9 +227,9 @@ def _shares(tasks: Mapping[str, Task], reads: Mapping[str, Collection[str]], sou
     return [share / sum(shares) for share in shares]
 
 
-def _rates(names: Sequence[str], shares_K: np.ndarray) -> tuple[int, ...]:
+def _rates(names: Sequence[str], shares_O: np.ndarray) -> tuple[int, ...]:
     """Rows of each task out of every 1024."""
-    laid = lay_out({name: share for name, share in zip(names, shares_K.tolist(), strict=True) if share > 0})
+    laid = lay_out({name: share for name, share in zip(names, shares_O.tolist(), strict=True) if share > 0})
     return tuple(laid.get(name, 0) for name in names)
 
 
@@ -264,23 +268,14 @@ class Builder:
     def batch(self, text: Text, task_R: np.ndarray) -> Batch:
         """The rows of a text, each made by the task at its place in `tasks`."""
         batches, places = [], []
-        for k, (name, task) in enumerate(self.tasks.items()):
-            place = np.flatnonzero(task_R == k)
+        for o, (name, task) in enumerate(self.tasks.items()):
+            place = np.flatnonzero(task_R == o)
             if len(place):
-                batches.append(self._filled_in(task.build(text.of(place)), k + 1, self.heads_of[name]))
+                known_as = {"task": o + 1, "heads": tuple(self.heads_of[name]), "C": self.C}
+                batches.append(task.build(text.of(place)._replace(**known_as)))
                 places.append(place)
         back = np.argsort(np.concatenate(places))
         return Batch(*(np.concatenate(arrays)[back] for arrays in zip(*batches, strict=True)))
-
-    def _filled_in(self, batch: Batch, id: int, heads: list[int]) -> Batch:
-        """A task's batch with its id, its heads counted among all, and as many targets as any task has."""
-        missing = self.C - batch.label_BC.shape[1]
-        wider = {
-            name: np.pad(getattr(batch, name), ((0, 0), (0, missing)))
-            for name in ("label_BC", "value_BC", "at_BC", "label_weight_BC")
-        }
-        head_BC = np.pad(np.array(heads or [0], np.int32)[batch.head_BC], ((0, 0), (0, missing)))
-        return batch._replace(task_BT=np.where(batch.segment_BT > 0, np.int32(id), 0), head_BC=head_BC, **wider)
 
 
 class HeldOutRows:
@@ -290,12 +285,12 @@ class HeldOutRows:
     """
 
     def __init__(self, corpus: Corpus, source: int, builder: Builder, task: str, T: int, most_rows: int):
-        self._corpus, self._source, self._builder, self._T = corpus, source, builder, T
+        self._corpus, self._source, self._builder, self.T = corpus, source, builder, T
         self._task = builder.id_of(task) - 1
         self._plan = SequentialPlan(corpus.stores[source], T)
         self.count = min(self._plan.rows_per_epoch, most_rows)
 
     def batch(self, row_R: np.ndarray) -> Batch:
         pieces = self._plan.pieces(row_R * self._plan.rows_per_epoch // self.count)
-        text = read_text(self._corpus, [(self._source, pieces)], self._T, np.ones(len(row_R)), VALIDATION_SEED)
+        text = read_text(self._corpus, [(self._source, pieces)], self.T, np.ones(len(row_R)), VALIDATION_SEED)
         return self._builder.batch(text, np.full(len(row_R), self._task))

@@ -43,12 +43,6 @@ def chain(
     return piece_X[order], begin_X[order], stop_X[order]
 
 
-def runs(begin_X: np.ndarray, length_X: np.ndarray) -> np.ndarray:
-    """begin, begin + 1, ... of each length, one run after another."""
-    stop_X = np.cumsum(length_X)
-    return np.repeat(begin_X - stop_X + length_X, length_X) + np.arange(stop_X[-1] if len(stop_X) else 0)
-
-
 def documents(text: Text) -> tuple[np.ndarray, np.ndarray]:
     """(first token, one past the last) of each piece's document, as indices into the tokens of its source; i64 [P]."""
     bounds_2P = np.zeros((2, len(text.source_P)), np.int64)

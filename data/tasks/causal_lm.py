@@ -4,6 +4,7 @@ Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learner
 """
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,6 +17,9 @@ class CausalLM(Task):
     """Next-word prediction: every token is predicted from those before it."""
 
     rows: float = 1.0
+
+    models_text: ClassVar[bool] = True
+    generates: ClassVar[bool] = True
 
     def build(self, text: Text) -> Batch:
         """Documents, each its own segment. EOS has nothing to predict; a piece that a row cuts off, its next token."""

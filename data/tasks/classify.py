@@ -5,11 +5,14 @@ Axes: P pieces  S segments  N tokens  M their bytes  H heads  L sequence-level t
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import numpy as np
 
-from data.tasks.blocks import chain, check_lengths, documents, runs, sentence_stops
+from data.tasks import continuity, position
+from data.tasks.blocks import chain, check_lengths, documents, sentence_stops
 from data.tasks.task import Corpus, Targets, Task, Text, fitting, packed
+from data.token_store import runs
 from gptjax.batch import Batch
 from gptjax.spelling import did_you_mean
 from gptjax.text.tokenizer import Tokenizer
@@ -34,6 +37,8 @@ class Classify(Task):
     shortest: int = 8  # tokens of a block of sentences
     longest: int = 64  # from the T of a row on: blocks are whole documents, as far as a row holds them
 
+    loss: ClassVar[str] = "classes"
+
     def __post_init__(self):
         super().__post_init__()
         check_lengths(self.shortest, self.longest)
@@ -49,7 +54,7 @@ class Classify(Task):
             return self.labels
         read = self.sources or corpus.sources
         several = {field for source in read for field, names in corpus.classes[source].items() if len(names) > 1}
-        several -= {"source", "type", "position", "continuity"}  # these are heads already
+        several -= {"source", "type", position.HEAD, continuity.HEAD}  # these are heads already
         return (*(["source"] if len(read) > 1 else []), "type", *sorted(several))
 
     def classes(self, corpus: Corpus, name: str) -> tuple[str, ...]:

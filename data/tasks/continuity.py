@@ -2,7 +2,7 @@
 
 Source: Wang et al. 2019, "StructBERT", arXiv:1908.04577, section 2.2 (three classes); Lan et al. 2019, "ALBERT",
 arXiv:1909.11942, section 3.1 (order must be asked for, since topic alone tells a foreign block).
-Axes: P pieces  S pairs of blocks, segments  K candidates for a foreign block  F those of them that are looked at.
+Axes: P pieces  S pairs of blocks, segments  X candidates for a foreign block  F those of them that are looked at.
 """
 
 import dataclasses
@@ -10,11 +10,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from data.tasks.blocks import chain, check_lengths, documents, runs, sentence_stops
+from data.tasks.blocks import chain, check_lengths, documents, sentence_stops
 from data.tasks.task import Corpus, Targets, Task, Text, fitting, packed, uniform
-from data.token_store import TokenStore, scramble
+from data.token_store import TokenStore, runs, scramble
 from gptjax.batch import Batch
 
+HEAD = "continuity"
 CLASSES = ("next", "swapped", "random")
 PARTS = 7  # blocks that a document has room for: in one of fewer, the words of a block tell where it stands
 CANDIDATES = 32  # places where a foreign block is looked for
@@ -33,6 +34,7 @@ class Continuity(Task):
     shortest: int = 16  # tokens of a block
     longest: int = 96
 
+    loss: ClassVar[str] = "pairs"
     compares: ClassVar[bool] = True
 
     def __post_init__(self):
@@ -40,7 +42,7 @@ class Continuity(Task):
         check_lengths(self.shortest, self.longest)
 
     def heads(self, corpus: Corpus) -> dict[str, tuple[str, ...]]:
-        return {"continuity": CLASSES}
+        return {HEAD: CLASSES}
 
     def targets_a_row(self, corpus: Corpus, T: int) -> int:
         """Raises ValueError where two blocks do not fit in a row."""
@@ -146,17 +148,17 @@ class Continuity(Task):
     def nearest(self, store: TokenStore, document_S, least_S, key_S, second_S, own_S) -> tuple[np.ndarray, np.ndarray]:
         """`foreign` in one source: pairs are cut at random places, as those of the text are, and the one whose first or
         second block is nearest in length is taken."""
-        key_SK = key_S[:, None] + np.arange(CANDIDATES, dtype=np.uint64)
-        place_SK = (uniform(key_SK, 0) * len(store.tokens)).astype(np.int64)
-        document_SK = np.searchsorted(store.offset_D, place_SK, side="right") - 1
-        most_SK = self.most(store.offset_D[document_SK + 1] - store.offset_D[document_SK])
-        usable_SK = (
-            (document_SK != document_S[:, None])
-            & (most_SK >= least_S[:, None])
-            & (place_SK >= store.offset_D[document_SK] + 1 + self.shortest)
+        key_SX = key_S[:, None] + np.arange(CANDIDATES, dtype=np.uint64)
+        place_SX = (uniform(key_SX, 0) * len(store.tokens)).astype(np.int64)
+        document_SX = np.searchsorted(store.offset_D, place_SX, side="right") - 1
+        most_SX = self.most(store.offset_D[document_SX + 1] - store.offset_D[document_SX])
+        usable_SX = (
+            (document_SX != document_S[:, None])
+            & (most_SX >= least_S[:, None])
+            & (place_SX >= store.offset_D[document_SX] + 1 + self.shortest)
         )
-        place_F = place_SK[usable_SK]
-        least_F = np.broadcast_to(least_S[:, None], usable_SK.shape)[usable_SK]
+        place_F = place_SX[usable_SX]
+        least_F = np.broadcast_to(least_S[:, None], usable_SX.shape)[usable_SX]
         window = 3 * self.longest
         row_F = np.arange(len(place_F)) * window
         read_FW = np.minimum(place_F[:, None] + np.arange(window), len(store.tokens) - 1)
@@ -164,12 +166,12 @@ class Continuity(Task):
         begin_F = sentence_stops(mark_N, row_F)
         middle_F = sentence_stops(mark_N, begin_F + least_F - 1)
         stop_F = sentence_stops(mark_N, middle_F + least_F - 1)
-        room_F = np.minimum(window, store.offset_D[document_SK[usable_SK] + 1] - place_F)
+        room_F = np.minimum(window, store.offset_D[document_SX[usable_SX] + 1] - place_F)
         good_F = self.good(middle_F - begin_F) & self.good(stop_F - middle_F) & (stop_F <= row_F + room_F)
-        second_F = np.broadcast_to(second_S[:, None], usable_SK.shape)[usable_SK]
-        found_SK, length_SK = np.zeros_like(place_SK), np.zeros_like(place_SK)
-        found_SK[usable_SK] = place_F + np.where(second_F, middle_F, begin_F) - row_F
-        length_SK[usable_SK] = good_F * np.where(second_F, stop_F - middle_F, middle_F - begin_F)
-        best_S1 = np.argmin(np.abs(length_SK - own_S[:, None]), 1, keepdims=True)
-        place_S, length_S = (np.take_along_axis(array, best_S1, 1)[:, 0] for array in (found_SK, length_SK))
+        second_F = np.broadcast_to(second_S[:, None], usable_SX.shape)[usable_SX]
+        found_SX, length_SX = np.zeros_like(place_SX), np.zeros_like(place_SX)
+        found_SX[usable_SX] = place_F + np.where(second_F, middle_F, begin_F) - row_F
+        length_SX[usable_SX] = good_F * np.where(second_F, stop_F - middle_F, middle_F - begin_F)
+        best_S1 = np.argmin(np.abs(length_SX - own_S[:, None]), 1, keepdims=True)
+        place_S, length_S = (np.take_along_axis(array, best_S1, 1)[:, 0] for array in (found_SX, length_SX))
         return place_S, np.where(np.abs(length_S - own_S) <= TOLERANCE * own_S, length_S, 0)

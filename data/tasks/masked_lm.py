@@ -5,7 +5,7 @@ Source: Charpentier and Samuel 2024, "GPT or BERT: why not both?", arXiv:2410.24
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -24,6 +24,8 @@ class MaskedLM(Task):
     final_rate: float = 0.15  # and at its end; evenly in between
     span: int = 3  # neighbouring units that are chosen together: 1 to so many
     unit: Literal["word", "token"] = "word"  # words are hidden whole, Chinese ones as jieba cuts them
+
+    masks: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -44,13 +46,13 @@ class MaskedLM(Task):
             visible_N=np.ones(len(chosen_N), bool),
         )  # fmt: skip
 
-    def guess(self, batch: Batch, corpus: Corpus) -> tuple[str, np.ndarray]:
+    def baseline(self, batch: Batch, corpus: Corpus) -> tuple[str, np.ndarray]:
         """One chosen token in ten was left as it is."""
         stands_BT, weights_BT = np.roll(batch.tokens_BT, -1, axis=1), batch.weights_BT
         commonest = np.bincount(np.ravel(batch.targets_BT), np.ravel(weights_BT)).argmax()
         said_BT = np.where(stands_BT == corpus.tokenizer.mask, commonest, stands_BT)
-        right_BT = np.where(weights_BT > 0, said_BT == batch.targets_BT, 0.0)
-        return "the token that stands there, the commonest for a mask", right_BT
+        correct_BT = np.where(weights_BT > 0, said_BT == batch.targets_BT, 0.0)
+        return "the token that stands there, the commonest for a mask", correct_BT
 
     def chosen(self, text: Text) -> np.ndarray:
         """The tokens to predict, bool [N]: of each piece a share `rate`, rounded, of its tokens, at least one.

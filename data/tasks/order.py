@@ -28,21 +28,21 @@ class Order(Task):
 
     def build(self, text: Text) -> Batch:
         """Pieces of documents as encoder segments. Positions stay with the places, not with the tokens."""
-        first_K = self.chosen(text)
-        place_K3 = first_K[:, None] + np.arange(3)
-        order_K = (text.chance(1)[first_K] * len(ORDERS)).astype(np.int64)
+        first_I = self.chosen(text)
+        place_I3 = first_I[:, None] + np.arange(3)
+        order_I = (text.chance(1)[first_I] * len(ORDERS)).astype(np.int64)
         token_N, targets_N = text.token_N.copy(), np.zeros_like(text.token_N)
-        token_N[place_K3] = text.token_N[first_K[:, None] + ORDERS[order_K]]
-        targets_N[place_K3 - 1] = text.token_N[place_K3]  # no trigram begins a piece
+        token_N[place_I3] = text.token_N[first_I[:, None] + ORDERS[order_I]]
+        targets_N[place_I3 - 1] = text.token_N[place_I3]  # no trigram begins a piece
         weights_N = np.zeros(len(token_N), bool)
-        weights_N[place_K3 - 1] = True
+        weights_N[place_I3 - 1] = True
         return packed(
             text, text.row_P, text.length_P, token_N,
             targets_N=targets_N, weights_N=weights_N, visible_N=np.ones(len(token_N), bool),
         )  # fmt: skip
 
     def chosen(self, text: Text) -> np.ndarray:
-        """The first tokens of the trigrams, i64 [K]: of each piece a third of `rate` x tokens, rounded, at least one.
+        """The first tokens of the trigrams, i64 [I]: of each piece a third of `rate` x tokens, rounded, at least one.
 
         They are cells of a grid, so that none overlap; it begins at the first, second or third token that may be moved.
         """
@@ -58,6 +58,6 @@ class Order(Task):
         wanted_P = np.maximum(1, np.round(self.rate * count_P / 3))
         return first_G[ranks(piece_G, text.chance(0)[first_G]) < wanted_P[piece_G]]
 
-    def guess(self, batch: Batch, corpus: Corpus) -> tuple[str, np.ndarray]:
+    def baseline(self, batch: Batch, corpus: Corpus) -> tuple[str, np.ndarray]:
         stands_BT = np.roll(batch.tokens_BT, -1, axis=1)
         return "the token that stands there", np.where(batch.weights_BT > 0, stands_BT == batch.targets_BT, 0.0)

@@ -11,6 +11,7 @@ import numpy as np
 from data.tasks.task import Corpus, Task, Text, packed, ranks
 from gptjax.batch import Batch
 
+HEAD = "position"
 BUCKETS = 64  # parts of a segment that are told apart
 SHORTEST, LONGEST = 8, 256  # tokens of a segment with targets; of any segment
 
@@ -22,7 +23,7 @@ class Position(Task):
     rare: bool = True
     rate: float = 0.25  # share of a segment's tokens
 
-    token_head: ClassVar[str | None] = "position"
+    token_head: ClassVar[str | None] = HEAD
 
     def __post_init__(self):
         super().__post_init__()
@@ -30,7 +31,7 @@ class Position(Task):
             raise ValueError(f"Position.rate={self.rate}: must be above 0 and at most 1")
 
     def heads(self, corpus: Corpus) -> dict[str, tuple[str, ...]]:
-        return {"position": tuple(map(str, range(BUCKETS)))}
+        return {HEAD: tuple(map(str, range(BUCKETS)))}
 
     def build(self, text: Text) -> Batch:
         """Pieces as encoder segments, the longer ones in equal parts. Words stay, only their places are withheld."""
@@ -58,16 +59,16 @@ class Position(Task):
         chosen_N[may_N] = ranks(segment_M, text.chance(0)[may_N]) < wanted_S[segment_M]
         return chosen_N
 
-    def guess(self, batch: Batch, corpus: Corpus) -> tuple[str, np.ndarray]:
+    def baseline(self, batch: Batch, corpus: Corpus) -> tuple[str, np.ndarray]:
         """The best that one can do who sees which places of a segment are free, and not what stands there."""
-        right_BT = np.zeros(batch.shape)
+        correct_BT = np.zeros(batch.shape)
         row_M, column_M = np.nonzero(batch.weights_BT)
         of_row_M = row_M * (batch.shape[1] + 1) + batch.segment_BT[row_M, column_M]
         found, segment_M = np.unique(of_row_M, return_inverse=True)
         cell_M = segment_M * BUCKETS + batch.targets_BT[row_M, column_M]
-        free_SK = np.bincount(cell_M, minlength=len(found) * BUCKETS).reshape(-1, BUCKETS)
-        right_BT[row_M, column_M] = (free_SK.max(axis=1) / free_SK.sum(axis=1))[segment_M]
-        return "the 64th of the segment in which most places are free", right_BT
+        free_SX = np.bincount(cell_M, minlength=len(found) * BUCKETS).reshape(-1, BUCKETS)
+        correct_BT[row_M, column_M] = (free_SX.max(axis=1) / free_SX.sum(axis=1))[segment_M]
+        return "the 64th of the segment in which most places are free", correct_BT
 
 
 def parts(length_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ arXiv:1910.10683, section 3.2.3.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from gptjax.batch import Batch
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrefixLM(Task):
     """Prefix language model: the rest of a text is predicted, its beginning seen from both sides."""
+
+    generates: ClassVar[bool] = True
 
     def build(self, text: Text) -> Batch:
         """Pieces of documents as segments; the last token of the prefix predicts the first of the answer.

@@ -7,7 +7,7 @@ C sequence-level targets of a row  V vocabulary.
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -54,6 +54,9 @@ class Text(NamedTuple):
     length_P: np.ndarray  # i64: tokens
     token_N: np.ndarray  # i32
     mark_N: np.ndarray  # u8: WORD_START, SENTENCE_END of data.preparation.marks
+    task: int = 0  # what stands in `task_BT` for the task that reads this
+    heads: tuple[int, ...] = ()  # numbers of that task's heads among all of the run; () = from 0
+    C: int = 0  # places for sequence-level targets that a row has at least, whatever its task
 
     @property
     def R(self) -> int:
@@ -114,6 +117,7 @@ class Targets(NamedTuple):
     head_L: np.ndarray  # i64: place of the head in the task's own `heads`
     label_L: np.ndarray  # i64: class
     place_L: np.ndarray | None = None  # i64: where in the segment they are read; None = from its last token
+    value_L: np.ndarray | None = None  # f64: what a loss over numbers is to find; None = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,8 +133,18 @@ class Task:
     rare: bool = False  # divide by the expected, not the found number of targets: for less than a few rows a step
     sources: tuple[str, ...] = ()  # that it reads; () = all in which it finds something
 
+    loss: ClassVar[str] = "tokens"  # kind of loss, by its name in train/losses/table.py
     token_head: ClassVar[str | None] = None  # head that predicts its token targets; None = the one of the tokens
     compares: ClassVar[bool] = False  # its heads compare the two parts of a segment, cut where the target is read
+    # what its model can be used for
+    models_text: ClassVar[bool] = False  # its loss is -log p of the whole text: measured by source, in bits per byte
+    generates: ClassVar[bool] = False  # a beginning is continued
+    masks: ClassVar[bool] = False  # a masked token is told from all others
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        if "guess" in cls.__dict__:
+            raise TypeError(f"{cls.__name__}.guess: is called `baseline` now; rename it, its meaning is the same")
 
     def __post_init__(self):
         """Raises ValueError for settings that cannot be."""
@@ -181,11 +195,11 @@ class Task:
         return []
 
     def build(self, text: Text) -> Batch:
-        """Its rows of this text. Heads count from 0 among its own; `task` is filled in by the pipeline."""
+        """Its rows of this text. `packed` fills in what the run calls it: `text.task`, `text.heads`, `text.C`."""
         raise NotImplementedError
 
-    def guess(self, batch: Batch, corpus: Corpus) -> tuple[str, np.ndarray] | None:
-        """(what a cheap guesser does, how often it is right at each position, f64 [B, T]); of token targets only.
+    def baseline(self, batch: Batch, corpus: Corpus) -> tuple[str, np.ndarray] | None:
+        """(what a cheap baseline does, how often it is correct at each position, f64 [B, T]); of token targets only.
 
         None = it always says the commonest target.
         """
@@ -212,7 +226,8 @@ def packed(
     """Rows of packed segments, one after another from each row's first place; what they leave is padding.
 
     `row_S` rises, and a row's segments fit in T. The arrays over N hold the tokens of all segments, joined; left out
-    are: no targets, weight 0, visible to later tokens only, positions from 0 in every segment.
+    are: no targets, weight 0, visible to later tokens only, positions from 0 in every segment. `C`: most targets of a
+    row of this task. Heads in `targets` count from 0 among the task's own.
     """
     R, T = text.R, text.T
     end_S = np.cumsum(length_S)
@@ -234,21 +249,26 @@ def packed(
     slot_L = np.arange(len(row_L)) - np.searchsorted(row_L, row_L, side="left")
 
     def by_target(values, dtype: type = np.int32):
-        array_RC = np.zeros((R, C), dtype)
-        array_RC[row_L, slot_L] = values
+        array_RC = np.zeros((R, max(C, text.C)), dtype)
+        if values is not None:
+            array_RC[row_L, slot_L] = values
         return array_RC
 
+    head_RC = by_target(targets.head_L)
+    if text.heads:
+        head_RC[:, :C] = np.array(text.heads)[head_RC[:, :C]]  # a place of this task without a target has its first
+    segment_RT = laid_out(np.repeat(np.arange(len(row_S)) - first_S + 1, length_S))
     return Batch(
         tokens_BT=laid_out(tokens_N),
         targets_BT=laid_out(targets_N),
         weights_BT=laid_out(weights_N, np.float32),
-        task_BT=laid_out(None),
-        segment_BT=laid_out(np.repeat(np.arange(len(row_S)) - first_S + 1, length_S)),
+        task_BT=np.where(segment_RT > 0, np.int32(text.task), np.int32(0)),
+        segment_BT=segment_RT,
         position_BT=laid_out(position if position_N is None else position_N),
         visible_BT=laid_out(visible_N, bool),
         label_BC=by_target(targets.label_L),
-        value_BC=by_target(0, np.float32),
+        value_BC=by_target(targets.value_L, np.float32),
         at_BC=by_target(column_S[targets.segment_L] + place_L),
-        head_BC=by_target(targets.head_L),
+        head_BC=head_RC,
         label_weight_BC=by_target(1, np.float32),
     )

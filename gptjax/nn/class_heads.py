@@ -59,7 +59,7 @@ def class_logits(
     return logits_BQC + params["class_heads_bias"][head, :count][None, None]
 
 
-def class_nats(logits_BQC: Float[Array, "B Q C"], label_BQ: Int[Array, "B Q"]) -> Float[Array, "B Q"]:
+def class_nll(logits_BQC: Float[Array, "B Q C"], label_BQ: Int[Array, "B Q"]) -> Float[Array, "B Q"]:
     """-log p(label), nats in float32. A label that the head has no class for counts as a score of 0."""
     own_BQC = jnp.arange(logits_BQC.shape[-1])[None, None] == label_BQ[..., None]
     return jax.nn.logsumexp(logits_BQC, axis=-1) - jnp.sum(jnp.where(own_BQC, logits_BQC, 0.0), axis=-1)

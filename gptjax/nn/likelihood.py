@@ -41,7 +41,7 @@ def _ids_like(logits_BTV):
     return jax.lax.broadcasted_iota(jnp.int32, logits_BTV.shape, 2)
 
 
-def token_nats(
+def token_nll(
     hidden_BTD: Float[Array, "B T D"],
     table_VD: Float[Array, "V D"],
     targets_BT: Int[Array, "B T"],
@@ -58,7 +58,7 @@ def token_nats(
     T = hidden_BTD.shape[1]
     if T % chunks:
         raise ValueError(f"chunks={chunks} does not divide T={T}")
-    return _nats(hidden_BTD, table_VD, targets_BT, vocabulary, chunks, cap)
+    return _nll(hidden_BTD, table_VD, targets_BT, vocabulary, chunks, cap)
 
 
 def token_scores(
@@ -70,7 +70,7 @@ def token_scores(
     chunks: int,
     cap: float | None = None,
 ) -> tuple[Float[Array, "B T"], Int[Array, "B T"]]:
-    """(-log p(target) in nats, the likeliest id) of every position; as `token_nats`, but to look at, not to learn."""
+    """(-log p(target) in nats, the argmax) of every position; as `token_nll`, but to look at, not to learn."""
 
     def score(hidden_BTD, table_VD, targets_BT):
         whole_VD = gather_over("fsdp", table_VD.astype(hidden_BTD.dtype), axis=1)
@@ -79,8 +79,8 @@ def token_scores(
             hidden_BtD, targets_Bt = inputs
             logits_BtV = logits_from(hidden_BtD, whole_VD, vocabulary, cap)
             own_BtV = _ids_like(logits_BtV) == targets_Bt[..., None]
-            nats_Bt = jax.nn.logsumexp(logits_BtV, axis=-1) - jnp.sum(jnp.where(own_BtV, logits_BtV, 0), axis=-1)
-            return None, (nats_Bt, jnp.argmax(logits_BtV, axis=-1).astype(jnp.int32))
+            nll_Bt = jax.nn.logsumexp(logits_BtV, axis=-1) - jnp.sum(jnp.where(own_BtV, logits_BtV, 0), axis=-1)
+            return None, (nll_Bt, jnp.argmax(logits_BtV, axis=-1).astype(jnp.int32))
 
         return _in_pieces(piece, None, (hidden_BTD, targets_BT), chunks)[1]
 
@@ -89,7 +89,7 @@ def token_scores(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def _nats(hidden_BTD, table_VD, targets_BT, vocabulary, chunks, cap):
+def _nll(hidden_BTD, table_VD, targets_BT, vocabulary, chunks, cap):
     return _forward(hidden_BTD, table_VD, targets_BT, vocabulary, chunks, cap)[0]
 
 
@@ -110,8 +110,8 @@ def _forward(hidden_BTD, table_VD, targets_BT, vocabulary, chunks, cap):
         return scored
 
     rows, table = ("batch",), ("vocabulary", "embed")
-    nats_BT, *kept = per_device(score, (rows, table, rows), rows)(hidden_BTD, table_VD, targets_BT)
-    return nats_BT, (hidden_BTD, table_VD, targets_BT, *kept)
+    nll_BT, *kept = per_device(score, (rows, table, rows), rows)(hidden_BTD, table_VD, targets_BT)
+    return nll_BT, (hidden_BTD, table_VD, targets_BT, *kept)
 
 
 def _backward(vocabulary, chunks, cap, saved, g_BT):
@@ -150,7 +150,7 @@ def _backward(vocabulary, chunks, cap, saved, g_BT):
     return dhidden_BTD, dtable_VD, None
 
 
-_nats.defvjp(_forward, _backward)
+_nll.defvjp(_forward, _backward)
 
 
 def _in_pieces(piece, carry, arrays_BT, chunks):

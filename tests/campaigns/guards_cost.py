@@ -90,7 +90,7 @@ def main() -> None:
             seconds = {}
             for way in (guarded, bare) if pair % 2 else (bare, guarded):
                 steps = STEPS if pair >= 0 else 5
-                batches = ways[way].placed(ways[way].batches(text.rows, 0, steps + 1), leading=1)
+                batches = ways[way].loader.training(text.rows, 0, steps + 1)
                 with contextlib.closing(batches):
                     next(batches)  # the pipeline has started
                     began = time.perf_counter()

@@ -28,7 +28,7 @@ class Runner:
         self.text: Text = open_text(made)
         parts: Assembly = assemble(made, self.text.tokenizer.size, self.text.curriculum, mesh_of(made))
         self._parts, self._state = parts, parts.fresh()
-        batches = parts.placed(parts.batches(self.text.rows, 0, 8), leading=1)
+        batches = parts.loader.training(self.text.rows, 0, 8)
         self._batches = [jax.block_until_ready(batch) for batch in batches]
         self.seconds(2)
 

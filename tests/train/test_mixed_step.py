@@ -14,7 +14,7 @@ from gptjax.config import ClassHead, ModelConfig
 from gptjax.nn.model import Transformer
 from gptjax.sharding import make_mesh
 from tests.train.test_step import adam, asks, equal
-from train.objectives import Curriculum, Term
+from train.objectives import LossSpec, Term
 from train.recipe import OptimizerSpec
 from train.step import State, abstract_state, make_train_step
 
@@ -41,13 +41,13 @@ def terms() -> tuple[Term, ...]:
     for k, (name, head) in enumerate({"causal_lm": None, "masked_lm": None, "position": 0, "continuity": 1}.items()):
         weights = (*alone[k], LAMBDA[k], LAMBDA[k], 0.0 if name == "position" else LAMBDA[k])
         expected = (0.9, 9.0) if name == "position" else None
-        made.append(Term(name, k + 1, head, name == "continuity", shares, weights, expected))
+        made.append(Term(name, k + 1, head, "classes" if name == "continuity" else "tokens", shares, weights, expected))
     return tuple(made)
 
 
-def curriculum(combine: Any = "static", only: int | None = None) -> Curriculum:
+def loss_spec(combine: Any = "static", only: int | None = None) -> LossSpec:
     found = terms() if only is None else terms()[only : only + 1]
-    return Curriculum(terms=found, heads=HEADS, phases=(0.0, 0.5), combine=combine, targets=C)
+    return LossSpec(terms=found, heads=HEADS, phases=(0.0, 0.5), combine=combine, targets=C)
 
 
 def batch_of(A: int = 1, only: int | None = None, without: tuple[int, ...] = (), seed: int = 0) -> Batch:
@@ -84,18 +84,18 @@ class Compiled(NamedTuple):
 
 
 @functools.cache
-def compiled(curriculum: Any, shape: tuple[int, int, int] = (1, 1, 1), A: int = 1) -> Compiled:
+def compiled(loss_spec: Any, shape: tuple[int, int, int] = (1, 1, 1), A: int = 1) -> Compiled:
     mesh, model = make_mesh(*shape, devices=jax.devices()[: math.prod(shape)]), Transformer(CONFIG)
     with jax.set_mesh(mesh):
-        abstract, fresh = abstract_state(model, SPEC, curriculum(), STEPS, mesh, seed=0)
+        abstract, fresh = abstract_state(model, SPEC, loss_spec(), STEPS, mesh, seed=0)
         return Compiled(
-            mesh, fresh(), make_train_step(model, SPEC, curriculum(), STEPS, abstract, mesh, ROWS // A, seed=0)
+            mesh, fresh(), make_train_step(model, SPEC, loss_spec(), STEPS, abstract, mesh, ROWS // A, seed=0)
         )
 
 
-mixed = curriculum
-single = tuple(functools.partial(curriculum, only=k) for k in range(4))
-famo, pcgrad = functools.partial(curriculum, "famo"), functools.partial(curriculum, "pcgrad")
+mixed = loss_spec
+single = tuple(functools.partial(loss_spec, only=k) for k in range(4))
+famo, pcgrad = functools.partial(loss_spec, "famo"), functools.partial(loss_spec, "pcgrad")
 
 
 def once(parts: Compiled, batch: Batch, number: int = DENSE, state: State | None = None) -> tuple[State, Any, Any]:
@@ -125,7 +125,7 @@ def norm(tree) -> float:
 
 @pytest.mark.parametrize(("shape", "A"), [ALONE, SPREAD, IN_PARTS])
 def test_losses_and_gradients_of_a_mixed_step_are_those_of_steps_of_one_task_each(shape, A):
-    """Figure 1; traps 3, 4, 5 and 6: same divisors, uneven rows, tasks that are absent from a micro-batch or device."""
+    """Figure 1; traps 3, 4, 5 and 6: same normalisers, uneven rows, tasks that are absent from a micro-batch or device."""
     parts, gradients = compiled(mixed, shape, A), []
     for k, term in enumerate(terms()):
         _, wanted, gradient = once(compiled(single[k]), batch_of(only=k), number=k)

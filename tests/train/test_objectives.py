@@ -1,6 +1,8 @@
 """The table of objectives: what is refused, how rows follow repetition, and what a step is told of it all."""
 
+import ast
 import dataclasses
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,12 +10,14 @@ import pytest
 
 from data.rows.rows import Rows
 from data.tasks.causal_lm import CausalLM
+from data.tasks.classify import Classify
 from data.tasks.masked_lm import MaskedLM
 from data.tasks.order import Order
 from data.tasks.position import Position
+from data.tasks.task import Task
 from tests.tiny_text import sentences, write_prepared
 from train.losses.terms import lambdas
-from train.objectives import Objectives, causal_only, causal_rows, curriculum
+from train.objectives import Objectives, causal_only, causal_rows, loss_spec
 
 MIXED = {"causal_lm": CausalLM(rows=0.75), "masked_lm": MaskedLM(rows=0.25)}
 
@@ -123,7 +127,7 @@ OBJECTIVES = Objectives(
 @pytest.fixture(scope="module")
 def made(prepared):
     rows = Rows(prepared, 64, 0, None, OBJECTIVES.tasks)
-    return rows, curriculum(rows, 32, "static")
+    return rows, loss_spec(rows, 32, "static")
 
 
 def test_a_step_is_told_of_each_task_that_has_rows_at_any_time(made):
@@ -136,7 +140,7 @@ def test_a_step_is_told_of_each_task_that_has_rows_at_any_time(made):
     assert [term.head for term in found.terms] == [None, 0, None]
     assert [head.name for head in found.heads] == ["position"]
     assert len(found.heads[0].classes) == 64
-    assert not any(term.sequences for term in found.terms)
+    assert {term.loss for term in found.terms} == {"tokens"}
     assert (found.phases, found.targets, found.combine) == ((0.0, 0.8, 1.0), 0, "static")
 
 
@@ -167,10 +171,50 @@ def test_the_weights_of_the_terms_follow_the_run(made):
 
 def test_what_is_compiled_without_a_text_is_what_the_default_objectives_make_of_one(prepared):
     objectives = Objectives()
-    assert curriculum(Rows(prepared, 64, 0, None, objectives.tasks), 32, "static") == causal_only()
+    assert loss_spec(Rows(prepared, 64, 0, None, objectives.tasks), 32, "static") == causal_only()
 
 
 def test_a_tasks_settings_are_its_own(made):
     """The table holds tasks and nothing else under their names."""
     names = {field.name for field in dataclasses.fields(Objectives)} - {"combine", "by_repetition", "conflicts"}
     assert set(Objectives().tasks) == names
+
+
+def test_a_task_with_heads_for_segments_must_say_how_they_learn(prepared):
+    class Silent(Classify):
+        loss = Task.loss
+
+    rows = Rows(prepared, 64, 0, None, {"silent": Silent(rows=1.0, labels=("source",), shortest=4)})
+    with pytest.raises(ValueError, match=r"objectives.silent: Silent has output heads for segments, and no loss"):
+        loss_spec(rows, 32, "static")
+
+
+def compared_names(source: str) -> list[str]:
+    """The names of tasks that a program compares with something: by operators, in sets, as a beginning or a case."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Compare():
+                compared = [node.left, *node.comparators]
+            case ast.BinOp(op=ast.BitAnd() | ast.BitOr() | ast.Sub()):
+                compared = [node.left, node.right]
+            case ast.AugAssign():
+                compared = [node.value]
+            case ast.Call(func=ast.Attribute(attr="startswith" | "endswith" | "removeprefix" | "issubset" | "count")):
+                compared = node.args
+            case ast.MatchValue():
+                compared = [node.value]
+            case _:
+                continue
+        inside = [part for one in compared for part in (one.elts if hasattr(one, "elts") else [one])]
+        found += [part.value for part in inside if isinstance(part, ast.Constant) and part.value in Objectives().tasks]
+    return found
+
+
+def test_no_program_asks_for_a_task_by_its_name():
+    """What a task is for are properties of its class, so that one that is added is treated as it says."""
+    root = Path(__file__).parents[2]
+    files = [path for folder in ("train", "data", "gptjax") for path in sorted((root / folder).rglob("*.py"))]
+    asked = {str(path.relative_to(root)): compared_names(path.read_text(encoding="utf-8")) for path in files}
+    assert {path: names for path, names in asked.items() if names} == {}
+    assert compared_names("a == 'order' or b in {'causal_lm'} or c.startswith('masked_lm')") != []

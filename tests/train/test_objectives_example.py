@@ -18,7 +18,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "objectives.md"
 
 def example() -> type:
     """The class of the page's first block of Python."""
-    file, line = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    file, line, *_ = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     space: dict = {"__name__": "example"}
     exec(compile(file, str(PAGE), "exec"), space)
     assert line.strip() == "backwards: Backwards = dataclasses.field(default_factory=Backwards)"

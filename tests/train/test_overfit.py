@@ -16,7 +16,7 @@ from gptjax.sharding import make_mesh
 from gptjax.text.tokenizer import train_bpe
 from tests.tiny_text import stories, write_prepared
 from tests.train.test_step import asks
-from train.objectives import Objectives, curriculum
+from train.objectives import Objectives, loss_spec
 from train.recipe import OptimizerSpec
 from train.step import abstract_state, make_train_step
 
@@ -31,7 +31,7 @@ TASKS = {name: dataclasses.replace(OF_BLOCKS.get(name, task), rows=1 / 7) for na
 
 @pytest.fixture(scope="module")
 def learnt(tmp_path_factory):
-    """(rows, curriculum, step, first state, mesh): one step for all tasks, so that it is compiled once.
+    """(rows, loss spec, step, first state, mesh): one step for all tasks, so that it is compiled once.
 
     Few documents begin in the rows: who has seen only BOS cannot know the first word.
     """
@@ -40,7 +40,7 @@ def learnt(tmp_path_factory):
     objectives = Objectives(**TASKS)
     prepared = write_prepared(tmp_path_factory.mktemp("overfit"), texts, tokenizer=tokenizer)
     rows = Rows(prepared, T, 0, None, objectives.tasks)
-    terms = curriculum(rows, ROWS, "static")
+    terms = loss_spec(rows, ROWS, "static")
     shape = Architecture(T=T, D=64, L=2, N=4, K=4, F=128)
     model = Transformer(ModelConfig.of(shape, tokenizer.size, terms.heads))
     mesh = make_mesh(devices=jax.devices()[:1])

@@ -1,4 +1,4 @@
-"""Held-out scores: every target once, whatever the batches; guessers checked by hand; the same every time."""
+"""Held-out scores: every target once, whatever the batches; baselines checked by hand; the same every time."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ import pytest
 
 from data.rows.rows import Builder, HeldOutRows, Rows, open_corpus
 from data.tasks.causal_lm import CausalLM
-from data.tasks.continuity import Continuity
+from data.tasks.continuity import CLASSES, Continuity
 from data.tasks.order import Order
 from data.tasks.position import Position
 from gptjax.sharding import make_mesh
@@ -17,8 +17,9 @@ from gptjax.text.tokenizer import train_bpe
 from tests.tiny_recipe import recipe
 from tests.tiny_text import stories, write_prepared
 from train.assemble import Assembly, Text, assemble
-from train.losses.terms import term_scores
-from train.objectives import Objectives, curriculum
+from train.losses.terms import term_sums
+from train.losses.tokens import Tokens
+from train.objectives import Objectives, loss_spec
 from train.recipe import BatchSpec, MeshSpec
 from train.validate import Findings, HeldOut, Score, TermScore, overall
 
@@ -46,9 +47,9 @@ def setting(tmp_path_factory):
     settings = recipe(folder, "run", objectives=OBJECTIVES, batch=BatchSpec(rows=B), mesh=MeshSpec(data=1))
     settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, T=T, L=1))
     mesh = make_mesh(devices=jax.devices()[:1])
-    text = Text(prepared, rows.corpus.tokenizer, rows, curriculum(rows, B, "static"))
+    text = Text(prepared, rows.corpus.tokenizer, rows, loss_spec(rows, B, "static"))
     with jax.set_mesh(mesh):
-        parts = assemble(settings, text.tokenizer.size, text.curriculum, mesh)
+        parts = assemble(settings, text.tokenizer.size, text.loss_spec, mesh)
         params = jax.tree.map(lambda leaf: leaf * 4, parts.fresh().params)
     return Setting(parts, text, params)
 
@@ -76,26 +77,27 @@ def rows_of(setting: Setting, name: str) -> dict[str, HeldOutRows]:
 def test_rows_measured_in_batches_of_which_the_last_is_short_are_rows_measured_one_by_one(setting, found):
     """Trap 31: 4 + 3 rows of each source; every loss and accuracy is a sum over targets, never a mean of means."""
     parts = setting.parts
-    terms = parts.curriculum.terms
-    score = jax.jit(lambda params, batch: term_scores(params, parts.model, batch, terms, 1))
-    for k, term in enumerate(terms):
+    terms = parts.loss_spec.terms
+    score = jax.jit(lambda params, batch: term_sums(params, parts.model, batch, terms, 1))
+    for term in terms:
         sums = {}
         for source, rows in rows_of(setting, term.name).items():
             assert rows.count == (2 * MOST if term.name == "order" else MOST)
             with jax.set_mesh(parts.mesh):
                 each = [jax.device_get(score(setting.params, rows.batch(np.array([r])))) for r in range(rows.count)]
-            sums[source] = np.sum([one[:3] for one in each], axis=0, dtype=np.float64)[:, k]
+            own = [[one[term.name][what] for what in ("loss", "weight", "correct")] for one in each]
+            sums[source] = np.sum(own, axis=0, dtype=np.float64)
         if term.name == "causal_lm":
-            for source, (nats, targets, _) in sums.items():
-                assert found.sources[source].loss == pytest.approx(nats / targets, rel=1e-5)
+            for source, (nll, targets, _) in sums.items():
+                assert found.sources[source].loss == pytest.approx(nll / targets, rel=1e-5)
                 assert found.sources[source].targets == targets
             continue
-        nats, targets, right = sum(sums.values())
+        nll, targets, correct = sum(sums.values())
         score_of_term = found.terms[term.name]
-        assert score_of_term.loss == pytest.approx(nats / targets, rel=1e-5)
-        assert (score_of_term.targets, score_of_term.accuracy) == (targets, pytest.approx(right / targets))
+        assert score_of_term.loss == pytest.approx(nll / targets, rel=1e-5)
+        assert (score_of_term.targets, score_of_term.score) == (targets, pytest.approx(correct / targets))
         assert score_of_term.by_source == {
-            source: (pytest.approx(right / targets), targets) for source, (_, targets, right) in sums.items()
+            source: (pytest.approx(correct / targets), targets) for source, (_, targets, correct) in sums.items()
         }
 
 
@@ -108,9 +110,9 @@ def test_bits_per_byte_are_of_the_bytes_of_the_targets(setting, found):
         assert score.bits_per_byte == pytest.approx(score.loss * score.targets / np.log(2) / score.bytes)
 
 
-def test_guessers_are_right_as_often_as_counted_by_hand(setting, found):
+def test_baselines_are_correct_as_often_as_counted_by_hand(setting, found):
     """Of classes the commonest; of shuffled trigrams what stands there; of positions the part with most free places."""
-    right, total = {"order": 0.0, "position": 0.0}, {"order": 0, "position": 0}
+    correct, total = {"order": 0.0, "position": 0.0}, {"order": 0, "position": 0}
     labels = []
     for name in ("order", "position", "continuity"):
         for rows in rows_of(setting, name).values():
@@ -121,14 +123,14 @@ def test_guessers_are_right_as_often_as_counted_by_hand(setting, found):
                 same = (batch.segment_BT[row] == segment) & (batch.weights_BT[row] > 0)
                 free = np.bincount(batch.targets_BT[row, same])
                 stands = batch.tokens_BT[row, (t + 1) % T] == batch.targets_BT[row, t]
-                right[name] += stands if name == "order" else free.max() / free.sum()
+                correct[name] += stands if name == "order" else free.max() / free.sum()
                 total[name] += 1
-    assert found.terms["continuity"].guess_accuracy == pytest.approx(np.bincount(labels).max() / len(labels))
-    assert found.terms["continuity"].guess == "always says what is commonest"
+    assert found.terms["continuity"].baseline_score == pytest.approx(np.bincount(labels).max() / len(labels))
+    assert found.terms["continuity"].baseline == "always says what is commonest"
     for name in ("order", "position"):
-        assert found.terms[name].guess_accuracy == pytest.approx(right[name] / total[name])
-    assert found.terms["order"].guess == "the token that stands there"
-    assert 0 < found.terms["order"].guess_accuracy < 1
+        assert found.terms[name].baseline_score == pytest.approx(correct[name] / total[name])
+    assert found.terms["order"].baseline == "the token that stands there"
+    assert 0 < found.terms["order"].baseline_score < 1
 
 
 def labels_of(setting: Setting, name: str) -> list[int]:
@@ -138,12 +140,12 @@ def labels_of(setting: Setting, name: str) -> list[int]:
 
 
 def test_a_confusion_matrix_has_a_row_a_class_and_its_diagonal_counts_the_right_ones(setting, found):
-    confusion = np.array(found.terms["continuity"].confusion)
+    confusion = np.array(found.terms["continuity"].details["confusion"])
     assert confusion.shape == (3, 3)
     assert confusion.sum(axis=1).tolist() == labels_of(setting, "continuity")
-    assert np.trace(confusion) / confusion.sum() == pytest.approx(found.terms["continuity"].accuracy)
+    assert np.trace(confusion) / confusion.sum() == pytest.approx(found.terms["continuity"].score)
     assert confusion.sum(axis=0).tolist() != confusion.sum(axis=1).tolist()
-    assert found.terms["order"].confusion is None
+    assert found.terms["order"].details["confusion"] is None
 
 
 def test_two_measurements_are_equal_and_those_of_a_run_with_another_seed_too(setting, found):
@@ -163,9 +165,17 @@ def test_asked_to_stop_it_finds_nothing(setting):
 
 
 def test_one_number_for_a_measurement_is_that_of_next_words_else_of_the_terms_by_weight(setting):
-    score, of_term = Score(2.0, 0.0, 0.0, 1, 1), TermScore(1.0, 0.0, 1, "", 0.0, {}, None, None)
+    score, of_term = Score(2.0, 0.0, 0.0, 1, 1), TermScore(1.0, 0.0, 1, "", 0.0, {}, Tokens.measure, {})
     both = Findings({"p": score, "q": score._replace(loss=4.0)}, {"order": of_term})
-    terms = setting.parts.curriculum.terms
+    terms = setting.parts.loss_spec.terms
     assert overall(both, {"p": 3, "q": 1}, terms) == (3 * 2 + 4) / 4
-    without = Findings({}, {"order": of_term, "continuity": of_term._replace(loss=5.0)})
+    without = Findings({}, {"order": of_term, "continuity": dataclasses.replace(of_term, loss=5.0)})
     assert overall(without, {"p": 3, "q": 1}, terms) == pytest.approx(0.2 * 1 + 0.2 * 5)
+
+
+def test_a_record_has_the_keys_that_it_always_had(found):
+    """metrics.jsonl of old runs and of new ones are read alike."""
+    keys = ["loss", "accuracy", "targets", "guess", "guess_accuracy", "by_source", "confusion", "classes"]
+    assert [list(score.record()) for score in found.terms.values()] == [keys] * len(found.terms)
+    assert found.terms["continuity"].record()["classes"] == CLASSES
+    assert found.terms["order"].record()["classes"] is None

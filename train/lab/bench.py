@@ -118,13 +118,13 @@ def bench(recipe: Recipe, steps: int, started: float) -> Measured:
     start.finished("imports")
     mesh = mesh_of(recipe)
     config_of(recipe, vocabulary_bound(recipe.data), mesh)
-    _, tokenizer, rows, curriculum = open_text(recipe)
+    _, tokenizer, rows, loss_spec = open_text(recipe)
     start.finished("text")
     with jax.set_mesh(mesh), Compilations() as compilations:
-        parts = assemble(recipe, tokenizer.size, curriculum, mesh)
+        parts = assemble(recipe, tokenizer.size, loss_spec, mesh)
         state = jax.block_until_ready(parts.fresh())
         start.finished("first state")
-        batches = parts.placed(parts.batches(rows, 0, 1 + WARM_UP + steps), leading=1)
+        batches = parts.loader.training(rows, 0, 1 + WARM_UP + steps)
         batch = next(batches)
         start.finished("first batch")
         state, metrics = parts.train_step(state, batch, parts.asks(stop=False))
@@ -160,17 +160,17 @@ def bench(recipe: Recipe, steps: int, started: float) -> Measured:
 
 def pcgrad_cost(parts: Assembly, text: Text) -> str:
     """What a step with PCGrad costs beside one with static weights, measured; a sentence."""
-    static = assemble(parts.recipe, text.tokenizer.size, parts.curriculum._replace(combine="static"), parts.mesh)
+    static = assemble(parts.recipe, text.tokenizer.size, parts.loss_spec._replace(combine="static"), parts.mesh)
     medians = []
     for each in (parts, static):
-        batches = each.placed(each.batches(text.rows, 0, 1 + WARM_UP), leading=1)
+        batches = each.loader.training(text.rows, 0, 1 + WARM_UP)
         state, _ = each.train_step(each.fresh(), next(batches), each.asks(stop=False))
         _, times = _timed(each, jax.block_until_ready(state), batches, WARM_UP)
         medians.append(statistics.median(whole for whole, _ in times))
     ours, plain = medians
     return (
         f"objectives.combine=pcgrad: a step takes {ours:,.0f} ms, {ours / plain:.1f} times the {plain:,.0f} ms of "
-        f"static weights; there are {len(parts.curriculum.terms)} terms, each with a backward pass of its own"
+        f"static weights; there are {len(parts.loss_spec.terms)} terms, each with a backward pass of its own"
     )
 
 
@@ -192,7 +192,7 @@ def _timed(
 def _input_speed(parts: Assembly, rows: Rows) -> float:
     """Tokens a second of the pipeline, read as fast as it goes, after its first batch."""
     steps = -(-INPUT_TOKENS // parts.tokens_per_step)
-    batches = parts.batches(rows, 0, steps + 1)
+    batches = parts.loader.training_here(rows, 0, steps + 1)
     next(batches)
     began = time.perf_counter()
     for _ in batches:

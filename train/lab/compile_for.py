@@ -68,14 +68,14 @@ def compile_for(recipe: Recipe, topology: str) -> CompiledFor:
     devices = topology_devices(topology)
     mesh = mesh_of(recipe, devices)
     with jax.set_mesh(mesh):
-        vocabulary, curriculum = vocabulary_bound(recipe.data), causal_only()
+        vocabulary, loss_spec = vocabulary_bound(recipe.data), causal_only()
         if not recipe.objectives.only_causal:  # what heads there are, the text says
-            _, tokenizer, _, curriculum = open_text(recipe)
+            _, tokenizer, _, loss_spec = open_text(recipe)
             vocabulary = tokenizer.size
-        assembly = assemble(recipe, vocabulary, curriculum, mesh)
+        assembly = assemble(recipe, vocabulary, loss_spec, mesh)
         T, rows = assembly.config.T, recipe.batch
         zeros = np.zeros((rows.micro_batches, rows.micro_rows, T), np.int32)
-        batch = text_batch(zeros, zeros, zeros.astype(np.float32), zeros, zeros, zeros, zeros > 0, C=curriculum.targets)
+        batch = text_batch(zeros, zeros, zeros.astype(np.float32), zeros, zeros, zeros, zeros > 0, C=loss_spec.targets)
         place = batch_sharding(mesh, leading=1)
         abstract = Batch(*(jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place) for array in batch))
         began = time.perf_counter()

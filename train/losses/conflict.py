@@ -1,6 +1,6 @@
 """Do terms of the loss pull the shared layers in opposite directions? Measured now and then, outside the step.
 
-Axes: K terms of the loss.
+Axes: J terms of the loss.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from gptjax.batch import Batch
 from gptjax.nn.likelihood import chunks_for
 from gptjax.sharding import batch_sharding, local_rows, replicated
 from train.losses.combine import gram
-from train.losses.terms import counts, term_nats
+from train.losses.terms import counts, term_nll
 
 if TYPE_CHECKING:
     from data.rows.rows import Rows
@@ -30,29 +30,29 @@ BATCHES = 2  # that a measurement is the mean of, as one batch has few rows of e
 IN_A_ROW = 3  # measurements in conflict that are no accident
 
 
-def cosines(gradients_K: Any) -> tuple[Float[Array, "K K"], Float[Array, "K"]]:
-    """(cosine of every pair, norm of each) of K gradients: one tree with a leading axis K on every leaf.
+def cosines(gradients_J: Any) -> tuple[Float[Array, "J J"], Float[Array, "J"]]:
+    """(cosine of every pair, norm of each) of J gradients: one tree with a leading axis J on every leaf.
 
     A zero gradient, that of an absent term, has norm 0 and cosines NaN.
     """
-    gram_KK = gram(gradients_K)
-    norm_K = jnp.sqrt(jnp.diagonal(gram_KK))
-    return gram_KK / jnp.outer(norm_K, norm_K), norm_K
+    gram_JJ = gram(gradients_J)
+    norm_J = jnp.sqrt(jnp.diagonal(gram_JJ))
+    return gram_JJ / jnp.outer(norm_J, norm_J), norm_J
 
 
 def make_monitor(
     loss_K_of: Callable[[Any, Batch], Array], abstract_params: Any, mesh: Mesh
 ) -> Callable[[Any, Batch], tuple[Array, Array]]:
-    """(params, batch [B, T]) -> `cosines` of the gradients of K mean losses, by the shared layers' parameters alone.
+    """(params, batch [B, T]) -> `cosines` of the gradients of J mean losses, by the shared layers' parameters alone.
 
-    `loss_K_of(params, batch)`: mean loss of each term, 0 for an absent one. Costs a forward pass, K backward passes
-    one after the other, and room for K gradients of the layers.
+    `loss_K_of(params, batch)`: mean loss of each term, 0 for an absent one. Costs a forward pass, J backward passes
+    one after the other, and room for J gradients of the layers.
     """
 
     def measure(params: Any, batch: Batch) -> tuple[Array, Array]:
-        loss_K, backward = jax.vjp(lambda layers: loss_K_of(params | {"layers": layers}, batch), params["layers"])
-        (gradients_K,) = jax.lax.map(backward, jnp.eye(len(loss_K), dtype=loss_K.dtype))
-        return cosines(gradients_K)
+        loss_J, backward = jax.vjp(lambda layers: loss_K_of(params | {"layers": layers}, batch), params["layers"])
+        (gradients_J,) = jax.lax.map(backward, jnp.eye(len(loss_J), dtype=loss_J.dtype))
+        return cosines(gradients_J)
 
     placed = jax.tree.map(lambda leaf: leaf.sharding, abstract_params)
     return jax.jit(measure, in_shardings=(placed, batch_sharding(mesh)), out_shardings=replicated(mesh))
@@ -67,29 +67,27 @@ class Monitor:
     @functools.cached_property
     def _monitor(self) -> Callable[[Any, Batch], tuple[Array, Array]]:
         parts = self._parts
-        terms, B, config = parts.curriculum.terms, parts.recipe.batch.micro_rows, parts.config
+        terms, B, config = parts.loss_spec.terms, parts.recipe.batch.micro_rows, parts.config
         chunks = chunks_for(local_rows(parts.mesh, B), config.T, config.V)
         model = parts.model.clone(unroll=1)  # compiles sooner, and is not called often
 
         def losses(params: Any, batch: Batch) -> Array:
-            return term_nats(params, model, batch, terms, chunks) / jnp.maximum(counts(batch, terms), 1)
+            return term_nll(params, model, batch, terms, chunks) / jnp.maximum(counts(batch, terms), 1)
 
         return make_monitor(losses, parts.abstract.params, parts.mesh)
 
     def measure(
         self, params: Any, first_row: int, progress: Callable[[], None]
-    ) -> tuple[Float[np.ndarray, "K K"], Float[np.ndarray, "K"]]:
+    ) -> tuple[Float[np.ndarray, "J J"], Float[np.ndarray, "J"]]:
         """`cosines`, the mean over a few batches of rows from `first_row` on, in which the tasks take turns."""
         parts, rows, found = self._parts, self._rows, []
         B = parts.recipe.batch.micro_rows
         for row_B in rows.taking_turns(first_row, BATCHES * B).reshape(BATCHES, B):
             batch = rows.builder.batch(rows.text(row_B), rows.tasks_of(row_B))
-            own = Batch(*(array[parts.own_rows()] for array in batch))
-            (placed,) = parts.placed(iter([own]), leading=0)
-            found.append(jax.device_get(self._monitor(params, placed)))
+            found.append(jax.device_get(self._monitor(params, parts.loader.of(batch))))
             progress()
-        cosine_KK, norm_K = (_mean_of_known(np.stack(arrays)) for arrays in zip(*found, strict=True))
-        return cosine_KK, norm_K
+        cosine_JJ, norm_J = (_mean_of_known(np.stack(arrays)) for arrays in zip(*found, strict=True))
+        return cosine_JJ, norm_J
 
 
 def _mean_of_known(values_N: np.ndarray) -> np.ndarray:
@@ -106,14 +104,14 @@ class Conflicts:
     newest: dict[str, list[tuple[int, float]]] = dataclasses.field(default_factory=dict)  # of a pair: (step, cosine)
     warned: list[str] = dataclasses.field(default_factory=list)  # pairs that a warning has told of
 
-    def note(self, step: int, names: Sequence[str], cosine_KK: np.ndarray) -> tuple["Conflicts", list[str]]:
+    def note(self, step: int, names: Sequence[str], cosine_JJ: np.ndarray) -> tuple["Conflicts", list[str]]:
         """(the record with one more measurement, warnings): one for a pair, ever, when the third in a row is bad.
 
         A measurement that lacks one of the two terms says nothing about the pair.
         """
         newest, warned, said = dict(self.newest), list(self.warned), []
         for i, j in itertools.combinations(range(len(names)), 2):
-            pair, cosine = f"{names[i]} and {names[j]}", float(cosine_KK[i, j])
+            pair, cosine = f"{names[i]} and {names[j]}", float(cosine_JJ[i, j])
             if pair in warned or np.isnan(cosine):
                 continue
             found = [*newest.pop(pair, []), (step, cosine)]

@@ -1,143 +1,163 @@
-"""How a micro-batch is scored: summed nats of each term of the loss, never divided here.
+"""The loss of a step and its gradient: a loop over the terms of the loss spec, each of its own kind of loss.
 
-Axes: A micro-batch  B batch  T position  Q places that are looked at  D residual  C classes of a head  K terms.
+The loss is a sum of task means, each over all devices and micro-batches of the step, and never a mean of means: what a
+micro-batch gives are sums. Axes: A micro-batch  B batch  T position  Q places that are looked at  J terms of the loss.
 """
 
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from gptjax.batch import Batch
-from gptjax.config import ModelConfig
-from gptjax.nn.class_heads import class_logits, class_nats, pair_states, states_at
-from gptjax.nn.likelihood import token_nats, token_scores
-from gptjax.nn.model import Transformer, head
-from train.objectives import Curriculum, Term
+from gptjax.nn.model import Transformer
+from train.losses.combine import State, make_combiner, project
+from train.losses.loss import Seen, Sums, total
+from train.losses.table import loss_named
+from train.objectives import LossSpec, Term
 
 
-def term_nats(
+def term_nll(
     params: Any, model: Transformer, batch: Batch, terms: Sequence[Term], chunks: int, dropout_key: Array | None = None
-) -> Float[Array, "K"]:
-    """Weighted nats of each term, summed over the batch in float32. Without a key, dropout is off."""
-    hidden_BTD, config = hidden_states(params, model, batch, dropout_key), model.config
-    nats_BT = token_nats(
-        hidden_BTD, head(params), batch.targets_BT,
-        vocabulary=config.vocabulary, chunks=chunks, cap=config.logit_cap,
-    )  # fmt: skip
-    logits = class_scores(params, config, batch, terms, hidden_BTD)
-    sums = []
-    for term in terms:
-        nats = class_nats(logits[term.name], labels(batch, term)) if term.name in logits else nats_BT
-        weights = target_weights(batch, term)
-        sums.append(jnp.sum(jnp.where(weights > 0, nats * weights, 0.0)))
-    return jnp.stack(sums)
+) -> Float[Array, "J"]:
+    """The weighted loss of each term, summed over the batch in float32. Without a key, dropout is off."""
+    seen = see(params, model, batch, chunks, dropout_key)
+    of_term: dict[str, Array] = {}
+    for loss, own in by_kind(terms):
+        for term, loss_BQ in zip(own, loss.losses(seen, own), strict=True):
+            of_term[term.name] = total(loss_BQ, loss.weights(batch, term))
+    return jnp.stack([of_term[term.name] for term in terms])
 
 
-class Scores(NamedTuple):
-    """Sums over a batch, float32."""
-
-    nats_K: Float[Array, "K"]
-    targets_K: Float[Array, "K"]
-    right_K: Float[Array, "K"]  # targets that were the likeliest
-    confusions: dict[str, Float[Array, "C C"]]  # of each term over sequences: targets by label and likeliest class
+def term_sums(params: Any, model: Transformer, batch: Batch, terms: Sequence[Term], chunks: int) -> dict[str, Sums]:
+    """What the scores of each term are made of, without dropout: see `Loss.sums`."""
+    seen = see(params, model, batch, chunks)
+    found = [zip(own, loss.sums(seen, own), strict=True) for loss, own in by_kind(terms)]
+    return {term.name: sums for of_kind in found for term, sums in of_kind}
 
 
-def term_scores(params: Any, model: Transformer, batch: Batch, terms: Sequence[Term], chunks: int) -> Scores:
-    """How well the targets of each term are predicted, without dropout. Every target counts by its weight."""
-    hidden_BTD, config = hidden_states(params, model, batch), model.config
-    nats_BT, likeliest_BT = token_scores(
-        hidden_BTD, head(params), batch.targets_BT,
-        vocabulary=config.vocabulary, chunks=chunks, cap=config.logit_cap,
-    )  # fmt: skip
-    logits = class_scores(params, config, batch, terms, hidden_BTD)
-    sums, confusions = [], {}
-    for term in terms:
-        label, weights, nats, likeliest = labels(batch, term), target_weights(batch, term), nats_BT, likeliest_BT
-        if term.name in logits:
-            nats, likeliest = class_nats(logits[term.name], label), jnp.argmax(logits[term.name], axis=-1)
-        if term.sequences:
-            count = logits[term.name].shape[-1]
-            told_BQC, likeliest_BQC = (jax.nn.one_hot(ids, count) for ids in (label, likeliest))
-            confusions[term.name] = jnp.einsum("BQ,BQC,BQc->Cc", weights, told_BQC, likeliest_BQC)
-        right = jnp.where(likeliest == label, weights, 0.0)
-        sums.append([jnp.sum(jnp.where(weights > 0, nats * weights, 0.0)), jnp.sum(weights), jnp.sum(right)])
-    nats_K, targets_K, right_K = jnp.array(sums).T
-    return Scores(nats_K, targets_K, right_K, confusions)
+def by_kind(terms: Sequence[Term]) -> list[tuple[Any, list[Term]]]:
+    """(kind of loss, its terms) in the order in which the kinds first come."""
+    names = dict.fromkeys(term.loss for term in terms)
+    return [(loss_named(name), [term for term in terms if term.loss == name]) for name in names]
 
 
-def class_scores(
-    params: Any, config: ModelConfig, batch: Batch, terms: Sequence[Term], hidden_BTD: Float[Array, "B T D"]
-) -> dict[str, Float[Array, "B Q C"]]:
-    """Scores of the classes of every term that has an output head of its own, at all of its places."""
-    read: dict[str, Array] = {"tokens": hidden_BTD}
-    if "segments" in (kinds := {_kind(term, config) for term in terms}):
-        read["segments"] = states_at(hidden_BTD, batch.at_BC)
-    if "pairs" in kinds:
-        read["pairs"] = pair_states(hidden_BTD, batch.segment_BT, batch.at_BC)
-    return {
-        term.name: class_logits(params, config, read[_kind(term, config)], term.head)
-        for term in terms
-        if term.head is not None
-    }
-
-
-def _kind(term: Term, config: ModelConfig) -> Literal["tokens", "segments", "pairs"]:
-    """What a term's output head reads."""
-    if not term.sequences or term.head is None:
-        return "tokens"
-    return "pairs" if config.class_heads[term.head].pair else "segments"
-
-
-def hidden_states(
-    params: Any, model: Transformer, batch: Batch, dropout_key: Array | None = None
-) -> Float[Array, "B T D"]:
+def see(params: Any, model: Transformer, batch: Batch, chunks: int, dropout_key: Array | None = None) -> Seen:
     """What the model makes of a batch's tokens. Without a key, dropout is off."""
     hidden_BTD, _ = model.apply(
         {"params": params}, batch.tokens_BT, batch.segment_BT, batch.position_BT, batch.visible_BT,
         deterministic=dropout_key is None, rngs={} if dropout_key is None else {"dropout": dropout_key},
     )  # fmt: skip
-    return hidden_BTD
+    return Seen(params, model.config, batch, hidden_BTD, chunks)
 
 
-def labels(batch: Batch, term: Term) -> Int[Array, "*axes"]:
-    """What a term's targets are: by position, or of sequences."""
-    return batch.label_BC if term.sequences else batch.targets_BT
+def counts(batch_ABT: Batch, terms: Sequence[Term]) -> Float[Array, "J"]:
+    """The weight of each term's targets in the whole step, over all devices and micro-batches."""
+    return jnp.stack([jnp.sum(loss_named(term.loss).weights(batch_ABT, term)) for term in terms])
 
 
-def target_weights(batch: Batch, term: Term) -> Float[Array, "*axes"]:
-    """The weight of every target of a term, 0 for those of others: by position, or of sequence-level targets."""
-    if term.sequences:
-        return jnp.where(batch.head_BC == term.head, batch.label_weight_BC, 0.0)
-    return jnp.where(batch.task_BT == term.task, batch.weights_BT, 0.0)
-
-
-def counts(batch_ABT: Batch, terms: Sequence[Term]) -> Float[Array, "K"]:
-    """Loss weight of each term in the whole step, over all devices and micro-batches."""
-    return jnp.stack([jnp.sum(target_weights(batch_ABT, term)) for term in terms])
-
-
-def lambdas(curriculum: Curriculum, progress: Array) -> Float[Array, "K"]:
+def lambdas(loss_spec: LossSpec, progress: Array) -> Float[Array, "J"]:
     """The recipe's weight of each term at a share of the run."""
     return jnp.stack(
-        [jnp.interp(progress, jnp.array(term.shares), jnp.array(term.weights)) for term in curriculum.terms]
+        [jnp.interp(progress, jnp.array(term.shares), jnp.array(term.weights)) for term in loss_spec.terms]
     )
 
 
-def divisors(curriculum: Curriculum, count_K: Array, progress: Array) -> Float[Array, "K"]:
-    """What each term's summed nats are divided by: its targets in this step, or as many as are to be expected of one
+def normalisers(loss_spec: LossSpec, count_J: Array, progress: Array) -> Float[Array, "J"]:
+    """What each term's summed loss is divided by: its targets in this step, or as many as are to be expected of one
     whose targets are rare, so that its gradient does not grow where they are few. Where none are to be expected, the
     last step of a phase may yet have some, of the next phase: then these count."""
-    phase = jnp.searchsorted(jnp.array(curriculum.phases), progress, side="right") - 1
-    expected_K = jnp.array([term.expected or (0.0,) * len(curriculum.phases) for term in curriculum.terms])[:, phase]
-    return jnp.maximum(jnp.where(expected_K > 0, expected_K, count_K), 1e-6)
+    phase = jnp.searchsorted(jnp.array(loss_spec.phases), progress, side="right") - 1
+    expected_J = jnp.array([term.expected or (0.0,) * len(loss_spec.phases) for term in loss_spec.terms])[:, phase]
+    return jnp.maximum(jnp.where(expected_J > 0, expected_J, count_J), 1e-6)
 
 
-def factors(coefficient_K: Array, divisor_K: Array, count_K: Array) -> Float[Array, "K"]:
-    """The factor of each term's summed nats in the loss, made before the backward pass; 0 for a term that is absent.
+def scales(coefficient_J: Array, normaliser_J: Array, count_J: Array) -> Float[Array, "J"]:
+    """What each term's summed loss is multiplied by, made before the backward pass; 0 for a term that is absent."""
+    return jax.lax.stop_gradient(jnp.where(count_J > 0, coefficient_J / normaliser_J, 0.0))
 
-    The loss is a sum of task means, each over all devices and micro-batches of the step, and never a mean of means.
-    """
-    return jax.lax.stop_gradient(jnp.where(count_K > 0, coefficient_K / divisor_K, 0.0))
+
+class StepLoss(NamedTuple):
+    """What the objective makes of one step."""
+
+    gradient: Any  # of the loss, as the trained parameters
+    loss: Array  # sum over terms of coefficient times mean loss
+    mean_J: Float[Array, "J"]  # loss of each term, a target
+    count_J: Float[Array, "J"]  # weight of its targets
+    coefficient_J: Float[Array, "J"]
+    combiner: State  # what the coefficients of the next step depend on
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What a run minimises: the one entry from a step to the losses."""
+
+    loss_spec: LossSpec
+    model: Transformer
+    chunks: int  # pieces of T whose logits over the vocabulary may exist one at a time
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        return self.loss_spec.terms
+
+    def start(self) -> State:
+        """What the coefficients of the first step depend on."""
+        return make_combiner(self.loss_spec.combine).init(len(self.terms))
+
+    def loss(
+        self,
+        trained: Any,
+        whole: Callable[[Any], Any],
+        batch_ABT: Batch,
+        combiner: State,
+        progress: Array,
+        weighed_at: Array,
+        key: Array,
+    ) -> StepLoss:
+        """The loss of a whole step and its gradient by `trained`; `whole` makes all parameters of them.
+
+        `progress` is the share of the run that is done; the recipe's weights are those of the share `weighed_at`.
+        """
+        weigh, update = make_combiner(self.loss_spec.combine)[1:]
+        lambda_J = lambdas(self.loss_spec, weighed_at)
+        count_J = counts(batch_ABT, self.terms)
+        coefficient_J = weigh(combiner, lambda_J)
+        scale_J = scales(coefficient_J, normalisers(self.loss_spec, count_J, progress), count_J)
+        gradient, nll_J = self._accumulated(trained, whole, batch_ABT, scale_J, key)
+        mean_J = nll_J / jnp.maximum(count_J, 1e-6)
+        combiner = update(combiner, mean_J, count_J > 0)
+        return StepLoss(gradient, jnp.sum(nll_J * scale_J), mean_J, count_J, coefficient_J, combiner)
+
+    def _accumulated(
+        self, trained: Any, whole: Callable[[Any], Any], batch_ABT: Batch, scale_J: Array, key: Array
+    ) -> tuple[Any, Float[Array, "J"]]:
+        """(gradient, summed loss of each term) over all micro-batches, one after another."""
+        one_by_one = self.loss_spec.combine == "pcgrad"
+
+        def losses_of(trained: Any, batch: Batch, dropout_key: Array | None) -> tuple[Array, Array]:
+            nll_J = term_nll(whole(trained), self.model, batch, self.terms, self.chunks, dropout_key)
+            return nll_J * scale_J, jax.lax.stop_gradient(nll_J)
+
+        def gradient_of(a: Array, batch: Batch) -> tuple[Any, Array]:
+            """The gradient of the loss; with `one_by_one`, those of its terms, along a first axis."""
+            dropout_key = jax.random.fold_in(key, a) if self.model.config.dropout else None
+            _, pull_back, nll_J = jax.vjp(lambda trained: losses_of(trained, batch, dropout_key), trained, has_aux=True)
+            if one_by_one:
+                return jax.lax.map(lambda one_J: pull_back(one_J)[0], jnp.eye(len(self.terms))), nll_J
+            return pull_back(jnp.ones(len(self.terms)))[0], nll_J
+
+        def accumulate(sums: Any, numbered: Any) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, sums, gradient_of(*numbered)), None
+
+        A = batch_ABT.shape[0]
+        numbered = (jnp.arange(A), batch_ABT)
+        first = jax.tree.map(lambda array: array[0], numbered)
+        if A == 1:  # without a second copy of the gradient
+            gradient, nll_J = gradient_of(*first)
+        else:
+            nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(gradient_of, *first))
+            (gradient, nll_J), _ = jax.lax.scan(accumulate, nothing, numbered)
+        return (project(gradient, jax.random.fold_in(key, A)) if one_by_one else gradient), nll_J

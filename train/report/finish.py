@@ -72,7 +72,8 @@ def optional(what: str, console: Console) -> Iterator[None]:
 
 def _write(parts: Assembly, text: Text, state: State, console: Console, began: float, dog: Watchdog) -> None:
     recipe, run = parts.recipe, parts.recipe.run
-    names = {term.name for term in parts.curriculum.terms}
+    tasks = text.rows.trained.values()
+    models_text = any(task.models_text for task in tasks)
 
     @contextlib.contextmanager
     def part(what: str) -> Iterator[None]:
@@ -82,14 +83,14 @@ def _write(parts: Assembly, text: Text, state: State, console: Console, began: f
     with part("comparison with xz"):
         console.print("\nwriting the report, and what goes into it ...")
         _write_xz(run, text.prepared)
-    if names & {"causal_lm", "prefix_lm"}:
+    if any(task.generates for task in tasks):
         with part("samples"):
             settings = {"step": int(state.step), "samples": recipe.samples, "seed": recipe.seed}
             write_samples(run, text.prepared, _model(parts, text, state), **settings, console=console)
-    if "causal_lm" in names:
+    if models_text:
         with part("table of bits per byte"):
             console.print(_results(run))
-    if {"causal_lm", "masked_lm"} <= names:
+    if models_text and any(task.masks for task in tasks):
         with part("held-out text read both ways"):
             console.print(views_table(write_views(run, text.prepared, _model(parts, text, state))))
     with part("report"):

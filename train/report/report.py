@@ -143,7 +143,7 @@ def _headline(run: Path, sources: Mapping[str, Mapping], train: Sequence[Mapping
         cards.append(("Parameters", parameters, "numbers that training adjusts"))
         what += f" of {parameters} parameters"
     terms = report_tasks.terms_of(train)
-    writes = not terms or {"causal_lm", "prefix_lm"} & {*terms}
+    writes = not terms or any(task.generates for task in map(report_tasks.task_of, terms) if task)
     use = (
         "given the beginning of a text, it writes a likely continuation" if writes else "it reads text from both sides"
     )
@@ -169,8 +169,10 @@ def _headline(run: Path, sources: Mapping[str, Mapping], train: Sequence[Mapping
 
 def _loss_figure(train: Sequence[Mapping], overall: Mapping[int, float]) -> str:
     """Of next words where they are trained, as validation is; else of all tasks together."""
-    words = report_tasks.of_term(train, "tasks", "causal_lm")
-    several = len(report_tasks.terms_of(train)) > 1
+    terms = report_tasks.terms_of(train)
+    text = next(filter(report_tasks.models_text, terms), None)
+    words = [] if text is None else report_tasks.of_term(train, "tasks", text)
+    several = len(terms) > 1
 
     def paint(axes: Axes) -> None:
         if words:

@@ -1,6 +1,7 @@
 """The sections of `report.html` about a run's objectives: curves, scores, mistakes, conflicts; each "" where unknown.
 
-`records` are those of metrics.jsonl. Axes: C classes  K terms of the loss.
+What is told of a term is decided by its kind of loss. `records` are those of metrics.jsonl, of old runs too.
+Axes: C classes  J terms of the loss.
 """
 
 import itertools
@@ -9,6 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
+from data.tasks.task import Task
+from train.losses.loss import Loss, Matrix, Measure
+from train.losses.table import LOSSES, loss_of_record
 from train.objectives import Objectives
 from train.record.journal import numbers
 from train.report.figures import (
@@ -59,26 +63,42 @@ def last_task_scores(records: Sequence[Mapping]) -> dict[str, Mapping]:
     }
 
 
+def task_of(term: str) -> Task | None:
+    """The task that a term is of, with its default settings; None of one that is no more."""
+    return Objectives().tasks.get(term.split("/")[0])
+
+
+def models_text(term: str) -> bool:
+    """Whether its loss is that of the text itself, which is reported source by source."""
+    task = task_of(term)
+    return task is not None and task.models_text
+
+
 def about(term: str) -> str:
     """What a task does, as its class says; "" of one that is no more."""
-    task = Objectives().tasks.get(term.split("/")[0])
+    task = task_of(term)
     return "" if task is None else (type(task).__doc__ or "").splitlines()[0]
+
+
+def loss_of(record: Mapping | None) -> Loss:
+    """The kind of loss that a record of held-out text is of; where there is none, that of most tasks."""
+    return (None if record is None else loss_of_record(record)) or LOSSES[Task.loss]
 
 
 # Sections
 
 
 def training_curves(train: Sequence[Mapping], records: Sequence[Mapping]) -> str:
-    """For each term its loss, and its answers beside a cheap guesser's. "" where next words are all there is."""
+    """For each term its loss, and its measure beside a cheap baseline's. "" where next words are all there is."""
     terms, held = terms_of(train), held_out(records)
-    if not {*terms, *held} - {"causal_lm"}:
+    if all(map(models_text, {*terms, *held})):
         return ""
     note = (
         "<p>Every task has a loss of its own, which falls as the task is learned; the share of right answers, on text "
-        "that was not trained on, tells what that is worth. The dashed line is a cheap guesser's share: a task is "
-        "learned as far as the model rises above it.</p>"
+        "that was not trained on, tells what that is worth. The dashed line is a cheap baseline's: a task is learned as "
+        "far as the model does better.</p>"
     )
-    legend = swatches({"training": look(0), "held-out text": look(1), "cheap guesser": Look(COLOURS["quiet"], "--")})
+    legend = swatches({"training": look(0), "held-out text": look(1), "cheap baseline": Look(COLOURS["quiet"], "--")})
     figures = "".join(
         _curves_of(term, of_term(train, "tasks", term), list(held.get(term, {}).values()))
         for term in dict.fromkeys([*terms, *held])
@@ -99,16 +119,20 @@ def _curves_of(term: str, train: Sequence[Mapping], held: Sequence[Mapping]) -> 
         axes.plot(steps, column(held, "loss"), **dots)
         axes.set_xlim(span)
 
-    def paint_accuracy(axes: Axes) -> None:
-        axes.plot(steps, column(held, "accuracy"), **dots)
-        axes.plot(steps, column(held, "guess_accuracy"), "--", color=COLOURS["quiet"], linewidth=1.4)
-        axes.set(xlim=span, ylim=(0, None))
-        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
+    loss = loss_of(held[-1] if held else None)
+    measure = loss.measure
 
-    drawings, caption = draw(NARROW, paint_loss, "step", "nats per target"), escape(about(term))
+    def paint_measure(axes: Axes) -> None:
+        axes.plot(steps, column(held, measure.key), **dots)
+        axes.plot(steps, column(held, f"guess_{measure.key}"), "--", color=COLOURS["quiet"], linewidth=1.4)
+        axes.set(xlim=span, ylim=(0, None))
+        if measure.form.endswith("%"):
+            axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
+
+    drawings, caption = draw(NARROW, paint_loss, "step", loss.unit), escape(about(term))
     if held:
-        drawings += draw(NARROW, paint_accuracy, "step", "right answers")
-        caption += f" The guesser: {escape(held[-1]['guess'])}."
+        drawings += draw(NARROW, paint_measure, "step", measure.title)
+        caption += f" The baseline: {escape(held[-1]['guess'])}."
     return figure(term, drawings, caption)
 
 
@@ -125,44 +149,54 @@ def _weights_figure(train: Sequence[Mapping]) -> str:
 
 def scores(train: Sequence[Mapping], records: Sequence[Mapping]) -> str:
     """What was learned, task by task, and which classes are taken for which."""
-    last = last_task_scores(records)
-    rows, sources = [], list(dict.fromkeys(source for record in last.values() for source in record["by_source"]))
+    last = {term: record for term, record in last_task_scores(records).items() if loss_of_record(record)}
+    if not last:
+        return ""
+    by_measure: dict[Measure, dict[str, Mapping]] = {}
     for term, record in last.items():
-        weights = of_term(train, "coefficients", term)
-        rows.append((
-            two(escape(term), escape(about(term))), _share(record["accuracy"]),
-            two(_share(record["guess_accuracy"]), escape(record["guess"])), f"{record['targets']:,}",
-            _number(record["loss"]), f"{weights[-1]['value']:.3g}" if weights else "–",
-        ))  # fmt: skip
-    head = ("task", "right answers", "a cheap guesser's", "targets", "loss<br>nats per target", "weight in the loss")
-    by_source = [
-        (escape(term), *(_of_source(*record["by_source"].get(source, (None, 0))) for source in sources))
-        for term, record in last.items()
-    ]
-    names = ("right answers", *map(escape, sources))
+        by_measure.setdefault(loss_of(record).measure, {})[term] = record
+    tables = "".join(_tables(measure, found, train) for measure, found in by_measure.items())
     pictures = "".join(
-        _confusion_figure(term, np.array(record["confusion"]), record["classes"])
+        _confusion_figure(picture)
         for term, record in last.items()
-        if record["confusion"]
+        for picture in loss_of(record).pictures(term, record)
     )
-    tables = table(rows, "numbers scores", head) + (table(by_source, "numbers", names) if len(sources) > 1 else "")
     note = (
         "<p>In the pictures a row holds what truly is such, with how many there are; its numbers are how many percent "
         "of them the model takes for what stands below. A strong diagonal is good; a strong column is an answer that "
         "it gives too often. Of many classes the rarer stand together.</p>"
     )
     grid = f'{note}<div class="grid">{pictures}</div>' if pictures else ""
-    return f"{_verdict(last)}{tables}{grid}" if last else ""
+    return f"{_verdict(last)}{tables}{grid}"
+
+
+def _tables(measure: Measure, last: Mapping[str, Mapping], train: Sequence[Mapping]) -> str:
+    """The terms that are judged by one measure: over all text, and source by source where there are several."""
+    sources = list(dict.fromkeys(source for record in last.values() for source in record["by_source"]))
+    rows = []
+    for term, record in last.items():
+        weights, baseline = of_term(train, "coefficients", term), record[f"guess_{measure.key}"]
+        rows.append((
+            two(escape(term), escape(about(term))), _number(record[measure.key], measure.form),
+            two(_number(baseline, measure.form), escape(record["guess"])), f"{record['targets']:,}",
+            _number(record["loss"]), f"{weights[-1]['value']:.3g}" if weights else "–",
+        ))  # fmt: skip
+    units = dict.fromkeys(loss_of(record).unit for record in last.values())
+    loss = f"loss<br>{' or '.join(units)}"
+    head = ("task", measure.title, "a cheap baseline's", "targets", loss, "weight in the loss")
+    by_source = [
+        (escape(term), *(_of_source(measure, *record["by_source"].get(source, (None, 0))) for source in sources))
+        for term, record in last.items()
+    ]
+    names = (measure.title, *map(escape, sources))
+    return table(rows, "numbers scores", head) + (table(by_source, "numbers", names) if len(sources) > 1 else "")
 
 
 def _verdict(last: Mapping[str, Mapping]) -> str:
-    """A tie is not a win: the shares are of float32 sums, equal to half a target at best."""
-    better = [
-        term for term, record in last.items() if record["accuracy"] > record["guess_accuracy"] + 0.5 / record["targets"]
-    ]
+    better = [term for term, record in last.items() if loss_of(record).margin(record) > 0]
     others = [term for term in last if term not in better]
-    said = [f"beats a cheap guesser at {listed(better)}"] if better else []
-    said += [f"does not beat {'it' if better else 'a cheap guesser'} at {listed(others)}"] if others else []
+    said = [f"beats a cheap baseline at {listed(better)}"] if better else []
+    said += [f"does not beat {'it' if better else 'a cheap baseline'} at {listed(others)}"] if others else []
     return f"<p>On held-out text the model {escape(', and '.join(said))}.</p>"
 
 
@@ -178,14 +212,14 @@ def commonest(confusion_CC: np.ndarray, names: list[str]) -> tuple[np.ndarray, l
     return folded, [*(names[k] for k in kept), f"{len(names) - len(kept)} others"]
 
 
-def _confusion_figure(term: str, confusion_CC: np.ndarray, names: list[str]) -> str:
-    confusion_CC, names = commonest(confusion_CC, names)
+def _confusion_figure(picture: Matrix) -> str:
+    confusion_CC, names = commonest(picture.count_CC, picture.classes)
     total_C1 = confusion_CC.sum(axis=1, keepdims=True)
     share_CC = np.where(total_C1 > 0, 100 * confusion_CC / np.maximum(total_C1, 1), np.nan)
     columns = [short(name, 16) for name in names]
     rows = [f"{name} ({total:,})" for name, total in zip(columns, total_C1[:, 0].tolist(), strict=True)]
     svg = draw_grid(share_CC, "{:.0f}", 100, rows, columns, "what the model says", "what is right")
-    return figure(f"{term}: what is taken for what", svg, "")
+    return figure(picture.title, svg, "")
 
 
 def conflicts(records: Sequence[Mapping]) -> str:
@@ -208,13 +242,13 @@ def conflicts(records: Sequence[Mapping]) -> str:
         "undoes the other's work. Single numbers are noisy: it matters what stays clearly below 0. Then compare with "
         f"runs that have one of the two, or give one less weight. At step {newest['step']:,} {escape(said)}.</p>"
     )
-    cosine_KK = np.array(newest["cosines"], float)
-    np.fill_diagonal(cosine_KK, np.nan)
+    cosine_JJ = np.array(newest["cosines"], float)
+    np.fill_diagonal(cosine_JJ, np.nan)
     names = [short(term, 16) for term in newest["terms"]]
     caption = (
         "Blue: the two help each other; orange: they pull apart; pale: they do not touch. From ±0.5 on, full colour."
     )
-    picture = figure("Which tasks pull together", draw_grid(cosine_KK, "{:z.2f}", 0.5, names, names), caption)
+    picture = figure("Which tasks pull together", draw_grid(cosine_JJ, "{:z.2f}", 0.5, names, names), caption)
     return f'{note}<div class="grid">{picture}{_conflicts_figure(measured)}</div>'
 
 
@@ -260,13 +294,9 @@ def views(found: Mapping[str, Mapping[str, float]]) -> str:
     return note + table(rows, "numbers", head) if rows else ""
 
 
-def _of_source(accuracy: float | None, targets: int) -> str:
-    return two(_share(accuracy), f"of {targets:,}") if targets else "–"
+def _of_source(measure: Measure, score: float | None, targets: int) -> str:
+    return two(_number(score, measure.form), f"of {targets:,}") if targets else "–"
 
 
-def _share(value: float | None) -> str:
-    return "–" if value is None or not np.isfinite(value) else f"{value:.1%}"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None or not np.isfinite(value) else f"{value:.3f}"
+def _number(value: float | None, form: str = ".3f") -> str:
+    return "–" if value is None or not np.isfinite(value) else format(value, form)

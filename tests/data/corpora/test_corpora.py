@@ -10,13 +10,13 @@ from etils import epath
 
 from data.corpora import corpus
 from data.preparation import sources
-from data.rows.pipeline import training_batches
 from data.rows.rows import Rows
 from gptjax.config import ModelConfig
 from gptjax.nn.model import Transformer
 from gptjax.sharding import make_mesh, one_a_device
 from gptjax.text.tokenizer import train_bpe
 from tests.tiny_text import write_prepared
+from train.loader import training_batches
 from train.objectives import Objectives, causal_only
 from train.recipe import OptimizerSpec
 from train.step import abstract_state, make_train_step

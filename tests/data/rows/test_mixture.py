@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from data.rows.mixture import assign, lay_out, mixture_rates, parse, pattern, unimax
+from data.rows.mixture import lay_out, mixture_rates, parse, unimax
+from data.rows.rowplan import assign, pattern
 
 RATES = (700, 300, 20, 4)
 

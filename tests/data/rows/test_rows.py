@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from data.rows.mixture import assign
+from data.rows.rowplan import assign
 from data.rows.rows import Builder, HeldOutRows, Rows, open_corpus
 from data.token_store import TokenStore
 from tests.tiny_text import sentences, write_prepared

@@ -151,7 +151,7 @@ def test_the_cheap_guess_knows_what_was_left_and_the_commonest_word():
     text = text_of([[[1, *[e] * 500, z, 2]]] * 40, T=503)
     task = MaskedLM(rate=1.0, final_rate=1.0)
     batch = task.build(text)
-    _, right_BT = task.guess(batch, text.corpus)
+    _, right_BT = task.baseline(batch, text.corpus)
     of_e, of_z = right_BT[batch.targets_BT == e], right_BT[batch.targets_BT == z]
     assert of_e.mean() == pytest.approx(0.9, abs=0.01)
     assert of_z.mean() == pytest.approx(0.1, abs=0.15)

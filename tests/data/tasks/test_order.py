@@ -77,7 +77,7 @@ def test_the_cheap_guess_is_the_token_that_stands_there():
     """Right for all three tokens of one order, one token of three, none of two: one time in three."""
     text = text_of([[[1, *range(200, 260), 2]]] * 2000, T=62)
     batch = Order().build(text)
-    said, right_BT = Order().guess(batch, text.corpus)
+    said, right_BT = Order().baseline(batch, text.corpus)
     assert said == "the token that stands there"
     by_row = right_BT.sum(axis=1)
     assert {*by_row.tolist()} == {0.0, 1.0, 3.0}

@@ -100,7 +100,7 @@ def test_the_cheap_guess_is_the_best_one_by_free_places():
     """Counted segment by segment; where every place has a bucket of its own, right once in so many free places."""
     text = text_of([[letters(200), letters(50)], [letters(256)], [letters(5)]], T=256)
     batch = Position().build(text)
-    said, right_BT = Position().guess(batch, text.corpus)
+    said, right_BT = Position().baseline(batch, text.corpus)
     assert said == "the 64th of the segment in which most places are free"
     for row, segment, free in ((0, 1, 50), (0, 2, 12), (1, 1, 64)):
         asked_T = (batch.segment_BT[row] == segment) & (batch.weights_BT[row] > 0)

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from gptjax.config import ClassHead, ModelConfig
-from gptjax.nn.class_heads import class_logits, class_nats, pair_states, states_at
+from gptjax.nn.class_heads import class_logits, class_nll, pair_states, states_at
 from gptjax.sharding import batch_sharding, make_mesh
 from train.lab.hlo import COLLECTIVES
 
@@ -83,7 +83,7 @@ def test_nats_are_those_of_optax_over_the_heads_own_classes(head):
     plain = plain + PARAMS["class_heads_bias"][head][None, None]
     np.testing.assert_allclose(logits_BQC, plain[..., :count], rtol=1e-5, atol=1e-5)
     wanted = optax.softmax_cross_entropy_with_integer_labels(plain[..., :count], label_BQ)
-    np.testing.assert_allclose(class_nats(logits_BQC, label_BQ), wanted, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(class_nll(logits_BQC, label_BQ), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_places_without_a_class_and_other_heads_get_no_gradient():
@@ -91,7 +91,7 @@ def test_places_without_a_class_and_other_heads_get_no_gradient():
     label_BQ = jnp.zeros((3, 8), jnp.int32)
 
     def loss(params):
-        return class_nats(class_logits(params, CONFIG, HIDDEN_BTD, 0), label_BQ).sum()
+        return class_nll(class_logits(params, CONFIG, HIDDEN_BTD, 0), label_BQ).sum()
 
     gradient = jax.grad(loss)(PARAMS)
     for leaf in (gradient["class_heads"].swapaxes(1, 2), gradient["class_heads_bias"]):
@@ -112,5 +112,5 @@ def test_scores_are_float32_under_bfloat16_and_near_those_of_float32():
 def test_a_label_without_a_class_gives_a_finite_loss():
     """Padding slots have label 0 of head 0, whatever head looks at them; their weight is 0."""
     logits_BQC = class_logits(PARAMS, CONFIG, HIDDEN_BTD, 0)
-    found = class_nats(logits_BQC, jnp.full((3, 8), 4))
+    found = class_nll(logits_BQC, jnp.full((3, 8), 4))
     np.testing.assert_allclose(found, jax.nn.logsumexp(logits_BQC, axis=-1), rtol=1e-6)

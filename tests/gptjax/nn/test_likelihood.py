@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from gptjax.nn.likelihood import CHUNK_BYTES, chunks_for, logits_from, token_nats, token_scores
+from gptjax.nn.likelihood import CHUNK_BYTES, chunks_for, logits_from, token_nll, token_scores
 from gptjax.sharding import make_mesh
 
 VOCABULARY, V = 100, 128
@@ -35,7 +35,7 @@ def optax_nats(hidden_BTD, table_VD, targets_BT, cap=None):
 @pytest.mark.parametrize("chunks", [1, 2, 8])
 def test_nats_are_those_of_optax(chunks):
     """In however many pieces, every position's nats are within 1e-6 of optax on the whole."""
-    found = token_nats(*inputs(), vocabulary=VOCABULARY, chunks=chunks)
+    found = token_nll(*inputs(), vocabulary=VOCABULARY, chunks=chunks)
     np.testing.assert_allclose(found, optax_nats(*inputs()), rtol=1e-6, atol=1e-6)
     assert found.dtype == jnp.float32
 
@@ -46,7 +46,7 @@ def test_gradients_are_those_of_optax(chunks, cap):
     hidden_BTD, table_VD, targets_BT = inputs()
 
     def nats(h, t):
-        return token_nats(h, t, targets_BT, vocabulary=VOCABULARY, chunks=chunks, cap=cap)
+        return token_nll(h, t, targets_BT, vocabulary=VOCABULARY, chunks=chunks, cap=cap)
 
     np.testing.assert_allclose(nats(hidden_BTD, table_VD), optax_nats(*inputs(), cap), rtol=1e-5, atol=1e-6)
     ours = jax.grad(lambda h, t: weighed(nats(h, t)), argnums=(0, 1))
@@ -65,7 +65,7 @@ def test_padding_rows_of_the_table_never_score_and_never_learn(chunks):
     assert (logits_BTV[..., VOCABULARY:] == -jnp.inf).all()
     assert jnp.isfinite(logits_BTV[..., :VOCABULARY]).all()
     dtable_VD = jax.grad(
-        lambda t: weighed(token_nats(hidden_BTD, t, targets_BT, vocabulary=VOCABULARY, chunks=chunks))
+        lambda t: weighed(token_nll(hidden_BTD, t, targets_BT, vocabulary=VOCABULARY, chunks=chunks))
     )(table_VD)
     assert (dtable_VD[VOCABULARY:] == 0).all()
     assert (dtable_VD[:VOCABULARY] != 0).all()
@@ -79,7 +79,7 @@ def test_scores_are_the_same_nats_and_the_likeliest_id_of_all(chunks, cap):
         table_VD = table_VD.at[VOCABULARY:].mul(1e3)
         settings = {"vocabulary": VOCABULARY, "chunks": chunks, "cap": cap}
         nats_BT, likeliest_BT = token_scores(hidden_BTD, table_VD, targets_BT, **settings)
-        wanted_BT = token_nats(hidden_BTD, table_VD, targets_BT, **settings)
+        wanted_BT = token_nll(hidden_BTD, table_VD, targets_BT, **settings)
         np.testing.assert_allclose(nats_BT, wanted_BT, rtol=2e-5, atol=1e-5)
         logits_BTV = logits_from(hidden_BTD, table_VD, VOCABULARY, cap)
         np.testing.assert_array_equal(likeliest_BT, jnp.argmax(logits_BTV, axis=-1))
@@ -101,7 +101,7 @@ def test_probabilities_sum_to_one():
     """exp(-nats) over all ids of the vocabulary, at every position."""
     hidden_BTD, table_VD, targets_BT = inputs()
     every = [
-        token_nats(hidden_BTD, table_VD, jnp.full_like(targets_BT, id), vocabulary=VOCABULARY, chunks=1)
+        token_nll(hidden_BTD, table_VD, jnp.full_like(targets_BT, id), vocabulary=VOCABULARY, chunks=1)
         for id in range(VOCABULARY)
     ]
     np.testing.assert_allclose(sum(jnp.exp(-nats) for nats in every), 1.0, atol=1e-5)
@@ -111,8 +111,8 @@ def test_bfloat16_is_within_a_thousandth_at_50k():
     """50,257 ids from bfloat16 hidden states: within 1e-3 nats of float32 on the same values (trap 37)."""
     hidden_BTD, table_VD, targets_BT = inputs(D=64, vocabulary=50_257, rows=50_304, dtype=jnp.bfloat16)
     table_VD = table_VD.astype(jnp.bfloat16).astype(jnp.float32)
-    half = token_nats(hidden_BTD, table_VD, targets_BT, vocabulary=50_257, chunks=4)
-    full = token_nats(hidden_BTD.astype(jnp.float32), table_VD, targets_BT, vocabulary=50_257, chunks=1)
+    half = token_nll(hidden_BTD, table_VD, targets_BT, vocabulary=50_257, chunks=4)
+    full = token_nll(hidden_BTD.astype(jnp.float32), table_VD, targets_BT, vocabulary=50_257, chunks=1)
     assert half.dtype == jnp.float32
     np.testing.assert_allclose(half, full, atol=1e-3)
 
@@ -121,7 +121,7 @@ def test_the_tables_gradient_is_float32_under_bfloat16():
     """Pieces are added up in float32: in 1 piece or 8, the table's gradient agrees to 1e-5 of its size."""
     hidden_BTD, table_VD, targets_BT = inputs(dtype=jnp.bfloat16)
     one, eight = (
-        jax.grad(lambda t, n=chunks: weighed(token_nats(hidden_BTD, t, targets_BT, vocabulary=VOCABULARY, chunks=n)))(
+        jax.grad(lambda t, n=chunks: weighed(token_nll(hidden_BTD, t, targets_BT, vocabulary=VOCABULARY, chunks=n)))(
             table_VD
         )
         for chunks in (1, 8)
@@ -137,7 +137,7 @@ def test_all_logits_never_exist_at_once():
 
     def memory(chunks):
         loss = jax.value_and_grad(
-            lambda h, t: token_nats(h, t, targets_BT, vocabulary=rows, chunks=chunks).sum(), argnums=(0, 1)
+            lambda h, t: token_nll(h, t, targets_BT, vocabulary=rows, chunks=chunks).sum(), argnums=(0, 1)
         )
         compiled = jax.jit(loss).lower(hidden_BTD, table_VD).compile()
         return compiled.memory_analysis().temp_size_in_bytes, f"f32[{B},{T},{rows}]" in compiled.as_text()
@@ -163,4 +163,4 @@ def test_the_number_of_pieces_divides_t_and_fits(rows, T, V):
 def test_pieces_that_do_not_divide_t_are_refused():
     """The error holds both numbers."""
     with pytest.raises(ValueError, match=r"chunks=3 .* T=8"):
-        token_nats(*inputs(), vocabulary=VOCABULARY, chunks=3)
+        token_nll(*inputs(), vocabulary=VOCABULARY, chunks=3)

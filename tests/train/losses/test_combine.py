@@ -14,19 +14,19 @@ from train.losses.combine import FAMO_MARGIN, FAMO_SMOOTHING, gram, make_combine
 LAMBDA = np.float32([1.0, 0.5, 2.0])
 
 
-def after(name: str, loss_NK, present_NK=None):
+def after(name: str, loss_NJ, present_NJ=None):
     """The state after so many steps."""
     combiner = make_combiner(name)
-    present_NK = np.ones(loss_NK.shape, bool) if present_NK is None else present_NK
-    steps = (np.float32(loss_NK), present_NK)
+    present_NJ = np.ones(loss_NJ.shape, bool) if present_NJ is None else present_NJ
+    steps = (np.float32(loss_NJ), present_NJ)
     return jax.lax.scan(
-        lambda state, step: (combiner.update(state, *step), None), combiner.init(loss_NK.shape[1]), steps
+        lambda state, step: (combiner.update(state, *step), None), combiner.init(loss_NJ.shape[1]), steps
     )[0]
 
 
-def coefficients(name: str, loss_NK, present_NK=None, lambda_K=LAMBDA):
+def coefficients(name: str, loss_NJ, present_NJ=None, lambda_J=LAMBDA):
     """The coefficients after so many steps."""
-    return np.asarray(make_combiner(name).weigh(after(name, loss_NK, present_NK), lambda_K))
+    return np.asarray(make_combiner(name).weigh(after(name, loss_NJ, present_NJ), lambda_J))
 
 
 @pytest.mark.parametrize("name", ["static", "pcgrad"])
@@ -83,20 +83,20 @@ def test_no_term_at_all_is_fine():
         np.testing.assert_array_equal(coefficients(name, np.full((2, 3), np.nan), np.zeros((2, 3), bool)), LAMBDA)
 
 
-def famo_by_hand(loss_NK, gamma=1e-3, rate=0.025, beta1=0.9, beta2=0.999):
+def famo_by_hand(loss_NJ, gamma=1e-3, rate=0.025, beta1=0.9, beta2=0.999):
     """(weights z, coefficients) by the paper's algorithm with Adam, the losses of every step being measured anew."""
-    K = loss_NK.shape[1]
+    K = loss_NJ.shape[1]
     w, m, v = np.zeros(K), np.zeros(K), np.zeros(K)
-    level_NK = loss_NK + FAMO_MARGIN
-    for t in range(1, len(loss_NK)):
+    level_NJ = loss_NJ + FAMO_MARGIN
+    for t in range(1, len(loss_NJ)):
         z = np.exp(w) / np.exp(w).sum()
         jacobian = np.diag(z) - np.outer(z, z)
-        d = jacobian @ (np.log(level_NK[t - 1]) - np.log(level_NK[t])) + gamma * w
+        d = jacobian @ (np.log(level_NJ[t - 1]) - np.log(level_NJ[t])) + gamma * w
         m, v = beta1 * m + (1 - beta1) * d, beta2 * v + (1 - beta2) * d**2
         w -= rate * (m / (1 - beta1 ** (t + 1))) / (np.sqrt(v / (1 - beta2 ** (t + 1))) + 1e-8)
     z = np.exp(w) / np.exp(w).sum()
-    c = 1 / np.sum(z / level_NK[-1])
-    return z, c * z / level_NK[-1]
+    c = 1 / np.sum(z / level_NJ[-1])
+    return z, c * z / level_NJ[-1]
 
 
 def test_famo_is_the_papers_update_of_the_averaged_losses():
@@ -125,8 +125,8 @@ def test_famo_shares_out_what_the_recipes_weights_sum_to():
     np.testing.assert_allclose(found[1] + found[2], LAMBDA[1] + LAMBDA[2], rtol=1e-6)
     plain = coefficients("famo", loss, present, np.ones(3, np.float32))
     np.testing.assert_allclose(found[2] / found[1], 4 * plain[2] / plain[1], rtol=1e-5)
-    np.testing.assert_array_equal(coefficients("famo", loss, lambda_K=np.float32([0, 0, 1])), [0, 0, 1])
-    np.testing.assert_array_equal(coefficients("famo", loss, lambda_K=np.zeros(3, np.float32)), [0, 0, 0])
+    np.testing.assert_array_equal(coefficients("famo", loss, lambda_J=np.float32([0, 0, 1])), [0, 0, 1])
+    np.testing.assert_array_equal(coefficients("famo", loss, lambda_J=np.zeros(3, np.float32)), [0, 0, 0])
 
 
 summed = jax.jit(project)

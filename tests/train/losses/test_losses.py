@@ -1,4 +1,4 @@
-"""Nats are sums, a term at a time, divided once; padding adds nothing, and a packed row scores like its documents."""
+"""Losses are sums, a term at a time, divided once; padding adds nothing, and a packed row scores like its documents."""
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +8,8 @@ from flax import linen as nn
 from gptjax.batch import Batch, text_batch
 from gptjax.config import ModelConfig
 from gptjax.nn.model import Transformer, init_params
-from train.losses.terms import counts, divisors, factors, term_nats
-from train.objectives import Curriculum, Term, causal_only
+from train.losses.terms import counts, normalisers, scales, term_nll
+from train.objectives import LossSpec, Term, causal_only
 
 CONFIG = ModelConfig(T=24, D=32, L=2, N=2, K=2, head_width=16, F=48, vocabulary=200, dropout=0.5)
 MODEL = Transformer(CONFIG)
@@ -30,25 +30,25 @@ def row(*lengths: int, T: int = 24) -> Batch:
     return text_batch(tokens, targets, inside.astype(np.float32), inside, segment, position, inside < 0)
 
 
-def nats(batch, key=None):
-    return np.asarray(term_nats(PARAMS, MODEL, jax.tree.map(jnp.asarray, batch), causal_only().terms, 1, key))[0]
+def nll(batch, key=None):
+    return np.asarray(term_nll(PARAMS, MODEL, jax.tree.map(jnp.asarray, batch), causal_only().terms, 1, key))[0]
 
 
-def test_padding_in_the_row_changes_no_nats():
+def test_padding_in_the_row_changes_no_loss():
     """Trap 3."""
-    np.testing.assert_allclose(nats(row(9, T=9)), nats(row(9)), rtol=1e-6)
-    assert not np.isclose(nats(row(9)), nats(row(10)))
+    np.testing.assert_allclose(nll(row(9, T=9)), nll(row(9)), rtol=1e-6)
+    assert not np.isclose(nll(row(9)), nll(row(10)))
 
 
 def test_packed_documents_score_what_they_score_alone():
     """Traps 7 and 8."""
-    np.testing.assert_allclose(nats(row(5, 11, 8)), nats(row(5)) + nats(row(11)) + nats(row(8)), rtol=1e-6)
+    np.testing.assert_allclose(nll(row(5, 11, 8)), nll(row(5)) + nll(row(11)) + nll(row(8)), rtol=1e-6)
 
 
 def test_dropout_acts_only_with_a_key_and_differs_by_key():
-    assert nats(row(9)) == nats(row(9))
-    first, second = nats(row(9), jax.random.key(1)), nats(row(9), jax.random.key(2))
-    assert len({float(first), float(second), float(nats(row(9)))}) == 3
+    assert nll(row(9)) == nll(row(9))
+    first, second = nll(row(9), jax.random.key(1)), nll(row(9), jax.random.key(2))
+    assert len({float(first), float(second), float(nll(row(9)))}) == 3
 
 
 def weighted(weights_BT, task_BT) -> Batch:
@@ -59,11 +59,11 @@ def weighted(weights_BT, task_BT) -> Batch:
 
 
 def term(name: str, task: int, expected: tuple[float, ...] | None = None) -> Term:
-    return Term(name, task, head=None, sequences=False, shares=(0.0,), weights=(1.0,), expected=expected)
+    return Term(name, task, head=None, loss="tokens", shares=(0.0,), weights=(1.0,), expected=expected)
 
 
 TERMS = (term("causal_lm", 1), term("order", 2, expected=(2.0, 8.0)))
-CURRICULUM = Curriculum(terms=TERMS, heads={}, phases=(0.0, 0.5), combine="static", targets=0)
+LOSS_SPEC = LossSpec(terms=TERMS, heads={}, phases=(0.0, 0.5), combine="static", targets=0)
 
 
 def test_targets_are_counted_by_task_over_all_micro_batches():
@@ -75,20 +75,20 @@ def test_targets_are_counted_by_task_over_all_micro_batches():
 def test_a_task_is_divided_by_its_targets_and_a_rare_one_by_those_expected_in_the_phase():
     """Trap 40."""
     for progress, expected in ((0.0, 2.0), (0.49, 2.0), (0.5, 8.0), (1.0, 8.0)):
-        found = divisors(CURRICULUM, jnp.array([5.0, 3.0]), jnp.float32(progress))
+        found = normalisers(LOSS_SPEC, jnp.array([5.0, 3.0]), jnp.float32(progress))
         np.testing.assert_array_equal(found, [5.0, expected])
 
 
 def test_targets_of_a_phase_that_comes_in_a_step_of_one_without_any_count_as_those_that_are_there():
     """A phase may begin in the middle of a step; divided by the promised 0, its gradient would have no bound."""
-    beginning = CURRICULUM._replace(terms=(TERMS[0], term("order", 2, expected=(0.0, 8.0))))
-    np.testing.assert_array_equal(divisors(beginning, jnp.array([5.0, 3.0]), jnp.float32(0.49)), [5.0, 3.0])
+    beginning = LOSS_SPEC._replace(terms=(TERMS[0], term("order", 2, expected=(0.0, 8.0))))
+    np.testing.assert_array_equal(normalisers(beginning, jnp.array([5.0, 3.0]), jnp.float32(0.49)), [5.0, 3.0])
 
 
-def test_a_terms_factor_is_its_coefficient_over_its_divisor_and_zero_where_it_is_absent():
+def test_a_terms_scale_is_its_coefficient_over_its_normaliser_and_zero_where_it_is_absent():
     """Trap 6: neither 0/0 nor, of a rare task without targets, a share of the loss."""
-    found = factors(jnp.array([1.0, 0.5]), jnp.array([4.0, 2.0]), jnp.array([4.0, 0.0]))
+    found = scales(jnp.array([1.0, 0.5]), jnp.array([4.0, 2.0]), jnp.array([4.0, 0.0]))
     np.testing.assert_array_equal(found, [0.25, 0.0])
     nothing = jnp.zeros(2)
-    absent = factors(jnp.ones(2), divisors(CURRICULUM, nothing, jnp.float32(0)), nothing)
+    absent = scales(jnp.ones(2), normalisers(LOSS_SPEC, nothing, jnp.float32(0)), nothing)
     np.testing.assert_array_equal(absent, [0.0, 0.0])

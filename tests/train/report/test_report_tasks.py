@@ -108,7 +108,7 @@ def test_chinese_classes_stay_text(tmp_path):
     assert re.search(rf"<text[^>]*>{name}a \(10\)</text>", read(run_of_tasks(tmp_path / "run", name)))
 
 
-def test_a_task_has_its_loss_and_its_answers_beside_the_guessers():
+def test_a_task_has_its_loss_and_its_answers_beside_the_baselines():
     train = [of_tasks(step, causal_lm=4.0, masked_lm=3.0) for step in (10, 20)]
     page = training_curves(train, [task_record(20, "masked_lm")])
     assert re.findall(r"<h3>(.*?)</h3>", page) == ["causal_lm", "masked_lm"]
@@ -116,7 +116,7 @@ def test_a_task_has_its_loss_and_its_answers_beside_the_guessers():
     assert [causal.count(">nats per target<"), causal.count(">right answers<")] == [1, 0]
     assert [masked.count(">nats per target<"), masked.count(">right answers<")] == [1, 1]
     assert "stroke-dasharray" in masked
-    assert "The guesser: guesser of plays." in masked
+    assert "The baseline: guesser of plays." in masked
 
 
 def test_weights_are_drawn_where_they_change():
@@ -133,12 +133,12 @@ def test_the_numbers_of_the_table_of_tasks_are_those_of_the_records():
     assert by_source == [["75.0%", "of", "123"], ["50.0%", "of", "7"]]
 
 
-def test_a_guesser_is_beaten_only_by_more_right_answers():
+def test_a_baseline_is_beaten_only_by_more_right_answers():
     """Shares of the same number of right answers differ in their last digits."""
     metrics = [task_record(9, "order", accuracy=0.25 + 1e-9), task_record(9, "position", accuracy=0.2)]
-    assert "the model does not beat a cheap guesser at order and position." in scores([], metrics)
+    assert "the model does not beat a cheap baseline at order and position." in scores([], metrics)
     page = scores([], [*metrics, task_record(9, "masked_lm", accuracy=0.2503)])
-    assert "beats a cheap guesser at masked_lm, and does not beat it at order and position." in page
+    assert "beats a cheap baseline at masked_lm, and does not beat it at order and position." in page
 
 
 def test_the_score_after_the_last_step_counts_and_of_a_repeated_step_the_later():

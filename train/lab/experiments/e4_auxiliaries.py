@@ -41,7 +41,11 @@ def decide(outcome: Outcome) -> str:
 def verdict(outcome: Outcome, arm: str) -> str:
     cost = outcome.change(arm, DECIDES)
     beyond = [name for name in outcome.arms[arm].seeds[0] if name.endswith("beyond a guesser's")]
-    unlearnt = [name.split()[0] for name in beyond if outcome.mean(arm, name) <= 0 and not name.startswith("masked_lm")]
+    unlearnt = [
+        name.split()[0]
+        for name in beyond
+        if outcome.mean(arm, name) <= 0 and name.split()[0].split("/")[0] in TASKS  # those that the arm adds
+    ]
     so = "off by default" if cost > MOST else "stays on, unless fine-tuning loses by it"
     learnt = f"; not better than a guesser: {', '.join(unlearnt)}" if unlearnt else ""
     return f"{arm}: causal loss {cost:+.1%}, {MOST:+.0%} allowed: {so}{learnt}."

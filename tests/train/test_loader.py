@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from data.rows import pipeline
-from data.rows.pipeline import training_batches, validation_batches
 from data.rows.rows import Builder, HeldOutRows, Rows, open_corpus
 from data.token_store import TokenStore
 from tests.tiny_text import sentences, write_prepared
+from train import loader
+from train.loader import training_batches, validation_batches
 from train.objectives import Objectives
 
 T = 32
@@ -58,8 +58,8 @@ def test_hosts_read_shares_that_together_are_the_rows_of_one_host(prepared):
 def test_rows_do_not_depend_on_the_number_of_workers(prepared, monkeypatch, workers):
     settings = {"first_row": 5, "steps": 9, "micro_batches": 1, "B": 4}
     usual = read(prepared, **settings)
-    monkeypatch.setattr(pipeline, "WORKERS", workers)
-    monkeypatch.setattr(pipeline, "CALL_TOKENS", 2 * 4 * T)
+    monkeypatch.setattr(loader, "WORKERS", workers)
+    monkeypatch.setattr(loader, "CALL_TOKENS", 2 * 4 * T)
     for a, b in zip(usual, read(prepared, **settings), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -70,7 +70,7 @@ def test_validation_predicts_every_token_once_and_pads_the_rest(prepared):
     builder = Builder(corpus, Objectives().tasks, T)
 
     def held_out(most_rows: int) -> list:
-        return list(validation_batches(HeldOutRows(corpus, 0, builder, "causal_lm", T, most_rows), 4, T))
+        return list(validation_batches(HeldOutRows(corpus, 0, builder, "causal_lm", T, most_rows), 4))
 
     batches, limited = held_out(10**9), held_out(3)
     assert sum(batch.weights_BT.sum() for batch in batches) == len(store.tokens) - store.documents

@@ -1,0 +1,107 @@
+"""The table of losses is open: the loss that docs/objectives.md adds is learnt, scored and shown as the others are."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import ClassVar
+
+import jax
+import numpy as np
+import pytest
+
+from data.rows.rows import Rows
+from data.tasks.causal_lm import CausalLM
+from data.tasks.task import Targets, Task, packed
+from gptjax.sharding import make_mesh
+from tests.tiny_recipe import recipe
+from tests.tiny_text import sentences, write_prepared
+from train.assemble import Text, assemble
+from train.losses.table import LOSSES, loss_named, loss_of_record
+from train.objectives import Objectives, loss_spec
+from train.recipe import BatchSpec, MeshSpec
+from train.report.report_tasks import scores, training_curves
+from train.validate import HeldOut
+
+PAGE = Path(__file__).parents[3] / "docs" / "objectives.md"
+T, B = 32, 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Length(Task):
+    """How many tokens a piece of text has, in tens."""
+
+    loss: ClassVar[str] = "regression"
+
+    def heads(self, corpus) -> dict[str, tuple[str, ...]]:
+        return {"length": ("tens",)}
+
+    def targets_a_row(self, corpus, T: int) -> int:
+        return T
+
+    def build(self, text):
+        piece_P = np.arange(len(text.row_P))
+        targets = Targets(piece_P, np.zeros_like(piece_P), np.zeros_like(piece_P), value_L=text.length_P / 10)
+        seen_N = np.ones(len(text.token_N), bool)
+        return packed(text, text.row_P, text.length_P, text.token_N, visible_N=seen_N, targets=targets, C=text.T)
+
+
+def regression():
+    """The loss of the page's last two blocks of Python: the file, and the table's line."""
+    *_, file, line = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    space: dict = {"__name__": "example"}
+    exec(compile(file, str(PAGE), "exec"), space)
+    assert line.strip() == '"regression": Regression(),'
+    return space["Regression"]()
+
+
+def test_a_loss_that_is_added_to_the_table_is_trained_scored_and_reported(tmp_path, monkeypatch):
+    """Two steps, held-out text, the report: no other file knows of it. Its first loss is that of a head that says 0."""
+    monkeypatch.setitem(LOSSES, "regression", regression())
+    field = ("length", Length, dataclasses.field(default_factory=Length))
+    table = dataclasses.make_dataclass("Table", [field], bases=(Objectives,), frozen=True, kw_only=True)
+    objectives = table(causal_lm=CausalLM(rows=0.5), length=Length(rows=0.5))
+    prepared = write_prepared(tmp_path / "prepared", {"p": sentences(80), "q": sentences(60, seed=1)})
+    rows = Rows(prepared, T, 0, None, objectives.tasks)
+    settings = recipe(tmp_path, "run", objectives=objectives, batch=BatchSpec(rows=B), mesh=MeshSpec(data=1))
+    text = Text(prepared, rows.corpus.tokenizer, rows, loss_spec(rows, B, "static"))
+    mesh = make_mesh(devices=jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        parts = assemble(settings, text.tokenizer.size, text.loss_spec, mesh)
+        state, seen = parts.fresh(), []
+        for batch in parts.loader.training(rows, 0, 2):
+            values, weights = np.asarray(batch.value_BC), np.asarray(batch.label_weight_BC)
+            state, metrics = parts.train_step(state, batch, parts.asks(stop=False))
+            seen.append((float(metrics["loss/length"]), np.average(np.square(values), weights=weights)))
+        asks = lambda: parts.asks(stop=False)  # noqa: E731
+        found = HeldOut(parts, text).findings(state.params, B, B, asks, lambda: None)
+    assert seen[0][0] == pytest.approx(seen[0][1], rel=0.2)
+    assert found is not None
+    score = found.terms["length"]
+    assert score.score == pytest.approx(score.loss**0.5)
+    assert score.baseline == "always says the mean"
+    assert 0 < score.baseline_score < score.score  # after two steps
+    assert set(score.by_source) == {"p", "q"}
+    record = {"kind": "final_task", "step": 2, "task": "length", **score.record()}
+    assert loss_of_record(record) is LOSSES["regression"]
+    page = scores([], [record])
+    assert "root mean squared error" in page
+    assert f"{score.score:.3f}" in page
+    assert "the model does not beat a cheap baseline at length" in page
+    assert ">squared error<" in training_curves([], [record | {"kind": "validation_task"}])
+
+
+def test_old_records_are_drawn_by_the_losses_that_wrote_them():
+    """They do not name their loss; of classes there is a confusion matrix."""
+    record = {"accuracy": 0.5, "guess_accuracy": 0.2, "targets": 10, "confusion": None, "classes": None}
+    assert loss_of_record(record) is LOSSES["tokens"]
+    of_classes = record | {"confusion": [[3, 1], [2, 4]], "classes": ["a", "b"]}
+    found = loss_of_record(of_classes)
+    assert found is LOSSES["classes"]
+    [picture] = found.pictures("x", of_classes)
+    assert (picture.count_CC.tolist(), picture.classes) == ([[3, 1], [2, 4]], ["a", "b"])
+    assert loss_of_record({"error": 1.0}) is None
+
+
+def test_a_loss_that_is_not_in_the_table_is_refused_by_its_name():
+    with pytest.raises(ValueError, match=r"Task.loss='clases'; did you mean 'classes'\?; train/losses/table.py lists"):
+        loss_named("clases")

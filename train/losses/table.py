@@ -1,0 +1,28 @@
+"""The table of losses: which kinds there are, by the name that a task gives (`Task.loss`). One line a kind."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gptjax.spelling import did_you_mean
+from train.losses.classes import Classes
+from train.losses.loss import Loss
+from train.losses.pairs import Pairs
+from train.losses.tokens import Tokens
+
+LOSSES: dict[str, Loss] = {
+    "tokens": Tokens(),
+    "classes": Classes(),
+    "pairs": Pairs(),
+}
+
+
+def loss_named(name: str) -> Loss:
+    """Raises ValueError for a name that the table lacks."""
+    if name not in LOSSES:
+        raise ValueError(f"Task.loss={name!r}{did_you_mean(name, LOSSES)}; train/losses/table.py lists them")
+    return LOSSES[name]
+
+
+def loss_of_record(record: Mapping[str, Any]) -> Loss | None:
+    """The kind of loss that a record of metrics.jsonl is of; None of one that the table has no more."""
+    return next((loss for loss in LOSSES.values() if loss.wrote(record)), None)

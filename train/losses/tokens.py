@@ -1,0 +1,78 @@
+"""The loss at positions: -log p of a token by the head of the tokens, or of a class by a head of the task's own.
+
+Axes: B batch  T position.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from gptjax.batch import Batch
+from gptjax.nn.class_heads import class_logits, class_nll
+from gptjax.nn.likelihood import token_nll, token_scores
+from gptjax.nn.model import head
+from train.losses.accuracy import Classified
+from train.losses.loss import Seen, joined
+from train.objectives import Term
+
+if TYPE_CHECKING:
+    from data.tasks.task import Corpus, Task
+
+
+class Tokens(Classified):
+    """What stands at a position, or belongs there."""
+
+    def weights(self, batch: Batch, term: Term) -> Float[Array, "*axes"]:
+        return jnp.where(batch.task_BT == term.task, batch.weights_BT, 0.0)
+
+    def targets(self, batch: Batch, term: Term) -> Array:
+        return batch.targets_BT
+
+    def losses(self, seen: Seen, terms: Sequence[Term]) -> list[Float[Array, "B T"]]:
+        """The terms that the head of the tokens predicts share its one pass over the vocabulary."""
+        by_token_head = token_nll(*self._likelihood(seen), **self._settings(seen)) if _any_token_head(terms) else None
+        return [
+            by_token_head if term.head is None else class_nll(self._logits(seen, term.head), seen.batch.targets_BT)
+            for term in terms
+        ]
+
+    def answers(self, seen: Seen, terms: Sequence[Term]) -> list[tuple[Float[Array, "B T"], Int[Array, "B T"]]]:
+        scored = token_scores(*self._likelihood(seen), **self._settings(seen)) if _any_token_head(terms) else None
+        found = []
+        for term in terms:
+            if term.head is None:
+                found.append(scored)
+                continue
+            logits_BTC = self._logits(seen, term.head)
+            found.append((class_nll(logits_BTC, seen.batch.targets_BT), jnp.argmax(logits_BTC, axis=-1)))
+        return found
+
+    def _likelihood(self, seen: Seen) -> tuple[Array, Array, Array]:
+        return seen.hidden_BTD, head(seen.params), seen.batch.targets_BT
+
+    def _settings(self, seen: Seen) -> dict[str, Any]:
+        return {"vocabulary": seen.config.vocabulary, "chunks": seen.chunks, "cap": seen.config.logit_cap}
+
+    def _logits(self, seen: Seen, number: int) -> Float[Array, "B T C"]:
+        return class_logits(seen.params, seen.config, seen.hidden_BTD, number)
+
+    def baseline(self, term: Term, batches: Sequence[Batch], task: "Task", corpus: "Corpus") -> tuple[str, float]:
+        """The task's own, where it has one."""
+        told = [found for batch in batches if (found := task.baseline(batch, corpus)) is not None]
+        if not told:
+            return super().baseline(term, batches, task, corpus)
+        weight = joined([self.weights(batch, term) for batch in batches])
+        return told[0][0], float((joined([correct_BT for _, correct_BT in told]) * weight).sum() / weight.sum())
+
+    def details(self, term: Term, sums: Mapping[str, Any], config: Any) -> dict[str, Any]:
+        """Records of every kind of classes have these two; tokens are too many for them."""
+        return {"confusion": None, "classes": None}
+
+    def wrote(self, record: Mapping[str, Any]) -> bool:
+        return super().wrote(record) and not record.get("confusion")
+
+
+def _any_token_head(terms: Sequence[Term]) -> bool:
+    return any(term.head is None for term in terms)
