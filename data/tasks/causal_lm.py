@@ -4,9 +4,11 @@ Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learner
 """
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
+from data.tasks.schedule import Schedule
 from data.tasks.task import Task, Text, packed
 from gptjax.batch import Batch
 
@@ -15,7 +17,7 @@ from gptjax.batch import Batch
 class CausalLM(Task):
     """Next-word prediction: every token is predicted from those before it."""
 
-    rows: float = 1.0
+    schedule: ClassVar[Schedule] = Schedule(rows=1.0)
 
     def build(self, text: Text) -> Batch:
         """Documents, each its own segment. EOS has nothing to predict; a piece that a row cuts off, its next token."""
