@@ -47,8 +47,8 @@ class RopeScaling:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Architecture:
-    """All of a model but its vocabulary, which the tokenizer decides.
+class Shape:
+    """What a recipe says of its model; the tokenizer decides its vocabulary.
 
     `gpt2`: learned positions, LayerNorm, GELU, biases (Radford et al. 2019). `llama`: rotary positions, RMSNorm,
     grouped-query attention (Touvron et al. 2023, arXiv:2302.13971); with `swiglu` and `qk_norm`, the defaults, it is
@@ -61,17 +61,41 @@ class Architecture:
     L: int = 4  # layers
     N: int = 4  # query heads
     K: int = 4  # key/value heads; fewer than N shares each among N/K query heads
-    head_width: int | None = None  # H; None = D / N
     F: int = 688  # width inside the feed-forward block
     activation: Activation = "swiglu"  # gelu for gpt2; the others for llama
     qk_norm: bool = True  # RMSNorm with a learned scale on each query and key head (llama only)
-    attention_bias: bool = False  # vectors added to query, key, value and attention_out (llama; gpt2 always has them)
-    mlp_bias: bool = False  # the same for gate, up and down
     tied: bool = True  # one table embeds tokens and scores them
     dropout: float = 0.0  # share of activations dropped in training
+    window: int | None = None  # a token looks at those less than so many places away; None = at the whole row
+
+    def __post_init__(self):
+        self.architecture()  # whose checks are those of any shape
+
+    def smallest(self) -> "Shape":
+        """The same model, as a shape where it is no more than that."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        further = any(fields.get(name, default) != default for name, default in FURTHER.items())
+        return self if further else Shape(**{name: fields[name] for name in fields.keys() - FURTHER.keys()})
+
+    def architecture(self) -> "Architecture":
+        """The same as an architecture, the rest of which is the default."""
+        return Architecture(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
+
+    @property
+    def H(self) -> int:
+        """Width of one head."""
+        return self.D // self.N
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Architecture(Shape):
+    """A shape, and all else in which published models differ. A recipe may give one in place of a shape."""
+
+    head_width: int | None = None  # H; None = D / N
+    attention_bias: bool = False  # vectors added to query, key, value and attention_out (llama; gpt2 always has them)
+    mlp_bias: bool = False  # the same for gate, up and down
     rope_theta: float = 10_000.0  # slowest rotary period over 2 pi, tokens (llama only)
     rope_scaling: RopeScaling | None = None  # None = as trained (llama only)
-    window: int | None = None  # a token looks at those less than so many places away; None = at the whole row
     attention_cap: float | None = None  # most that an attention score can be, bent smoothly; None = no bound
     logit_cap: float | None = None  # the same for the scores of tokens
     norm_epsilon: float = 1e-6
@@ -140,10 +164,10 @@ class ModelConfig(Architecture):
     class_heads: tuple[ClassHead, ...] = ()  # one bank of them, in this order
 
     @classmethod
-    def of(cls, architecture: Architecture, vocabulary: int, heads: Sequence[ClassHead] = ()) -> "ModelConfig":
+    def of(cls, shape: Shape, vocabulary: int, heads: Sequence[ClassHead] = ()) -> "ModelConfig":
         """The model of this shape for a tokenizer of so many ids, with these heads beside that of the tokens."""
-        shape = {field.name: getattr(architecture, field.name) for field in dataclasses.fields(Architecture)}
-        return cls(**shape, vocabulary=vocabulary, class_heads=tuple(heads))
+        fields = {field.name: getattr(shape, field.name) for field in dataclasses.fields(shape)}
+        return cls(**fields, vocabulary=vocabulary, class_heads=tuple(heads))
 
     def __post_init__(self):
         super().__post_init__()
@@ -191,10 +215,17 @@ class ModelConfig(Architecture):
         return 6 * (self.parameters - in_no_product) + 12 * self.L * self.N * self.H * self.T
 
 
-def llama(*, D: int, L: int, N: int, K: int | None = None, **fields: Any) -> Architecture:
+_SHAPE = {field.name for field in dataclasses.fields(Shape)}
+FURTHER = {  # what an architecture has beside a shape, with the defaults
+    field.name: field.default for field in dataclasses.fields(Architecture) if field.name not in _SHAPE
+}
+
+
+def llama(*, D: int, L: int, N: int, K: int | None = None, **fields: Any) -> Shape:
     """A llama shape with heads of width D/N and a feed-forward block of 8/3 D, rounded up to a multiple of 16."""
     F = -(-8 * D // 3 // 16) * 16
-    return Architecture(**{"D": D, "L": L, "N": N, "K": K or N, "F": F, **fields})
+    kind = Architecture if fields.keys() & FURTHER.keys() else Shape
+    return kind(**{"D": D, "L": L, "N": N, "K": K or N, "F": F, **fields})
 
 
 def gpt2(*, D: int, L: int, N: int, T: int = 1024) -> Architecture:
@@ -205,7 +236,7 @@ def gpt2(*, D: int, L: int, N: int, T: int = 1024) -> Architecture:
     )  # fmt: skip
 
 
-SIZES: dict[str, Callable[[], Architecture]] = {
+SIZES: dict[str, Callable[[], Shape]] = {
     "nano": lambda: llama(D=192, L=4, N=3, T=256),
     "mini": lambda: llama(D=384, L=6, N=6, T=256),
     "small": lambda: llama(D=768, L=12, N=12, T=1024),

@@ -58,9 +58,7 @@ def abstract_params(config: ModelConfig, mesh: Any) -> Any:
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         places = jax.tree.map(lambda _: device, nn.unbox(boxed))
     else:
-        check_divides(
-            mesh, rows=math.prod(mesh.devices.shape), D=config.D, N=config.N, K=config.K, F=config.F, V=config.V
-        )
+        check_divides(mesh, config, rows=math.prod(mesh.devices.shape))
         places = shardings(mesh, boxed)
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), nn.unbox(boxed), places

@@ -1,41 +1,51 @@
-"""Where every array lives: the mesh and the one table from logical axis names to mesh axes."""
+"""Where every array lives: the mesh and the shardings that the table of gptjax/mesh_axes.py gives."""
 
 import math
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from flax import linen as nn
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-MESH_AXES = ("data", "fsdp", "tensor")
-ROW_AXES = ("data", "fsdp")  # those that split the rows of a batch
+from gptjax.mesh_axes import LOGICAL, REMAINDER, axes_of, mesh_axes, row_axes
+from gptjax.spelling import did_you_mean
 
-# Logical axis -> mesh axes that split it; None = every device holds all of it.
-RULES: dict[str, tuple[str, ...] | None] = {
-    "batch": ROW_AXES,
-    "length": None,
-    "embed": ("fsdp",),  # residual axis of a weight
-    "residual": None,  # residual axis of an activation
-    "heads": ("tensor",),  # heads x width, flattened
-    "mlp": ("tensor",),
-    "vocabulary": ("tensor",),
-    "layers": None,
-    "width": None,  # small vectors: norms, biases, positions
+if TYPE_CHECKING:
+    from gptjax.config import ModelConfig
+
+# What each logical axis is called in an error, and the size of a model that it has.
+CHECKED = {
+    "model.T": ("length", "T"),
+    "model.D": ("embed", "D"),
+    "model.N, query heads": ("heads", "N"),
+    "model.K, key/value heads": ("heads", "K"),
+    "model.F": ("mlp", "F"),
+    "vocabulary rows V": ("vocabulary", "V"),
+    "model.L, layers": ("layers", "L"),
 }
 
 
-def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh of data x fsdp x tensor devices. Raises ValueError unless their product is the number of devices."""
+def make_mesh(*sizes: int, devices: Sequence[Any] | None = None, **named: int) -> Mesh:
+    """A mesh with so many devices along each axis of the table, in its order or by name; 1 where none is given.
+
+    Raises ValueError unless their product is the number of devices.
+    """
     devices = jax.devices() if devices is None else devices
-    shape = (data, fsdp, tensor)
-    if min(shape) < 1 or math.prod(shape) != len(devices):
+    axes = mesh_axes()
+    if len(sizes) > len(axes) or named.keys() & set(axes[: len(sizes)]):
+        raise ValueError(f"mesh {sizes}, {named}: one number for each of {', '.join(axes)}")
+    if unknown := sorted(named.keys() - set(axes)):
+        raise ValueError(f"mesh.{unknown[0]}: no such axis{did_you_mean(unknown[0], axes)}")
+    shape = dict.fromkeys(axes, 1) | dict(zip(axes, sizes, strict=False)) | named
+    if min(shape.values()) < 1 or math.prod(shape.values()) != len(devices):
         raise ValueError(
-            f"mesh data={data} x fsdp={fsdp} x tensor={tensor} = {math.prod(shape)}, devices = {len(devices)}; "
-            f"for example use data={len(devices)} and leave the others 1"
+            f"mesh {' x '.join(f'{name}={size}' for name, size in shape.items())} = {math.prod(shape.values())}, "
+            f"devices = {len(devices)}; for example use {REMAINDER}={len(devices)} and leave the others 1"
         )
-    return jax.make_mesh(shape, MESH_AXES, devices=devices, axis_types=(AxisType.Auto,) * 3)
+    types = (AxisType.Auto,) * len(axes)
+    return jax.make_mesh(tuple(shape.values()), axes, devices=devices, axis_types=types)
 
 
 def partition(names: Sequence[str | None]) -> PartitionSpec:
@@ -44,15 +54,16 @@ def partition(names: Sequence[str | None]) -> PartitionSpec:
     for name in names:
         if name is None:
             continue
-        if name not in RULES:
-            raise ValueError(f"axis {name!r} of an array {tuple(names)} is not in the table; known: {', '.join(RULES)}")
-        for axis in RULES[name] or ():
+        if name not in LOGICAL:
+            known = ", ".join(LOGICAL)
+            raise ValueError(f"axis {name!r} of an array {tuple(names)} is not in the table; known: {known}")
+        for axis in axes_of(name):
             if axis in used:
                 raise ValueError(
                     f"array {tuple(names)}: axes {used[axis]!r} and {name!r} both lie on mesh axis {axis!r}"
                 )
             used[axis] = name
-    return PartitionSpec(*(RULES[name] if name is not None else None for name in names))
+    return PartitionSpec(*(axes_of(name) or None if name is not None else None for name in names))
 
 
 def shardings(mesh: Mesh, abstract: Any) -> Any:
@@ -70,7 +81,7 @@ def shardings(mesh: Mesh, abstract: Any) -> Any:
             )
         found = partition(tuple(spec))
         for size, name in zip(leaf.shape, spec, strict=True):
-            axes = (RULES[name] or ()) if name is not None else ()
+            axes = axes_of(name) if name is not None else ()
             ways = math.prod(mesh.shape[axis] for axis in axes)
             if size % ways:
                 legal = [n for n in range(1, size + 1) if size % n == 0 and n <= 64]
@@ -89,25 +100,19 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def one_a_device(mesh: Mesh) -> NamedSharding:
     """A vector of as many numbers as there are devices, each on its own."""
-    return NamedSharding(mesh, PartitionSpec(MESH_AXES))
+    return NamedSharding(mesh, PartitionSpec(mesh_axes()))
 
 
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
-    """Rows over `data` and `fsdp`; `leading` axes before the row axis (micro-batches) are not split."""
-    return NamedSharding(mesh, PartitionSpec(*(None,) * leading, RULES["batch"]))
+    """Rows over the axes that split a batch; `leading` axes before the row axis (micro-batches) are not split."""
+    return NamedSharding(mesh, PartitionSpec(*(None,) * leading, row_axes() or None))
 
 
-def check_divides(mesh: Mesh, *, rows: int, D: int, N: int, K: int, F: int, V: int) -> None:
+def check_divides(mesh: Mesh, config: "ModelConfig", *, rows: int) -> None:
     """Raises ValueError, before anything compiles, where the mesh does not divide a micro-batch's rows or the model."""
-    wanted = {
-        "rows of a micro-batch": (rows, ("data", "fsdp")),
-        "model.D": (D, ("fsdp",)),
-        "model.N, query heads": (N, ("tensor",)),
-        "model.K, key/value heads": (K, ("tensor",)),
-        "model.F": (F, ("tensor",)),
-        "vocabulary rows V": (V, ("tensor",)),
-    }
-    for what, (size, axes) in wanted.items():
+    sizes = {what: (logical, getattr(config, letter)) for what, (logical, letter) in CHECKED.items()}
+    for what, (logical, size) in {"rows of a micro-batch": ("batch", rows), **sizes}.items():
+        axes = axes_of(logical)
         ways = math.prod(mesh.shape[axis] for axis in axes)
         if size % ways:
             raise ValueError(
@@ -129,44 +134,53 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
 
 
 def per_device(
-    function: Any, in_names: Sequence[Sequence[str]], out_names: Any, mesh_axes: Sequence[str] = ROW_AXES
+    function: Any, in_names: Sequence[Sequence[str]], out_names: Any, *, over: Sequence[str] | None = None
 ) -> Any:
-    """The function run by every device on its own part along these mesh axes; the others stay the compiler's affair.
+    """The function run by every device on its own part along these mesh axes, None = those that split the rows of a
+    batch; the others stay the compiler's affair.
 
     Names are logical axes, of an array's first axes or of all; `out_names` fits the result's tree from above. Weights
-    come as `fsdp` splits them: see `gather_over`. Outside of any mesh, or on one device, the function itself.
+    come as those mesh axes split them: see `gather`. Outside of any mesh, or on one device, the function itself.
     """
-    if _ways(*mesh_axes) == 1:
+    axes = row_axes() if over is None else over
+    if _ways(*axes) == 1:
         return function
 
     def spec(names: Sequence[str]) -> PartitionSpec:
-        return _along(names, mesh_axes)
+        return _along(names, axes)
 
     is_names = lambda tree: all(isinstance(name, str) for name in tree)  # noqa: E731
     # a kernel says nothing of how its result varies over the mesh, hence no check
     return jax.shard_map(
         function, in_specs=tuple(map(spec, in_names)), out_specs=jax.tree.map(spec, out_names, is_leaf=is_names),
-        axis_names=set(mesh_axes), check_vma=False,
+        axis_names=set(axes), check_vma=False,
     )  # fmt: skip
 
 
 def _along(names: Sequence[str | None], mesh_axes: Collection[str]) -> PartitionSpec:
     """The partition of an array with these logical axes, as far as these mesh axes split it."""
-    rules = (RULES[name] or () if name is not None else () for name in names)
+    rules = (axes_of(name) if name is not None else () for name in names)
     return PartitionSpec(*(tuple(axis for axis in rule if axis in mesh_axes) or None for rule in rules))
 
 
-def gather_over(mesh_axis: str, x: jax.Array, axis: int) -> jax.Array:
-    """Inside `per_device`: the whole of an array that a mesh axis splits along `axis`."""
-    return x if _ways(mesh_axis) == 1 else jax.lax.all_gather(x, mesh_axis, axis=axis, tiled=True)
+def gather(logical: str, x: jax.Array, axis: int) -> jax.Array:
+    """Inside `per_device`: the whole of an array whose axis `axis` has this logical name."""
+    split = _row_axes_of(logical)
+    return x if _ways(*split) == 1 else jax.lax.all_gather(x, split, axis=axis, tiled=True)
 
 
-def scatter_over(mesh_axis: str, x: jax.Array, axis: int) -> jax.Array:
+def scatter(logical: str, x: jax.Array, axis: int) -> jax.Array:
     """Inside `per_device`: the sum of every device's x, of which each keeps its own part along `axis`."""
-    if _ways(*ROW_AXES) == 1:
+    if row_ways() == 1:
         return x
-    x = jax.lax.psum(x, [name for name in ROW_AXES if name != mesh_axis])
-    return jax.lax.psum_scatter(x, mesh_axis, scatter_dimension=axis, tiled=True)
+    split = _row_axes_of(logical)
+    x = jax.lax.psum(x, [name for name in row_axes() if name not in split])
+    return jax.lax.psum_scatter(x, split, scatter_dimension=axis, tiled=True) if split else x
+
+
+def _row_axes_of(logical: str) -> tuple[str, ...]:
+    """The mesh axes that split a logical axis and the rows of a batch."""
+    return tuple(name for name in axes_of(logical) if name in row_axes())
 
 
 def _ways(*mesh_axes: str) -> int:
@@ -177,12 +191,12 @@ def _ways(*mesh_axes: str) -> int:
 
 def row_ways() -> int:
     """Parts into which the mesh in force splits the rows of a batch; 1 outside of any mesh."""
-    return _ways(*ROW_AXES)
+    return _ways(*row_axes())
 
 
 def local_rows(mesh: Mesh, rows: int) -> int:
     """Rows of a batch that one device holds."""
-    return rows // int(np.prod([mesh.shape[axis] for axis in RULES["batch"] or ()]))
+    return rows // int(np.prod([mesh.shape[axis] for axis in row_axes()]))
 
 
 def held_rows(mesh: Mesh, rows: int, devices: Sequence[Any]) -> np.ndarray:

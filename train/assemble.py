@@ -97,9 +97,8 @@ class Assembly:
 
 def mesh_of(recipe: Recipe, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh that a recipe asks for; None = over all devices that are here."""
-    spec = recipe.mesh
     devices = jax.devices() if devices is None else devices
-    return make_mesh(spec.data or max(1, len(devices) // (spec.fsdp * spec.tensor)), spec.fsdp, spec.tensor, devices)
+    return make_mesh(**recipe.mesh.over(len(devices)), devices=devices)
 
 
 def config_of(recipe: Recipe, vocabulary: int, mesh: Mesh, heads: Sequence[ClassHead] = ()) -> ModelConfig:
@@ -108,8 +107,7 @@ def config_of(recipe: Recipe, vocabulary: int, mesh: Mesh, heads: Sequence[Class
     Raises ValueError where mesh or kernel cannot compute it.
     """
     config = ModelConfig.of(recipe.model, vocabulary, heads)
-    sizes = {name: getattr(config, name) for name in ("D", "N", "K", "F", "V")}
-    check_divides(mesh, rows=recipe.batch.micro_rows, **sizes)
+    check_divides(mesh, config, rows=recipe.batch.micro_rows)
     kernel_of(recipe, config, mesh)
     return config
 

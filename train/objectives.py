@@ -15,6 +15,7 @@ from data.tasks.masked_lm import MaskedLM
 from data.tasks.order import Order
 from data.tasks.position import Position
 from data.tasks.prefix_lm import PrefixLM
+from data.tasks.schedule import Schedule, read, read_sources, written
 from data.tasks.task import Task, phases
 from gptjax.batch import ClassHead
 from gptjax.spelling import did_you_mean
@@ -28,11 +29,19 @@ FEW_EPOCHS, MANY_EPOCHS = 16, 32  # text read less often is all new to a causal 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Objectives:
-    """Every task with its settings. Rows decide how much is computed for a task, weights how much it pulls.
+    """Every task with its settings, and how much of the run each is. Next words alone: rows=("causal_lm",).
+
+    Rows decide how much is computed for a task, weights how much it pulls; data/tasks/schedule.py has their form. What
+    a task is made with, as in MaskedLM(rows=0.1, weight=0.2), goes into these tables.
 
     To add a task: a subclass of data.tasks.task.Task in a file of its own, and a line here. See docs/objectives.md.
     """
 
+    rows: tuple[str, ...] = ("causal_lm",)  # TASK=ROWS or TASK=ROWS:WEIGHT, with @SHARE for later in the run
+    sources: tuple[str, ...] = ()  # TASK=SOURCE for a task that does not read all of them
+    rare: tuple[str, ...] | None = (
+        None  # tasks divided by the targets to be expected; None = auxiliary ones of few rows
+    )
     causal_lm: CausalLM = dataclasses.field(default_factory=CausalLM)
     masked_lm: MaskedLM = dataclasses.field(default_factory=MaskedLM)
     prefix_lm: PrefixLM = dataclasses.field(default_factory=PrefixLM)
@@ -50,6 +59,7 @@ class Objectives:
             raise ValueError(f"objectives.combine={self.combine!r}{did_you_mean(self.combine, get_args(CombinerName))}")
         if self.conflicts is not None and self.conflicts < 1:
             raise ValueError(f"objectives.conflicts={self.conflicts}: must be at least 1 step, or None")
+        self._bind()
         for share in phases(self.tasks.values()):
             rows = {name: task.rows_at(share) for name, task in self.tasks.items() if task.rows_at(share)}
             if abs(sum(rows.values()) - 1) > 1e-6:
@@ -74,20 +84,64 @@ class Objectives:
         """Whether next-word prediction is all there is."""
         return [task.models_text for task in self.tasks.values() if task.ever] == [True]
 
+    def _bind(self) -> None:
+        """Gives each task its schedule; puts the three tables, with what tasks were made with, in one form."""
+        tasks = self.tasks
+        schedules, sources = read(self.rows, tasks), read_sources(self.sources, tasks)
+        given = {name: task.given for name, task in tasks.items() if task.given}
+        for name, own in given.items():
+            sources |= {name: tuple(own["sources"])} if "sources" in own else {}
+            own = {field: own[field] for field in ("rows", "weight", "later") if field in own}
+            schedules[name] = dataclasses.replace(schedules.get(name, Schedule()), **own)
+        rare = self.rare
+        if any(tasks[name].auxiliary or "rare" in own for name, own in given.items()):
+            said = {name: own["rare"] for name, own in given.items() if "rare" in own}
+            before = {name: task.auxiliary if rare is None else name in rare for name, task in tasks.items()}
+            rare = [name for name, is_rare in (before | said).items() if is_rare]
+        for name in rare or ():
+            if name not in tasks:
+                raise ValueError(f"objectives.rare: no task {name!r}{did_you_mean(name, tasks)}")
+        in_order = {name: schedules.get(name, Schedule()) for name in tasks}
+        object.__setattr__(self, "rows", written(in_order))
+        object.__setattr__(
+            self, "sources", tuple(f"{name}={source}" for name in tasks for source in sources.get(name, ()))
+        )
+        if rare is not None:
+            rare = tuple(name for name in tasks if name in rare and in_order[name].most > 0)
+        object.__setattr__(self, "rare", rare)
+        for name, task in tasks.items():
+            is_rare = None if rare is None else name in rare
+            schedule = dataclasses.replace(in_order[name], sources=sources.get(name, ()), rare=is_rare)
+            object.__setattr__(self, name, task.on(schedule))
+
+    def settled(self, rows_a_step: int) -> "Objectives":
+        """The same, without `rare` where it says what is so anyhow with so many rows a step."""
+        plain = dataclasses.replace(self, rare=None)
+        same = all(
+            task.rare(rows_a_step) == plain.tasks[name].rare(rows_a_step)
+            for name, task in self.tasks.items()
+            if task.ever
+        )
+        return plain if same else self
+
     def for_epochs(self, epochs: float) -> "Objectives":
         """The same for a run that reads its text so many times: it moves rows of next words to masked ones."""
         tasks = self.tasks
-        (text, causal), *_ = ((name, task) for name, task in tasks.items() if task.models_text)
-        (masks, masked), *_ = ((name, task) for name, task in tasks.items() if task.masks)
+        (text, causal_task), *_ = ((name, task) for name, task in tasks.items() if task.models_text)
+        (masks, masked_task), *_ = ((name, task) for name, task in tasks.items() if task.masks)
+        causal, masked = causal_task.schedule, masked_task.schedule
         if not self.by_repetition or not causal.rows or not masked.rows or causal.later or masked.later:
             return self
         rows = causal_rows(causal.rows, masked.rows, epochs)
         if rows == causal.rows:
             return self
         (causal_weight,), (masked_weight,) = causal.weights, masked.weights  # as the rows that were written
-        moved = dataclasses.replace(masked, rows=masked.rows + causal.rows - rows, weight=masked_weight)
-        changes = {text: dataclasses.replace(causal, rows=rows, weight=causal_weight), masks: moved}
-        return dataclasses.replace(self, **changes)
+        moved = {
+            text: dataclasses.replace(causal, rows=rows, weight=causal_weight),
+            masks: dataclasses.replace(masked, rows=masked.rows + causal.rows - rows, weight=masked_weight),
+        }
+        schedules = {name: task.schedule for name, task in self.tasks.items()} | moved
+        return dataclasses.replace(self, rows=written(schedules))
 
 
 def causal_rows(causal: float, masked: float, epochs: float) -> float:
@@ -160,7 +214,7 @@ def loss_spec(rows: "Rows", rows_a_step: int, combine: CombinerName) -> LossSpec
                     name=name if len(of_term) == 1 else called,
                     task=builder.id_of(name), head=head, loss=task.loss, shares=tuple(task.shares),
                     weights=tuple(weight / len(of_term) for weight in task.weights),
-                    expected=tuple(expected_F.tolist()) if task.rare else None,
+                    expected=tuple(expected_F.tolist()) if task.rare(rows_a_step) else None,
                 )
             )  # fmt: skip
     phases = tuple(rows.timetable.starts.tolist())

@@ -11,14 +11,16 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_type_hints
 
 from data.spec import DataSpec
 from data.tasks.position import LONGEST
-from gptjax.config import Architecture
+from gptjax.config import FURTHER, Architecture, Shape
 from gptjax.files.places import expanded
+from gptjax.mesh_axes import MESH, REMAINDER
 from gptjax.spelling import did_you_mean
 from train.objectives import Objectives
+from train.renamed_fields import of_today
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -98,16 +100,37 @@ class BatchSpec:
         return self.rows // self.micro_batches
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MeshSpec:
+class MeshSizes:
     """Devices along each mesh axis; their product is the number of devices."""
 
-    data: int | None = None  # copies of the model that share the rows; None = all devices the other axes leave
-    fsdp: int = 1  # parts that parameters and rows are split into
-    tensor: int = 1  # parts that heads, feed-forward width and vocabulary are split into
-
     def __post_init__(self):
-        _positive(self, "mesh", "fsdp", "tensor", *(["data"] if self.data is not None else []))
+        given = dataclasses.asdict(self)  # pyright: ignore[reportArgumentType]
+        _positive(self, "mesh", *(name for name, size in given.items() if size is not None))
+
+    def over(self, devices: int) -> dict[str, int]:
+        """Devices along each axis, where there are so many in all."""
+        sizes = dataclasses.asdict(self)  # pyright: ignore[reportArgumentType]
+        others = math.prod(size for name, size in sizes.items() if name != REMAINDER)
+        return sizes | {REMAINDER: sizes[REMAINDER] or max(1, devices // others)}
+
+
+def mesh_spec() -> type[MeshSizes]:
+    """The dataclass with a field for every axis of the mesh's table."""
+    left = {REMAINDER: (int | None, None)}
+    fields = [(name, *left.get(name, (int, 1))) for name in MESH]
+    says = "".join(f"\n    {name}: {axis.help}" for name, axis in MESH.items())
+    doc = {"__doc__": f"{MeshSizes.__doc__}\n\nArgs:{says}"}
+    return dataclasses.make_dataclass(
+        "MeshSpec", fields, bases=(MeshSizes,), namespace=doc, module=__name__, frozen=True, kw_only=True
+    )
+
+
+if TYPE_CHECKING:
+
+    class MeshSpec(MeshSizes):
+        def __init__(self, **sizes: int | None): ...
+else:
+    MeshSpec = mesh_spec()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -170,7 +193,7 @@ class Recipe:
 
     data: DataSpec
     objectives: Objectives = dataclasses.field(default_factory=Objectives)
-    model: Architecture = dataclasses.field(default_factory=Architecture)
+    model: Shape = dataclasses.field(default_factory=Shape)
     optimizer: OptimizerSpec = dataclasses.field(default_factory=OptimizerSpec)
     batch: BatchSpec = dataclasses.field(default_factory=BatchSpec)
     mesh: MeshSpec = dataclasses.field(default_factory=MeshSpec)
@@ -187,6 +210,8 @@ class Recipe:
     def __post_init__(self):
         _positive(self, "", "steps", "hang_after")
         object.__setattr__(self, "run", expanded(self.run))
+        object.__setattr__(self, "model", self.model.smallest())
+        object.__setattr__(self, "objectives", self.objectives.settled(self.batch.rows))
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed={self.seed}: must be at least 0 and below 2**32")
         if self.samples < 0:
@@ -320,13 +345,15 @@ def to_json(recipe: Recipe) -> str:
 
 def from_json(text: str) -> Recipe:
     """What `to_json` wrote. Raises ValueError or TypeError where a field is not one of this gptjax."""
-    return _built(Recipe, json.loads(text))
+    return _built(Recipe, of_today(json.loads(text)))
 
 
 def _built(kind: Any, value: Any) -> Any:
     """A value of JSON as the type that a field has."""
     tree: Any = next((part for part in (kind, *get_args(kind)) if dataclasses.is_dataclass(part)), None)
     if tree is not None and isinstance(value, dict):
+        if tree is Shape and value.keys() & FURTHER.keys():
+            tree = Architecture
         kinds = get_type_hints(tree)
         return tree(**{name: _built(kinds.get(name), part) for name, part in value.items()})
     if isinstance(value, list):
@@ -348,7 +375,7 @@ class Change(NamedTuple):
 
 def changes(old: str, new: str) -> list[Change]:
     """Every field that differs between two recipes as JSON."""
-    before, after = _flat(json.loads(old)), _flat(json.loads(new))
+    before, after = (_flat(of_today(json.loads(text))) for text in (old, new))
     unknown = "nothing of it, as an older gptjax began the run: finish it with that one"
     found = []
     for name in sorted(before.keys() | after.keys()):

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from data.tasks.schedule import Schedule
 from data.tasks.task import Task, Text, packed
 from gptjax.batch import Batch
 
@@ -16,7 +17,7 @@ from gptjax.batch import Batch
 class CausalLM(Task):
     """Next-word prediction: every token is predicted from those before it."""
 
-    rows: float = 1.0
+    schedule: ClassVar[Schedule] = Schedule(rows=1.0)
 
     models_text: ClassVar[bool] = True
     generates: ClassVar[bool] = True

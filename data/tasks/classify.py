@@ -32,12 +32,12 @@ class Classify(Task):
     all cues removed from the input; any other, a label field of the sources. What has no label has no target.
     """
 
-    rare: bool = True
     labels: tuple[str, ...] = ()  # () = all that the text has
     shortest: int = 8  # tokens of a block of sentences
     longest: int = 64  # from the T of a row on: blocks are whole documents, as far as a row holds them
 
     loss: ClassVar[str] = "classes"
+    auxiliary: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()

@@ -30,11 +30,11 @@ class Continuity(Task):
     block is the first or second of a pair that was cut from its document by the same rule.
     """
 
-    rare: bool = True
     shortest: int = 16  # tokens of a block
     longest: int = 96
 
     loss: ClassVar[str] = "pairs"
+    auxiliary: ClassVar[bool] = True
     compares: ClassVar[bool] = True
 
     def __post_init__(self):

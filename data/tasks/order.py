@@ -5,6 +5,7 @@ Source: Wang et al. 2019, "StructBERT", arXiv:1908.04577, section 2.2, with the 
 
 import dataclasses
 import itertools
+from typing import ClassVar
 
 import numpy as np
 
@@ -18,8 +19,9 @@ ORDERS = np.array(list(itertools.permutations(range(3))))  # [6, 3], the true or
 class Order(Task):
     """Shuffled trigrams: some runs of three tokens are in another order, and are put back."""
 
-    rare: bool = True
     rate: float = 0.05  # share of a piece's tokens
+
+    auxiliary: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()

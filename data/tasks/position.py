@@ -20,9 +20,9 @@ SHORTEST, LONGEST = 8, 256  # tokens of a segment with targets; of any segment
 class Position(Task):
     """Withheld positions: some tokens stand at position 0, and say where they belong."""
 
-    rare: bool = True
     rate: float = 0.25  # share of a segment's tokens
 
+    auxiliary: ClassVar[bool] = True
     token_head: ClassVar[str | None] = HEAD
 
     def __post_init__(self):

@@ -4,16 +4,20 @@ Axes: R rows  P pieces (stretches of documents that fill the rows)  N their toke
 C sequence-level targets of a row  V vocabulary.
 """
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
+from data.tasks.schedule import Schedule
 from data.token_store import TokenStore, scramble
 from gptjax.batch import Batch
 from gptjax.text.tokenizer import Tokenizer
+
+FEW_ROWS = 2  # a step, below which a task may have none in the next one
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -120,19 +124,36 @@ class Targets(NamedTuple):
     value_L: np.ndarray | None = None  # f64: what a loss over numbers is to find; None = 0
 
 
+class TaskKind(type):
+    """Lets a task be made with its schedule beside its settings, as in MaskedLM(rows=0.1, rate=0.2)."""
+
+    def __call__(cls, **given: Any) -> Any:
+        own = {name: value for name, value in given.items() if name not in SCHEDULED}
+        task = super().__call__(**own)
+        if scheduled := {name: given[name] for name in given.keys() - own.keys()}:
+            try:
+                schedule = dataclasses.replace(cls.schedule, **scheduled)  # pyright: ignore[reportAttributeAccessIssue]
+            except ValueError as error:
+                raise ValueError(f"{cls.__name__}.{error}") from None
+            task = task.on(schedule)
+            object.__setattr__(task, "given", scheduled)
+        return task
+
+
+SCHEDULED = tuple(field.name for field in dataclasses.fields(Schedule))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Task:
+class Task(metaclass=TaskKind):
     """An objective: how running text becomes rows that teach something, and how much of the training it is.
 
-    A task is one subclass in one file, and one line in the table of train/objectives.py.
+    A task is one subclass in one file, and one line in the table of train/objectives.py. Its fields are settings of its
+    own; its schedule is the objectives' affair, which bind it to the task.
     """
 
-    rows: float = 0.0  # share of the rows of the sources that it reads; elsewhere the others share its rows
-    weight: float | None = None  # lambda: its share of the gradient; None = as its rows
-    later: tuple[tuple[float, float, float], ...] = ()  # (share of the run, rows from there on, weight reached there)
-    rare: bool = False  # divide by the expected, not the found number of targets: for less than a few rows a step
-    sources: tuple[str, ...] = ()  # that it reads; () = all in which it finds something
-
+    schedule: ClassVar[Schedule] = Schedule()  # how much of the run it is; of an instance, its own
+    given: ClassVar[Mapping[str, Any]] = {}  # what an instance was made with for its schedule
+    auxiliary: ClassVar[bool] = False  # divided by the targets to be expected where it has few rows a step
     loss: ClassVar[str] = "tokens"  # kind of loss, by its name in train/losses/table.py
     token_head: ClassVar[str | None] = None  # head that predicts its token targets; None = the one of the tokens
     compares: ClassVar[bool] = False  # its heads compare the two parts of a segment, cut where the target is read
@@ -148,36 +169,49 @@ class Task:
 
     def __post_init__(self):
         """Raises ValueError for settings that cannot be."""
-        name = type(self).__name__
-        shares = [share for share, _, _ in self.later]
-        if any(not 0 < share <= 1 for share in shares) or sorted(set(shares)) != shares:
-            raise ValueError(f"{name}.later={self.later}: the shares of the run must rise and lie above 0 and up to 1")
-        for field, values in (("rows", [self.rows, *(rows for _, rows, _ in self.later)]), ("weight", self.weights)):
-            if any(not 0 <= value < float("inf") for value in values):
-                raise ValueError(f"{name}.{field}: {values} must be 0 or more")
+
+    def on(self, schedule: Schedule) -> Self:
+        """The same task on another schedule."""
+        task = copy.copy(self)
+        object.__setattr__(task, "schedule", schedule)
+        object.__setattr__(task, "given", {})
+        return task
+
+    @property
+    def rows(self) -> float:
+        return self.schedule.rows
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return self.schedule.sources
 
     @property
     def ever(self) -> bool:
         """Whether it has rows at any time."""
-        return self.rows > 0 or any(rows > 0 for _, rows, _ in self.later)
+        return self.schedule.most > 0
 
     @property
     def weights(self) -> list[float]:
-        """Lambda at the start of the run and at the shares of `later`; between them it changes evenly."""
-        return [self.rows if self.weight is None else self.weight, *(weight for _, _, weight in self.later)]
+        return self.schedule.weights
 
     @property
     def shares(self) -> list[float]:
-        """The shares of the run to which `weights` belong."""
-        return [0.0, *(share for share, _, _ in self.later)]
+        return self.schedule.shares
 
     def rows_at(self, share: float) -> float:
-        """Its share of the rows at a share of the run: it changes at once."""
-        return [self.rows, *(rows for start, rows, _ in self.later if start <= share)][-1]
+        return self.schedule.rows_at(share)
 
     def weight_at(self, share: float) -> float:
-        """Its weight at a share of the run: it changes evenly."""
-        return float(np.interp(share, self.shares, self.weights))
+        return self.schedule.weight_at(share)
+
+    def rare(self, rows_a_step: int) -> bool:
+        """Whether its loss is divided by the targets that are to be expected in a step of so many rows.
+
+        Else by those that are there: right where every step has some, but of few rows a step each would pull as hard
+        as many.
+        """
+        said = self.schedule.rare
+        return self.auxiliary and rows_a_step * self.schedule.most < FEW_ROWS if said is None else said
 
     def heads(self, corpus: Corpus) -> dict[str, tuple[str, ...]]:
         """The output heads that it trains beside that of the tokens: name -> classes.

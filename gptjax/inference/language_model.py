@@ -27,9 +27,9 @@ from gptjax.inference.prompt import encode_prompts
 from gptjax.inference.sampling import Sampling
 from gptjax.inference.scoring import Reading, Row, Scores, View, log_probs, score
 from gptjax.inference.text_likelihood import Continuation, loglikelihood, loglikelihood_rolling, perplexity
+from gptjax.mesh_axes import row_axes
 from gptjax.nn.model import Transformer
 from gptjax.results import Result
-from gptjax.sharding import RULES
 from gptjax.spelling import did_you_mean
 from gptjax.text.tokenizer import Tokenizer, stream_text
 
@@ -263,7 +263,7 @@ class LanguageModel:
 
     def _divisible(self, encoded: Sequence[Sequence[int]]) -> list[Sequence[int]]:
         """The prompts, with copies of the first until the mesh divides their number."""
-        ways = math.prod(self.mesh.shape[axis] for axis in RULES["batch"] or ()) if self.mesh is not None else 1
+        ways = math.prod(self.mesh.shape[axis] for axis in row_axes()) if self.mesh is not None else 1
         return [*encoded, *[encoded[0]] * (-len(encoded) % ways)]
 
     def on_mesh(self) -> Any:

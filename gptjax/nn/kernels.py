@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from gptjax.mesh_axes import mesh_axes
 from gptjax.nn.attention import attend
-from gptjax.sharding import MESH_AXES, per_device
+from gptjax.sharding import per_device
 
 Kernel = Literal["xla", "splash", "cudnn"]
 SMALLEST_BLOCK, LARGEST_BLOCK = 128, 512  # positions that splash works through at once
@@ -53,7 +54,7 @@ def prepared(kernel: Kernel, mask_BTS: Bool[Array, "B T S"]) -> Any:
     """What `attend_by` takes for the mask; made once for all layers."""
     if kernel != "splash":
         return mask_BTS
-    return per_device(_blocks_of, (("batch",),), ("batch",), MESH_AXES)(mask_BTS)
+    return per_device(_blocks_of, (("batch",),), ("batch",), over=mesh_axes())(mask_BTS)
 
 
 def attend_by(
@@ -76,7 +77,7 @@ def attend_by(
         case "splash":
             run = functools.partial(_splash, cap=cap, interpret=interpret)
     heads = ("batch", "length", "heads", "width")
-    return per_device(run, (heads, heads, heads, ("batch",)), heads, MESH_AXES)(q_BTNH, k_BSKH, v_BSKH, look)
+    return per_device(run, (heads, heads, heads, ("batch",)), heads, over=mesh_axes())(q_BTNH, k_BSKH, v_BSKH, look)
 
 
 def _cudnn(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, mask_BTS: Array) -> Array:

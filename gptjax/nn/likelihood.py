@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from gptjax.nn.attention import product_precision, soft_cap
-from gptjax.sharding import constrain, gather_over, per_device, scatter_over
+from gptjax.sharding import constrain, gather, per_device, scatter
 
 CHUNK_BYTES = 64 * 2**20  # float32 logits that may exist at once on one device
 
@@ -73,7 +73,7 @@ def token_scores(
     """(-log p(target) in nats, the argmax) of every position; as `token_nll`, but to look at, not to learn."""
 
     def score(hidden_BTD, table_VD, targets_BT):
-        whole_VD = gather_over("fsdp", table_VD.astype(hidden_BTD.dtype), axis=1)
+        whole_VD = gather("embed", table_VD.astype(hidden_BTD.dtype), axis=1)
 
         def piece(_, inputs):
             hidden_BtD, targets_Bt = inputs
@@ -95,7 +95,7 @@ def _nll(hidden_BTD, table_VD, targets_BT, vocabulary, chunks, cap):
 
 def _forward(hidden_BTD, table_VD, targets_BT, vocabulary, chunks, cap):
     def score(hidden_BTD, table_VD, targets_BT):
-        whole_VD = gather_over("fsdp", table_VD.astype(hidden_BTD.dtype), axis=1)
+        whole_VD = gather("embed", table_VD.astype(hidden_BTD.dtype), axis=1)
 
         def piece(_, inputs):
             hidden_BtD, targets_Bt = inputs
@@ -119,7 +119,7 @@ def _backward(vocabulary, chunks, cap, saved, g_BT):
 
     def slope(hidden_BTD, table_VD, targets_BT, total_BT, logits_BTV, g_BT):
         dtype = hidden_BTD.dtype
-        whole_VD = gather_over("fsdp", table_VD.astype(dtype), axis=1)
+        whole_VD = gather("embed", table_VD.astype(dtype), axis=1)
         product = {"preferred_element_type": jnp.float32, "precision": product_precision(dtype)}
 
         def piece(dtable_VD, inputs):
@@ -140,9 +140,7 @@ def _backward(vocabulary, chunks, cap, saved, g_BT):
         dtable_VD, dhidden_BTD = _in_pieces(piece, nothing, inputs, chunks)
         assert dtable_VD is not None
         # together: the whole table's gradient is given up before the backward pass goes on to the layers
-        return jax.lax.optimization_barrier(
-            (dhidden_BTD, scatter_over("fsdp", dtable_VD, axis=1).astype(table_VD.dtype))
-        )
+        return jax.lax.optimization_barrier((dhidden_BTD, scatter("embed", dtable_VD, axis=1).astype(table_VD.dtype)))
 
     rows, table = ("batch",), ("vocabulary", "embed")
     run = per_device(slope, (rows, table, rows, rows, rows, rows), (rows, table))

@@ -43,7 +43,7 @@ def by_chance(task: Task) -> Task:
             count_BC = np.array([*map(len, heads)])[batch.head_BC]
             return batch._replace(label_BC=(uniform(key_BC, 9) * count_BC).astype(np.int32))
 
-    return Shuffled(**dataclasses.asdict(task))
+    return Shuffled(**dataclasses.asdict(task), **task.given)
 
 
 ALONE = {

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,12 @@ import pytest
 from flax import linen as nn
 from jax.sharding import PartitionSpec
 
+from gptjax import mesh_axes
 from gptjax.config import ModelConfig
+from gptjax.nn.likelihood import token_nats
 from gptjax.nn.model import Transformer, init_params
-from gptjax.sharding import RULES, batch_sharding, check_divides, held_rows, local_rows, make_mesh, partition, shardings
+from gptjax.sharding import batch_sharding, check_divides, held_rows, local_rows, make_mesh, partition, shardings
+from train.recipe import mesh_spec
 
 CONFIG = ModelConfig(vocabulary=200, T=16, D=16, L=2, N=4, K=2, head_width=4, F=24, dropout=0.3)
 MODEL = Transformer(CONFIG)
@@ -76,6 +80,10 @@ def test_a_leaf_needs_a_name_for_each_axis():
     assert shardings(make_mesh(2, 2, 2), {"w": unsplit})["w"].spec == PartitionSpec(None, ("tensor",))
 
 
+def check(mesh, rows, **sizes):
+    check_divides(mesh, SimpleNamespace(**sizes), rows=rows)
+
+
 @pytest.mark.fault(28)
 @pytest.mark.parametrize(
     ("sizes", "parts"),
@@ -90,10 +98,10 @@ def test_a_leaf_needs_a_name_for_each_axis():
 )
 def test_sizes_are_checked_before_anything_is_compiled(sizes, parts):
     """Each error holds the size, the mesh and a size that fits; the rest passes."""
-    fitting, mesh = {"rows": 8, "D": 16, "N": 4, "K": 2, "F": 24, "V": 128}, make_mesh(2, 2, 2)
-    check_divides(mesh, **fitting)
+    fitting, mesh = {"T": 9, "D": 16, "L": 3, "N": 4, "K": 2, "F": 24, "V": 128, "rows": 8}, make_mesh(2, 2, 2)
+    check(mesh, **fitting)
     with pytest.raises(ValueError, match="does not divide") as error:
-        check_divides(mesh, **{**fitting, **sizes})
+        check(mesh, **{**fitting, **sizes})
     assert all(part in str(error.value) for part in parts), error.value
 
 
@@ -102,7 +110,7 @@ def test_every_leaf_that_the_table_splits_is_split():
     params, abstract = placed(make_mesh(2, 2, 2))
     names = nn.get_partition_spec(abstract)
     for leaf, spec in zip(jax.tree.leaves(params), jax.tree.leaves(names), strict=True):
-        ways = 2 ** sum(len(RULES[name] or ()) for name in spec)
+        ways = 2 ** sum(len(mesh_axes.axes_of(name)) for name in spec)
         assert {shard.data.size * ways for shard in leaf.addressable_shards} == {leaf.size}, spec
         assert ways == 4 or "width" in spec
 
@@ -137,6 +145,45 @@ def test_rows_are_split_over_data_and_fsdp():
     mesh = make_mesh(2, 2, 2)
     stacked = jax.device_put(np.zeros((3, 8, 4), np.int32), batch_sharding(mesh, leading=1))
     assert {shard.data.shape for shard in stacked.addressable_shards} == {(3, local_rows(mesh, 8), 4)} == {(3, 2, 4)}
+
+
+def test_a_line_of_the_table_is_a_mesh_axis(monkeypatch):
+    """The mesh, its settings, shardings, the rows of a batch and the check of sizes follow; the numbers stay."""
+    plain, _ = placed(one_device())
+    monkeypatch.setitem(mesh_axes.MESH, "expert", mesh_axes.MeshAxis(("batch", "mlp"), "parts of the experts"))
+
+    sizes = mesh_spec()(fsdp=2, expert=2).over(8)
+    assert sizes == {"data": 2, "fsdp": 2, "tensor": 1, "expert": 2}
+    mesh = make_mesh(**sizes)
+    assert dict(mesh.shape) == sizes
+
+    leaf = nn.Partitioned(jax.ShapeDtypeStruct((8, 8), jnp.float32), ("embed", "mlp"))
+    assert shardings(mesh, {"up": leaf})["up"].spec == PartitionSpec(("fsdp",), ("tensor", "expert"))
+    assert batch_sharding(mesh).spec == PartitionSpec(("data", "fsdp", "expert"))
+    assert local_rows(mesh, 16) == 2
+
+    fitting = {"T": 9, "D": 16, "L": 3, "N": 4, "K": 2, "F": 24, "V": 128, "rows": 8}
+    check(mesh, **fitting)
+    with pytest.raises(ValueError, match=r"rows of a micro-batch = 12 .* data x fsdp x expert = 8; .* such as 16"):
+        check(mesh, **{**fitting, "rows": 12})
+    with pytest.raises(ValueError, match=r"model\.F = 25 .* tensor x expert = 2"):
+        check(mesh, **{**fitting, "F": 25})
+
+    split, _ = placed(mesh)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(split), jax.device_get(plain))
+    np.testing.assert_allclose(table_slope(mesh), table_slope(one_device()), atol=1e-6)
+
+
+def table_slope(mesh):
+    """The gradient of the token table, which `gather` and `scatter` bring together from all rows."""
+    rows_BTD, table_VD = jnp.ones((8, 2, 4)), jnp.zeros((128, 4))
+    targets_BT = jnp.arange(16).reshape(8, 2)
+
+    def nats(table_VD):
+        return token_nats(rows_BTD, table_VD, targets_BT, vocabulary=128, chunks=1).sum()
+
+    with jax.set_mesh(mesh):
+        return np.asarray(jax.jit(jax.grad(nats))(table_VD))
 
 
 def test_there_is_one_table():

@@ -14,6 +14,7 @@ from data.tasks.classify import Classify
 from data.tasks.masked_lm import MaskedLM
 from data.tasks.order import Order
 from data.tasks.position import Position
+from data.tasks.schedule import Schedule
 from data.tasks.task import Task
 from tests.tiny_text import sentences, write_prepared
 from train.losses.terms import lambdas
@@ -66,6 +67,72 @@ def test_shares_and_weights_that_train_nothing_or_do_not_sum_are_refused(changes
 def test_negative_shares_and_weights_are_refused_by_the_task(settings, said):
     with pytest.raises(ValueError, match=said):
         CausalLM(**settings)
+
+
+def test_a_line_of_text_is_a_tasks_schedule():
+    """What is left out is the default; a task without a number has the rows that the others leave."""
+    lines = ("causal_lm", "masked_lm=0.125", "order=0.125:0.5", "order=0.125:0@1", "masked-lm=0.125@0.5")
+    objectives = Objectives(rows=lines, sources=("order=one", "order=two"))
+    assert objectives.causal_lm.rows == 0.75
+    assert objectives.masked_lm.schedule == Schedule(rows=0.125, later=((0.5, 0.125, 0.125),))
+    assert objectives.order.schedule == Schedule(
+        rows=0.125, weight=0.5, later=((1.0, 0.125, 0.0),), sources=("one", "two")
+    )
+    assert Objectives(rows=("causal_lm",)) == Objectives()
+
+
+def test_the_settings_of_a_task_may_hold_its_schedule():
+    """As recipes were written; what the table says of it beside stays."""
+    of_old = Objectives(
+        causal_lm=CausalLM(rows=0.9),
+        masked_lm=MaskedLM(rows=0.1, weight=0.3, rate=0.2, later=((0.5, 0.1, 0.0),), sources=("one",)),
+    )
+    of_today = Objectives(
+        rows=("causal_lm=0.9", "masked_lm=0.1:0.3", "masked_lm=0.1:0@0.5"),
+        sources=("masked_lm=one",),
+        masked_lm=MaskedLM(rate=0.2),
+    )
+    assert of_old == of_today
+    moved = dataclasses.replace(of_old, masked_lm=MaskedLM(weight=0.2))
+    assert moved.masked_lm.schedule == Schedule(rows=0.1, weight=0.2, later=((0.5, 0.1, 0.0),), sources=("one",))
+
+
+def test_numbers_of_a_schedule_come_back_exactly():
+    task = MaskedLM(rows=0.1 + 0.2, weight=1 / 3, later=((1 - 0.4, 0.1 * 3, 1e-17),))
+    again = Objectives(rows=(f"causal_lm={1 - task.rows!r}", *task.schedule.lines("masked_lm")))
+    assert again.masked_lm.schedule == task.schedule
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"rows": ("masked_ml=1",)}, "objectives.rows: no task 'masked_ml'; did you mean 'masked_lm'?"),
+        ({"rows": ("masked_lm=much",)}, "objectives.rows: 'masked_lm=much'; write TASK=ROWS"),
+        ({"rows": ("masked_lm=0.5@0.5:1",)}, "objectives.rows: 'masked_lm=0.5@0.5:1'; write TASK=ROWS"),
+        ({"rows": ("causal_lm=1", "causal_lm=1")}, "objectives.rows: causal_lm is there twice"),
+        ({"rows": ("causal_lm", "masked_lm")}, "causal_lm and masked_lm have no number; one may take"),
+        ({"rows": ("causal_lm", "masked_lm=1.5")}, "the tasks sum to 1.5, and causal_lm takes what they leave"),
+        ({"rows": ("causal_lm=1", "causal_lm=1@2")}, "objectives.rows: causal_lm: later=.* up to 1"),
+        ({"sources": ("causal_lm",)}, "objectives.sources: 'causal_lm'; write TASK=SOURCE"),
+        ({"sources": ("causl_lm=one",)}, "objectives.sources: no task 'causl_lm'; did you mean 'causal_lm'?"),
+        ({"rare": ("oder",)}, "objectives.rare: no task 'oder'; did you mean 'order'?"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_line_that_cannot_be_is_named(settings, said):
+    with pytest.raises(ValueError, match=said.replace("?", r"\?")):
+        Objectives(**settings)
+
+
+def test_a_task_of_few_rows_a_step_is_divided_by_what_is_to_be_expected():
+    """Auxiliary ones, below two rows a step; a recipe may say otherwise, and need not say what is so anyhow."""
+    some = Objectives(rows=("causal_lm", "masked_lm=0.04", "order=0.1"))
+    assert [some.order.rare(rows) for rows in (8, 19, 20, 64)] == [True, True, False, False]
+    assert not some.masked_lm.rare(8)
+    assert dataclasses.replace(some, rare=()).order.rare(8) is False
+    assert dataclasses.replace(some, rare=("masked_lm",)).masked_lm.rare(64) is True
+    assert dataclasses.replace(some, rare=("order",)).settled(8) == some
+    assert dataclasses.replace(some, rare=("order",)).settled(64) != some
 
 
 @pytest.mark.parametrize(
@@ -176,7 +243,8 @@ def test_what_is_compiled_without_a_text_is_what_the_default_objectives_make_of_
 
 def test_a_tasks_settings_are_its_own(made):
     """The table holds tasks and nothing else under their names."""
-    names = {field.name for field in dataclasses.fields(Objectives)} - {"combine", "by_repetition", "conflicts"}
+    others = {"rows", "sources", "rare", "combine", "by_repetition", "conflicts"}
+    names = {field.name for field in dataclasses.fields(Objectives)} - others
     assert set(Objectives().tasks) == names
 
 

@@ -8,9 +8,7 @@ Hardware: 2 cores, 4 GB. Time: 7 minutes of training. Expect: see docs/log.md.
 from pathlib import Path
 
 from data.spec import DataSpec
-from data.tasks.causal_lm import CausalLM
 from data.tasks.continuity import Continuity
-from data.tasks.masked_lm import MaskedLM
 from gptjax.config import llama
 from train.objectives import Objectives
 from train.recipe import BatchSpec, ComputeSpec, OptimizerSpec, Recipe, ValidationSpec
@@ -20,9 +18,8 @@ def recipe() -> Recipe:
     return Recipe(
         data=DataSpec(sources=("python_library=1",), vocabulary=4096),
         objectives=Objectives(
-            causal_lm=CausalLM(rows=0.09),
-            masked_lm=MaskedLM(rows=0.06),
-            continuity=Continuity(rows=0.85, weight=1.0, rare=False, shortest=48, longest=128),
+            rows=("causal_lm=0.09", "masked_lm=0.06", "continuity=0.85:1"),
+            continuity=Continuity(shortest=48, longest=128),
         ),
         model=llama(D=128, L=2, N=4, T=512),
         optimizer=OptimizerSpec(name="muon", learning_rate=2e-3, warmup=50, schedule="wsd", decay=0.3, final=0.0),

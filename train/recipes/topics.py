@@ -6,9 +6,7 @@ Hardware: 2 cores, 4 GB. Time: 7 minutes of training. Expect: see docs/log.md, b
 from pathlib import Path
 
 from data.spec import DataSpec
-from data.tasks.causal_lm import CausalLM
 from data.tasks.classify import Classify
-from data.tasks.masked_lm import MaskedLM
 from gptjax.config import llama
 from train.objectives import Objectives
 from train.recipe import BatchSpec, ComputeSpec, OptimizerSpec, Recipe, ValidationSpec
@@ -18,9 +16,8 @@ def recipe() -> Recipe:
     return Recipe(
         data=DataSpec(sources=("wiki_leads/en",), vocabulary=8192),
         objectives=Objectives(
-            causal_lm=CausalLM(rows=0.0),
-            masked_lm=MaskedLM(rows=0.5),
-            classify=Classify(rows=0.5, weight=1.0, rare=False, labels=("topic",), longest=512),
+            rows=("masked_lm=0.5", "classify=0.5:1"),
+            classify=Classify(labels=("topic",), longest=512),
         ),
         model=llama(D=192, L=3, N=3, T=512, dropout=0.1),
         optimizer=OptimizerSpec(name="muon", learning_rate=4e-3, warmup=100, schedule="wsd", decay=0.4, final=0.0),

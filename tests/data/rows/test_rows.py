@@ -19,8 +19,8 @@ RARE = {"causal_lm": 0.5, "masked_lm": 0.25, "prefix_lm": 0.125, "position": 0.0
 
 def tasks(shares, **changes):
     """The whole table with these shares of the rows, others 0, and changes of single tasks."""
-    made = {name: dataclasses.replace(task, rows=shares.get(name, 0.0)) for name, task in TABLE.items()}
-    return {name: dataclasses.replace(task, **changes.get(name, {})) for name, task in made.items()}
+    made = {name: {"rows": shares.get(name, 0.0)} | changes.get(name, {}) for name in TABLE}
+    return {name: dataclasses.replace(task, **made[name]) for name, task in TABLE.items()}
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ def test_withheld_tokens_stand_at_0_and_say_their_64th_of_the_segment():
     assert asked_BT.sum() == 10 + 24 + 64  # a quarter of 38, 98 and 254 letters: 9.5, 24.5 and 63.5, to the even one
     assert Position().heads(text.corpus) == {"position": tuple(str(bucket) for bucket in range(64))}
     assert Position.token_head == "position"
-    assert Position().rare
+    assert Position().auxiliary
 
 
 def test_long_pieces_are_cut_into_equal_parts_of_at_most_256():

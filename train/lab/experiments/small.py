@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 
 from data.spec import DataSpec
-from data.tasks.causal_lm import CausalLM
 from data.tasks.masked_lm import MaskedLM
 from data.tasks.task import Task
 from gptjax.config import llama
@@ -36,8 +35,8 @@ def as_it_is(recipe: Recipe) -> Recipe:
 
 def both(recipe: Recipe) -> Recipe:
     """Three rows of next-word prediction to one of masked words."""
-    shares = {"causal_lm": CausalLM(rows=0.75), "masked_lm": MaskedLM(rows=0.25)}
-    return dataclasses.replace(recipe, objectives=dataclasses.replace(recipe.objectives, **shares))
+    objectives = dataclasses.replace(recipe.objectives, rows=("causal_lm=0.75", "masked_lm=0.25"))
+    return dataclasses.replace(recipe, objectives=objectives)
 
 
 def adding(**tasks: Task) -> Change:
@@ -45,8 +44,7 @@ def adding(**tasks: Task) -> Change:
 
     def change(recipe: Recipe) -> Recipe:
         masked = recipe.objectives.masked_lm
-        left = masked.rows - sum(task.rows for task in tasks.values())
-        masked = dataclasses.replace(masked, rows=left)
-        return dataclasses.replace(recipe, objectives=dataclasses.replace(recipe.objectives, masked_lm=masked, **tasks))
+        fewer = MaskedLM(rows=masked.rows - sum(task.rows for task in tasks.values()))
+        return dataclasses.replace(recipe, objectives=dataclasses.replace(recipe.objectives, masked_lm=fewer, **tasks))
 
     return change

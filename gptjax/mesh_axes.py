@@ -1,0 +1,50 @@
+"""The one table of the mesh: what each of its axes splits. Imports neither JAX nor TensorFlow.
+
+A further axis is a line of MESH: mesh, settings, shardings, divisibility checks and the rows of a batch follow from it.
+"""
+
+from typing import NamedTuple
+
+
+class MeshAxis(NamedTuple):
+    """One axis of the mesh."""
+
+    splits: tuple[str, ...]  # logical axes of arrays
+    help: str  # what --mesh.NAME counts
+
+
+MESH: dict[str, MeshAxis] = {
+    "data": MeshAxis(("batch",), "copies of the model that share the rows; None = all devices the other axes leave"),
+    "fsdp": MeshAxis(("batch", "embed"), "parts that parameters and rows are split into"),
+    "tensor": MeshAxis(
+        ("heads", "mlp", "vocabulary"), "parts that heads, feed-forward width and vocabulary are split into"
+    ),
+}
+REMAINDER = "data"  # the axis that takes the devices which the others leave
+
+LOGICAL = (  # all that the axes of an array can be called
+    "batch",
+    "length",
+    "embed",  # residual axis of a weight
+    "residual",  # residual axis of an activation
+    "heads",  # heads x width, flattened
+    "mlp",
+    "vocabulary",
+    "layers",
+    "width",  # small vectors: norms, biases, positions
+)
+
+
+def mesh_axes() -> tuple[str, ...]:
+    """Names of the mesh axes, in their order."""
+    return tuple(MESH)
+
+
+def axes_of(logical: str) -> tuple[str, ...]:
+    """The mesh axes that split a logical axis; () = every device holds all of it."""
+    return tuple(name for name, axis in MESH.items() if logical in axis.splits)
+
+
+def row_axes() -> tuple[str, ...]:
+    """The mesh axes that split the rows of a batch."""
+    return axes_of("batch")
