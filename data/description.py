@@ -12,6 +12,7 @@ NAME = "prepared.json"
 FORMAT = 4
 BY_NUMBER = 3  # the format of folders whose shares are of documents; runs that began with one go on with it
 FORMATS = (BY_NUMBER, FORMAT)  # that hold the same tables
+SINCE_4 = {"documents", "left_out", "share", "warning"}  # what a folder or source of format 3 need not say
 _SAID = " and ".join(map(str, FORMATS))
 AGAIN = "remove the folder and prepare the text again, with `python -m data.prepare`"
 
@@ -39,12 +40,12 @@ class Source(TypedDict):
     citation: str | None
     language: str | None
     domain: str | None
-    warning: NotRequired[str | None]
+    warning: str | None
     folder: str  # within the prepared folder
     share: float  # of the rows, as written
-    documents: NotRequired[int]  # that are kept; from format 4 on
+    documents: int  # that are kept
     duplicates: int  # that were dropped
-    left_out: NotRequired[LeftOut]  # from format 4 on
+    left_out: LeftOut
     labels: dict[str, list[str]]  # field -> its classes
     splits: dict[str, Split]
     rate: NotRequired[int]  # rows out of every 1024; only in `data.json`
@@ -58,7 +59,7 @@ class Description(TypedDict):
     tokenizer: str  # its fingerprint
     vocabulary: int
     mixture: str
-    share: NotRequired[float]  # that was to be held out; from format 4 on
+    share: float  # that was to be held out
     content: str  # see data.preparation.prepared_folder.content_hash
     sources: dict[str, Source]
 
@@ -86,9 +87,9 @@ def read_description(path: Path) -> Description:
         if not isinstance(format := content.get("format"), int) or format > FORMAT:
             raise ValueError(f"format={format!r}: this gptjax reads {_SAID}; use the gptjax that wrote it, or {AGAIN}")
         if format in FORMATS:
-            _check(content, Description, "")
+            _check(content, Description, "", optional := SINCE_4 if format < FORMAT else set())
             for name, source in content["sources"].items():
-                _check(source, Source, f"source {name!r} ")
+                _check(source, Source, f"source {name!r} ", optional)
     return cast(Description, content)
 
 
@@ -96,8 +97,8 @@ def write_description(folder: Path, description: Description) -> None:
     write_whole(folder / NAME, dumps(description, indent=1, ensure_ascii=False) + "\n")
 
 
-def _check(content: Any, wanted: Any, where: str) -> None:
+def _check(content: Any, wanted: Any, where: str, optional: set[str]) -> None:
     if not isinstance(content, Mapping):
         raise ValueError(f"{where}is a {type(content).__name__}, not a table of fields")
-    if missing := sorted(wanted.__required_keys__ - content.keys()):
+    if missing := sorted(wanted.__required_keys__ - content.keys() - optional):
         raise ValueError(f"{where}has no {', '.join(missing)}; {AGAIN}")

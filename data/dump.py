@@ -20,6 +20,7 @@ from etils import epath
 from data.preparation import sources
 from data.spec import DataSpec
 from gptjax.files.places import expanded
+from gptjax.spelling import nearest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,7 @@ def _at(example: Mapping[str, Any], path: Sequence[str], source: str) -> Any:
     for step in path:
         if not isinstance(value, dict) or step not in value:
             known = value if isinstance(value, dict) else ()
-            hint = sources.did_you_mean(step, known)
+            hint = nearest(step, known)
             raise ValueError(
                 f"{source}: no field {'.'.join(path)!r}{hint}; there are {', '.join(known) or 'none in it'}"
             )

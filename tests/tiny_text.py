@@ -89,10 +89,12 @@ def write_prepared_json(folder: Path, sources: Mapping[str, Mapping[str, Any]]) 
     """A `prepared.json` that says of each source what is given, and else next to nothing."""
     source: Source = {
         "licence": "yours", "attribution": None, "citation": None, "language": "en", "domain": None,
-        "folder": "", "share": 1.0, "duplicates": 0, "labels": {}, "splits": {},
+        "warning": None, "folder": "", "share": 1.0, "documents": 0, "duplicates": 0,
+        "left_out": {"documents": 0, "bytes": 0}, "labels": {}, "splits": {},
     }  # fmt: skip
     write_description(folder, {
-        "format": FORMAT, "fingerprint": "", "tokenizer": "", "vocabulary": 0, "mixture": "rates", "content": "",
+        "format": FORMAT, "fingerprint": "", "tokenizer": "", "vocabulary": 0, "mixture": "rates", "share": 0.1,
+        "content": "",
         "sources": {name: {**source, **given} for name, given in sources.items()},  # pyright: ignore[reportAssignmentType]
     })  # fmt: skip
 

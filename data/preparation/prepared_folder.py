@@ -91,7 +91,7 @@ def content(folder: Path, was: Description) -> str:
     if now["content"] == was["content"] or len(now["sources"]) != len(was["sources"]):
         return now["content"]
     pairs = zip(was["sources"].items(), now["sources"].values(), strict=True)
-    described = {name: old | {"folder": new["folder"]} for (name, old), new in pairs}
+    described = {name: Source(**{**old, "folder": new["folder"]}) for (name, old), new in pairs}
     return content_hash(folder, described, was["format"])
 
 

@@ -36,6 +36,19 @@ def test_what_is_wrong_is_said_with_the_name_of_the_file(tmp_path, change, said)
         read_prepared(tmp_path)
 
 
+def test_a_folder_of_format_3_need_not_say_what_came_with_format_4(tmp_path):
+    write_prepared_json(tmp_path, {"a": {}})
+    content = json.loads((tmp_path / "prepared.json").read_text()) | {"format": 3}
+    for field in ("documents", "left_out", "warning"):
+        del content["sources"]["a"][field]
+    del content["share"]
+    (tmp_path / "prepared.json").write_text(json.dumps(content))
+    assert read_prepared(tmp_path) == content
+    (tmp_path / "prepared.json").write_text(json.dumps(content | {"format": 4}))
+    with pytest.raises(ValueError, match="has no share"):
+        read_prepared(tmp_path)
+
+
 def test_a_file_that_is_no_json_or_missing_is_named(tmp_path):
     for content, said in ((None, "is missing"), ("{", "not JSON: "), ("[]", "is no JSON object")):
         if content is not None:

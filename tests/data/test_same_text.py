@@ -6,6 +6,7 @@ import json
 import shutil
 
 from data import prepare
+from data.preparation import learning
 from data.preparation.prepared_folder import content
 from data.prepare import Begun
 from data.spec import DataSpec
@@ -50,7 +51,7 @@ def test_a_run_keeps_its_tokenizer_when_a_rate_changes(tmp_path, monkeypatch):
     was = began(prepare.prepare(spec))
     changed = dataclasses.replace(spec, sources=(names[0], f"{names[1]}=9"))
     with monkeypatch.context() as patched:
-        patched.setattr(prepare, "train_bpe", None)
+        patched.setattr(learning, "train_bpe", None)
         now = prepare.prepare(changed, of_run=was)
         patched.setattr(prepare, "_make", None)
         assert prepare.prepare(changed, of_run=was) == now

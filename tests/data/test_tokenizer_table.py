@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data import tokenizer_table
+from data.preparation import holdout, sources
 from gptjax.text.tokenizer import byte_tokenizer, ready_made, train_bpe
 from tests.tiny_text import sentences, write_prepared
 
@@ -56,3 +58,16 @@ def test_the_page_has_the_figures_of_the_ready_made_tokenizers():
     special = len(tokenizers["bytes"].special_ids)
     assert f"256 bytes and {special} special tokens, {256 + special} in all: id {first[0]} is byte 0" in page
     assert f"GPT-2's own {tokenizers['gpt2'].size - 1:,}, and a mask" in page
+
+
+def test_a_figure_of_the_page_is_what_is_counted_again(tmp_path):
+    """GPT-2 on the held-out chapters of the Chinese novel, which any machine can make in seconds."""
+    [shard] = sources.shards("three_kingdoms", tmp_path)
+    texts = [document.text for document in sources.documents(shard, "text", ())]
+    rows_J = np.array([holdout.measured(text) for text in texts], np.uint64).view(holdout.MEASURED)[:, 0]
+    plan = holdout.plans(["three_kingdoms"], [rows_J], "hash", 0.05)["three_kingdoms"]
+    held_out = [text for text, split in zip(texts, plan.split_J, strict=True) if split == holdout.VALIDATION]
+    found = tokenizer_table.bytes_per_token(ready_made("gpt2"), held_out)
+    page = (Path(__file__).parents[2] / "docs" / "tokenizers.md").read_text(encoding="utf-8")
+    (line,) = (line for line in page.splitlines() if line.startswith("| three_kingdoms "))
+    assert line.split("|")[-2].strip() == f"{found:.2f}"
