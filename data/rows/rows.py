@@ -5,6 +5,7 @@ Axes: R rows  P pieces  N tokens  F phases of a run  S sources  O tasks (objecti
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -193,7 +194,7 @@ def read_text(corpus: Corpus, found: Sequence[tuple[int, Pieces]], T: int, progr
     order = np.argsort(text["row_P"], kind="stable")
     length_P = text["length_P"]
     moved = runs((np.cumsum(length_P) - length_P)[order], length_P[order])
-    in_order = {name: array[order if name.endswith("_P") else moved] for name, array in text.items()}
+    in_order: dict[str, Any] = {name: array[order if name.endswith("_P") else moved] for name, array in text.items()}
     return Text(corpus=corpus, T=T, progress_R=progress_R, **in_order)
 
 

@@ -125,7 +125,7 @@ def norm(tree) -> float:
 
 @pytest.mark.parametrize(("shape", "A"), [ALONE, SPREAD, IN_PARTS])
 def test_losses_and_gradients_of_a_mixed_step_are_those_of_steps_of_one_task_each(shape, A):
-    """Figure 1; traps 3, 4, 5 and 6: same normalisers, uneven rows, tasks that are absent from a micro-batch or device."""
+    """Figure 1; traps 3, 4, 5 and 6: same normalisers, uneven rows, tasks absent from a micro-batch or device."""
     parts, gradients = compiled(mixed, shape, A), []
     for k, term in enumerate(terms()):
         _, wanted, gradient = once(compiled(single[k]), batch_of(only=k), number=k)

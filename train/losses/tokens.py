@@ -32,18 +32,22 @@ class Tokens(Classified):
 
     def losses(self, seen: Seen, terms: Sequence[Term]) -> list[Float[Array, "B T"]]:
         """The terms that the head of the tokens predicts share its one pass over the vocabulary."""
-        by_token_head = token_nll(*self._likelihood(seen), **self._settings(seen)) if _any_token_head(terms) else None
+        by_token_head: Any = None
+        if any(term.head is None for term in terms):
+            by_token_head = token_nll(*self._likelihood(seen), **self._settings(seen))
         return [
             by_token_head if term.head is None else class_nll(self._logits(seen, term.head), seen.batch.targets_BT)
             for term in terms
         ]
 
     def answers(self, seen: Seen, terms: Sequence[Term]) -> list[tuple[Float[Array, "B T"], Int[Array, "B T"]]]:
-        scored = token_scores(*self._likelihood(seen), **self._settings(seen)) if _any_token_head(terms) else None
+        by_token_head: Any = None
+        if any(term.head is None for term in terms):
+            by_token_head = token_scores(*self._likelihood(seen), **self._settings(seen))
         found = []
         for term in terms:
             if term.head is None:
-                found.append(scored)
+                found.append(by_token_head)
                 continue
             logits_BTC = self._logits(seen, term.head)
             found.append((class_nll(logits_BTC, seen.batch.targets_BT), jnp.argmax(logits_BTC, axis=-1)))
@@ -72,7 +76,3 @@ class Tokens(Classified):
 
     def wrote(self, record: Mapping[str, Any]) -> bool:
         return super().wrote(record) and not record.get("confusion")
-
-
-def _any_token_head(terms: Sequence[Term]) -> bool:
-    return any(term.head is None for term in terms)

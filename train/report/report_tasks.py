@@ -95,8 +95,8 @@ def training_curves(train: Sequence[Mapping], records: Sequence[Mapping]) -> str
         return ""
     note = (
         "<p>Every task has a loss of its own, which falls as the task is learned; the share of right answers, on text "
-        "that was not trained on, tells what that is worth. The dashed line is a cheap baseline's: a task is learned as "
-        "far as the model does better.</p>"
+        "that was not trained on, tells what that is worth. The dashed line is a cheap baseline's: a task is learned "
+        "as far as the model does better.</p>"
     )
     legend = swatches({"training": look(0), "held-out text": look(1), "cheap baseline": Look(COLOURS["quiet"], "--")})
     figures = "".join(

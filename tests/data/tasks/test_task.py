@@ -174,6 +174,28 @@ def test_packed_lays_segments_one_after_another_and_targets_at_their_last_tokens
     assert dtypes == {np.dtype(np.float32)}
 
 
+def test_packed_says_what_the_run_calls_the_task_its_heads_and_its_places_for_targets():
+    """Where a task has fewer targets than places, they are of its first head; beyond its places there is nothing."""
+    text = text_of([[[1, 2]], [[3, 4, 5]]], T=4)
+    targets = Targets(np.array([1]), np.array([1]), np.array([7]), value_L=np.array([0.5]))
+    plain, named = (
+        packed(one, text.row_P, text.length_P, text.token_N, targets=targets, C=2)
+        for one in (text, text._replace(task=3, heads=(4, 6), C=3))
+    )
+    np.testing.assert_array_equal(named.task_BT, [[3, 3, 0, 0], [3, 3, 3, 0]])
+    np.testing.assert_array_equal(named.head_BC, [[4, 4, 0], [6, 4, 0]])
+    np.testing.assert_array_equal(named.label_BC, [[0, 0, 0], [7, 0, 0]])
+    np.testing.assert_array_equal(named.value_BC, np.float32([[0, 0, 0], [0.5, 0, 0]]))
+    np.testing.assert_array_equal(named.label_weight_BC, [[0, 0, 0], [1, 0, 0]])
+    assert (plain.task_BT.any(), plain.head_BC.tolist()) == (False, [[0, 0], [1, 0]])
+    assert [array.dtype for array in named] == [array.dtype for array in plain]
+
+
+def test_a_task_that_still_calls_its_baseline_a_guess_is_told_so():
+    with pytest.raises(TypeError, match=r"Old.guess: is called `baseline` now; rename it"):
+        type("Old", (Task,), {"guess": lambda self, batch, corpus: None})
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

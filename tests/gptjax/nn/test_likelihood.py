@@ -64,9 +64,9 @@ def test_padding_rows_of_the_table_never_score_and_never_learn(chunks):
     logits_BTV = logits_from(hidden_BTD, table_VD, VOCABULARY)
     assert (logits_BTV[..., VOCABULARY:] == -jnp.inf).all()
     assert jnp.isfinite(logits_BTV[..., :VOCABULARY]).all()
-    dtable_VD = jax.grad(
-        lambda t: weighed(token_nll(hidden_BTD, t, targets_BT, vocabulary=VOCABULARY, chunks=chunks))
-    )(table_VD)
+    dtable_VD = jax.grad(lambda t: weighed(token_nll(hidden_BTD, t, targets_BT, vocabulary=VOCABULARY, chunks=chunks)))(
+        table_VD
+    )
     assert (dtable_VD[VOCABULARY:] == 0).all()
     assert (dtable_VD[:VOCABULARY] != 0).all()
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from data.preparation.marks import WORD_START
 from data.rows.rows import Rows
 from data.tasks.causal_lm import CausalLM
 from data.tasks.task import Targets, Task, packed
@@ -27,20 +28,21 @@ T, B = 32, 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Length(Task):
-    """How many tokens a piece of text has, in tens."""
+class Words(Task):
+    """How many words a piece of text has."""
 
     loss: ClassVar[str] = "regression"
 
     def heads(self, corpus) -> dict[str, tuple[str, ...]]:
-        return {"length": ("tens",)}
+        return {"words": ("count",)}
 
     def targets_a_row(self, corpus, T: int) -> int:
         return T
 
     def build(self, text):
         piece_P = np.arange(len(text.row_P))
-        targets = Targets(piece_P, np.zeros_like(piece_P), np.zeros_like(piece_P), value_L=text.length_P / 10)
+        words_P = np.add.reduceat(text.mark_N & WORD_START, text.first_P)
+        targets = Targets(piece_P, np.zeros_like(piece_P), np.zeros_like(piece_P), value_L=words_P)
         seen_N = np.ones(len(text.token_N), bool)
         return packed(text, text.row_P, text.length_P, text.token_N, visible_N=seen_N, targets=targets, C=text.T)
 
@@ -57,9 +59,9 @@ def regression():
 def test_a_loss_that_is_added_to_the_table_is_trained_scored_and_reported(tmp_path, monkeypatch):
     """Two steps, held-out text, the report: no other file knows of it. Its first loss is that of a head that says 0."""
     monkeypatch.setitem(LOSSES, "regression", regression())
-    field = ("length", Length, dataclasses.field(default_factory=Length))
+    field = ("words", Words, dataclasses.field(default_factory=Words))
     table = dataclasses.make_dataclass("Table", [field], bases=(Objectives,), frozen=True, kw_only=True)
-    objectives = table(causal_lm=CausalLM(rows=0.5), length=Length(rows=0.5))
+    objectives = table(causal_lm=CausalLM(rows=0.5), words=Words(rows=0.5))
     prepared = write_prepared(tmp_path / "prepared", {"p": sentences(80), "q": sentences(60, seed=1)})
     rows = Rows(prepared, T, 0, None, objectives.tasks)
     settings = recipe(tmp_path, "run", objectives=objectives, batch=BatchSpec(rows=B), mesh=MeshSpec(data=1))
@@ -71,22 +73,22 @@ def test_a_loss_that_is_added_to_the_table_is_trained_scored_and_reported(tmp_pa
         for batch in parts.loader.training(rows, 0, 2):
             values, weights = np.asarray(batch.value_BC), np.asarray(batch.label_weight_BC)
             state, metrics = parts.train_step(state, batch, parts.asks(stop=False))
-            seen.append((float(metrics["loss/length"]), np.average(np.square(values), weights=weights)))
+            seen.append((float(metrics["loss/words"]), np.average(np.square(values), weights=weights)))
         asks = lambda: parts.asks(stop=False)  # noqa: E731
-        found = HeldOut(parts, text).findings(state.params, B, B, asks, lambda: None)
+        found = HeldOut(parts, text).findings(state.params, B, 4 * B, asks, lambda: None)
     assert seen[0][0] == pytest.approx(seen[0][1], rel=0.2)
     assert found is not None
-    score = found.terms["length"]
+    score = found.terms["words"]
     assert score.score == pytest.approx(score.loss**0.5)
     assert score.baseline == "always says the mean"
     assert 0 < score.baseline_score < score.score  # after two steps
     assert set(score.by_source) == {"p", "q"}
-    record = {"kind": "final_task", "step": 2, "task": "length", **score.record()}
+    record = {"kind": "final_task", "step": 2, "task": "words", **score.record()}
     assert loss_of_record(record) is LOSSES["regression"]
     page = scores([], [record])
     assert "root mean squared error" in page
     assert f"{score.score:.3f}" in page
-    assert "the model does not beat a cheap baseline at length" in page
+    assert "the model does not beat a cheap baseline at words" in page
     assert ">squared error<" in training_curves([], [record | {"kind": "validation_task"}])
 
 
