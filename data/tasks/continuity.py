@@ -30,7 +30,7 @@ class Continuity(Task):
     """
 
     shortest: int = 16  # tokens of a block
-    longest: int = 96
+    longest: int = 96  # the same
 
     auxiliary: ClassVar[bool] = True
     compares: ClassVar[bool] = True
