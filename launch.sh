@@ -159,7 +159,7 @@ newest_run() { # of the folder one stands in and of the checkout
 wants_help() {
   local word
   for word; do
-    case $word in --help | -h) return ;; esac
+    case $word in --help | --help-all | -h) return ;; esac
   done
   return 1
 }

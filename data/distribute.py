@@ -9,7 +9,7 @@ and go to the runner; docs/preparation.md has those of Dataflow, Flink and Spark
 machine, where `./launch.sh pretrain` finds it. Killed, or bereft of a worker, start the same command again: it goes on.
 """
 
-import argparse
+import dataclasses
 import importlib.util
 import logging
 import os
@@ -27,6 +27,8 @@ from etils import epath
 from data.preparation.workitems import Item
 from data.prepare import prepare
 from data.spec import DataSpec
+from gptjax.command.console import print_any_text
+from gptjax.command.options import answer_help, read, take, told
 from gptjax.files.places import expanded
 
 CHECKOUT = Path(__file__).parents[1]
@@ -106,29 +108,29 @@ def _worker_died(failed: Any) -> None:
     os._exit(1)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Runner:
+    """What runs the pipeline; other options are Beam's."""
+
+    runner: str = "DirectRunner"  # DirectRunner (this machine), DataflowRunner, ...
+    workers: int = os.cpu_count() or 1  # processes of the DirectRunner
+    shared: str | None = None  # folder for records and results that all machines see
+
+
 def main(arguments: Sequence[str]) -> int:
     """`python -m data.distribute`: prepares, and prints the folder."""
-    import tyro
-
-    ours, of_data = list(arguments), []
+    print_any_text()
+    program, ours, of_data = "python -m data.distribute", list(arguments), []
     if "--" in ours:
         ours, of_data = ours[: ours.index("--")], ours[ours.index("--") + 1 :]
-    parser = argparse.ArgumentParser(
-        "python -m data.distribute",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # what is not ours is Beam's
-    )
-    parser.add_argument("--runner", default="DirectRunner", help="DirectRunner (this machine), DataflowRunner, ...")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of the DirectRunner")
-    parser.add_argument("--shared", type=_shared, help="folder for records and results that all machines see")
-    known, of_beam = parser.parse_known_args(ours)
     try:
-        spec = tyro.cli(DataSpec, args=of_data, prog="python -m data.distribute [OPTIONS] --", description=__doc__)
-        print(distribute(spec, known.runner, known.workers, known.shared, of_beam))
+        answer_help(Runner, ours, program, about=__doc__)
+        runner, of_beam = take(Runner, ours)
+        spec = read(DataSpec, of_data, f"{program} ... --", about=__doc__)
+        shared = None if runner.shared is None else _shared(runner.shared)
+        print(distribute(spec, runner.runner, runner.workers, shared, of_beam))
     except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+        return told(error)
     return 0
 
 

@@ -19,6 +19,8 @@ from etils import epath
 
 from data.preparation import sources
 from data.spec import DataSpec
+from gptjax.command.console import print_any_text
+from gptjax.command.options import read, told
 from gptjax.files.places import expanded
 from gptjax.spelling import nearest
 
@@ -27,7 +29,7 @@ from gptjax.spelling import nearest
 class Dump:
     """Write a data set as .jsonl, a line an example: texts, numbers, names of classes, and lists of them."""
 
-    source: Annotated[str, tyro.conf.Positional]
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """tfds:NAME or tfds:NAME/CONFIG:VERSION, or a corpus of ours."""
     split: str = "train"
     """As TFDS writes it: test, train[:10%], ..."""
@@ -97,8 +99,9 @@ def _at(example: Mapping[str, Any], path: Sequence[str], source: str) -> Any:
 
 def main(arguments: list[str]) -> int:
     """Returns the exit code."""
+    print_any_text()
     try:
-        dump = tyro.cli(Dump, prog="python -m data.dump", args=arguments)
+        dump = read(Dump, arguments, "python -m data.dump", about=__doc__)
         store = epath.Path(DataSpec.prepared) / "corpora"
         found = itertools.islice(examples(dump.source, dump.split, dump.fields, store), dump.most)
         lines = (json.dumps(example, ensure_ascii=False) + "\n" for example in found)
@@ -112,8 +115,7 @@ def main(arguments: list[str]) -> int:
             new.rename(out)
             print(f"wrote {out}: {count:,} lines", file=sys.stderr)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return told(error)
     return 0
 
 

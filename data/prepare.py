@@ -53,6 +53,7 @@ from data.preparation.splitting import cut_at_an_end, measured_of, without_held_
 from data.preparation.workitems import Advance, Item, RunAll, measure, save_plan, tokenise
 from data.spec import DataSpec
 from gptjax.command.console import make_console, print_any_text
+from gptjax.command.options import read, told
 from gptjax.files.locks import locked
 from gptjax.files.places import named
 from gptjax.text.tokenizer import Tokenizer, ready_made
@@ -277,14 +278,11 @@ def vocabulary_bound(spec: DataSpec) -> int:
 
 def main() -> int:
     """`python -m data.prepare`: prepares, and prints what there is."""
-    import tyro
-
     print_any_text()
     try:
-        folder = prepare(tyro.cli(DataSpec, prog="python -m data.prepare", description=__doc__))
+        folder = prepare(read(DataSpec, sys.argv[1:], "python -m data.prepare", about=__doc__))
     except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+        return told(error)
     print(folder)
     return 0
 

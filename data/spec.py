@@ -22,7 +22,7 @@ class DataSpec:
 
     sources: tuple[str, ...]  # NAME or NAME=RATE: chitchat, wiki_leads/en=2, tfds:lm1b, files:~/novels
     mixture: str = (
-        "rates"  # as written; or from the sizes: `proportional`, `temperature T`, `unimax N` (N epochs at most)
+        "rates"  # shares as written; or from the sizes: `proportional`, `temperature T`, `unimax N` (N epochs at most)
     )
     text_field: str = "text"  # which field of a .jsonl line or a TFDS example holds the text
     label_field: str | None = (

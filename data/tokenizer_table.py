@@ -7,11 +7,13 @@ Text: the held-out documents of a prepared folder. `bpe` and `characters` learn 
 by its share; the others are ready made. Files named on the command line come last.
 """
 
+import dataclasses
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import tyro
 from rich import box
 from rich.markup import escape
 from rich.table import Table
@@ -20,6 +22,7 @@ from data.description import read_prepared
 from data.preparation.prepared_folder import stored_text
 from data.spec import READY_MADE
 from gptjax.command.console import make_console, print_any_text
+from gptjax.command.options import read, told
 from gptjax.text.tokenizer import Tokenizer, ready_made, train_bpe, train_characters
 
 LEARN_FROM = 10_000_000  # bytes of training text
@@ -78,10 +81,19 @@ def table(held_out: Mapping[str, Sequence[str]], languages: Mapping[str, str], k
     return lines
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Given:
+    """What the table is of."""
+
+    given: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[FOLDER] [FILE...]")] = ()
+    """A prepared folder, else the newest in ./prepared; then tokenizers: tokenizer.json or SentencePiece files."""
+
+
 def main(words: Sequence[str]) -> int:
     print_any_text()
-    folder, files = (Path(words[0]), words[1:]) if words and Path(words[0]).is_dir() else (None, words)
     try:
+        given = read(Given, words, "python -m data.tokenizer_table", about=__doc__).given
+        folder, files = (Path(given[0]), given[1:]) if given and Path(given[0]).is_dir() else (None, given)
         if folder is None:
             made = sorted(Path("prepared").glob("*/prepared.json"), key=lambda path: path.stat().st_mtime)
             if not made:
@@ -90,8 +102,7 @@ def main(words: Sequence[str]) -> int:
         sources = read_prepared(folder)["sources"]
         kinds = tokenizers_for(folder, sources, files)
     except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+        return told(error)
     held_out = {name: list(stored_text(folder, source["folder"], "validation")) for name, source in sources.items()}
     languages = {name: source["language"] or "?" for name, source in sources.items()}
     make_console().print(table(held_out, languages, kinds))

@@ -5,7 +5,6 @@ A verb is a dataclass in VERBS: its docstring and fields are its help, `run` doe
 
 import contextlib
 import dataclasses
-import io
 import math
 import os
 import re
@@ -22,6 +21,7 @@ from gptjax import arguments
 from gptjax.command.console import print_any_text
 from gptjax.command.evaluate_verb import Evaluate
 from gptjax.command.export_verb import Export
+from gptjax.command.options import USER_ERROR, read
 from gptjax.command.verb import Verb
 from gptjax.evaluation.items import unescaped
 from gptjax.files.places import expanded
@@ -34,8 +34,6 @@ from gptjax.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from gptjax.inference.language_model import LanguageModel, Sample
-
-USER_ERROR = 2  # exit status
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -177,47 +175,15 @@ def parse(words: Sequence[str]) -> Verb:
     name, *rest = words
     if name not in VERBS:
         raise ValueError(f"unknown verb {name!r}{did_you_mean(name, list(VERBS))}")
-    box = io.StringIO()
     try:
-        with contextlib.redirect_stderr(box):
-            verb, unknown = tyro.cli(VERBS[name], prog=f"gptjax {name}", args=rest, return_unknown_args=True)
-    except SystemExit as end:
-        if end.code != USER_ERROR:
-            raise
-        raise ValueError(f"{name}: {first_message(box.getvalue())} (gptjax {name} --help)") from None
-    if unknown:
-        option = next((word for word in unknown if word.startswith("-")), unknown[0])
-        raise ValueError(f"{name}: unknown option {option!r}{did_you_mean(option, options_of(VERBS[name]))}")
-    return verb
+        return read(VERBS[name], rest, f"gptjax {name}")
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def overview() -> str:
     lines = [f"  {name:<10} {(verb.__doc__ or '').splitlines()[0]}" for name, verb in VERBS.items()]
     return "\n".join(["usage: gptjax VERB [ARGS...]", "", *lines, "", "gptjax VERB --help shows what a verb takes."])
-
-
-def first_message(box: str) -> str:
-    """What tyro says in the box that it draws round an error, up to the first rule in it."""
-    said = []
-    for line in box.splitlines():
-        text = line.strip("│ ")
-        if text.startswith("──"):
-            break
-        if not text.startswith("╭"):
-            said.append(text)
-    return " ".join(said)
-
-
-def options_of(verb: type) -> list[str]:
-    """The options of a verb, those of its nested settings included."""
-    names = [field.name for field in dataclasses.fields(verb)]
-    if "sampling" in names:
-        names += [field.name for field in dataclasses.fields(Sampling)]
-    return [
-        f"--{name.replace('_', '-')}"
-        for name in names
-        if name not in ("action", "directory", "files", "folder", "sampling", "task")
-    ]
 
 
 def verified(run: Path, step: int) -> str:

@@ -55,7 +55,7 @@ class Shape:
     Hugging Face's Qwen3ForCausalLM.
     """
 
-    family: Family = "llama"
+    family: Family = "llama"  # gpt2: learned positions, LayerNorm, GELU, biases
     T: int = 256  # longest context, tokens
     D: int = 256  # residual width
     L: int = 4  # layers

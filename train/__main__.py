@@ -1,12 +1,12 @@
 """`python -m train VERB ...`: the training program. Arguments are read before JAX or TensorFlow is imported."""
 
 import dataclasses
-import inspect
 import os
 import shlex
 import sys
 import traceback
 from pathlib import Path
+from typing import Annotated
 
 from train.supervision.signals import Signals, block
 
@@ -16,13 +16,15 @@ if __name__ == "__main__" and sys.argv[1:2] == ["pretrain"]:
 import tyro
 
 from gptjax.command.console import print_any_text
+from gptjax.command.options import read, take
 from gptjax.config import SIZES
 from gptjax.files.places import expanded, standing
 from gptjax.files.plain_json import dumps
 from gptjax.spelling import did_you_mean
 from train import STARTED
 from train.lab.experiments import experiment_names
-from train.recipe import Recipe, load_recipe, recipe_names
+from train.recipe import Recipe, recipe_names
+from train.recipe_words import parse
 from train.supervision import hosts
 from train.supervision.allocator import keep_freed_memory
 from train.supervision.exits import (
@@ -38,29 +40,88 @@ from train.supervision.exits import (
 )
 from train.supervision.lease import LeaseLostError, LeaseTakenError
 
-HELP = """usage: python -m train VERB ...      (or ./launch.sh VERB ...)
+HELP = """usage: ./launch.sh VERB ...      (or python -m train VERB ...)
 
-  pretrain [RECIPE] [--size SIZE] [--FIELD VALUE ...]   prepare the text, train, write samples and a report
-        [--accept-changes]           go on with a run although its recipe now reads other rows or makes other updates
-  bench [RECIPE] [--size SIZE] [--FIELD VALUE ...]      measure a training step, the input, the start, the memory
-        [--steps 20]                 how many warm steps are timed
-        [--json FILE]                write what was found
-        [--against "RECIPE ..."]     another recipe in turn with this one, and the ratio; "--FIELD VALUE ..." alone
-                                     stands for this one with those fields changed
-        [--compile-for v5e:4x4]      measure nothing: compile for chips that need not be here
-  report RUN                                            write the report of a run anew
-  audit RUN                                             prove what a run was trained on: no row skipped, none twice
-  verify-resume [RECIPE] [--FIELD VALUE ...]            prove that this recipe, killed and resumed, is never another run
-        [--steps 20]                 train so many, twice
-  experiment NAME [--runs DIR]                          tune, train and compare the arms of an experiment: {experiments}
-        [--again]                    make finished runs again
+{verbs}
 
 Recipes: {recipes}; or the path of your own .py file with a function recipe(),
          or of the recipe.json of a run.
 Sizes:   {sizes}
-Fields:  ./launch.sh pretrain RECIPE --help lists them all with their defaults; for example
-         --run runs/mine --data.sources chitchat=3 files:~/novels --model.L 6 --steps 2000
+
+./launch.sh VERB --help shows what a verb takes, --help-all every setting.
+For example: ./launch.sh pretrain --run runs/mine --data.sources chitchat=3 files:~/novels --model.L 6 --steps 2000
 """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pretrain:
+    """prepare the text, train, write samples and a report"""
+
+    accept_changes: bool = False  # go on with a run although its recipe now reads other rows or makes other updates
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bench:
+    """measure a training step, the input, the start, the memory"""
+
+    steps: int = 20  # how many warm steps are timed
+    json: Path | None = None  # a file to write what was found
+    against: str | None = None
+    """"RECIPE ...": another recipe in turn with this one, and the ratio; "--FIELD VALUE ..." alone stands for this one
+    with those fields changed"""
+    compile_for: str | None = None  # measure nothing: compile for chips that need not be here, such as v5e:4x4
+
+    def __post_init__(self):
+        if self.steps < 2:
+            raise ValueError(f"--steps {self.steps}: give a number of steps to time, at least 2")
+        if self.json is not None and not expanded(self.json).absolute().parent.is_dir():
+            raise ValueError(f"--json {self.json}: there is no folder {expanded(self.json).parent}; make it first")
+        if self.compile_for is not None and self.against is not None:
+            raise ValueError("--compile-for and --against: give one of them")
+        if self.against is not None and not shlex.split(self.against):
+            raise ValueError("--against: empty; give a recipe, or fields to change such as '--compute.dtype float32'")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OfRun:
+    """write the report of a run anew"""
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]  # folder of a run
+
+    @property
+    def folder(self) -> Path:
+        if not (expanded(self.run) / "model.json").exists():
+            raise ValueError(f"give one run directory (found {self.run!r})")
+        return expanded(self.run)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Audit(OfRun):
+    """prove what a run was trained on: no row skipped, none twice"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VerifyResume:
+    """prove that this recipe, killed and resumed, is never another run"""
+
+    steps: int = 20  # train so many, twice
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """tune, train and compare the arms of an experiment"""
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = dataclasses.field(
+        metadata={"help": f"one of {', '.join(experiment_names())}"}
+    )
+    runs: Path = Path("runs/experiments")  # folder of its runs
+    again: bool = False  # make finished runs again
+
+
+VERBS = {
+    "pretrain": Pretrain, "bench": Bench, "report": OfRun, "audit": Audit, "verify-resume": VerifyResume,
+    "experiment": Experiment,
+}  # fmt: skip
 
 
 def main(arguments: list[str]) -> int:
@@ -71,8 +132,8 @@ def main(arguments: list[str]) -> int:
         "experiment": _experiment,
     }  # fmt: skip
     if not arguments or arguments[0] in ("-h", "--help"):
-        names = {"recipes": recipe_names(), "sizes": SIZES, "experiments": experiment_names()}
-        print(HELP.format(**{kind: ", ".join(of_kind) for kind, of_kind in names.items()}))
+        verbs = "\n".join(f"  {verb:<14} {of_verb.__doc__}" for verb, of_verb in VERBS.items())
+        print(HELP.format(verbs=verbs, recipes=", ".join(recipe_names()), sizes=", ".join(SIZES)))
         return DONE if arguments else MISTAKE
     verb, *rest = arguments
     try:
@@ -96,52 +157,9 @@ def _exit_code(error: Exception) -> int:
     return next((code for kind, code in kinds.items() if isinstance(error, kind)), MISTAKE)
 
 
-def parse(arguments: list[str], verb: str = "pretrain") -> Recipe:
-    """A recipe with its overrides. Raises ValueError for an unknown recipe or size; exits 2 for an unknown field."""
-    name, arguments = _taken("--recipe", arguments)
-    if name is None and arguments and not arguments[0].startswith("-"):
-        name, *arguments = arguments
-    size, arguments = _taken("--size", arguments)
-    make = load_recipe(name or "laptop")
-    recipe = make()
-    if size is not None:
-        if size not in SIZES:
-            raise ValueError(f"unknown size {size!r}{did_you_mean(size, list(SIZES))}")
-        recipe = dataclasses.replace(recipe, model=SIZES[size]())
-    program = f"python -m train {verb} {name or 'laptop'}"
-    about = inspect.cleandoc(sys.modules[make.__module__].__doc__ or "")
-    # what is off in the recipe, rope_scaling for one, is switched on in a recipe, not by a subcommand
-    off = (tyro.conf.AvoidSubcommands,)
-    return tyro.cli(Recipe, default=recipe, args=arguments, prog=program, description=about, config=off)
-
-
-def _taken(option: str, arguments: list[str]) -> tuple[str | None, list[str]]:
-    """(the last value given to an option, or None; the arguments without the option)."""
-    value, others, left = None, [], iter(arguments)
-    for argument in left:
-        name, equals, after = argument.partition("=")
-        if name != option:
-            others.append(argument)
-            continue
-        value = after if equals else next(left, None)
-        if value is None:
-            raise ValueError(f"{option}: a value must follow")
-    return value, others
-
-
-def _number(given: str | None, default: int) -> int:
-    """The number that an option was given; 0, which none of them takes, for what is none."""
-    return default if given is None else int(given) if given.isdecimal() else 0
-
-
-def _flag(option: str, arguments: list[str]) -> tuple[bool, list[str]]:
-    """(whether an option without a value was given, the arguments without it)."""
-    return option in arguments, [argument for argument in arguments if argument != option]
-
-
 def _pretrain(arguments: list[str]) -> int:
-    accept, arguments = _flag("--accept-changes", arguments)
-    recipe = parse(arguments)
+    asked, rest = take(Pretrain, arguments)
+    recipe = parse(rest, own=(Pretrain,))
     signals = Signals()
     signals.listen()
     _check_sources(recipe)
@@ -152,7 +170,7 @@ def _pretrain(arguments: list[str]) -> int:
     from gptjax.command.console import make_console
     from train.pretrain import pretrain
 
-    pretrain(recipe, make_console(quiet=not hosts.is_first()), STARTED, signals, accept_changes=accept)
+    pretrain(recipe, make_console(quiet=not hosts.is_first()), STARTED, signals, accept_changes=asked.accept_changes)
     return DONE
 
 
@@ -164,20 +182,19 @@ def _cache() -> Path | None:
 
 
 def _verify_resume(arguments: list[str]) -> int:
-    count, arguments = _taken("--steps", arguments)
-    recipe = parse(arguments, "verify-resume")
-    steps = _number(count, 20)
-    if steps < 2 or steps % 2 or steps > recipe.steps:
-        raise ValueError(f"--steps {count}: give an even number of steps, from 2 to the recipe's {recipe.steps}")
+    asked, rest = take(VerifyResume, arguments)
+    recipe = parse(rest, "./launch.sh verify-resume", (VerifyResume,))
+    if asked.steps < 2 or asked.steps % 2 or asked.steps > recipe.steps:
+        raise ValueError(f"--steps {asked.steps}: give an even number of steps, from 2 to the recipe's {recipe.steps}")
     _check_sources(recipe)
     from gptjax.command.console import make_console
     from train.lab.verify_resume import verify_resume
 
-    return DONE if verify_resume(arguments, recipe, steps // 2, make_console()) else FAULT
+    return DONE if verify_resume(rest, recipe, asked.steps // 2, make_console()) else FAULT
 
 
 def _audit(arguments: list[str]) -> int:
-    run = _run_of("audit", arguments)
+    run = read(Audit, arguments, "./launch.sh audit").folder
     _settle_process()
     from gptjax.command.console import make_console
     from train.lab.audit import audit
@@ -186,59 +203,43 @@ def _audit(arguments: list[str]) -> int:
 
 
 def _bench(arguments: list[str]) -> int:
-    count, arguments = _taken("--steps", arguments)
-    file, arguments = _taken("--json", arguments)
-    rival, arguments = _taken("--against", arguments)
-    topology, arguments = _taken("--compile-for", arguments)
-    recipe = parse(arguments, "bench")
-    steps = _number(count, 20)
-    if steps < 2:
-        raise ValueError(f"--steps {count}: give a number of steps to time, at least 2")
-    file = None if file is None else expanded(file)
-    if file is not None and not file.absolute().parent.is_dir():
-        raise ValueError(f"--json {file}: there is no folder {file.parent}; make it first")
-    if topology is not None and rival is not None:
-        raise ValueError("--compile-for and --against: give one of them")
-    if topology is not None:
+    asked, rest = take(Bench, arguments)
+    recipe = parse(rest, "./launch.sh bench", (Bench,))
+    if asked.compile_for is not None:
         from train.lab.compile_for import compile_for
 
-        found = compile_for(recipe, topology)
-    elif rival is not None:
-        others = shlex.split(rival)
-        if not others:
-            raise ValueError("--against: empty; give a recipe, or fields to change such as '--compute.dtype float32'")
-        others = [*arguments, *others] if others[0].startswith("--") else others
+        found = compile_for(recipe, asked.compile_for)
+    elif asked.against is not None:
+        others = shlex.split(asked.against)
+        others = [*rest, *others] if others[0].startswith("--") else others
         _check_sources(recipe)
-        _check_sources(parse(others, "bench"))
+        _check_sources(parse(others, "./launch.sh bench"))
         from train.lab.compare import compare
 
-        found = compare(arguments, others, steps)
+        found = compare(rest, others, asked.steps)
     else:
         _check_sources(recipe)
         _settle_process()
         from train.lab.bench import bench
 
-        found = bench(recipe, steps, STARTED)
+        found = bench(recipe, asked.steps, STARTED)
     from gptjax.command.console import make_console
 
     make_console().print(found.table())
-    if file is not None:
-        file.write_text(dumps(found.as_json(), indent=1) + "\n", encoding="utf-8")
+    if asked.json is not None:
+        expanded(asked.json).write_text(dumps(found.as_json(), indent=1) + "\n", encoding="utf-8")
     return DONE
 
 
 def _experiment(arguments: list[str]) -> int:
-    again, arguments = _flag("--again", arguments)
-    folder, arguments = _taken("--runs", arguments)
-    if len(arguments) != 1:
-        raise ValueError(f"experiment: give one of {', '.join(experiment_names())} (found {arguments})")
+    asked = read(Experiment, arguments, "./launch.sh experiment")
     from gptjax.command.console import make_console
     from train.lab.experiment import conduct, load_experiment
 
-    (name,), runs = arguments, expanded(folder or "runs/experiments")
+    name, runs = asked.name, expanded(asked.runs)
     experiment, console = load_experiment(name), make_console()
     _check_sources(experiment.base)
-    outcome = conduct(experiment, runs, console, again)
+    outcome = conduct(experiment, runs, console, asked.again)
     outcome.keep(runs / name)
     console.print(outcome.table())
     console.print(f"kept in {runs / name}", highlight=False, markup=False)
@@ -262,17 +263,11 @@ def _settle_process() -> None:
 
 
 def _report(arguments: list[str]) -> int:
-    run = _run_of("report", arguments)
+    run = read(OfRun, arguments, "./launch.sh report").folder
     from train.report.report import write_report
 
     print(write_report(run))
     return DONE
-
-
-def _run_of(verb: str, arguments: list[str]) -> Path:
-    if len(arguments) != 1 or not (expanded(arguments[0]) / "model.json").exists():
-        raise ValueError(f"{verb}: give one run directory (found {arguments})")
-    return expanded(arguments[0])
 
 
 if __name__ == "__main__":

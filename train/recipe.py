@@ -39,9 +39,9 @@ class OptimizerSpec:
     final_norm/scale: the first that matches the whole name counts, and every name must match one.
     """
 
-    name: OptimizerName = "adamw"
-    learning_rate: float = 3e-3  # at its peak
-    schedule: Schedule = "cosine"  # each is described in train/optimizer.py
+    name: OptimizerName = "adamw"  # how a gradient becomes a direction
+    learning_rate: float = 3e-3  # the learning rate at its peak
+    schedule: Schedule = "cosine"  # how the learning rate rises and falls; each is described in train/optimizer.py
     warmup: int = 100  # steps from 0 to the peak, linear; slanted has its own
     decay: float = 0.2  # share of the steps that wsd falls over
     final: float = 0.1  # where the learning rate ends, as a share of its peak; slanted has its own
@@ -116,13 +116,14 @@ class MeshSizes:
 
 def mesh_spec() -> type[MeshSizes]:
     """The dataclass with a field for every axis of the mesh's table."""
-    left = {REMAINDER: (int | None, None)}
-    fields = [(name, *left.get(name, (int, 1))) for name in MESH]
-    says = "".join(f"\n    {name}: {axis.help}" for name, axis in MESH.items())
-    doc = {"__doc__": f"{MeshSizes.__doc__}\n\nArgs:{says}"}
+    fields = []
+    for name, axis in MESH.items():
+        kind, default = (int | None, None) if name == REMAINDER else (int, 1)
+        fields.append((name, kind, dataclasses.field(default=default, metadata={"help": axis.help})))
     return dataclasses.make_dataclass(
-        "MeshSpec", fields, bases=(MeshSizes,), namespace=doc, module=__name__, frozen=True, kw_only=True
-    )
+        "MeshSpec", fields, bases=(MeshSizes,), namespace={"__doc__": MeshSizes.__doc__}, module=__name__,
+        frozen=True, kw_only=True,
+    )  # fmt: skip
 
 
 if TYPE_CHECKING:
@@ -147,11 +148,11 @@ class ComputeSpec:
 class ValidationSpec:
     """When and on how much held-out text the model is measured. The text never changes during a run."""
 
-    every: int = 250  # steps; the last step is always measured
+    every: int = 250  # steps between two measurements; the last step is always measured
     rows: int = 128  # most rows a source while training
     final_rows: int = 1_000_000  # most rows a source of one more measurement, after the last step
     task_rows: int = 64  # most rows of every other task than causal_lm, over all sources
-    final_task_rows: int = 512
+    final_task_rows: int = 512  # the same after the last step
 
     def __post_init__(self):
         _positive(self, "validation", "every", "rows", "final_rows", "task_rows", "final_task_rows")
@@ -161,7 +162,7 @@ class ValidationSpec:
 class CheckpointSpec:
     """When the state is saved, beside the first step, the last one and every new best on held-out text."""
 
-    every: int = 500  # steps
+    every: int = 500  # steps between two saves
     keep: int = 2  # newest ones that stay, beside the best
     if_it_fails: Literal["stop", "continue"] = "stop"  # a full disk, for one: end the run, or train on and try again
 
@@ -173,12 +174,12 @@ class CheckpointSpec:
 class StopSpec:
     """What ends a run, beside its last step: whichever comes first, and it says which. None = never."""
 
-    step: int | None = None  # before the last step; starting again without it goes on from there
-    tokens: int | None = None  # read since step 0
+    step: int | None = None  # a step before the last step; starting again without it goes on from there
+    tokens: int | None = None  # tokens read since step 0
     epochs: float | None = None  # tokens read, as a multiple of the training text
-    minutes: float | None = None  # since this start; starting again goes on
+    minutes: float | None = None  # minutes since this start; starting again goes on
     loss: float | None = None  # nats a token of held-out text, its sources weighted as they are trained on
-    patience: int | None = None  # measurements of that loss without a gain of 0.2 %; wsd then falls first
+    patience: int | None = None  # measurements of held-out loss without a gain of 0.2 %; wsd then falls first
     skipped: int = 5  # steps in a row whose loss or gradient is not a number
     divergence: float = 3.0  # a training loss of so many times its running median, for five steps
 
@@ -204,7 +205,7 @@ class Recipe:
     run: Path  # the run directory; starting again in the same one continues it
     steps: int  # the horizon that schedules are laid out over
     samples: int = 5  # texts a source written at the end
-    seed: int = 0
+    seed: int = 0  # of everything left to chance: first weights, dropout, which text comes when
     hang_after: float = 300.0  # seconds without progress, ten times as many before any is known, after which a run ends
 
     def __post_init__(self):

@@ -3,12 +3,18 @@
 Before the schedule of the tasks was one table, every task had five fields of its own: see NOW.
 """
 
-from collections.abc import Mapping
-from typing import Any
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from data.tasks.schedule import Schedule, written
 from gptjax.config import FURTHER
+from gptjax.spelling import did_you_mean
 from train.objectives import Objectives
+
+if TYPE_CHECKING:
+    from train.recipe import Recipe
 
 NOW = {  # objectives.TASK.<old> -> what it is now
     "rows": "objectives.rows TASK=ROWS",
@@ -46,3 +52,51 @@ def _objectives(old: Mapping[str, Any], rows_a_step: int) -> dict[str, Any]:
     anyhow = {name: name in known and known[name].on(schedules[name]).rare(rows_a_step) for name in rare}
     said = None if rare == anyhow else [name for name in rare if rare[name]]
     return {**kept, "rows": list(written(schedules)), "sources": sources, "rare": said}
+
+
+def of_old_flags(words: Sequence[str], recipe: "Recipe") -> tuple["Recipe", list[str]]:
+    """(a recipe with what its options of yesterday say; the words without them)."""
+    given: dict[str, dict[str, Any]] = {}
+    others: list[str] = []
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        flag, equals, value = word.partition("=")
+        old = re.fullmatch(r"--objectives\.([\w-]+)\.(no-)?(rows|weight|later|rare|sources)", flag)
+        if old is None:
+            others.append(word)
+            continue
+        values = [value] if equals else []
+        while not equals and left and not left[0].startswith("--"):
+            values.append(left.pop(0))
+        task = old[1].replace("-", "_")
+        if task not in recipe.objectives.tasks:
+            raise ValueError(f"{flag}: no task {task!r}{did_you_mean(task, recipe.objectives.tasks)}")
+        given.setdefault(task, {})[old[3]] = _value(flag, old[3], values, off=old[2] is not None)
+    if not given:
+        return recipe, others
+    tasks = recipe.objectives.tasks
+    changed = {name: type(tasks[name])(**dataclasses.asdict(tasks[name]), **own) for name, own in given.items()}
+    return dataclasses.replace(recipe, objectives=dataclasses.replace(recipe.objectives, **changed)), others
+
+
+def _value(flag: str, field: str, values: Sequence[str], off: bool) -> Any:
+    """What follows an option of yesterday."""
+    try:
+        match field, values:
+            case "rare", []:
+                return not off
+            case "rare", ["True" | "False" as said]:
+                return said == "True"
+            case "sources", _:
+                return tuple(values)
+            case "weight", ["None"]:
+                return None
+            case "rows" | "weight", [number]:
+                return float(number)
+            case "later", _ if len(values) % 3 == 0:
+                numbers = [float(value) for value in values]
+                return tuple(zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True))
+    except ValueError:
+        pass
+    raise ValueError(f"{flag} {' '.join(values)}: cannot be; it is now --{NOW[field]}")

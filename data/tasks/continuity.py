@@ -31,7 +31,7 @@ class Continuity(Task):
     """
 
     shortest: int = 16  # tokens of a block
-    longest: int = 96
+    longest: int = 96  # the same
 
     loss: ClassVar[str] = "pairs"
     auxiliary: ClassVar[bool] = True

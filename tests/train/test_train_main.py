@@ -1,10 +1,15 @@
 """The training program as a person meets it: mistakes are answered at once, in a line, without importing JAX."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from gptjax.command.options import options
+from tests.train.test_recipe import leaves
+from train.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,11 +31,15 @@ def program(*arguments: str, first: str = "") -> subprocess.CompletedProcess:
         (["pretrain", "--data.sources", "files:/nowhere/at/all"], "/nowhere/at/all"),
         (["pretrain", "--model.N", "6", "--model.K", "4"], "model.K=4 does not divide model.N=6"),
         (["pretrain", "--model.N", "5"], "model.D=192 is not a multiple of model.N=5 heads"),
-        (["pretrain", "--model.DD", "5"], "--model.D"),
+        (["pretrain", "--model.DD", "5"], "unknown option '--model.DD'; did you mean '--model.D'?"),
+        (["pretrain", "--learning-rate", "1"], "did you mean '--optimizer.learning-rate'?"),
+        (["pretrain", "--accept-change"], "did you mean '--accept-changes'?"),
+        (["pretrain", "--model.head-widht", "8"], "did you mean '--model.head-width'?"),
+        (["pretrain", "--objectives.rows", "causl_lm"], "no task 'causl_lm'; did you mean 'causal_lm'?"),
         (["pretrain", "--steps", "lots"], "lots"),
         (["report", "/nowhere"], "give one run directory"),
         (["bench", "laptopp"], "unknown recipe 'laptopp'; did you mean 'laptop'?"),
-        (["bench", "--steps", "none"], "--steps none: give a number of steps to time, at least 2"),
+        (["bench", "--steps", "none"], "--steps none: give a whole number"),
         (["bench", "--json", "/no/such/folder/x.json"], "there is no folder /no/such/folder"),
         (["bench", "--against", "charcters"], "unknown recipe 'charcters'; did you mean 'characters'?"),
         (["bench", "--against", "--model.N 5"], "model.D=192 is not a multiple of model.N=5 heads"),
@@ -62,11 +71,26 @@ def test_compiled_steps_are_kept_where_the_user_keeps_caches_unless_told_otherwi
     assert said == "kept in /mine\n"
 
 
-def test_help_lists_verbs_and_recipes_and_every_field_with_its_default():
+def test_help_shows_what_one_needs_and_help_all_every_setting_with_its_default():
     overview = program("--help")
     assert overview.returncode == 0
     assert "laptop" in overview.stdout
-    fields = program("pretrain", "characters", "--help")
-    assert fields.returncode == 0
-    assert "--optimizer.learning-rate" in fields.stdout
-    assert "nanoGPT" in fields.stdout
+    plain = program("pretrain", "characters", "--help")
+    assert plain.returncode == 0
+    assert "nanoGPT" in plain.stdout
+    lines = plain.stdout.splitlines()
+    assert len(lines) < 80
+    shown = {line.split()[0] for line in lines if line.startswith("  --")}
+    assert shown >= {"--size", "--accept-changes", "--run", "--steps", "--seed", "--data.sources", "--objectives.rows"}
+    assert 20 <= len(shown) <= 25
+    assert "--optimizer.beta1" not in shown
+    every = program("pretrain", "characters", "--help-all").stdout
+    assert [path for path in leaves(Recipe) if f"--{path.replace('_', '-')}" not in every] == []
+    assert re.search(r"--optimizer\.learning-rate NUMBER\s+the learning rate at its peak \(default: 0\.004\)", every)
+    assert all(option.says for option in options(Recipe)), "a setting without a word of help"
+
+
+def test_a_verb_says_what_it_takes():
+    """Its own options beside those of the recipe."""
+    assert {"--against", "--compile-for", "--size"} <= set(program("bench", "--help").stdout.split())
+    assert "NAME" in program("experiment", "--help").stdout

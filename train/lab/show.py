@@ -11,7 +11,6 @@ import sys
 from collections.abc import Mapping
 
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
@@ -20,9 +19,11 @@ from data.rows.rows import Rows
 from data.tasks.task import Task
 from gptjax.batch import Batch, ClassHead
 from gptjax.command.console import make_console, print_any_text
+from gptjax.command.options import take, told
 from gptjax.spelling import did_you_mean
 from gptjax.text.tokenizer import Tokenizer
 
+PROGRAM = "python -m train.lab.show"
 SEARCHED = 65_536  # rows among which those of a task are looked for
 COLOURS = ("cyan", "yellow", "green", "magenta", "blue")  # one a segment, in turn
 
@@ -116,7 +117,7 @@ class Window:
     """Which rows to print."""
 
     first_row: int = 0  # any row number: row 1000000000 is found as fast as row 0
-    rows: int = 4
+    rows: int = 4  # how many
     task: str | None = None  # only rows of this task
 
     def __post_init__(self):
@@ -128,21 +129,17 @@ def main(arguments: list[str]) -> int:
     """Prints rows of a recipe's training text; returns the exit code."""
     print_any_text()
     # the one look upward: this program takes the same recipes as training does
-    from train.__main__ import parse
     from train.assemble import rows_of
+    from train.recipe_words import parse
 
-    if arguments and arguments[0] in ("-h", "--help"):
-        print(__doc__)
-        return 0
     try:
-        window, rest = tyro.cli(Window, args=arguments, return_unknown_args=True, add_help=False)
-        recipe = parse(rest)
+        window, rest = take(Window, arguments)
+        recipe = parse(rest, PROGRAM, (Window,), about=__doc__)
         from data.prepare import prepare
 
         show(rows_of(recipe, prepare(recipe.data)), window.first_row, window.rows, window.task, make_console())
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return told(error)
     return 0
 
 
