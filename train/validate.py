@@ -11,32 +11,10 @@ from data.rows.rows import Builder, HeldOutRows, open_corpus
 from train.assemble import Assembly, Text
 from train.losses.terms import Scores, labels, target_weights
 from train.objectives import Term
+from train.record.metrics import Score, TermScore, overall_loss
 
 AT_ONCE = 256  # rows that are looked at for guesses
 COMMONEST = "always says what is commonest"
-
-
-class Score(NamedTuple):
-    """The loss on one source's held-out text."""
-
-    loss: float  # nats a token
-    perplexity: float
-    bits_per_byte: float
-    targets: int
-    bytes: int
-
-
-class TermScore(NamedTuple):
-    """How well one term of the loss was learnt."""
-
-    loss: float  # nats a target
-    accuracy: float  # share of targets that the model finds the likeliest
-    targets: int
-    guess: str  # what a cheap guesser does
-    guess_accuracy: float  # how often it is right on the same targets
-    by_source: dict[str, tuple[float, int]]  # accuracy, targets
-    confusion: list[list[int]] | None  # of classes: targets by class and answer; None for tokens
-    classes: tuple[str, ...] | None  # of the confusion
 
 
 class Findings(NamedTuple):
@@ -161,6 +139,5 @@ def overall(found: Findings, rates: Mapping[str, int], terms: tuple[Term, ...]) 
     """Nats a token over all sources, in the proportions that they are trained in; where next words are not trained, the
     losses of the terms by their weights at the start."""
     if found.sources:
-        shares = {source: rates[source] for source in found.sources}
-        return sum(shares[source] * score.loss for source, score in found.sources.items()) / sum(shares.values())
+        return overall_loss({source: score.loss for source, score in found.sources.items()}, rates)
     return sum(term.weights[0] * found.terms[term.name].loss for term in terms if term.name in found.terms)

@@ -12,8 +12,10 @@ from gptjax.runs import checkpoint
 from gptjax.runs.manifest import manifest, steps
 from tests.tiny_recipe import recipe, records, write_text
 from train import loop
+from train.measure import Measuring
 from train.pretrain import pretrain
 from train.recipe import CheckpointSpec, OptimizerSpec, StopSpec, ValidationSpec
+from train.record import recorder
 from train.record.ledger import read_ledger
 from train.supervision.exits import INTERRUPTED, STOPPED, StoppedError
 from train.supervision.signals import Signals
@@ -56,7 +58,7 @@ class Asking(Signals):
 def test_where_there_is_no_bar_a_line_now_and_then_says_how_far_it_is(text, monkeypatch):
     """Every 30 seconds, here every record; on a terminal the bar says it."""
     monkeypatch.setattr(loop, "RECORD_EVERY", 2)
-    monkeypatch.setattr(loop, "TELL_EVERY", 0)
+    monkeypatch.setattr(recorder, "TELL_EVERY", 0)
     said, _ = trained(small(text, "told", steps=4))
     assert re.findall(r"step (\d) of 4: loss \d\.\d{3}  .* tokens/s  MFU .*, 0 min left", said) == ["2", "4"]
 
@@ -66,15 +68,15 @@ def test_where_there_is_no_bar_a_line_now_and_then_says_how_far_it_is(text, monk
 def test_asked_to_stop_it_saves_the_step_it_is_at_and_the_same_command_goes_on(text, monkeypatch, name, code):
     """Asked while step 3 is read, it takes step 4, which was under way, hears of it, and step 5, and saves that."""
     signals = Asking(3, name)
-    read = loop.Trainer._read
+    read = loop.Loop._read
 
-    def noting(self, step, metrics):
+    def noting(self, step):
         signals.note(step)
-        return read(self, step, metrics)
+        return read(self, step)
 
     settings = small(text, name, checkpoint=CheckpointSpec(every=50), validation=ValidationSpec(every=50))
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "_read", noting)
+        patch.setattr(loop.Loop, "_read", noting)
         with pytest.raises(StoppedError, match=r"saved at step \d; the same command goes on from there") as stopped:
             pretrain(settings, Console(quiet=True), signals=signals)
     assert stopped.value.code == code
@@ -134,7 +136,7 @@ def test_what_was_due_when_a_run_was_stopped_is_done_once_by_the_next_start(text
     """Stopped at step 4 before its measurement, as a signal does: the next start measures first. A third does not."""
     settings = small(text, "due", stop=StopSpec(step=4))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.Trainer, "_validate", lambda *_: None)
+        patch.setattr(Measuring, "validate", lambda *_: None)
         trained(settings)
     assert records(text / "due", "validation") == []
     for _ in range(2):

@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from train.objectives import Objectives
-from train.record.journal import numbers
 from train.report.figures import (
     COLOURS,
     NARROW,
@@ -54,9 +53,7 @@ def held_out(records: Sequence[Mapping], kind: str = "validation_task") -> dict[
 def last_task_scores(records: Sequence[Mapping]) -> dict[str, Mapping]:
     """Term -> the record over most held-out text: the one made after the last step, before that the newest."""
     kinds = ("validation_task", "final_task")
-    return {
-        term: numbers(list(found.values())[-1]) for kind in kinds for term, found in held_out(records, kind).items()
-    }
+    return {term: list(found.values())[-1] for kind in kinds for term, found in held_out(records, kind).items()}
 
 
 def about(term: str) -> str:

@@ -33,8 +33,8 @@ def runs(tmp_path_factory):
     settings = {"objectives": OBJECTIVES, "optimizer": optimizer, "samples": 0}
     eight = {"stop": StopSpec(step=8), **settings}
     with pytest.MonkeyPatch.context() as patch:
-        read = loop.Trainer._read
-        patch.setattr(loop.Trainer, "_read", lambda self, step, found: read(self, step, found) if step < 7 else 1 / 0)
+        read = loop.Loop._read
+        patch.setattr(loop.Loop, "_read", lambda self, step: read(self, step) if step < 7 else 1 / 0)
         with pytest.raises(ZeroDivisionError):
             pretrain(recipe(text, "parts", **eight), quiet)
     parts = pretrain(recipe(text, "parts", **eight), quiet)
