@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -94,3 +95,21 @@ def test_a_report_that_hangs_ends_a_run_as_one_that_is_done(tmp_path):
     assert done.stdout == "given back\n"
     assert f"{tmp_path}: is trained and saved; `./launch.sh report {tmp_path}` writes its report" in done.stderr
     assert 'in phase "samples"' in done.stderr
+
+
+def test_hooks_are_called_in_turn_and_one_that_fails_costs_itself_alone(tmp_path):
+    """Each is given the finished run; with none of them, nothing is done."""
+    called, console = [], Console(record=True, width=300, file=io.StringIO())
+
+    def fails(finished):
+        raise OSError(28, "No space left on device")
+
+    parts = SimpleNamespace(recipe=SimpleNamespace(run=tmp_path, hang_after=60.0))
+    finished = finish.Finished(parts, None, None, console, 0.0)
+    hooks = [finish.Hook("one", called.append), finish.Hook("two", fails), finish.Hook("three", called.append)]
+    finish.finish(finished, hooks, lambda: None)
+    assert called == [finished, finished]
+    assert console.export_text() == "two: left out (OSError: [Errno 28] No space left on device)\n"
+    finish.finish(finished, (), lambda: None)
+    assert called == [finished, finished]
+    assert list(tmp_path.iterdir()) == []
