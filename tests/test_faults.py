@@ -21,7 +21,6 @@ from gptjax.config import Architecture
 from gptjax.runs.manifest import manifest, newest_good, steps, verify, write_manifest
 from tests.campaigns.damage import NEWER, OLDER, small_run
 from tests.tiny_recipe import recipe, records, write_text
-from train.loop import Trainer
 from train.pretrain import pretrain
 from train.recipe import BatchSpec, CheckpointSpec, MeshSpec, OptimizerSpec, StopSpec, ValidationSpec
 from train.record.ledger import read_ledger
@@ -191,11 +190,11 @@ def test_one_step_is_a_run_and_what_comes_more_rarely_is_done_at_its_end(text):
 
 @pytest.mark.fault(36)
 def test_a_run_that_fails_again_and_again_at_one_step_is_refused_with_the_cause(text, monkeypatch):
-    def fail(_):
+    def fail(*_):
         raise RuntimeError("the disk of part-7 is broken")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train", fail)
+        patch.setattr("train.run.train", fail)
         for _ in range(5):
             with pytest.raises(RuntimeError, match="part-7"):
                 pretrain(small(text, "again"), QUIET)

@@ -24,8 +24,8 @@ from train.recipe import Recipe
 from train.step import State, abstract_state, make_train_step, make_validation_step
 
 if TYPE_CHECKING:  # imported where it is used: to compile for another chip needs no TensorFlow
-    from data.rows.rows import Rows
     from train.loader import Loader
+    from train.rows import RunRows
 
 
 class Text(NamedTuple):
@@ -33,12 +33,8 @@ class Text(NamedTuple):
 
     prepared: Path  # folder of data.prepare
     tokenizer: Tokenizer
-    rows: "Rows"
+    rows: "RunRows"
     loss_spec: LossSpec  # what the objectives make of it
-
-    @property
-    def curriculum(self) -> LossSpec:  # the name of before; to be deleted with the repo-wide rename
-        return self.loss_spec
 
 
 def open_text(recipe: Recipe, of_run: Begun | None = None) -> Text:
@@ -52,12 +48,13 @@ def open_text(recipe: Recipe, of_run: Begun | None = None) -> Text:
     return Text(prepared, rows.corpus.tokenizer, rows, spec)
 
 
-def rows_of(recipe: Recipe, prepared: Path) -> "Rows":
+def rows_of(recipe: Recipe, prepared: Path) -> "RunRows":
     """The training rows of a recipe. Raises ValueError where its objectives and the text do not fit."""
-    from data.rows.rows import Rows, epochs
+    from data.rows.rows import epochs
+    from train.rows import RunRows
 
     objectives = recipe.objectives.for_epochs(epochs(prepared, recipe.horizon))
-    return Rows(prepared, recipe.model.T, recipe.seed, recipe.horizon, objectives.tasks)
+    return RunRows(prepared, recipe.model.T, recipe.seed, recipe.horizon, objectives.tasks)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -219,7 +219,3 @@ def loss_spec(rows: "Rows", rows_a_step: int, combine: CombinerName) -> LossSpec
             )  # fmt: skip
     phases = tuple(rows.timetable.starts.tolist())
     return LossSpec(tuple(terms), tuple(builder.heads.values()), phases, combine, builder.C)
-
-
-# The names of before, for those who still have them; to be deleted with the repo-wide rename
-Curriculum, curriculum = LossSpec, loss_spec

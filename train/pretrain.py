@@ -1,31 +1,14 @@
-"""From a recipe to a finished run: what is checked first, who owns the run, training; then train/report/finish.py."""
+"""Pretraining: a run, and what shows what its model has learnt."""
 
-import contextlib
-import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 from rich.console import Console
-from rich.markup import escape
 
-from data.prepare import begun, vocabulary_bound
-from gptjax.runs.manifest import steps
-from train.assemble import assemble, config_of, mesh_of, open_text
-from train.lab.bench import pcgrad_cost
-from train.loop import Guards, Trainer
 from train.recipe import Recipe
-from train.record.meter import Start
-from train.record.provenance import changed_fields, check_disk, describe_run, provenance
-from train.report.finish import REPORTING, finish, optional
-from train.supervision import failures
-from train.supervision.exits import HUNG, BadNumbersError, StoppedError, leave, tell
-from train.supervision.hosts import check_agree, from_first
-from train.supervision.lease import FINISHED, Lease, LeaseLostError
-from train.supervision.peers import watching
+from train.report.finish import PRETRAINED, Hook
+from train.run import run
 from train.supervision.signals import Signals
-from train.supervision.watchdog import Watchdog, report_hang
 
 
 def pretrain(
@@ -35,151 +18,7 @@ def pretrain(
     signals: Signals | None = None,
     *,
     accept_changes: bool = False,
+    hooks: Sequence[Hook] = PRETRAINED,
 ) -> Path:
-    """Trains until the recipe's last step, or from where the run directory left off; returns the run directory.
-
-    `started` is when the program was, by time.perf_counter(), so that times told include its imports; None = now.
-    `signals`: listens to SIGTERM and Ctrl-C; None = nobody does. `accept_changes`: goes on although the recipe has
-    changed, and with it rows or updates.
-
-    Raises ValueError, before anything slow and with the run as it was, where recipe, devices, text and run do not fit;
-    StoppedError where it was stopped early, saved; BadNumbersError where the loss or gradient is lost.
-    """
-    start = Start(time.perf_counter() if started is None else started)
-    start.finished("imports")
-    run, process = recipe.run, jax.process_index()
-    mesh = mesh_of(recipe)
-    config = config_of(recipe, vocabulary_bound(recipe.data), mesh)
-    for change in changed_fields(run, recipe, accept_changes):
-        console.print(f"changed: {change}", markup=False, highlight=False)
-    check_disk(recipe, config)
-    about = provenance(recipe)
-    check_agree(about)  # and nobody has written anything yet
-    lease, signals = Lease(run, process), signals or Signals()
-    from_first(lambda: _own(run, lease, console))
-    if process > 0:
-        lease.take(console.print)
-    with contextlib.ExitStack() as stack:
-        stack.callback(lease.release)
-        signals.leaving, signals.doing = lease.release, lambda: "text"
-        text = open_text(recipe, begun(run))
-        config = config_of(recipe, text.tokenizer.size, mesh, text.curriculum.heads)
-        about |= describe_run(run, recipe, config, text)
-        check_agree(about)
-        for remark in text.rows.remarks:
-            console.print(remark, highlight=False, markup=False)
-        start.finished("text")
-        console.print(
-            f"[bold]{escape(str(run))}[/]  {config.parameters / 1e6:.2f}M parameters, {config.L} layers, width "
-            f"{config.D}, {recipe.batch.rows} rows of {config.T} tokens a step, {recipe.compute.dtype}, mesh "
-            f"{dict(mesh.shape)}"
-        )
-        dog = Watchdog(recipe.hang_after, lambda phase, seconds: _hung(run, lease, dog.limit(phase), phase, seconds))
-        stack.callback(dog.stop)
-        signals.doing = lambda: dog.current
-        peers = watching(run, process, jax.process_count(), lambda said: _lost(run, lease, said))
-        try:
-            with jax.set_mesh(mesh), peers as leave_together, _saying_what_takes_memory(recipe):
-                parts = assemble(recipe, text.tokenizer.size, text.curriculum, mesh)
-                if parts.curriculum.combine == "pcgrad":
-                    console.print(pcgrad_cost(parts, text), highlight=False)
-                with _meeting_at_the_end(leave_together, dog):
-                    state = Trainer(parts, text, about, console, start, Guards(signals, lease, dog)).train()
-        except (StoppedError, LeaseLostError, ValueError):  # stopped, or a mistake in what was asked: no crash
-            raise
-        except Exception as error:
-            if process == 0:
-                _note_failure(run, lease, error, console)
-            raise
-        dog.stop()
-        if process == 0:
-            failures.cleared(run)
-            signals.doing = lambda: REPORTING
-            finish(parts, text, state, console, start.began, lease.release)
-    return run
-
-
-def _own(run: Path, lease: Lease, console: Console) -> None:
-    """Makes this the job that writes to a run. Raises LeaseTakenError; ValueError where it fails again and again."""
-    dead = lease.take(console.print)
-    if dead is not None and dead.phase != FINISHED:
-        failures.failed(run, _newest(run), failures.SILENT)
-    try:
-        failures.check(run, _newest(run))
-    except ValueError:
-        lease.release()
-        raise
-
-
-def _newest(run: Path) -> int:
-    """The newest step that was saved, 0 before the first."""
-    return max(steps(run), default=0)
-
-
-@contextlib.contextmanager
-def _meeting_at_the_end(leave_together: Callable[[], None], dog: Watchdog) -> Iterator[None]:
-    """Training in here ends alike in all processes; none of them leaves before all have come to that end."""
-
-    def meet() -> None:
-        with dog.phase("waiting for the other processes to end"):
-            leave_together()
-
-    try:
-        yield
-    except (StoppedError, BadNumbersError):
-        meet()
-        raise
-    meet()
-
-
-def _note_failure(run: Path, lease: Lease, error: Exception, console: Console) -> None:
-    """Counts a bad end, unless the run is trained and saved; a report tells of numbers that went bad."""
-    _count(run, lease, f"{type(error).__name__}: {error}")
-    if isinstance(error, BadNumbersError):  # its curves say since when
-        with optional("report", console):
-            from train.report.report import write_report
-
-            console.print(f"report: [bold]{escape(str(write_report(run)))}[/]")
-
-
-def _hung(run: Path, lease: Lease, limit: float, phase: str, seconds: float) -> None:
-    """Tells all that can be known, and ends the process."""
-    try:
-        report_hang(run, jax.process_index(), jax.process_count(), phase, seconds, limit)
-    finally:
-        leave(HUNG, lambda: _give_up(run, lease, f"hung in phase {phase}"))
-
-
-def _lost(run: Path, lease: Lease, said: str) -> None:
-    """Ends the process: without the others it could only wait."""
-    tell(f"{said}. This process ends too; repeat the command in all of them")
-    leave(HUNG, lambda: _give_up(run, lease, said))
-
-
-def _give_up(run: Path, lease: Lease, cause: str) -> None:
-    """What is written when a process ends at once; its caller does not wait for a disk that hangs."""
-    if jax.process_index() == 0:
-        _count(run, lease, cause)
-    lease.release()
-
-
-def _count(run: Path, lease: Lease, cause: str) -> None:
-    if lease.phase != FINISHED:
-        failures.failed(run, _newest(run), cause)
-
-
-@contextlib.contextmanager
-def _saying_what_takes_memory(recipe: Recipe) -> Iterator[None]:
-    """Turns XLA's error of a device that is full into one of a line, with the fields that decide."""
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        found = re.search(r"RESOURCE_EXHAUSTED: *(.*)", str(error))
-        if found is None:
-            raise
-        batch = recipe.batch
-        raise ValueError(
-            f"device memory: {found[1]} batch.rows={batch.rows} in batch.micro_batches={batch.micro_batches}, "
-            f"model.T={recipe.model.T}, compute.remat={recipe.compute.remat!r}: more micro_batches and remat 'full' "
-            f"take less. Saved steps: {steps(recipe.run)}"
-        ) from error
+    """`train.run.run` with samples, tables and the report after it, or with fewer `hooks`."""
+    return run(recipe, hooks, console=console, started=started, signals=signals, accept_changes=accept_changes)

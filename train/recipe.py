@@ -20,7 +20,7 @@ from gptjax.files.places import expanded
 from gptjax.mesh_axes import MESH, REMAINDER
 from gptjax.spelling import did_you_mean
 from train.objectives import Objectives
-from train.renamed_fields import of_today
+from train.record.older import RECIPE_VERSION, recipe_tree
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -341,12 +341,13 @@ def _kept_recipe(path: Path) -> Recipe:
 
 
 def to_json(recipe: Recipe) -> str:
-    return json.dumps(dataclasses.asdict(recipe), indent=1, default=str, allow_nan=False) + "\n"
+    tree = {"version": RECIPE_VERSION, **dataclasses.asdict(recipe)}
+    return json.dumps(tree, indent=1, default=str, allow_nan=False) + "\n"
 
 
 def from_json(text: str) -> Recipe:
-    """What `to_json` wrote. Raises ValueError or TypeError where a field is not one of this gptjax."""
-    return _built(Recipe, of_today(json.loads(text)))
+    """What `to_json` of this gptjax or an older one wrote. Raises ValueError or TypeError where a field is unknown."""
+    return _built(Recipe, recipe_tree(json.loads(text)))
 
 
 def _built(kind: Any, value: Any) -> Any:
@@ -375,8 +376,8 @@ class Change(NamedTuple):
 
 
 def changes(old: str, new: str) -> list[Change]:
-    """Every field that differs between two recipes as JSON."""
-    before, after = (_flat(of_today(json.loads(text))) for text in (old, new))
+    """Every field that differs between two recipes as JSON, of whatever versions."""
+    before, after = (_flat(recipe_tree(json.loads(text))) for text in (old, new))
     unknown = "nothing of it, as an older gptjax began the run: finish it with that one"
     found = []
     for name in sorted(before.keys() | after.keys()):

@@ -25,7 +25,7 @@ NOW = {  # objectives.TASK.<old> -> what it is now
 }
 
 
-def of_today(tree: Mapping[str, Any]) -> dict[str, Any]:
+def with_schedules(tree: Mapping[str, Any]) -> dict[str, Any]:
     """The tree of a recipe.json, with the fields of today; one of today says the same as before."""
     tree = dict(tree)
     if isinstance(tree.get("model"), dict):

@@ -1,13 +1,13 @@
 """What ends a run before its last step, and what is worth a line on the way there: spikes, steps without numbers.
 
 All of it is decided by numbers that every host knows, so that every host decides alike; `minutes` is the exception,
-and is agreed on through the step (see `asks` in train/step.py).
+and is agreed on through the step (train/supervision/stop_flag.py).
 """
 
 import dataclasses
 import math
 import statistics
-from typing import Any
+from typing import Any, NamedTuple
 
 from train.recipe import StopSpec
 from train.record.ledger import Entry
@@ -80,10 +80,17 @@ class Health:
         return dataclasses.asdict(self)
 
 
+class End(NamedTuple):
+    """Where a run ends by arithmetic alone, and why."""
+
+    step: int
+    why: str
+
+
 def planned_end(
     spec: StopSpec, last_step: int, step: int, tokens: int, tokens_per_step: int, training_tokens: int
-) -> tuple[int, str]:
-    """(the step that a run ends at by arithmetic alone, why).
+) -> End:
+    """The earliest end that the recipe sets.
 
     `last_step` is the recipe's, or where wsd has fallen; `tokens` were read in the `step` steps so far;
     `training_tokens` is all the text there is.
@@ -92,15 +99,15 @@ def planned_end(
     def when(read: float) -> int:
         return step + max(0, math.ceil((read - tokens) / tokens_per_step))
 
-    ends = [(last_step, f"its last step, {last_step}")]
+    ends = [End(last_step, f"its last step, {last_step}")]
     if spec.step is not None:
-        ends.append((spec.step, f"stop.step={spec.step}"))
+        ends.append(End(spec.step, f"stop.step={spec.step}"))
     if spec.tokens is not None:
-        ends.append((when(spec.tokens), f"stop.tokens={spec.tokens}"))
+        ends.append(End(when(spec.tokens), f"stop.tokens={spec.tokens}"))
     if spec.epochs is not None:
         why = f"stop.epochs={spec.epochs:g} of {training_tokens:,} tokens"
-        ends.append((when(spec.epochs * training_tokens), why))
-    return min(ends, key=lambda end: end[0])
+        ends.append(End(when(spec.epochs * training_tokens), why))
+    return min(ends, key=lambda end: end.step)
 
 
 def reached_target(spec: StopSpec, health: Health) -> str | None:

@@ -1,6 +1,5 @@
 """What the model makes of held-out text: next words source by source, every other task beside a cheap baseline."""
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -9,47 +8,12 @@ import numpy as np
 
 from data.rows.rows import Builder, HeldOutRows, open_corpus
 from train.assemble import Assembly, Text
-from train.losses.loss import Measure, Sums, joined
+from train.losses.loss import Sums, joined
 from train.losses.table import loss_named
 from train.objectives import Term
+from train.record.metrics import Score, TermScore, overall_loss
 
 AT_ONCE = 256  # rows that are looked at for baselines
-
-
-class Score(NamedTuple):
-    """The loss on one source's held-out text."""
-
-    loss: float  # nats a token
-    perplexity: float
-    bits_per_byte: float
-    targets: int
-    bytes: int
-
-
-@dataclasses.dataclass(frozen=True)
-class TermScore:
-    """How well one term of the loss was learnt, beside a cheap baseline on the same targets."""
-
-    loss: float  # a target
-    score: float  # the measure of its kind of loss
-    targets: int
-    baseline: str  # what it does
-    baseline_score: float
-    by_source: dict[str, tuple[float, int]]  # score, targets
-    measure: Measure
-    details: dict[str, Any]  # what else a record keeps
-
-    def record(self) -> dict[str, Any]:
-        """The same for metrics.jsonl, the score under its measure's name."""
-        key = self.measure.key
-        return {
-            "loss": self.loss, key: self.score, "targets": self.targets,
-            "guess": self.baseline, f"guess_{key}": self.baseline_score, "by_source": self.by_source, **self.details,
-        }  # fmt: skip
-
-    def __str__(self) -> str:
-        score, baseline = (format(value, self.measure.form) for value in (self.score, self.baseline_score))
-        return f"{score} (baseline {baseline})"
 
 
 class Findings(NamedTuple):
@@ -125,16 +89,17 @@ class HeldOut:
             if term.name not in baselines:
                 continue
             loss, (baseline, baseline_score) = loss_named(term.loss), baselines[term.name]
-            of_source = {source: sums[term.name] for source, sums in by_source.items()}
+            key, of_source = loss.measure.key, {source: sums[term.name] for source, sums in by_source.items()}
             total = jax.tree.map(lambda *parts: np.sum(parts, axis=0), *of_source.values())
             found[term.name] = TermScore(
-                loss=float(total["loss"] / total["weight"]), score=loss.score(total),
-                targets=round(float(total["weight"])), baseline=baseline, baseline_score=baseline_score,
+                loss=float(total["loss"] / total["weight"]),
+                targets=round(float(total["weight"])), baseline=baseline,
                 by_source={
                     source: (loss.score(sums), round(float(sums["weight"])))
                     for source, sums in of_source.items() if sums["weight"]
                 },
-                measure=loss.measure, details=loss.details(term, total, self._parts.config),
+                measured={key: loss.score(total), f"baseline_{key}": baseline_score}
+                | loss.details(term, total, self._parts.config),
             )  # fmt: skip
         return found
 
@@ -167,6 +132,5 @@ def overall(found: Findings, rates: Mapping[str, int], terms: tuple[Term, ...]) 
     """Nats a token over all sources, in the proportions that they are trained in; where next words are not trained, the
     losses of the terms by their weights at the start."""
     if found.sources:
-        shares = {source: rates[source] for source in found.sources}
-        return sum(shares[source] * score.loss for source, score in found.sources.items()) / sum(shares.values())
+        return overall_loss({source: score.loss for source, score in found.sources.items()}, rates)
     return sum(term.weights[0] * found.terms[term.name].loss for term in terms if term.name in found.terms)

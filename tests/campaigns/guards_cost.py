@@ -81,10 +81,10 @@ def main() -> None:
     text = open_text(recipe)
     ratios = []
     with jax.set_mesh(mesh), tempfile.TemporaryDirectory() as folder:
-        ways = {guarded: assemble(recipe, text.tokenizer.size, text.curriculum, mesh)}
+        ways = {guarded: assemble(recipe, text.tokenizer.size, text.loss_spec, mesh)}
         train.step.rows_hash = lambda batch, xp: xp.zeros(2, np.uint32)
         train.step.chosen = lambda first, one, other: one
-        ways[bare] = assemble(recipe, text.tokenizer.size, text.curriculum, mesh)
+        ways[bare] = assemble(recipe, text.tokenizer.size, text.loss_spec, mesh)
         states = {way: parts.fresh() for way, parts in ways.items()}
         for pair in range(-1, PAIRS):  # one to warm up
             seconds = {}

@@ -26,7 +26,7 @@ class Runner:
 
     def __init__(self, made: Recipe):
         self.text: Text = open_text(made)
-        parts: Assembly = assemble(made, self.text.tokenizer.size, self.text.curriculum, mesh_of(made))
+        parts: Assembly = assemble(made, self.text.tokenizer.size, self.text.loss_spec, mesh_of(made))
         self._parts, self._state = parts, parts.fresh()
         batches = parts.loader.training(self.text.rows, 0, 8)
         self._batches = [jax.block_until_ready(batch) for batch in batches]

@@ -12,9 +12,11 @@ from gptjax.runs import checkpoint
 from gptjax.runs.manifest import manifest, steps
 from tests.tiny_recipe import recipe, records, write_text
 from train import loop
-from train.pretrain import pretrain
+from train.measure import Measuring
 from train.recipe import CheckpointSpec, OptimizerSpec, StopSpec, ValidationSpec
+from train.record import recorder
 from train.record.ledger import read_ledger
+from train.run import run
 from train.supervision.exits import INTERRUPTED, STOPPED, StoppedError
 from train.supervision.signals import Signals
 
@@ -35,7 +37,7 @@ def trained(settings, **arguments) -> tuple[str, str]:
     console = Console(record=True, width=300)
     stopped = ""
     try:
-        pretrain(settings, console, **arguments)
+        run(settings, console=console, **arguments)
     except StoppedError as error:
         stopped = str(error)
     return console.export_text(), stopped
@@ -56,7 +58,7 @@ class Asking(Signals):
 def test_where_there_is_no_bar_a_line_now_and_then_says_how_far_it_is(text, monkeypatch):
     """Every 30 seconds, here every record; on a terminal the bar says it."""
     monkeypatch.setattr(loop, "RECORD_EVERY", 2)
-    monkeypatch.setattr(loop, "TELL_EVERY", 0)
+    monkeypatch.setattr(recorder, "TELL_EVERY", 0)
     said, _ = trained(small(text, "told", steps=4))
     assert re.findall(r"step (\d) of 4: loss \d\.\d{3}  .* tokens/s  MFU .*, 0 min left", said) == ["2", "4"]
 
@@ -66,17 +68,17 @@ def test_where_there_is_no_bar_a_line_now_and_then_says_how_far_it_is(text, monk
 def test_asked_to_stop_it_saves_the_step_it_is_at_and_the_same_command_goes_on(text, monkeypatch, name, code):
     """Asked while step 3 is read, it takes step 4, which was under way, hears of it, and step 5, and saves that."""
     signals = Asking(3, name)
-    read = loop.Trainer._read
+    read = loop.Loop._read
 
-    def noting(self, step, metrics):
+    def noting(self, step):
         signals.note(step)
-        return read(self, step, metrics)
+        return read(self, step)
 
     settings = small(text, name, checkpoint=CheckpointSpec(every=50), validation=ValidationSpec(every=50))
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "_read", noting)
+        patch.setattr(loop.Loop, "_read", noting)
         with pytest.raises(StoppedError, match=r"saved at step \d; the same command goes on from there") as stopped:
-            pretrain(settings, Console(quiet=True), signals=signals)
+            run(settings, console=Console(quiet=True), signals=signals)
     assert stopped.value.code == code
     (newest,) = set(steps(text / name)) - {0}
     assert newest in (4, 5, 6)
@@ -97,7 +99,9 @@ def test_out_of_time_it_stops_saved_and_goes_on_with_the_next_start(text):
 
 
 def test_a_target_loss_ends_the_run_and_says_so(text):
+    """Without hooks, nothing follows it."""
     said, _ = trained(small(text, "target", stop=StopSpec(loss=100.0)))
+    assert not any((text / "target" / name).exists() for name in ("report.html", "xz.json", "samples.jsonl"))
     assert "ended at step 2: stop.loss=100: the loss on held-out text is" in said
     assert {record["step"] for record in records(text / "target", "final")} == {2}
     assert steps(text / "target") == [0, 2]
@@ -112,8 +116,15 @@ def test_patience_ends_a_run_that_learns_no_more_and_keeps_its_best(text):
     assert best in steps(text / "patience")
 
 
-def test_with_wsd_patience_starts_the_fall_and_the_run_ends_when_it_has_fallen(text):
-    """Planned from step 36 of 40, the fall of 4 steps starts at 8, without another compilation; resumed, it goes on."""
+def test_with_wsd_patience_starts_the_fall_and_the_run_ends_when_it_has_fallen(text, monkeypatch):
+    """Planned from step 36 of 40, the fall of 4 steps starts at 8, without another compilation; resumed, it goes on.
+
+    From there the bar and the minutes left are of the new end.
+    """
+    shown, show = {}, recorder.Recorder.show
+    monkeypatch.setattr(
+        recorder.Recorder, "show", lambda self, step, end: (shown.update({step: end}), show(self, step, end))
+    )
     still = OptimizerSpec(learning_rate=1e-30, warmup=0, schedule="wsd", decay=0.1, final=0.0)
     settings = small(
         text, "wsd", optimizer=still, stop=StopSpec(patience=3), steps=40, checkpoint=CheckpointSpec(every=3)
@@ -124,6 +135,7 @@ def test_with_wsd_patience_starts_the_fall_and_the_run_ends_when_it_has_fallen(t
     assert "ended at step 10: stop.step=10" in said
     said, _ = trained(settings)
     assert "ended at step 12: its last step, 12" in said
+    assert (shown[7], shown[11], shown[12]) == (10, 12, 12)
     rates = {record["step"]: record["learning_rate"] for record in records(text / "wsd", "train")}
     assert rates[8] == pytest.approx(1e-30)
     assert rates[12] == pytest.approx(0.25e-30)
@@ -134,7 +146,7 @@ def test_what_was_due_when_a_run_was_stopped_is_done_once_by_the_next_start(text
     """Stopped at step 4 before its measurement, as a signal does: the next start measures first. A third does not."""
     settings = small(text, "due", stop=StopSpec(step=4))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.Trainer, "_validate", lambda *_: None)
+        patch.setattr(Measuring, "validate", lambda *_: None)
         trained(settings)
     assert records(text / "due", "validation") == []
     for _ in range(2):
@@ -170,14 +182,14 @@ def test_a_save_that_fails_ends_the_run_or_does_not_as_the_recipe_has_it(text, m
 
 def test_the_average_is_measured_beside_the_parameters_saved_and_loaded_when_asked_for(text):
     averaged = OptimizerSpec(learning_rate=1e-2, warmup=0, ema=0.9)
-    run = pretrain(small(text, "ema", optimizer=averaged, stop=StopSpec(step=4)), Console(quiet=True))
+    trained(small(text, "ema", optimizer=averaged, stop=StopSpec(step=4)))
     trained_loss, ema_loss = (
-        [record["loss"] for record in records(run, kind) if record["step"] == 4]
+        [record["loss"] for record in records(text / "ema", kind) if record["step"] == 4]
         for kind in ("validation", "validation_ema")
     )
     assert len(trained_loss) == len(ema_loss) == 2
     assert trained_loss != ema_loss
-    weights, average = gptjax.load(run).params, gptjax.load(run, weights="ema").params
+    weights, average = (gptjax.load(text / "ema", weights=name).params for name in ("params", "ema"))
     assert not np.array_equal(weights["embedding"], average["embedding"])
 
 

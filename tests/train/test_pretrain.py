@@ -15,10 +15,11 @@ from gptjax.config import Architecture
 from gptjax.runs.manifest import steps
 from tests.tiny_recipe import recipe, records, write_text
 from tests.tiny_text import sentences
-from train.pretrain import _own, pretrain
+from train.pretrain import pretrain
 from train.recipe import BatchSpec, CheckpointSpec, MeshSpec, OptimizerSpec, StopSpec, ValidationSpec
 from train.report.finish import _results
 from train.report.views import views_table
+from train.run import _own
 from train.supervision.exits import BadNumbersError
 from train.supervision.lease import FINISHED, Lease
 

@@ -20,7 +20,6 @@ from gptjax.nn.model import Transformer
 from gptjax.runs.checkpoint import CheckpointWriter
 from gptjax.sharding import make_mesh
 from tests.tiny_recipe import recipe, write_text
-from train.loop import Trainer
 from train.objectives import Objectives, causal_only
 from train.optimizer import by_thaw_step
 from train.pretrain import pretrain
@@ -43,9 +42,9 @@ TERMS = {
 def state_of(settings: Recipe, terms: int = 1):
     """(abstract, numbered) trees of the state of a recipe: every leaf has numbers of its own."""
     causal = causal_only()
-    curriculum = causal._replace(terms=causal.terms * terms, combine=settings.objectives.combine)
+    loss_spec = causal._replace(terms=causal.terms * terms, combine=settings.objectives.combine)
     mesh = make_mesh(8, 1, 1)
-    abstract, _ = abstract_state(Transformer(TINY), settings.optimizer, curriculum, settings.steps, mesh, seed=0)
+    abstract, _ = abstract_state(Transformer(TINY), settings.optimizer, loss_spec, settings.steps, mesh, seed=0)
     trees = {
         "params": abstract.params,
         "training": {"step": abstract.step, "optimizer": abstract.optimizer, "combiner": abstract.combiner},
@@ -113,10 +112,10 @@ def test_a_combiner_of_other_terms_is_refused_naming_the_fields_that_decide(tmp_
 def test_a_mistake_that_shows_late_counts_as_no_crash(tmp_path, monkeypatch):
     """Six of them leave the run open for the right command; a crash is counted: test_faults.py."""
 
-    def refuse(_):
+    def refuse(*_):
         raise ValueError("what was saved does not fit the changed recipe")
 
-    monkeypatch.setattr(Trainer, "train", refuse)
+    monkeypatch.setattr("train.run.train", refuse)
     settings = recipe(write_text(tmp_path), "run")
     for _ in range(6):
         with pytest.raises(ValueError, match="does not fit"):

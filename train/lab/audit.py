@@ -12,9 +12,14 @@ from rich.progress import track
 from data.preparation.prepared_folder import content
 from data.preparation.sources import check
 from data.prepare import begun, prepare
+from gptjax.files.plain_json import dumps
 from train.assemble import rows_of
 from train.recipe import Recipe, from_json
 from train.record.ledger import Entry, hexadecimal, read_ledger, rows_hash
+from train.record.starts import Stretch, number_of, stretches
+from train.rows import RunRows
+
+DECIDING = ("data", "objectives", "batch", "steps", "seed")  # parts of a recipe that decide on rows, beside model.T
 
 
 def audit(run: Path, console: Console) -> bool:
@@ -73,17 +78,41 @@ def untiled(entries: Sequence[Entry]) -> Iterator[str]:
 
 
 def _changed_rows(run: Path, entries: Sequence[Entry], console: Console) -> Iterator[str]:
-    """Steps whose rows had another content than the text says."""
-    recipe = from_json((run / "recipe.json").read_text(encoding="utf-8"))
-    run = run.absolute()
-    with contextlib.chdir(_folder(run, recipe)):
-        prepared = prepare(recipe.data, of_run=begun(run)).absolute()
-    description = json.loads((run / "data.json").read_text(encoding="utf-8"))
-    was, now = description["content"], content(prepared, description)
-    if was != now:
-        raise ValueError(f"run={run} was trained on another text (SHA-256 {was[:12]}, now {now[:12]}): restore it")
-    rows = rows_of(recipe, prepared)
+    """Steps whose rows had another content than the text says, each by the recipe that it was trained with."""
+    newest = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
+    parts = stretches(run, newest)
+    run, texts = run.absolute(), _Texts(run.absolute())
+    rows = [texts.rows(part) for part in parts]
     for entry in track(entries, "hashing rows", console=console, disable=not console.is_terminal):
-        batch = rows.batch(np.arange(entry.first_row, entry.first_row + entry.rows))
+        number = number_of(parts, entry.step - 1)
+        batch = rows[number].batch(np.arange(entry.first_row, entry.first_row + entry.rows))
         if (found := hexadecimal(rows_hash(batch, np))) != entry.hash:
-            yield f"step {entry.step}: its rows hash to {found}, the ledger says {entry.hash}"
+            guessed = "" if parts[number].known else "; the recipe of this step was not kept, a later one was used"
+            yield f"step {entry.step}: its rows hash to {found}, the ledger says {entry.hash}{guessed}"
+
+
+class _Texts:
+    """The rows of a run by the recipes of its starts, of which most have the same."""
+
+    def __init__(self, run: Path):
+        self._run = run
+        self._rows: dict[str, RunRows] = {}
+
+    def rows(self, part: Stretch) -> RunRows:
+        """Raises ValueError where the text is no longer that which the run was trained on."""
+        recipe = from_json(dumps(dict(part.recipe)))
+        deciding = dumps({**{name: part.recipe.get(name) for name in DECIDING}, "T": recipe.model.T})
+        if deciding not in self._rows:
+            self._rows[deciding] = rows_of(recipe, self._prepared(recipe))
+        rows = self._rows[deciding]
+        return rows.from_step(part.step, part.row, recipe.batch.rows) if part.by_steps else rows
+
+    def _prepared(self, recipe: Recipe) -> Path:
+        run = self._run
+        with contextlib.chdir(_folder(run, recipe)):
+            prepared = prepare(recipe.data, of_run=begun(run)).absolute()
+        description = json.loads((run / "data.json").read_text(encoding="utf-8"))
+        was, now = description["content"], content(prepared, description)
+        if was != now:
+            raise ValueError(f"run={run} was trained on another text (SHA-256 {was[:12]}, now {now[:12]}): restore it")
+        return prepared

@@ -6,7 +6,6 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -14,14 +13,12 @@ from rich.table import Table
 
 from data.prepare import vocabulary_bound
 from data.rows.rows import Rows
-from gptjax.batch import Batch
-from train.assemble import Assembly, Text, assemble, config_of, mesh_of, open_text
+from train.assemble import Assembly, assemble, config_of, mesh_of, open_text
 from train.recipe import Recipe, to_json
 from train.record.meter import Compilations, Start, data_sheet_flops, measured_flops
 from train.record.provenance import environment
-from train.step import State
+from train.record.step_time import WARM_UP, timed_steps
 
-WARM_UP = 3  # steps after the first that are not timed
 INPUT_TOKENS = 2_000_000  # that the pipeline alone is timed over
 
 
@@ -132,8 +129,8 @@ def bench(recipe: Recipe, steps: int, started: float) -> Measured:
         jax.block_until_ready((state, metrics))
         start.finished("first step")
         cold = compilations.counts.total()
-        state, _ = _timed(parts, state, batches, WARM_UP)
-        state, times = _timed(parts, state, batches, steps)
+        state, _ = timed_steps(parts, state, batches, WARM_UP)
+        state, times = timed_steps(parts, state, batches, steps)
         warm = compilations.counts.total()
         peak_bytes, peak_of = _peak_memory()
     return Measured(
@@ -156,37 +153,6 @@ def bench(recipe: Recipe, steps: int, started: float) -> Measured:
         environment=environment(),
         recipe=json.loads(to_json(recipe)),
     )
-
-
-def pcgrad_cost(parts: Assembly, text: Text) -> str:
-    """What a step with PCGrad costs beside one with static weights, measured; a sentence."""
-    static = assemble(parts.recipe, text.tokenizer.size, parts.loss_spec._replace(combine="static"), parts.mesh)
-    medians = []
-    for each in (parts, static):
-        batches = each.loader.training(text.rows, 0, 1 + WARM_UP)
-        state, _ = each.train_step(each.fresh(), next(batches), each.asks(stop=False))
-        _, times = _timed(each, jax.block_until_ready(state), batches, WARM_UP)
-        medians.append(statistics.median(whole for whole, _ in times))
-    ours, plain = medians
-    return (
-        f"objectives.combine=pcgrad: a step takes {ours:,.0f} ms, {ours / plain:.1f} times the {plain:,.0f} ms of "
-        f"static weights; there are {len(parts.loss_spec.terms)} terms, each with a backward pass of its own"
-    )
-
-
-def _timed(
-    parts: Assembly, state: State, batches: Iterator[Batch], steps: int
-) -> tuple[State, list[tuple[float, float]]]:
-    """(the state after `steps` steps; milliseconds of each, and of those the ones before its batch was there)."""
-    times = []
-    for _ in range(steps):
-        began = time.perf_counter()
-        batch = jax.block_until_ready(next(batches))
-        there = time.perf_counter()
-        state, metrics = parts.train_step(state, batch, parts.asks(stop=False))
-        jax.block_until_ready((state, metrics))
-        times.append(((time.perf_counter() - began) * 1e3, (there - began) * 1e3))
-    return state, times
 
 
 def _input_speed(parts: Assembly, rows: Rows) -> float:

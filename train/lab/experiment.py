@@ -173,7 +173,9 @@ class Laboratory:
 
 def folder_of(recipe: Recipe, folder: Path) -> Path:
     """Where the run of a recipe lies, whoever asks for it."""
-    text = to_json(dataclasses.replace(recipe, run=Path()))
+    tree = json.loads(to_json(dataclasses.replace(recipe, run=Path())))
+    del tree["version"]  # so that runs of before there was one are found
+    text = json.dumps(tree, indent=1) + "\n"
     return folder / hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -14,40 +14,44 @@ from rich.table import Table
 from scipy import stats
 
 from gptjax.files.plain_json import dumps
-from train.record.journal import numbers
+from train.losses.table import loss_of_record
+from train.record.metrics import SourceRecord, TaskRecord, overall_loss, read_metrics, scores_by_step
 
 DECIDES = (
     "causal loss"  # nats a token of held-out text, sources weighted as they are trained on: what settings are tuned by
 )
+BEYOND = "beyond its baseline"
 HEADINGS = ("figure", "arm", "mean", "sd", "difference", "95 % interval", "could have seen")
 
 
 def figures(run: Path) -> dict[str, float]:
-    """What a finished run scored on held-out text: losses in nats, accuracies as shares, each task beside a guesser."""
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    records = [numbers(json.loads(line)) for line in lines]
+    """What a finished run scored on held-out text: losses in nats, measures, and how far beyond a baseline they are."""
+    records = read_metrics(run / "metrics.jsonl")
     sources = json.loads((run / "data.json").read_text(encoding="utf-8"))["sources"]
-
-    def overall(losses: Mapping[str, float]) -> float:
-        return float(np.average(list(losses.values()), weights=[sources[name]["rate"] for name in losses]))
-
-    final = {record["source"]: record["loss"] for record in records if record["kind"] == "final"}
-    found = {DECIDES: overall(final)} if final else {}
+    rates = {name: source["rate"] for name, source in sources.items()}
+    final = {name: _last(scores).loss for name, scores in scores_by_step(records, SourceRecord, "final").items()}
+    found = {DECIDES: overall_loss(final, rates)} if final else {}
     if len(final) > 1:
         found |= {f"{DECIDES}, {source}": loss for source, loss in final.items()}
     on_the_way: dict[int, dict[str, float]] = defaultdict(dict)
-    for record in records:
-        if record["kind"] == "validation":
-            on_the_way[record["step"]][record["source"]] = record["loss"]
+    for source, scores in scores_by_step(records, SourceRecord, "validation").items():
+        for step, score in scores.items():
+            on_the_way[step][source] = score.loss
     if len(on_the_way) > 1:
-        curve = [overall(losses) for _, losses in sorted(on_the_way.items())]
+        curve = [overall_loss(losses, rates) for _, losses in sorted(on_the_way.items())]
         found[f"rise of the {DECIDES} from its lowest"] = curve[-1] - min(curve)
-    for record in records:
-        if record["kind"] == "final_task":
-            task = record["task"]
-            found[f"{task} loss"], found[f"{task} accuracy"] = record["loss"], record["accuracy"]
-            found[f"{task} accuracy beyond a guesser's"] = record["accuracy"] - record["guess_accuracy"]
+    for task, scores in scores_by_step(records, TaskRecord, "final").items():
+        score = _last(scores)
+        found[f"{task} loss"] = score.loss
+        if (loss := loss_of_record(score.measured)) is not None:
+            found[f"{task} {loss.measure.key}"] = score.measured[loss.measure.key]
+            found[f"{task} {BEYOND}"] = loss.ahead(score.measured)
     return found
+
+
+def _last(scores: Mapping[int, Any]) -> Any:
+    """The score of the highest step."""
+    return scores[max(scores)]
 
 
 class Paired(NamedTuple):

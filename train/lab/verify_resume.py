@@ -1,7 +1,6 @@
 """Proof, on the user's own recipe and machine, that a run killed and resumed is the run that never was."""
 
 import itertools
-import json
 import os
 import subprocess
 import sys
@@ -19,15 +18,19 @@ from gptjax.runs.checkpoint import restore, saved_shapes
 from gptjax.runs.manifest import manifest, steps
 from train.recipe import Recipe
 from train.record.ledger import read_ledger
+from train.record.metrics import NAN, Record, SourceRecord, TaskRecord, Train, Version, read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
+# What a manifest says of one run alone: its files, when and how fast they were written, and where it came from.
+OWN = {"sha256", "format", "saved", "files", "save_seconds", "provenance"}
 
 
 def verify_resume(arguments: Sequence[str], recipe: Recipe, half: int, console: Console) -> bool:
     """Trains 2 x `half` steps, and again with a SIGKILL after half of them and a new process; True if all is equal.
 
     `arguments` are those of `pretrain` for the recipe. Compared bit by bit: parameters, their average, the optimizer's
-    state, and of every step the rows, loss and gradient norm; and the losses on held-out text.
+    state; of every step the rows, loss and gradient norm; every score of held-out text, of sources and of tasks, and
+    every other record but its times; and what the manifests keep of health, losses and conflicts.
     """
     least = recipe.batch.micro_rows
     console.print(f"{2 * half} steps straight, then {half}, a SIGKILL, and a new process for the rest")
@@ -62,7 +65,7 @@ def verify_resume(arguments: Sequence[str], recipe: Recipe, half: int, console: 
 
 
 def differing(straight: Path, broken: Path) -> Iterator[str]:
-    """In what the newest checkpoints, the ledgers and the held-out losses of two runs differ, a line each."""
+    """In what the newest checkpoints, the row hashes and the records of two runs differ, a line each."""
     step = max(steps(straight), default=None)
     if step is None or step != max(steps(broken), default=None):
         yield f"the newest steps are {steps(straight)} and {steps(broken)}"
@@ -78,13 +81,13 @@ def differing(straight: Path, broken: Path) -> Iterator[str]:
     for a, b in itertools.zip_longest(read_ledger(straight), read_ledger(broken)):
         if a != b:
             yield f"ledger: {a} and {b}"
-    for a, b in itertools.zip_longest(_measurements(straight), _measurements(broken)):
+    for a, b in itertools.zip_longest(_records(straight), _records(broken)):
         if a != b:
-            yield f"held-out text: {a} and {b}"
+            yield f"{_called(a or b)}: {a} and {b}"
     ours, theirs = (manifest(run, step) for run in (straight, broken))
-    for name in ("rows", "health"):
-        if ours[name] != theirs[name]:
-            yield f"{name}: {ours[name]} and {theirs[name]}"
+    for name in sorted((ours.keys() | theirs.keys()) - OWN):
+        if ours.get(name) != theirs.get(name):
+            yield f"{name}: {ours.get(name)} and {theirs.get(name)}"
 
 
 def flat(tree: Any) -> dict[str, np.ndarray]:
@@ -92,10 +95,16 @@ def flat(tree: Any) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def _measurements(run: Path) -> list[dict[str, Any]]:
-    """Every record of held-out text."""
-    records = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    return [record for record in records if "source" in record]
+def _records(run: Path) -> list[Record]:
+    """Every record, without the times that no two runs share, and the version of the file."""
+    timeless = {"tokens_per_second": NAN, "mfu": NAN, "seconds": NAN}
+    records = [record for record in read_metrics(run / "metrics.jsonl") if not isinstance(record, Version)]
+    return [record._replace(**timeless) if isinstance(record, Train) else record for record in records]
+
+
+def _called(record: Record | None) -> str:
+    """What kind of record differs."""
+    return "held-out text" if isinstance(record, SourceRecord | TaskRecord) else type(record).__name__.lower()
 
 
 def _start(command: Sequence[str], run: Path) -> subprocess.Popen[bytes]:

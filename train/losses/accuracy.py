@@ -52,4 +52,4 @@ class Classified(Loss):
 
     def margin(self, record: Mapping[str, Any]) -> float:
         """A tie is not a win: the shares are of float32 sums, equal to half a target at best."""
-        return super().margin(record) - 0.5 / record["targets"]
+        return self.ahead(record) - 0.5 / record["targets"]

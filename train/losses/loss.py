@@ -38,7 +38,7 @@ class Seen(NamedTuple):
 class Measure:
     """The number that tells people how well a task is learnt."""
 
-    key: str  # its name in records; that of its baseline is `guess_<key>`
+    key: str  # its name in records; that of its baseline is `baseline_<key>`
     title: str  # over its column, and beside its axis
     form: str  # as format() takes it
     higher_is_better: bool
@@ -93,8 +93,12 @@ class Loss(ABC):
         return self.measure.key in record
 
     def margin(self, record: Mapping[str, Any]) -> float:
-        """How much the model is better than its baseline; at 0 or below it is not."""
-        score, baseline = record[self.measure.key], record[f"guess_{self.measure.key}"]
+        """As `ahead`, and 0 or less where that is no more than rounding."""
+        return self.ahead(record)
+
+    def ahead(self, record: Mapping[str, Any]) -> float:
+        """How much better the model is than its baseline."""
+        score, baseline = record[self.measure.key], record[f"baseline_{self.measure.key}"]
         ahead = math.nan if None in (score, baseline) else score - baseline  # records have null for what is no number
         return ahead if self.measure.higher_is_better else -ahead
 

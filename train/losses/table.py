@@ -26,3 +26,12 @@ def loss_named(name: str) -> Loss:
 def loss_of_record(record: Mapping[str, Any]) -> Loss | None:
     """The kind of loss that a record of metrics.jsonl is of; None of one that the table has no more."""
     return next((loss for loss in LOSSES.values() if loss.wrote(record)), None)
+
+
+def told(record: Mapping[str, Any]) -> tuple[str, str]:
+    """(the measure, that of the baseline) of such a record, for people; "" of what is not known."""
+    loss = loss_of_record(record)
+    if loss is None:
+        return "", ""
+    measure, baseline = (record[key] for key in (loss.measure.key, f"baseline_{loss.measure.key}"))
+    return format(measure, loss.measure.form), format(baseline, loss.measure.form)

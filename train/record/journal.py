@@ -2,16 +2,13 @@
 
 import contextlib
 import json
-import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 from gptjax.files.atomic_file import write_whole
 from gptjax.files.plain_json import dumps
-
-MEASURED = ("loss", "perplexity", "bits_per_byte", "accuracy", "guess_accuracy")
 
 
 class Journal:
@@ -85,43 +82,6 @@ def whole_lines(path: Path) -> list[str]:
         return []
     content = path.read_text(encoding="utf-8", errors="replace")
     return [f"{line}\n" for line in content.split("\n")[:-1]]  # splitlines() also breaks where a sample has U+2028
-
-
-def numbers(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record whose measured numbers are NaN where JSON has null for them."""
-    lost = dict.fromkeys((name for name in MEASURED if name in record and record[name] is None), math.nan)
-    return {**record, **lost}
-
-
-def note_start(run: Path, step: int, warn: Callable[[str], None]) -> None:
-    """Adds to `starts.jsonl` that a run starts or goes on from a step, and how long its starts before this one took.
-
-    To be called before metrics.jsonl is cut back: what is done again took its time too.
-    """
-    seconds, _ = time_spent(run)
-    starts = Journal(run / "starts.jsonl", lambda _: True, warn)
-    starts.note({"step": step, "seconds": seconds})
-    starts.close()
-
-
-def time_spent(run: Path) -> tuple[float, int]:
-    """(wall time of a run up to its last record, in seconds; how often it was started).
-
-    Of runs from before starts.jsonl a clock that falls between records was started anew, and others are not noticed.
-    """
-    records = [
-        record for record in records_of(run / "metrics.jsonl") if record["kind"] == "train" and "seconds" in record
-    ]
-    starts = records_of(run / "starts.jsonl")
-    if starts:
-        since = [record["seconds"] for record in records if record["step"] > starts[-1]["step"]]
-        unnoted = starts[0]["seconds"] > 0  # at least one, of a run from before starts.jsonl
-        return starts[-1]["seconds"] + max(since, default=0.0), unnoted + len(starts)
-    total, before, count = 0.0, 0.0, 1
-    for record in records:
-        anew = record["seconds"] < before
-        total, before, count = total + record["seconds"] - (0 if anew else before), record["seconds"], count + anew
-    return total, count
 
 
 def records_of(path: Path) -> list[dict[str, Any]]:

@@ -2,26 +2,28 @@
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import tensorflow as tf
 
 from gptjax.nn.attention import product_precision
-from train.record.journal import Journal, note_start, records_of
 
-# Peak bfloat16 products, operations a second of one chip, from the makers' data sheets.
+# Peak bfloat16 products without sparsity, operations a second of one chip, from the makers' data sheets; by the
+# beginning of what JAX calls the chip, of which the longest counts.
 CHIP_PEAKS = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
     "TPU v5": 459e12,
     "TPU v6 lite": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
+    "NVIDIA A100": 312e12,  # SXM and PCIe alike
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 835e12,
+    "NVIDIA H100": 989e12,  # SXM, which says "80GB HBM3"
+    "NVIDIA GH200": 989e12,
+    "NVIDIA H200 NVL": 836e12,
     "NVIDIA H200": 989e12,
+    "NVIDIA B200": 2250e12,
 }
 
 
@@ -122,94 +124,3 @@ class Speed:
     def mfu(self) -> float:
         """Model FLOPs utilisation: tokens a second x ModelConfig.flops_per_token / peak operations a second."""
         return self.tokens_per_second * self._flops / self._peak
-
-
-class Records:
-    """`metrics.jsonl`, and the same numbers as TensorBoard events, of a run that goes on after `step`, 0 for a new one.
-
-    The other arguments are those of `Journal`. TensorBoard drops what earlier starts wrote of that step and later ones;
-    what stays of that step is written to it again.
-    """
-
-    def __init__(
-        self,
-        run: Path,
-        step: int,
-        stays: Callable[[dict[str, Any]], bool],
-        warn: Callable[[str], None],
-        writes: bool = True,
-    ):
-        path = run / "metrics.jsonl"
-        if writes:
-            note_start(run, step, warn)
-        self._journal = Journal(path, stays, warn, writes)
-        self._events = _Events(run / "tensorboard", warn) if writes else None
-        if self._events is None:
-            return
-        self._events.add(step, session_log={"status": tf.compat.v1.SessionLog.START})
-        for record in records_of(path):
-            if record["step"] == step:
-                self._draw(**record)
-
-    def write(self, kind: str, step: int, **values: Any) -> None:
-        """Appends one record; numbers become TensorBoard curves named `kind/value`, of a source or a task
-        `kind/source/value`, and those of a dict `kind/value/key`."""
-        self._journal.note({"kind": kind, "step": step, **values})
-        self._journal.flush()
-        self._draw(kind, step, **values)
-
-    def _draw(self, kind: str, step: int, **values: Any) -> None:
-        if self._events is None:
-            return
-        group = "/".join([kind, *(values[key] for key in ("source", "task") if key in values)])
-        numbers = {name: value for name, value in values.items() if not isinstance(value, dict)}
-        for name, value in values.items():
-            numbers |= {f"{name}/{key}": one for key, one in value.items()} if isinstance(value, dict) else {}
-        points = [
-            {"tag": f"{group}/{name}", "simple_value": value}
-            for name, value in numbers.items()
-            if isinstance(value, int | float)
-        ]
-        self._events.add(step, summary={"value": points})
-
-    def close(self) -> None:
-        self._journal.close()
-        if self._events is not None:
-            self._events.close()
-
-
-class _Events:
-    """TensorBoard's file, of which a run is independent: what cannot be written is told once, and then lost."""
-
-    def __init__(self, folder: Path, warn: Callable[[str], None]):
-        self._warn, self._lost = warn, False
-        _await_new_second(folder)
-        self._writer = tf.raw_ops.SummaryWriter(shared_name="", container="")
-        opening = {"logdir": str(folder), "max_queue": 10, "flush_millis": 120_000, "filename_suffix": ".v2"}
-        self._safely(lambda: tf.raw_ops.CreateSummaryFileWriter(writer=self._writer, **opening))
-
-    def add(self, step: int, **what: Any) -> None:
-        """One event, by its fields. A session_log that starts makes TensorBoard forget that step and later ones."""
-        event = tf.compat.v1.Event(step=step, wall_time=float(tf.timestamp()), **what).SerializeToString()
-        self._safely(lambda: tf.raw_ops.ImportEvent(writer=self._writer, event=event))
-
-    def close(self) -> None:
-        self._safely(lambda: tf.raw_ops.CloseSummaryWriter(writer=self._writer))
-
-    def _safely(self, act: Callable[[], object]) -> None:
-        if self._lost:
-            return
-        try:
-            act()
-        except (OSError, tf.errors.OpError) as error:
-            self._lost = True
-            self._warn(f"TensorBoard's events cannot be written ({error}): training goes on without them")
-
-
-def _await_new_second(folder: Path) -> None:
-    """Returns in a second in which no file was begun: TensorBoard reads files by name, which begins with that second.
-
-    Of a younger file that sorted before an older one, what both say would be taken from the older.
-    """
-    while any(folder.glob(f"events.out.tfevents.{int(time.time()):010}.*")):
-        time.sleep(0.05)

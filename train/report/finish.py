@@ -1,4 +1,4 @@
-"""What follows the last step: xz beside the model, samples, tables, the report. Each is optional, and none an error.
+"""What follows the last step, as hooks: xz beside the model, samples, tables, the report. None of them is an error.
 
 The run is trained and saved by then: what fails costs itself alone, in one line, and the exit code stays 0.
 """
@@ -7,8 +7,9 @@ import contextlib
 import json
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 from rich.console import Console
@@ -23,6 +24,8 @@ from gptjax.files.plain_json import dumps
 from gptjax.inference.language_model import LanguageModel
 from gptjax.sharding import make_mesh
 from train.assemble import Assembly, Text
+from train.record.metrics import read_metrics
+from train.record.starts import time_spent
 from train.report.samples import write_samples
 from train.report.views import views_table, write_views
 from train.step import State
@@ -32,15 +35,44 @@ from train.supervision.watchdog import Watchdog, report_hang
 REPORTING = "samples and report"
 
 
-def finish(
-    parts: Assembly, text: Text, state: State, console: Console, began: float, leaving: Callable[[], object]
-) -> None:
-    """Writes what readers of a finished run look for; only process 0 calls this, and needs no other.
+class Finished(NamedTuple):
+    """A run that is trained and saved, as its hooks find it."""
 
-    `began`: when the program was started, by time.perf_counter(). Where this hangs, `leaving` is called and the process
-    ends, as one that is done.
+    parts: Assembly
+    text: Text
+    state: State
+    console: Console
+    began: float  # when the program was started, by time.perf_counter()
+
+    @property
+    def run(self) -> Path:
+        return self.parts.recipe.run
+
+    def trains(self, use: str) -> bool:
+        """Whether a task is trained of which its class says so: `generates`, for one (see data/tasks/task.py)."""
+        return any(getattr(task, use) for task in self.text.rows.trained.values())
+
+    def model(self) -> LanguageModel:
+        parts = self.parts
+        if jax.process_count() == 1:
+            return LanguageModel(parts.config, self.text.tokenizer, self.state.params, mesh=parts.mesh)
+        local = jax.local_devices()  # the other processes are gone: their share is on disk
+        return gptjax.load(self.run, int(self.state.step), mesh=make_mesh(fsdp=len(local), devices=local))
+
+
+class Hook(NamedTuple):
+    """What follows a run, where its caller wants it."""
+
+    name: str
+    act: Callable[[Finished], None]
+
+
+def finish(finished: Finished, hooks: Sequence[Hook], leaving: Callable[[], object]) -> None:
+    """Calls the hooks in turn; only process 0 does, and needs no other: they have parted.
+
+    Where one hangs, `leaving` is called and the process ends, as one that is done.
     """
-    run = parts.recipe.run
+    run = finished.run
 
     def hung(phase: str, seconds: float) -> None:
         try:
@@ -49,10 +81,12 @@ def finish(
         finally:
             leave(DONE, leaving)
 
-    dog = Watchdog(parts.recipe.hang_after, hung)
+    dog = Watchdog(finished.parts.recipe.hang_after, hung)
     try:
         with dog.phase(REPORTING):
-            _write(parts, text, state, console, began, dog)
+            for hook in hooks:
+                with dog.phase(hook.name), optional(hook.name, finished.console):
+                    hook.act(finished)
     finally:
         dog.stop()
 
@@ -70,45 +104,55 @@ def optional(what: str, console: Console) -> Iterator[None]:
             tell(said)
 
 
-def _write(parts: Assembly, text: Text, state: State, console: Console, began: float, dog: Watchdog) -> None:
-    recipe, run = parts.recipe, parts.recipe.run
-    tasks = text.rows.trained.values()
-    models_text = any(task.models_text for task in tasks)
-
-    @contextlib.contextmanager
-    def part(what: str) -> Iterator[None]:
-        with dog.phase(what), optional(what, console):
-            yield
-
-    with part("comparison with xz"):
-        console.print("\nwriting the report, and what goes into it ...")
-        _write_xz(run, text.prepared)
-    if any(task.generates for task in tasks):
-        with part("samples"):
-            settings = {"step": int(state.step), "samples": recipe.samples, "seed": recipe.seed}
-            write_samples(run, text.prepared, _model(parts, text, state), **settings, console=console)
-    if models_text:
-        with part("table of bits per byte"):
-            console.print(_results(run))
-    if models_text and any(task.masks for task in tasks):
-        with part("held-out text read both ways"):
-            console.print(views_table(write_views(run, text.prepared, _model(parts, text, state))))
-    with part("report"):
-        from train.report.report import (
-            write_report,  # here: it imports Matplotlib, which the first step does not wait for
-        )
-
-        path, minutes = write_report(run), (time.perf_counter() - began) / 60
-        console.print(f"report: [bold]{escape(str(path))}[/]   ({minutes:.1f} minutes in all)")
-    with optional("last words", console):
-        console.print(f"talk with it: [bold]./launch.sh generate {escape(shlex.quote(str(run)))}[/]")
+def _compare_with_xz(finished: Finished) -> None:
+    finished.console.print("\nwriting the report, and what goes into it ...")
+    _write_xz(finished.run, finished.text.prepared)
 
 
-def _model(parts: Assembly, text: Text, state: State) -> LanguageModel:
-    if jax.process_count() == 1:
-        return LanguageModel(parts.config, text.tokenizer, state.params, mesh=parts.mesh)
-    local = jax.local_devices()  # the other processes are gone: their share is on disk
-    return gptjax.load(parts.recipe.run, int(state.step), mesh=make_mesh(fsdp=len(local), devices=local))
+def _sample(finished: Finished) -> None:
+    if not finished.trains("generates"):
+        return
+    recipe = finished.parts.recipe
+    settings = {"step": int(finished.state.step), "samples": recipe.samples, "seed": recipe.seed}
+    write_samples(finished.run, finished.text.prepared, finished.model(), **settings, console=finished.console)
+
+
+def _show_results(finished: Finished) -> None:
+    if finished.trains("models_text"):
+        finished.console.print(_results(finished.run))
+
+
+def _read_both_ways(finished: Finished) -> None:
+    if finished.trains("models_text") and finished.trains("masks"):
+        found = write_views(finished.run, finished.text.prepared, finished.model())
+        finished.console.print(views_table(found))
+
+
+def _report(finished: Finished) -> None:
+    from train.report import report  # here: it imports Matplotlib, which the first step does not wait for
+
+    path, (trained, starts) = report.write_report(finished.run), time_spent(finished.run)
+    whole = report.duration(time.perf_counter() - finished.began)
+    often = f" in {starts} starts" if starts > 1 else ""
+    finished.console.print(
+        f"report: [bold]{escape(str(path))}[/]   (trained for {report.duration(trained)}{often}; this start, with all "
+        f"that followed the last step, took {whole})"
+    )
+
+
+def _last_words(finished: Finished) -> None:
+    finished.console.print(f"talk with it: [bold]./launch.sh generate {escape(shlex.quote(str(finished.run)))}[/]")
+
+
+# What follows pretraining.
+PRETRAINED = (
+    Hook("comparison with xz", _compare_with_xz),
+    Hook("samples", _sample),
+    Hook("table of bits per byte", _show_results),
+    Hook("held-out text read both ways", _read_both_ways),
+    Hook("report", _report),
+    Hook("last words", _last_words),
+)
 
 
 def _write_xz(run: Path, prepared: Path) -> None:
@@ -132,7 +176,7 @@ def _results(run: Path) -> Table:
     table.add_column("held-out text of", overflow="fold")  # whole: sources may differ in the end of a name alone
     for heading in ("nats/token", "bits/byte", "xz -9 alone", "xz after the training text"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for name, record in last_scores(run / "metrics.jsonl").items():
+    for name, score in last_scores(read_metrics(run / "metrics.jsonl")).items():
         beside = [f"{xz[name][of]:.3f}" if name in xz else "–" for of in ("alone", "after_training_text")]
-        table.add_row(escape(name), f"{record['loss']:.4f}", f"{record['bits_per_byte']:.3f}", *beside)
+        table.add_row(escape(name), f"{score.loss:.4f}", f"{score.bits_per_byte:.3f}", *beside)
     return table

@@ -12,7 +12,20 @@ from data.rows.mixture import RATE_UNIT
 from gptjax.config import load_model_config
 from gptjax.files.atomic_file import write_whole
 from gptjax.files.plain_json import dumps
-from train.record.journal import numbers, records_of, time_spent
+from train.record.journal import records_of
+from train.record.metrics import (
+    Record,
+    Score,
+    SourceRecord,
+    Train,
+    as_json,
+    by_step,
+    overall_loss,
+    read_metrics,
+    scores_by_step,
+)
+from train.record.older import recipe_tree
+from train.record.starts import time_spent
 from train.report import report_tasks
 from train.report.figures import (
     COLOURS,
@@ -41,12 +54,14 @@ def write_report(run: Path) -> Path:
     """
     if not run.is_dir():
         raise ValueError(f"report: {run} is no run directory; give the directory that holds metrics.jsonl")
-    train, validation = read_metrics(run / "metrics.jsonl")
-    records = records_of(run / "metrics.jsonl")
+    metrics = read_metrics(run / "metrics.jsonl")
+    records = [as_json(record) for record in metrics]
+    train = [record._asdict() for record in by_step(metrics, Train)]
+    validation = scores_by_step(metrics, SourceRecord, "validation")
     recipe, data, xz, environment = (_json(run / f"{name}.json") for name in ("recipe", "data", "xz", "environment"))
     model, views = (_json(run / f"{name}.json") for name in ("model", "views"))
     sources = data.get("sources", {})
-    overall = overall_loss(validation, {name: source["rate"] for name, source in sources.items()})
+    overall = losses_by_step(validation, {name: source["rate"] for name, source in sources.items()})
     name = escape(run.resolve().name)
     page = f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{name}, a gptjax run</title>
@@ -57,12 +72,12 @@ def write_report(run: Path) -> Path:
 {section("What it is trained on", report_tasks.training_curves(train, records))}
 {section("Do its tasks pull together?", report_tasks.conflicts(records))}
 {section("The machinery", "".join(_machinery(train)), "grid thirds")}
-{section("What it learned, source by source", _scores(last_scores(run / "metrics.jsonl"), xz))}
+{section("What it learned, source by source", _scores(last_scores(metrics), xz))}
 {section("What it learned, task by task", report_tasks.scores(train, records))}
 {section("Held-out text read both ways", report_tasks.views(views))}
 {section("What it writes", _samples(records_of(run / "samples.jsonl")))}
 {section("What it read", _data(sources))}
-{section("Settings", _settings("Recipe", recipe) + _settings("Model", model))}
+{section("Settings", _settings("Recipe", recipe_tree(recipe)) + _settings("Model", model))}
 {section("Environment", table([(escape(key), escape(str(value))) for key, value in environment.items()], "words"))}
 <footer><small>Written by gptjax from the files of the run directory. This page fetches nothing.</small></footer>
 </body></html>
@@ -75,44 +90,25 @@ def write_report(run: Path) -> Path:
 # Reading
 
 
-def read_metrics(path: Path) -> tuple[list[dict], dict[str, dict[int, dict]]]:
-    """Returns (training records by rising step, source -> step -> validation record).
-
-    Of a step written twice, by a restart, the later record wins.
-    """
-    train: dict[int, dict] = {}
-    validation: dict[str, dict[int, dict]] = {}
-    for record in records_of(path):
-        if record["kind"] == "train":
-            train[record["step"]] = record
-        elif record["kind"] == "validation":
-            validation.setdefault(record["source"], {})[record["step"]] = record
-    in_order = {name: dict(sorted(records.items())) for name, records in validation.items()}
-    return [train[step] for step in sorted(train)], in_order
+def last_scores(records: Sequence[Record]) -> dict[str, Score]:
+    """Source -> the score over most held-out text: the one made after the last step, before that the newest."""
+    found = scores_by_step(records, SourceRecord, "validation"), scores_by_step(records, SourceRecord, "final")
+    return {name: scores[max(scores)] for of_occasion in found for name, scores in of_occasion.items()}
 
 
-def last_scores(path: Path) -> dict[str, dict]:
-    """Source -> the record over most held-out text: the one made after the last step, before that the newest."""
-    records = sorted(records_of(path), key=lambda record: record["step"])
-    newest = {record["source"]: record for record in records if record["kind"] == "validation"}
-    newest |= {record["source"]: record for record in records if record["kind"] == "final"}
-    return {name: numbers(record) for name, record in newest.items()}
-
-
-def overall_loss(validation: Mapping[str, Mapping[int, Mapping]], rates: Mapping[str, int]) -> dict[int, float]:
-    """Step -> validation loss, nats per token: the mean of the sources weighted by `rates`, equally if one lacks there.
+def losses_by_step(validation: Mapping[str, Mapping[int, Score]], rates: Mapping[str, int]) -> dict[int, float]:
+    """Step -> validation loss, nats per token, over all sources; equally weighted if one lacks a rate.
 
     Only steps at which every source was scored, so that no jump comes from a source that joins or is missing.
     """
-
-    def mean(step: int) -> float:
-        return float(np.average(column([records[step] for records in validation.values()], "loss"), weights=share))
-
     if not validation:
         return {}
-    steps = set.intersection(*(set(records) for records in validation.values()))
-    share = [rates[name] for name in validation] if validation.keys() <= rates.keys() else None
-    return {step: mean(step) for step in sorted(steps)}
+    steps = set.intersection(*(set(scores) for scores in validation.values()))
+    share = rates if validation.keys() <= rates.keys() else dict.fromkeys(validation, 1)
+    return {
+        step: overall_loss({name: scores[step].loss for name, scores in validation.items()}, share)
+        for step in sorted(steps)
+    }
 
 
 def dotted(tree: Mapping, prefix: str = "") -> Iterable[tuple[str, str]]:
@@ -194,12 +190,12 @@ def _loss_figure(train: Sequence[Mapping], overall: Mapping[int, float]) -> str:
     return figure("Loss", draw(WIDE, paint, "step", unit), caption, legend)
 
 
-def _bits_figure(validation: Mapping[str, Mapping[int, Mapping]]) -> str:
+def _bits_figure(validation: Mapping[str, Mapping[int, Score]]) -> str:
     if not validation:
         return ""
     lines = {
-        name: (np.array(list(records)), column(records.values(), "bits_per_byte"))
-        for name, records in validation.items()
+        name: (np.array(list(scores)), np.array([score.bits_per_byte for score in scores.values()]))
+        for name, scores in validation.items()
     }
     caption = (
         "How many bits the model needs for one byte of text it was not trained on: 8 is knowing nothing, and a line "
@@ -231,8 +227,8 @@ def _machinery(train: Sequence[Mapping]) -> Iterable[str]:
             yield figure(title, draw(NARROW, paint, "step", unit), caption)
 
 
-def _scores(last: Mapping[str, Mapping], xz: Mapping[str, Mapping[str, float]]) -> str:
-    bits = {"model": {name: record["bits_per_byte"] for name, record in last.items()}}
+def _scores(last: Mapping[str, Score], xz: Mapping[str, Mapping[str, float]]) -> str:
+    bits = {"model": {name: score.bits_per_byte for name, score in last.items()}}
     for key, title in (("alone", "xz -9 alone"), ("after_training_text", "xz -9 given the training text")):
         if values := {name: xz[name][key] for name in last if name in xz}:
             bits[title] = values
@@ -252,12 +248,12 @@ def _scores(last: Mapping[str, Mapping], xz: Mapping[str, Mapping[str, float]]) 
     if not last:
         return ""
     rows = []
-    for name, record in last.items():
+    for name, score in last.items():
         row = [values.get(name, np.nan) for values in bits.values()]
         shown = ["–" if np.isnan(value) else f"{value:.3f}" for value in row]
         best = np.nanargmin([np.inf, *row]) - 1  # the infinity keeps a row of NaN legal: it bolds nothing
         shown = [f"<b>{cell}</b>" if i == best else cell for i, cell in enumerate(shown)]
-        rows.append([escape(name), *shown, f"{record['loss']:.3f}", f"{record['perplexity']:,.1f}"])
+        rows.append([escape(name), *shown, f"{score.loss:.3f}", f"{score.perplexity:,.1f}"])
     head = ["source", *(f"{title}<br>bits per byte" for title in bits), "loss<br>nats per token", "perplexity"]
     caption = (
         "Shorter is better: to predict text well and to compress it are the same skill. xz is a strong general-purpose "

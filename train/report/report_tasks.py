@@ -14,7 +14,6 @@ from data.tasks.task import Task
 from train.losses.loss import Loss, Matrix, Measure
 from train.losses.table import LOSSES, loss_of_record
 from train.objectives import Objectives
-from train.record.journal import numbers
 from train.report.figures import (
     COLOURS,
     NARROW,
@@ -58,9 +57,7 @@ def held_out(records: Sequence[Mapping], kind: str = "validation_task") -> dict[
 def last_task_scores(records: Sequence[Mapping]) -> dict[str, Mapping]:
     """Term -> the record over most held-out text: the one made after the last step, before that the newest."""
     kinds = ("validation_task", "final_task")
-    return {
-        term: numbers(list(found.values())[-1]) for kind in kinds for term, found in held_out(records, kind).items()
-    }
+    return {term: list(found.values())[-1] for kind in kinds for term, found in held_out(records, kind).items()}
 
 
 def task_of(term: str) -> Task | None:
@@ -124,7 +121,7 @@ def _curves_of(term: str, train: Sequence[Mapping], held: Sequence[Mapping]) -> 
 
     def paint_measure(axes: Axes) -> None:
         axes.plot(steps, column(held, measure.key), **dots)
-        axes.plot(steps, column(held, f"guess_{measure.key}"), "--", color=COLOURS["quiet"], linewidth=1.4)
+        axes.plot(steps, column(held, f"baseline_{measure.key}"), "--", color=COLOURS["quiet"], linewidth=1.4)
         axes.set(xlim=span, ylim=(0, None))
         if measure.form.endswith("%"):
             axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
@@ -132,7 +129,7 @@ def _curves_of(term: str, train: Sequence[Mapping], held: Sequence[Mapping]) -> 
     drawings, caption = draw(NARROW, paint_loss, "step", loss.unit), escape(about(term))
     if held:
         drawings += draw(NARROW, paint_measure, "step", measure.title)
-        caption += f" The baseline: {escape(held[-1]['guess'])}."
+        caption += f" The baseline: {escape(held[-1]['baseline'])}."
     return figure(term, drawings, caption)
 
 
@@ -175,10 +172,10 @@ def _tables(measure: Measure, last: Mapping[str, Mapping], train: Sequence[Mappi
     sources = list(dict.fromkeys(source for record in last.values() for source in record["by_source"]))
     rows = []
     for term, record in last.items():
-        weights, baseline = of_term(train, "coefficients", term), record[f"guess_{measure.key}"]
+        weights, baseline = of_term(train, "coefficients", term), record[f"baseline_{measure.key}"]
         rows.append((
             two(escape(term), escape(about(term))), _number(record[measure.key], measure.form),
-            two(_number(baseline, measure.form), escape(record["guess"])), f"{record['targets']:,}",
+            two(_number(baseline, measure.form), escape(record["baseline"])), f"{record['targets']:,}",
             _number(record["loss"]), f"{weights[-1]['value']:.3g}" if weights else "–",
         ))  # fmt: skip
     units = dict.fromkeys(loss_of(record).unit for record in last.values())

@@ -1,6 +1,8 @@
 """What the model writes: continuations of held-out documents' first words, kept in `samples.jsonl` for the report."""
 
+import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,10 @@ from data.preparation.marks import SENTENCE_END, WORD_START
 from data.token_store import TokenStore
 from gptjax.files.atomic_file import write_whole
 from gptjax.files.plain_json import dumps
-from gptjax.inference.language_model import LanguageModel
+from gptjax.inference.language_model import LanguageModel, Sample
 
 PROMPT_TOKENS, TOKENS = 12, 160
+AT_ONCE = 32  # texts that are written beside each other: each takes memory for its keys and values
 TEMPERATURE, TOP_P = 0.8, 0.95
 
 
@@ -26,7 +29,8 @@ def write_samples(
     sources = read_prepared(prepared)["sources"]
     for source in sources.values():
         prompts += _openings(prepared / source["folder"] / "validation", samples, model)
-    texts = model.generate(prompts, tokens=TOKENS, temperature=TEMPERATURE, top_p=TOP_P, seed=seed) if prompts else []
+    at_once = min(AT_ONCE, len(prompts))
+    texts = [text for few in itertools.batched(prompts, AT_ONCE) for text in _written(few, at_once, model, seed)]
     names = [name for name in sources for _ in range(samples)]
     path = run / "samples.jsonl"
     records = [
@@ -44,6 +48,13 @@ def write_samples(
             f"\n[dim]{escape(record['source'])}[/]\n[bold]{escape(record['prompt'])}[/]{escape(record['text'])}",
             highlight=False,
         )
+
+
+def _written(prompts: Sequence[list[int]], at_once: int, model: LanguageModel, seed: int) -> list[list[Sample]]:
+    """A text for each of the prompts, which are filled up to the number that all batches have: one compilation."""
+    filled = [*prompts, *[prompts[-1]] * (at_once - len(prompts))]  # no text depends on those beside it
+    texts = model.generate(filled, tokens=TOKENS, temperature=TEMPERATURE, top_p=TOP_P, seed=seed)
+    return texts[: len(prompts)]
 
 
 def _earlier(path: Path, step: int) -> list[str]:

@@ -1,6 +1,9 @@
 """The audit finds rows that were skipped, read twice, or not what the text says."""
 
+import contextlib
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +11,14 @@ import pytest
 from rich.console import Console
 
 from data.prepare import prepare
+from gptjax.runs.manifest import write_manifest
 from tests.tiny_recipe import recipe, write_text
 from train.assemble import rows_of
 from train.lab.audit import audit, untiled
-from train.pretrain import pretrain
 from train.recipe import BatchSpec, MeshSpec, StopSpec, ValidationSpec, to_json
 from train.record.ledger import Entry, hexadecimal, read_ledger, rows_hash
 from train.record.provenance import environment
+from train.run import run as trained
 
 
 def entry(step: int, first_row: int, rows: int = 8) -> Entry:
@@ -40,13 +44,13 @@ def test_every_row_and_step_must_come_once_in_order(entries, found):
 def run(tmp_path_factory):
     """A run continued on another mesh, and again with another batch size."""
     text = write_text(tmp_path_factory.mktemp("audit"))
-    quiet = Console(quiet=True)
-    pretrain(recipe(text, "run", stop=StopSpec(step=3)), quiet)
-    pretrain(recipe(text, "run", stop=StopSpec(step=5), mesh=MeshSpec(data=4, tensor=2)), quiet)
+    quiet = {"console": Console(quiet=True)}
+    trained(recipe(text, "run", stop=StopSpec(step=3)), **quiet)
+    trained(recipe(text, "run", stop=StopSpec(step=5), mesh=MeshSpec(data=4, tensor=2)), **quiet)
     larger = recipe(text, "run", stop=StopSpec(step=7), batch=BatchSpec(rows=16, micro_batches=2))
     with pytest.raises(ValueError, match=r"batch.rows: 8 -> 16\n.*or add --accept-changes"):
-        pretrain(larger, quiet)
-    return pretrain(larger, quiet, accept_changes=True)
+        trained(larger, **quiet)
+    return trained(larger, **quiet, accept_changes=True)
 
 
 def told(run) -> tuple[bool, str]:
@@ -111,3 +115,50 @@ def test_an_audit_from_another_folder_reads_the_text_that_the_run_read(described
     assert told(described)[0]
     (described / "environment.json").unlink()
     assert told(described)[0]
+
+
+def changed(described: Path, noted: bool) -> None:
+    """Two steps more, by another seed and half of the batch; noted in starts.jsonl, or as an older gptjax left it."""
+    before = recipe(Path(), "run", validation=ValidationSpec())
+    after = dataclasses.replace(before, seed=1, batch=BatchSpec(rows=4))
+    trees = [json.loads(to_json(one)) for one in (before, after)]
+    with contextlib.chdir(json.loads((described / "environment.json").read_text())["folder"]):
+        rows = rows_of(after, prepare(after.data))
+    rows = rows.from_step(2, 16, 4) if noted else rows
+    with (described / "ledger.jsonl").open("a") as file:
+        for step, row in ((3, 16), (4, 20)):
+            hash = hexadecimal(rows_hash(rows.batch(np.arange(row, row + 4)), np))
+            file.write(json.dumps(Entry(step, row, 4, hash, 2.0, 1.0, False)._asdict()) + "\n")
+    starts = [{"step": 0, "seconds": 0.0, "row": 0}, {"step": 2, "seconds": 1.0, "row": 16}]
+    if noted:
+        starts = [start | {"recipe": tree} for start, tree in zip(starts, trees, strict=True)]
+    else:
+        (described / "checkpoints" / "2").mkdir(parents=True)
+        write_manifest(described / "checkpoints" / "2", 2, {"provenance": {"recipe": trees[0]}}, {})
+    (described / "starts.jsonl").write_text("".join(json.dumps(start) + "\n" for start in starts))
+    (described / "recipe.json").write_text(to_json(after))
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_each_stretch_is_held_against_the_recipe_that_it_was_trained_with(described, noted):
+    """A run that went on with another seed and batch size is honest; the same step with a wrong hash is not."""
+    changed(described, noted)
+    good, said = told(described)
+    assert good
+    assert "rows 0 to 23 in 4 steps: each was read once" in said
+    lines = [json.loads(line) for line in (described / "ledger.jsonl").read_text().splitlines()]
+    lines[0]["hash"], lines[3]["hash"] = "0" * 16, "1" * 16
+    (described / "ledger.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    good, said = told(described)
+    assert not good
+    assert "step 1: its rows hash to" in said
+    assert "step 4: its rows hash to" in said
+    assert "2 faults" in said
+
+
+def test_where_the_recipe_of_a_step_was_not_kept_a_fault_says_so(described):
+    changed(described, noted=False)
+    shutil.rmtree(described / "checkpoints")
+    good, said = told(described)
+    assert not good
+    assert said.count("the recipe of this step was not kept, a later one was used") == 2

@@ -160,7 +160,7 @@ def test_the_interval_is_that_of_the_paired_test_and_the_visible_difference_has_
         paired([1.0], [2.0])
 
 
-def test_figures_weigh_sources_as_they_were_trained_on_and_put_tasks_beside_a_guesser(tmp_path):
+def test_figures_weigh_sources_as_they_were_trained_on_and_put_tasks_beside_their_baselines(tmp_path):
     records = [
         {"kind": "validation", "step": 5, "source": "a", "loss": 2.0},
         {"kind": "validation", "step": 5, "source": "b", "loss": 4.0},
@@ -169,7 +169,7 @@ def test_figures_weigh_sources_as_they_were_trained_on_and_put_tasks_beside_a_gu
         {"kind": "final", "step": 9, "source": "a", "loss": 2.5},
         {"kind": "final", "step": 9, "source": "b", "loss": 5.0},
         {"kind": "final_ema", "step": 9, "source": "b", "loss": 9.0},
-        {"kind": "final_task", "step": 9, "task": "order", "loss": 1.5, "accuracy": 0.5, "guess_accuracy": 0.2},
+        {"kind": "final_task", "step": 9, "task": "order", "loss": 1.5, "accuracy": 0.5, "baseline_accuracy": 0.2},
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     (tmp_path / "data.json").write_text(json.dumps({"sources": {"a": {"rate": 768}, "b": {"rate": 256}}}))
@@ -181,7 +181,7 @@ def test_figures_weigh_sources_as_they_were_trained_on_and_put_tasks_beside_a_gu
             "rise of the causal loss from its lowest": 0.625,
             "order loss": 1.5,
             "order accuracy": 0.5,
-            "order accuracy beyond a guesser's": 0.3,
+            "order beyond its baseline": 0.3,
         }
     )
 
@@ -228,11 +228,11 @@ def test_the_rule_of_an_experiment_says_what_follows(name, losses, said):
     assert said in load_experiment(name).decide(outcome_of(*losses))
 
 
-def test_a_task_that_is_no_better_than_a_guesser_is_named():
-    outcome = outcome_of((3.0, 3.0), (3.0, 3.0), **{"order accuracy beyond a guesser's": -0.01})
-    assert "not better than a guesser: order" in load_experiment("E4").decide(outcome)
-    outcome = outcome_of((3.0, 3.0), (3.0, 3.0), **{"order accuracy beyond a guesser's": 0.01})
-    assert "guesser" not in load_experiment("E4").decide(outcome)
+def test_a_task_that_is_no_better_than_its_baseline_is_named():
+    outcome = outcome_of((3.0, 3.0), (3.0, 3.0), **{"order beyond its baseline": -0.01})
+    assert "not better than their baselines: order" in load_experiment("E4").decide(outcome)
+    outcome = outcome_of((3.0, 3.0), (3.0, 3.0), **{"order beyond its baseline": 0.01})
+    assert "baseline" not in load_experiment("E4").decide(outcome)
 
 
 @pytest.mark.parametrize("name", experiment_names())

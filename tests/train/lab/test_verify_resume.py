@@ -9,12 +9,14 @@ from rich.console import Console
 from data.tasks.causal_lm import CausalLM
 from data.tasks.masked_lm import MaskedLM
 from data.tasks.position import Position
+from gptjax.runs.manifest import manifest
 from tests.tiny_recipe import recipe, records, write_text
 from train import loop
+from train.lab import verify_resume
 from train.lab.verify_resume import differing
 from train.objectives import Objectives
-from train.pretrain import pretrain
 from train.recipe import OptimizerSpec, StopSpec
+from train.run import run
 
 OBJECTIVES = Objectives(
     causal_lm=CausalLM(rows=0.5), masked_lm=MaskedLM(rows=0.25), position=Position(rows=0.25),
@@ -28,18 +30,18 @@ def runs(tmp_path_factory):
 
     Several tasks, whose weights are learnt and whose conflicts are looked for; dropout, two micro-batches.
     """
-    text, quiet = write_text(tmp_path_factory.mktemp("verify")), Console(quiet=True)
+    text, quiet = write_text(tmp_path_factory.mktemp("verify")), {"console": Console(quiet=True)}
     optimizer = OptimizerSpec(learning_rate=1e-2, warmup=2, ema=0.9)
     settings = {"objectives": OBJECTIVES, "optimizer": optimizer, "samples": 0}
     eight = {"stop": StopSpec(step=8), **settings}
     with pytest.MonkeyPatch.context() as patch:
-        read = loop.Trainer._read
-        patch.setattr(loop.Trainer, "_read", lambda self, step, found: read(self, step, found) if step < 7 else 1 / 0)
+        read = loop.Loop._read
+        patch.setattr(loop.Loop, "_read", lambda self, step: read(self, step) if step < 7 else 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            pretrain(recipe(text, "parts", **eight), quiet)
-    parts = pretrain(recipe(text, "parts", **eight), quiet)
-    other = pretrain(recipe(text, "other", **eight, seed=1), quiet)
-    return pretrain(recipe(text, "straight", **eight), quiet), parts, other
+            run(recipe(text, "parts", **eight), **quiet)
+    parts = run(recipe(text, "parts", **eight), **quiet)
+    other = run(recipe(text, "other", **eight, seed=1), **quiet)
+    return run(recipe(text, "straight", **eight), **quiet), parts, other
 
 
 def test_parts_equal_the_whole_in_every_bit_and_another_seed_in_none(runs):
@@ -56,7 +58,7 @@ def test_parts_have_every_weight_that_was_learnt_conflict_and_score_of_the_whole
     straight, _, other = runs
     assert "training['combiner']" in "\n".join(differing(straight, other))
     for kind in ("train", "conflict", "validation", "validation_task", "validation_task_ema", "final_task"):
-        whole, again, moved = ([untimed(record) for record in records(run, kind)] for run in runs)
+        whole, again, moved = ([untimed(record) for record in records(one, kind)] for one in runs)
         assert whole == again
         assert len(whole) == len(moved) > 0
         assert not any(one == two for one, two in zip(whole, moved, strict=True))
@@ -85,3 +87,30 @@ def test_runs_that_ended_at_other_steps_are_not_compared(runs, tmp_path):
     shutil.rmtree(copy / "checkpoints" / "8")
     (found,) = differing(straight, copy)
     assert found.startswith("the newest steps are")
+
+
+@pytest.mark.parametrize("kind", ["train", "conflict", "validation", "validation_task", "final_task_ema"])
+def test_one_number_of_one_record_is_enough_of_tasks_too(runs, tmp_path, kind):
+    """All but the times, which no two runs share."""
+    straight, _, _ = runs
+    copy = shutil.copytree(straight, tmp_path / "copy")
+    lines = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
+    one = next(line for line in lines if line["kind"] == kind)
+    one["norms" if kind == "conflict" else "loss"] = [1.0] if kind == "conflict" else 1.0
+    (copy / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (found,) = differing(straight, copy)
+    assert found.startswith(kind if kind in ("train", "conflict") else "held-out text")
+    if kind == "train":
+        one |= {"loss": records(straight, kind)[0]["loss"], "seconds": 1e9, "tokens_per_second": 1.0}
+        (copy / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert list(differing(straight, copy)) == []
+
+
+@pytest.mark.parametrize("name", ["rows", "health", "losses", "terms", "conflicts", "best"])
+def test_what_manifests_keep_for_a_run_that_goes_on_is_compared(runs, monkeypatch, name):
+    straight, parts, _ = runs
+    monkeypatch.setattr(
+        verify_resume, "manifest", lambda run, step: manifest(run, step) | ({name: "other"} if run == parts else {})
+    )
+    (found,) = differing(straight, parts)
+    assert found.startswith(f"{name}: ")

@@ -94,7 +94,7 @@ def test_a_loss_that_is_added_to_the_table_is_trained_scored_and_reported(tmp_pa
 
 def test_old_records_are_drawn_by_the_losses_that_wrote_them():
     """They do not name their loss; of classes there is a confusion matrix."""
-    record = {"accuracy": 0.5, "guess_accuracy": 0.2, "targets": 10, "confusion": None, "classes": None}
+    record = {"accuracy": 0.5, "baseline_accuracy": 0.2, "targets": 10, "confusion": None, "classes": None}
     assert loss_of_record(record) is LOSSES["tokens"]
     of_classes = record | {"confusion": [[3, 1], [2, 4]], "classes": ["a", "b"]}
     found = loss_of_record(of_classes)

@@ -6,8 +6,10 @@ import time
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from train.record.journal import Journal, time_spent, whole_lines
-from train.record.meter import Records
+from train.record.journal import Journal, whole_lines
+from train.record.metrics import Score, SourceRecord, Train
+from train.record.recorder import MetricsLog
+from train.record.starts import note_start, time_spent
 
 
 def refuse(text: str) -> None:
@@ -16,6 +18,12 @@ def refuse(text: str) -> None:
 
 def until(step: int):
     return lambda record: record["step"] <= step
+
+
+def opened(run, step: int, stays, warn) -> MetricsLog:
+    """As a start of a run opens it."""
+    note_start(run, step, 0, {}, warn)
+    return MetricsLog(run, step, stays, warn)
 
 
 def lines(path) -> list[dict]:
@@ -64,8 +72,8 @@ def test_metrics_that_cannot_be_written_are_told_and_the_rest_goes_on(tmp_path):
     """metrics.jsonl is a folder here; TensorBoard's events are written all the same."""
     (tmp_path / "metrics.jsonl").mkdir()
     said = []
-    records = Records(tmp_path, 0, until(0), said.append)
-    records.write("train", 1, loss=1.0)
+    records = opened(tmp_path, 0, until(0), said.append)
+    records.write(Train(1, loss=1.0))
     records.close()
     assert len(said) == 1
     assert "metrics.jsonl cannot be written" in said[0]
@@ -79,12 +87,12 @@ def test_tensorboard_shows_every_step_once_after_a_resume(tmp_path):
         return record["step"] <= (99 if record["kind"] == "validation" else 100)
 
     for start, first in enumerate((0, 100, 100)):
-        records = Records(tmp_path, first, stays, refuse)
+        records = opened(tmp_path, first, stays, refuse)
         for step in range(first, 210, 10):
             if step > first or start:
-                records.write("validation", step, source="a", loss=float(start))
+                records.write(SourceRecord(step, "validation", False, "a", Score(loss=float(start))))
             if step > first:
-                records.write("train", step, loss=float(start), tasks={"causal_lm": 1.0}, mfu=None)
+                records.write(Train(step, loss=float(start), tasks={"causal_lm": 1.0}))
         records.close()
     reader = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"scalars": 0})
     reader.Reload()
@@ -100,7 +108,7 @@ def test_events_of_a_start_within_the_same_second_sort_behind_those_that_are_the
     (tmp_path / "tensorboard").mkdir()
     older = tmp_path / "tensorboard" / f"events.out.tfevents.{int(time.time()):010}.zzz"
     older.touch()
-    Records(tmp_path, 0, until(0), refuse).close()
+    opened(tmp_path, 0, until(0), refuse).close()
     (younger,) = set((tmp_path / "tensorboard").iterdir()) - {older}
     assert younger.name > older.name
 
@@ -108,9 +116,9 @@ def test_events_of_a_start_within_the_same_second_sort_behind_those_that_are_the
 def test_time_spent_is_that_of_every_start_though_its_clock_never_falls_or_its_steps_are_done_again(tmp_path):
     """20 s to step 20, of which step 10 was saved; again from there, 30 s; again from step 30, 5 s without a record."""
     for first, seconds in ((0, {10: 10.0, 20: 20.0}), (10, {20: 25.0, 30: 30.0}), (30, {})):
-        records = Records(tmp_path, first, until(first), refuse)
+        records = opened(tmp_path, first, until(first), refuse)
         for step, clock in seconds.items():
-            records.write("train", step, seconds=clock)
+            records.write(Train(step, seconds=clock))
         records.close()
     assert time_spent(tmp_path) == (50.0, 3)
     with (tmp_path / "metrics.jsonl").open("a") as file:
@@ -121,7 +129,7 @@ def test_time_spent_is_that_of_every_start_though_its_clock_never_falls_or_its_s
 def test_a_run_from_before_starts_were_noted_has_one_start_more_than_noted(tmp_path):
     records = [{"kind": "train", "step": step, "seconds": float(step)} for step in (10, 20)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    Records(tmp_path, 20, until(20), refuse).close()
+    opened(tmp_path, 20, until(20), refuse).close()
     assert time_spent(tmp_path) == (20.0, 2)
 
 
@@ -134,7 +142,7 @@ def test_what_is_no_record_in_a_file_that_cannot_be_cut_back_ends_no_run(tmp_pat
     (tmp_path / "metrics.jsonl").write_text('{"kind": "train", "step": 10, "loss": 1.0}\nhalf a rec\n')
     monkeypatch.setattr("train.record.journal.write_whole", full)
     said = []
-    Records(tmp_path, 10, until(10), said.append).close()
+    opened(tmp_path, 10, until(10), said.append).close()
     assert [line.partition(" ")[0].rpartition("/")[2] for line in said] == ["starts.jsonl", "metrics.jsonl"]
 
 

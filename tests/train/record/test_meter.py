@@ -34,7 +34,20 @@ def test_every_second_of_the_start_belongs_to_one_stage(monkeypatch):
 
 @pytest.mark.parametrize(
     ("kind", "dtype", "wanted"),
-    [("TPU v5 lite", "bfloat16", 197e12), ("TPU v5", "bfloat16", 459e12), ("cpu", "float32", None)],
+    [
+        ("TPU v5 lite", "bfloat16", 197e12),
+        ("TPU v5", "bfloat16", 459e12),
+        ("cpu", "float32", None),
+        ("NVIDIA H100 80GB HBM3", "bfloat16", 989e12),
+        ("NVIDIA H100 PCIe", "bfloat16", 756e12),
+        ("NVIDIA H100 NVL", "bfloat16", 835e12),
+        ("NVIDIA H200", "bfloat16", 989e12),
+        ("NVIDIA H200 NVL", "bfloat16", 836e12),
+        ("NVIDIA GH200 480GB", "bfloat16", 989e12),
+        ("NVIDIA A100-SXM4-80GB", "bfloat16", 312e12),
+        ("NVIDIA A100 80GB PCIe", "bfloat16", 312e12),
+        ("NVIDIA B200", "bfloat16", 2250e12),
+    ],
 )
 def test_a_known_chip_is_looked_up_and_another_is_measured(monkeypatch, kind, dtype, wanted):
     chip = types.SimpleNamespace(device_kind=kind)

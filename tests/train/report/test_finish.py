@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -22,9 +23,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from train.report import finish
 
-finish._write = lambda *arguments: time.sleep(600)
 parts = SimpleNamespace(recipe=SimpleNamespace(run=Path(sys.argv[1]), hang_after=0.1))
-finish.finish(parts, None, None, None, 0.0, lambda: print("given back", flush=True))
+hook = finish.Hook("samples", lambda finished: time.sleep(600))
+finish.finish(finish.Finished(parts, None, None, None, 0.0), [hook], lambda: print("given back", flush=True))
 """
 
 
@@ -94,4 +95,22 @@ def test_a_report_that_hangs_ends_a_run_as_one_that_is_done(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout == "given back\n"
     assert f"{tmp_path}: is trained and saved; `./launch.sh report {tmp_path}` writes its report" in done.stderr
-    assert 'in phase "samples and report"' in done.stderr
+    assert 'in phase "samples"' in done.stderr
+
+
+def test_hooks_are_called_in_turn_and_one_that_fails_costs_itself_alone(tmp_path):
+    """Each is given the finished run; with none of them, nothing is done."""
+    called, console = [], Console(record=True, width=300, file=io.StringIO())
+
+    def fails(finished):
+        raise OSError(28, "No space left on device")
+
+    parts = SimpleNamespace(recipe=SimpleNamespace(run=tmp_path, hang_after=60.0))
+    finished = finish.Finished(parts, None, None, console, 0.0)
+    hooks = [finish.Hook("one", called.append), finish.Hook("two", fails), finish.Hook("three", called.append)]
+    finish.finish(finished, hooks, lambda: None)
+    assert called == [finished, finished]
+    assert console.export_text() == "two: left out (OSError: [Errno 28] No space left on device)\n"
+    finish.finish(finished, (), lambda: None)
+    assert called == [finished, finished]
+    assert list(tmp_path.iterdir()) == []

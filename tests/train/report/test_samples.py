@@ -9,6 +9,7 @@ from rich.console import Console
 from data.token_store import TokenStore
 from tests.tiny_run import bpe, random_model
 from tests.tiny_text import write_prepared, write_split
+from train.report import samples
 from train.report.samples import PROMPT_TOKENS, _openings, write_samples
 
 DOCUMENTS = [f"{number}曹操🦊 " * (1 + number % 9) for number in range(60)]
@@ -73,3 +74,25 @@ def test_a_run_that_ends_twice_has_its_samples_once(prepared, tmp_path):
         write_samples(tmp_path, prepared, random_model(), step=step, samples=1, seed=0, console=Console(quiet=True))
     lines = (tmp_path / "samples.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [7, 9]
+
+
+def test_few_texts_are_written_at_once_and_they_are_the_same(prepared, tmp_path, monkeypatch):
+    """Of five prompts in batches of two, the last is filled up, so that all have one shape."""
+    model, asked = random_model(), []
+    generate = model.generate
+
+    def noting(prompts, **settings):
+        asked.append(len(prompts))
+        return generate(prompts, **settings)
+
+    monkeypatch.setattr(model, "generate", noting)
+    monkeypatch.setattr(samples, "TOKENS", 8)
+    written = []
+    for at_once in (5, 2):
+        monkeypatch.setattr(samples, "AT_ONCE", at_once)
+        run = tmp_path / str(at_once)
+        run.mkdir()
+        write_samples(run, prepared, model, step=1, samples=5, seed=3, console=Console(quiet=True))
+        written.append((run / "samples.jsonl").read_text())
+    assert asked == [5, 2, 2, 2]
+    assert written[0] == written[1]

@@ -9,7 +9,7 @@ from data.tasks.order import Order
 from data.tasks.position import Position
 from train.lab.experiment import Experiment
 from train.lab.experiments.small import adding, as_it_is, both, small
-from train.lab.outcome import DECIDES, Outcome
+from train.lab.outcome import BEYOND, DECIDES, Outcome
 
 MOST = 0.01  # more causal loss than this share, and a task is off by default
 TASKS = {
@@ -38,12 +38,12 @@ def decide(outcome: Outcome) -> str:
 
 def verdict(outcome: Outcome, arm: str) -> str:
     cost = outcome.change(arm, DECIDES)
-    beyond = [name for name in outcome.arms[arm].seeds[0] if name.endswith("beyond a guesser's")]
+    beyond = [name for name in outcome.arms[arm].seeds[0] if name.endswith(BEYOND)]
     unlearnt = [
         name.split()[0]
         for name in beyond
         if outcome.mean(arm, name) <= 0 and name.split()[0].split("/")[0] in TASKS  # those that the arm adds
     ]
     so = "off by default" if cost > MOST else "stays on, unless fine-tuning loses by it"
-    learnt = f"; not better than a guesser: {', '.join(unlearnt)}" if unlearnt else ""
+    learnt = f"; not better than their baselines: {', '.join(unlearnt)}" if unlearnt else ""
     return f"{arm}: causal loss {cost:+.1%}, {MOST:+.0%} allowed: {so}{learnt}."

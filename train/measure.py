@@ -1,0 +1,93 @@
+"""When held-out text and conflicts are looked at, and what follows from it: a lower rate, or the end of the run."""
+
+import numpy as np
+
+from train.assemble import Assembly, Text
+from train.losses.conflict import Monitor
+from train.optimizer import cooldown_steps
+from train.record.metrics import Conflict, Occasion
+from train.record.progress import Progress
+from train.record.recorder import Recorder
+from train.resume import placed_cooldown
+from train.step import State
+from train.stopping import End, out_of_patience, reached_target
+from train.supervision.guards import Guards
+from train.supervision.stop_flag import StopFlag
+from train.validate import Findings, HeldOut, overall
+
+
+class Measuring:
+    """The measurements of a run, each recorded, none taken twice at the same step though the run is started again."""
+
+    def __init__(
+        self, parts: Assembly, text: Text, progress: Progress, recorder: Recorder, stop: StopFlag, guards: Guards
+    ):
+        self._parts, self._text, self._progress = parts, text, progress
+        self._recorder, self._stop, self._guards = recorder, stop, guards
+        self._held_out = HeldOut(parts, text)
+        self._monitor = Monitor(parts, text.rows)
+
+    def measure(self, step: int, state: State, end: End) -> tuple[State, str | None]:
+        """Measures held-out text where that is due. Returns the state, whose rate may fall from here on, and why the
+        run ends here, if it does."""
+        recipe, health = self._parts.recipe, self._progress.health
+        why = end.why if step >= end.step else None
+        if why is not None or step % recipe.validation.every == 0:
+            self.validate("validation", step, state)
+        why = why or reached_target(recipe.stop, health)
+        falls = recipe.optimizer.schedule == "wsd"
+        falling = falls and step >= int(state.cooldown)
+        impatient = None if falling else out_of_patience(recipe.stop, health)
+        if impatient is not None and falls:
+            health.cooled_at = step
+            state = state._replace(cooldown=placed_cooldown(self._parts, step))
+            fall = cooldown_steps(recipe.optimizer, recipe.steps)
+            self._recorder.say(f"{impatient}: the learning rate falls now, for {fall} steps")
+        else:
+            why = why or impatient
+        if why is not None:
+            self.validate("final", step, state)
+        return state, None if self._stop.agreed else why
+
+    def validate(self, occasion: Occasion, step: int, state: State) -> None:
+        """Measures and records, by the parameters and by their average."""
+        if self._stop.agreed or self._progress.health.measured.get(occasion) == step:
+            return
+        spec = self._parts.recipe.validation
+        sizes = (spec.rows, spec.task_rows) if occasion == "validation" else (spec.final_rows, spec.final_task_rows)
+        measured: list[tuple[bool, Findings]] = []
+        self._guards.lease.beat(occasion, step)
+        with self._guards.dog.phase(occasion):
+            for averaged, params in ((False, state.params), (True, state.ema)):
+                if params is None:
+                    continue
+                found = self._held_out.findings(params, *sizes, self._stop.own, self._guards.dog.progress)
+                if found is None:
+                    self._stop.agreed = True  # to be measured by the next start
+                    return
+                measured.append((averaged, found))
+        for averaged, found in measured:
+            self._recorder.scores(step, occasion, averaged, found)
+        self._progress.health.measured[occasion] = step
+        if occasion == "validation":
+            self._note(step, measured[-1][1])
+
+    def _note(self, step: int, found: Findings) -> None:
+        loss = overall(found, self._text.rows.rates, self._parts.loss_spec.terms)
+        self._progress.newest = (step, loss)
+        if step % self._parts.recipe.validation.every == 0:  # patience does not count where a run happens to stop
+            self._progress.health.note_held_out(step, loss)
+        self._recorder.show_scores(step, found)
+
+    def look_for_conflicts(self, step: int, state: State) -> None:
+        """Measures which terms pull the layers in which directions, on the rows that come next."""
+        names = [term.name for term in self._parts.loss_spec.terms]
+        with self._guards.dog.phase("conflicts"):
+            cosine_KK, norm_K = self._monitor.measure(state.params, self._progress.rows, self._guards.dog.progress)
+        self._progress.conflicts, warnings = self._progress.conflicts.note(step, names, cosine_KK)
+        known = [
+            [None if np.isnan(cosine) else cosine for cosine in row] for row in cosine_KK.tolist()
+        ]  # JSON has no NaN
+        self._recorder.conflict(Conflict(step, terms=names, cosines=known, norms=norm_K.tolist()))
+        for warning in warnings:
+            self._recorder.say(warning)
