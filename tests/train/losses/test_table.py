@@ -20,6 +20,7 @@ from train.assemble import Text, assemble
 from train.losses.table import LOSSES, loss_named, loss_of_record
 from train.objectives import Objectives, loss_spec
 from train.recipe import BatchSpec, MeshSpec
+from train.record.metrics import TaskRecord, as_json
 from train.report.report_tasks import scores, training_curves
 from train.validate import HeldOut
 
@@ -79,15 +80,16 @@ def test_a_loss_that_is_added_to_the_table_is_trained_scored_and_reported(tmp_pa
     assert seen[0][0] == pytest.approx(seen[0][1], rel=0.2)
     assert found is not None
     score = found.terms["words"]
-    assert score.score == pytest.approx(score.loss**0.5)
+    error = score.measured["error"]
+    assert error == pytest.approx(score.loss**0.5)
     assert score.baseline == "always says the mean"
-    assert 0 < score.baseline_score < score.score  # after two steps
+    assert 0 < score.measured["baseline_error"] < error  # after two steps
     assert set(score.by_source) == {"p", "q"}
-    record = {"kind": "final_task", "step": 2, "task": "words", **score.record()}
+    record = as_json(TaskRecord(2, "final", False, "words", score))
     assert loss_of_record(record) is LOSSES["regression"]
     page = scores([], [record])
     assert "root mean squared error" in page
-    assert f"{score.score:.3f}" in page
+    assert f"{error:.3f}" in page
     assert "the model does not beat a cheap baseline at words" in page
     assert ">squared error<" in training_curves([], [record | {"kind": "validation_task"}])
 

@@ -72,15 +72,8 @@ def test_what_is_no_number_is_null_in_the_file_and_nan_once_read_and_what_is_abs
     assert '"loss": null' in line
     assert math.isnan(parsed(json.loads(line)).loss)
     assert math.isnan(parsed({"kind": "train", "step": 1}).mfu)
-    line = {
-        "kind": "final_task",
-        "step": 1,
-        "task": "order",
-        "accuracy": None,
-        "baseline_accuracy": 0.5,
-        "classes": None,
-    }
-    measured = parsed(line).score.measured
+    line = {"accuracy": None, "baseline_accuracy": 0.5, "classes": None}
+    measured = parsed({"kind": "final_task", "step": 1, "task": "order", **line}).score.measured
     assert math.isnan(measured["accuracy"])
     assert (measured["baseline_accuracy"], measured["classes"]) == (0.5, None)
 

@@ -35,7 +35,8 @@ def task_record(
 ):
     return {
         "kind": kind, "step": step, "task": task, "loss": 2.5, "accuracy": accuracy, "targets": 4321,
-        "baseline": f"guesser of {source}", "baseline_accuracy": guess, "by_source": {source: [0.75, 123], "other": [0.5, 7]},
+        "baseline": f"guesser of {source}", "baseline_accuracy": guess,
+        "by_source": {source: [0.75, 123], "other": [0.5, 7]},
         "confusion": confusion, "classes": classes,
     }  # fmt: skip
 
