@@ -56,6 +56,8 @@ class Description(TypedDict):
 
     format: int
     fingerprint: str  # of settings and what was read: see data.prepare.fingerprint
+    # the same without the records of `tfds:` sources, which may be gone when the folder is looked for
+    without_records: NotRequired[str]
     tokenizer: str  # its fingerprint
     vocabulary: int
     mixture: str

@@ -37,6 +37,7 @@ from rich.progress import (
 from data.description import (
     BY_NUMBER,
     FORMAT,
+    NAME,
     Description,
     Source,
     is_prepared,
@@ -140,17 +141,38 @@ def _folder(spec: DataSpec, of_run: Begun | None) -> tuple[Path, bool]:
     """The folder of a spec, and whether it is there: one of an earlier format will do, if not of another tokenizer."""
     formats = (FORMAT, BY_NUMBER) if of_run is None else (of_run.format,)
     for format in formats:
-        folder = spec.prepared / fingerprint(spec, format=format)
-        if is_prepared(folder):
-            held = read_prepared(folder)["tokenizer"]
-            if of_run is None or not spec.learns or held == of_run.tokenizer.fingerprint:
-                return folder, True
+        for folder in (spec.prepared / fingerprint(spec, format=format), *_of_other_records(spec, format)):
+            if is_prepared(folder):
+                held = read_prepared(folder)["tokenizer"]
+                if of_run is None or not spec.learns or held == of_run.tokenizer.fingerprint:
+                    return folder, True
     folder = spec.prepared / fingerprint(spec, of_run)
     return folder, is_prepared(folder)
 
 
-def fingerprint(spec: DataSpec, of_run: Begun | None = None, *, format: int = FORMAT) -> str:
+def _of_other_records(spec: DataSpec, format: int) -> Iterator[Path]:
+    """Folders of a spec with `tfds:` sources that serve though they are not named after the records that are here.
+
+    Those of records that are here no more; and one that an older gptjax made, which did not know of records, if they
+    have not been written anew since.
+    """
+    times = [sources.newest_record(name) for name in spec.rates if name.startswith("tfds:")]
+    if not times:
+        return
+    name = fingerprint(spec, format=format, records=False)
+    before = spec.prepared / name
+    if is_prepared(before) and max(time or 0 for time in times) <= (before / NAME).stat().st_mtime:
+        yield before
+    if not any(times):
+        for path in spec.prepared.glob(f"*/{NAME}"):
+            if read_description(path).get("without_records") == name:
+                yield path.parent
+
+
+def fingerprint(spec: DataSpec, of_run: Begun | None = None, *, format: int = FORMAT, records: bool = True) -> str:
     """16 hexadecimal digits that differ if the prepared documents would. Reads sizes and versions, not text.
+
+    `records`: whether those of `tfds:` sources, which must be here, are part of it.
 
     Raises ValueError if a ready-made tokenizer is not there.
     """
@@ -163,7 +185,8 @@ def fingerprint(spec: DataSpec, of_run: Begun | None = None, *, format: int = FO
     else:
         tokens = [spec.tokenizer, spec.vocabulary]
     settings = [format, spec.text_field, spec.label_field, spec.validation, *tokens, spec.mixture, spec.shares]
-    read = [[name, sources.identity(name)] for name in spec.rates]
+    identity = sources.identity if records else sources.identity_without_records
+    read = [[name, identity(name)] for name in spec.rates]
     return hashlib.sha256(json.dumps([settings, read]).encode()).hexdigest()[:16]
 
 
@@ -250,6 +273,8 @@ def _make(
         vocabulary=tokenizer.size, mixture=spec.mixture, share=spec.split[1],
         content=content_hash(done, described, format), sources=described,
     )  # fmt: skip
+    if any(name.startswith("tfds:") for name in spec.rates):
+        prepared["without_records"] = fingerprint(spec, of_run, records=False)
     write_description(done, prepared)
 
 

@@ -73,12 +73,27 @@ def identity(name: str) -> list[Any]:
         return [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats]
     if kind == "tfds":
         info = _tfds_builder(name).info
-        if "train" not in info.splits:
-            return [info.full_name, None]
-        return [info.full_name, [_stamp(path) for path in info.splits["train"].filepaths]]
+        return [info.full_name, [_stamp(path) for path in _record_files(info)] or None]
     corpus, _ = ours.corpora()[name]
     card = ours.corpus(corpus)
     return [*card.carrier, card.builder_version]
+
+
+def identity_without_records(name: str) -> list[Any]:
+    """The same, but of a `tfds:` source only what is known without its records."""
+    if not name.startswith("tfds:"):
+        return identity(name)
+    return [name.removeprefix("tfds:"), importlib.metadata.version("tensorflow-datasets")]
+
+
+def newest_record(name: str) -> float | None:
+    """When the records of a `tfds:` source were written, in seconds since 1970; None where they are not here."""
+    times = [path.stat().mtime for path in _record_files(_tfds_builder(name).info)]
+    return max(times, default=None)
+
+
+def _record_files(info: Any) -> list[epath.Path]:
+    return list(info.splits["train"].filepaths) if "train" in info.splits else []
 
 
 def _stamp(path: epath.Path) -> list[Any]:

@@ -3,10 +3,13 @@
 import dataclasses
 import filecmp
 import json
+import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import types
 from pathlib import Path
 
@@ -482,6 +485,23 @@ def test_a_tensorflow_dataset_that_is_rebuilt_is_prepared_again(tmp_path, monkey
     again = prepare.prepare(spec)
     assert again != folder
     assert "snow" in "".join(stored(again, "train"))
+    shutil.rmtree(there)
+    monkeypatch.setattr(Unbuilt, "download_and_prepare", None)
+    assert prepare.prepare(spec) in (folder, again)
+
+
+def test_a_folder_that_an_older_gptjax_made_of_a_tensorflow_dataset_serves_until_that_is_rebuilt(tmp_path, monkeypatch):
+    """It is named after the version of TFDS alone."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    texts = some_documents(200)
+    store_dataset(tmp_path / "tfds", texts)
+    spec = spec_of(tmp_path, "tfds:rebuilt")
+    old = spec.prepared / prepare.fingerprint(spec, records=False)
+    prepare.prepare(spec).rename(old)
+    assert prepare.prepare(spec) == old
+    (records,) = (tmp_path / "tfds").glob("rebuilt/*/*train*")
+    os.utime(records, (time.time() + 9, time.time() + 9))
+    assert prepare.prepare(spec) != old
 
 
 @pytest.mark.parametrize(("letters", "size"), [("abcde fgh", 1), ("長短高低大小多少", 3)])
