@@ -8,10 +8,9 @@ import pytest
 from rich.console import Console
 
 from data.prepare import prepare
-from tests.tiny_recipe import recipe, write_text
+from tests.tiny_recipe import recipe, steps_alone, write_text
 from train.assemble import rows_of
 from train.lab.audit import audit, untiled
-from train.pretrain import pretrain
 from train.recipe import BatchSpec, MeshSpec, StopSpec, ValidationSpec, to_json
 from train.record.ledger import Entry, hexadecimal, read_ledger, rows_hash
 from train.record.provenance import environment
@@ -40,13 +39,12 @@ def test_every_row_and_step_must_come_once_in_order(entries, found):
 def run(tmp_path_factory):
     """A run continued on another mesh, and again with another batch size."""
     text = write_text(tmp_path_factory.mktemp("audit"))
-    quiet = Console(quiet=True)
-    pretrain(recipe(text, "run", stop=StopSpec(step=3)), quiet)
-    pretrain(recipe(text, "run", stop=StopSpec(step=5), mesh=MeshSpec(data=4, tensor=2)), quiet)
+    steps_alone(recipe(text, "run", stop=StopSpec(step=3)))
+    steps_alone(recipe(text, "run", stop=StopSpec(step=5), mesh=MeshSpec(data=4, tensor=2)))
     larger = recipe(text, "run", stop=StopSpec(step=7), batch=BatchSpec(rows=16, micro_batches=2))
     with pytest.raises(ValueError, match=r"batch.rows: 8 -> 16\n.*or add --accept-changes"):
-        pretrain(larger, quiet)
-    return pretrain(larger, quiet, accept_changes=True)
+        steps_alone(larger)
+    return steps_alone(larger, accept_changes=True)
 
 
 def told(run) -> tuple[bool, str]:

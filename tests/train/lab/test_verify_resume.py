@@ -4,16 +4,14 @@ import json
 import shutil
 
 import pytest
-from rich.console import Console
 
 from data.tasks.causal_lm import CausalLM
 from data.tasks.masked_lm import MaskedLM
 from data.tasks.position import Position
-from tests.tiny_recipe import recipe, records, write_text
+from tests.tiny_recipe import recipe, records, steps_alone, write_text
 from train import loop
 from train.lab.verify_resume import differing
 from train.objectives import Objectives
-from train.pretrain import pretrain
 from train.recipe import OptimizerSpec, StopSpec
 
 OBJECTIVES = Objectives(
@@ -28,7 +26,7 @@ def runs(tmp_path_factory):
 
     Several tasks, whose weights are learnt and whose conflicts are looked for; dropout, two micro-batches.
     """
-    text, quiet = write_text(tmp_path_factory.mktemp("verify")), Console(quiet=True)
+    text = write_text(tmp_path_factory.mktemp("verify"))
     optimizer = OptimizerSpec(learning_rate=1e-2, warmup=2, ema=0.9)
     settings = {"objectives": OBJECTIVES, "optimizer": optimizer, "samples": 0}
     eight = {"stop": StopSpec(step=8), **settings}
@@ -36,10 +34,10 @@ def runs(tmp_path_factory):
         read = loop.Trainer._read
         patch.setattr(loop.Trainer, "_read", lambda self, step, found: read(self, step, found) if step < 7 else 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            pretrain(recipe(text, "parts", **eight), quiet)
-    parts = pretrain(recipe(text, "parts", **eight), quiet)
-    other = pretrain(recipe(text, "other", **eight, seed=1), quiet)
-    return pretrain(recipe(text, "straight", **eight), quiet), parts, other
+            steps_alone(recipe(text, "parts", **eight))
+    parts = steps_alone(recipe(text, "parts", **eight))
+    other = steps_alone(recipe(text, "other", **eight, seed=1))
+    return steps_alone(recipe(text, "straight", **eight)), parts, other
 
 
 def test_parts_equal_the_whole_in_every_bit_and_another_seed_in_none(runs):
