@@ -20,7 +20,7 @@ import gptjax
 from gptjax.config import Architecture
 from gptjax.runs.manifest import manifest, newest_good, steps, verify, write_manifest
 from tests.campaigns.damage import NEWER, OLDER, small_run
-from tests.tiny_recipe import recipe, records, write_text
+from tests.tiny_recipe import recipe, records, steps_alone, write_text
 from train.pretrain import pretrain
 from train.recipe import BatchSpec, CheckpointSpec, MeshSpec, OptimizerSpec, StopSpec, ValidationSpec
 from train.record.ledger import read_ledger
@@ -173,7 +173,7 @@ def test_a_run_that_is_at_its_end_or_beyond_it_ends_at_once(text, whole):
     before = (whole / "ledger.jsonl").read_text(), records(whole, "final")
     pretrain(small(text, "whole"), QUIET)
     console = Console(record=True, width=200)
-    pretrain(small(text, "whole", stop=StopSpec(step=6)), console)
+    steps_alone(small(text, "whole", stop=StopSpec(step=6)), console)
     assert "ended at step 12: stop.step=6" in console.export_text()
     assert before == ((whole / "ledger.jsonl").read_text(), records(whole, "final"))
     assert steps(whole)[-1] == 12
@@ -182,7 +182,7 @@ def test_a_run_that_is_at_its_end_or_beyond_it_ends_at_once(text, whole):
 @pytest.mark.fault(33)
 def test_one_step_is_a_run_and_what_comes_more_rarely_is_done_at_its_end(text):
     rare = {"validation": ValidationSpec(every=100, rows=4, final_rows=4), "checkpoint": CheckpointSpec(every=100)}
-    run = pretrain(small(text, "one step", steps=1, optimizer=OptimizerSpec(warmup=0), **rare), QUIET)
+    run = steps_alone(small(text, "one step", steps=1, optimizer=OptimizerSpec(warmup=0), **rare))
     assert steps(run) == [0, 1]
     assert [record["step"] for record in records(run, "validation")] == [1, 1]
     assert len(records(run, "final")) == 2
@@ -201,7 +201,7 @@ def test_a_run_that_fails_again_and_again_at_one_step_is_refused_with_the_cause(
     with pytest.raises(ValueError, match=r"5 starts in a row ended at step 0.*part-7 is broken. Mend it, then delete"):
         pretrain(small(text, "again"), QUIET)
     (text / "again" / "failures.json").unlink()
-    pretrain(small(text, "again", stop=StopSpec(step=1)), QUIET)
+    steps_alone(small(text, "again", stop=StopSpec(step=1)))
 
 
 # ---- one process of its own ----
@@ -238,11 +238,11 @@ class Process:
         )
         self._output = text / f"{run}-{time.monotonic_ns()}.out"
         code = PROGRAM.format(phase=phase, number=number, action=action, more=more)
-        kept = {"JAX_COMPILATION_CACHE_DIR": str(text / "compiled"), "PYTHONUNBUFFERED": "1"}
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", code, "pretrain", str(made), *fields],
-                cwd=ROOT, env={**os.environ, **kept, **environment}, stdout=output, stderr=subprocess.STDOUT,
+                cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+                stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
 
     @property
@@ -499,6 +499,6 @@ def test_a_process_whose_peer_never_comes_says_so_in_time(text):
 
 def test_the_ledger_moves_when_a_run_is_another(text, whole):
     """What the comparisons above rest on."""
-    other = pretrain(small(text, "other", seed=1, stop=StopSpec(step=2)), QUIET)
+    other = steps_alone(small(text, "other", seed=1, stop=StopSpec(step=2)))
     assert read_ledger(other)[0] != read_ledger(whole)[0]
     assert not np.array_equal(gptjax.load(other).params["embedding"], gptjax.load(whole).params["embedding"])

@@ -4,10 +4,14 @@ import dataclasses
 import json
 from pathlib import Path
 
+import pytest
+from rich.console import Console
+
 from data.spec import DataSpec
 from gptjax.config import Architecture
 from tests.tiny_text import sentences
 from train.recipe import BatchSpec, CheckpointSpec, ComputeSpec, MeshSpec, OptimizerSpec, Recipe, ValidationSpec
+from train.run import run
 
 
 def write_text(folder: Path) -> Path:
@@ -33,6 +37,16 @@ def recipe(text: Path, run: str, **changes) -> Recipe:
         samples=2, steps=12, run=text / run,
     )  # fmt: skip
     return dataclasses.replace(made, **changes)
+
+
+def steps_alone(settings: Recipe, console: Console | None = None, **arguments) -> Path:
+    """A run without what follows its last step, which costs more than the steps.
+
+    The peak, of which the MFU is a share, is a number of no meaning.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.record.meter.measured_flops", lambda _: 1e12)
+        return run(settings, console=console or Console(quiet=True), **arguments)
 
 
 def records(run: Path, kind: str) -> list[dict]:

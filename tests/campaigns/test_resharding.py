@@ -3,12 +3,11 @@
 import json
 
 import pytest
-from rich.console import Console
 
 from tests.campaigns.resharding import BOUND, RECIPE, STRAIGHT, Leg, compare
+from tests.tiny_recipe import steps_alone
 from tests.tiny_text import write_sources
 from train.__main__ import parse
-from train.pretrain import pretrain
 
 STEPS = 8
 SMALL = (
@@ -22,7 +21,7 @@ def make(folder, name, legs):
     arguments = [*RECIPE[1:], *SMALL, *write_sources(folder), "--steps", str(STEPS), "--run", str(folder / name)]
     for number, leg in enumerate(legs, start=1):
         stop = ["--stop.step", str(STEPS * number // len(legs))]
-        pretrain(parse([*arguments, *leg.arguments(), *stop]), Console(quiet=True))
+        steps_alone(parse([*arguments, *leg.arguments(), *stop]))
     return folder / name
 
 

@@ -10,13 +10,12 @@ from rich.console import Console
 import gptjax
 from gptjax.runs import checkpoint
 from gptjax.runs.manifest import manifest, steps
-from tests.tiny_recipe import recipe, records, write_text
+from tests.tiny_recipe import recipe, records, steps_alone, write_text
 from train import loop
 from train.measure import Measuring
 from train.recipe import CheckpointSpec, OptimizerSpec, StopSpec, ValidationSpec
 from train.record import recorder
 from train.record.ledger import read_ledger
-from train.run import run
 from train.supervision.exits import INTERRUPTED, STOPPED, StoppedError
 from train.supervision.signals import Signals
 
@@ -37,7 +36,7 @@ def trained(settings, **arguments) -> tuple[str, str]:
     console = Console(record=True, width=300)
     stopped = ""
     try:
-        run(settings, console=console, **arguments)
+        steps_alone(settings, console, **arguments)
     except StoppedError as error:
         stopped = str(error)
     return console.export_text(), stopped
@@ -78,7 +77,7 @@ def test_asked_to_stop_it_saves_the_step_it_is_at_and_the_same_command_goes_on(t
     with monkeypatch.context() as patch:
         patch.setattr(loop.Loop, "_read", noting)
         with pytest.raises(StoppedError, match=r"saved at step \d; the same command goes on from there") as stopped:
-            run(settings, console=Console(quiet=True), signals=signals)
+            steps_alone(settings, signals=signals)
     assert stopped.value.code == code
     (newest,) = set(steps(text / name)) - {0}
     assert newest in (4, 5, 6)
@@ -167,7 +166,9 @@ def test_a_save_that_fails_ends_the_run_or_does_not_as_the_recipe_has_it(text, m
         return describe(path)
 
     monkeypatch.setattr(checkpoint, "describe", full)
-    settings = small(text, f"full {policy}", checkpoint=CheckpointSpec(every=2, if_it_fails=policy), steps=6)
+    settings = small(
+        text, f"full {policy}", checkpoint=CheckpointSpec(every=2, if_it_fails=policy), stop=StopSpec(step=6)
+    )
     if policy == "stop":
         with pytest.raises(OSError, match=r"could not be written: .*No space left.*saved steps: \[0\]. Make room"):
             trained(settings)
@@ -182,7 +183,7 @@ def test_a_save_that_fails_ends_the_run_or_does_not_as_the_recipe_has_it(text, m
 
 def test_the_average_is_measured_beside_the_parameters_saved_and_loaded_when_asked_for(text):
     averaged = OptimizerSpec(learning_rate=1e-2, warmup=0, ema=0.9)
-    trained(small(text, "ema", optimizer=averaged, stop=StopSpec(step=4)))
+    steps_alone(small(text, "ema", optimizer=averaged, stop=StopSpec(step=4)))
     trained_loss, ema_loss = (
         [record["loss"] for record in records(text / "ema", kind) if record["step"] == 4]
         for kind in ("validation", "validation_ema")
@@ -218,6 +219,6 @@ def test_a_last_save_that_fails_is_never_called_saved(text, monkeypatch):
 
     save = checkpoint.CheckpointWriter.save
     monkeypatch.setattr(checkpoint.CheckpointWriter, "save", full)
-    settings = small(text, "last", checkpoint=CheckpointSpec(every=2, if_it_fails="continue"), steps=4)
+    settings = small(text, "last", checkpoint=CheckpointSpec(every=2, if_it_fails="continue"), stop=StopSpec(step=4))
     with pytest.raises(OSError, match="step 4 is not saved, see above"):
         trained(settings)

@@ -5,13 +5,11 @@ import re
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from data.tasks.causal_lm import CausalLM
-from tests.tiny_recipe import recipe, records, write_text
+from tests.tiny_recipe import recipe, records, steps_alone, write_text
 from tests.tiny_text import text_of
 from train.objectives import Objectives
-from train.pretrain import pretrain
 
 PAGE = Path(__file__).parents[2] / "docs" / "objectives.md"
 
@@ -39,7 +37,7 @@ def test_the_example_trains(tmp_path):
     field = ("backwards", kind, dataclasses.field(default_factory=kind))
     table = dataclasses.make_dataclass("Table", [field], bases=(Objectives,), frozen=True, kw_only=True)
     objectives = table(causal_lm=CausalLM(rows=0.5), backwards=kind(rows=0.5))
-    run = pretrain(recipe(write_text(tmp_path), "run", objectives=objectives, steps=4), Console(quiet=True))
+    run = steps_alone(recipe(write_text(tmp_path), "run", objectives=objectives, steps=4))
     assert set(records(run, "train")[-1]["tasks"]) == {"causal_lm", "backwards"}
     assert [record["task"] for record in records(run, "final_task")] == ["backwards"]
 

@@ -12,13 +12,12 @@ from rich.console import Console
 
 from data.prepare import prepare
 from gptjax.runs.manifest import write_manifest
-from tests.tiny_recipe import recipe, write_text
+from tests.tiny_recipe import recipe, steps_alone, write_text
 from train.assemble import rows_of
 from train.lab.audit import audit, untiled
 from train.recipe import BatchSpec, MeshSpec, StopSpec, ValidationSpec, to_json
 from train.record.ledger import Entry, hexadecimal, read_ledger, rows_hash
 from train.record.provenance import environment
-from train.run import run as trained
 
 
 def entry(step: int, first_row: int, rows: int = 8) -> Entry:
@@ -44,13 +43,12 @@ def test_every_row_and_step_must_come_once_in_order(entries, found):
 def run(tmp_path_factory):
     """A run continued on another mesh, and again with another batch size."""
     text = write_text(tmp_path_factory.mktemp("audit"))
-    quiet = {"console": Console(quiet=True)}
-    trained(recipe(text, "run", stop=StopSpec(step=3)), **quiet)
-    trained(recipe(text, "run", stop=StopSpec(step=5), mesh=MeshSpec(data=4, tensor=2)), **quiet)
+    steps_alone(recipe(text, "run", stop=StopSpec(step=3)))
+    steps_alone(recipe(text, "run", stop=StopSpec(step=5), mesh=MeshSpec(data=4, tensor=2)))
     larger = recipe(text, "run", stop=StopSpec(step=7), batch=BatchSpec(rows=16, micro_batches=2))
     with pytest.raises(ValueError, match=r"batch.rows: 8 -> 16\n.*or add --accept-changes"):
-        trained(larger, **quiet)
-    return trained(larger, **quiet, accept_changes=True)
+        steps_alone(larger)
+    return steps_alone(larger, accept_changes=True)
 
 
 def told(run) -> tuple[bool, str]:
