@@ -19,7 +19,7 @@ from gptjax.batch import Batch
 from gptjax.nn.likelihood import chunks_for
 from gptjax.sharding import batch_sharding, local_rows, replicated
 from train.losses.combine import gram
-from train.losses.terms import counts, term_nll
+from train.losses.terms import counts, term_losses
 
 if TYPE_CHECKING:
     from data.rows.rows import Rows
@@ -72,7 +72,7 @@ class Monitor:
         model = parts.model.clone(unroll=1)  # compiles sooner, and is not called often
 
         def losses(params: Any, batch: Batch) -> Array:
-            return term_nll(params, model, batch, terms, chunks) / jnp.maximum(counts(batch, terms), 1)
+            return term_losses(params, model, batch, terms, chunks) / jnp.maximum(counts(batch, terms), 1)
 
         return make_monitor(losses, parts.abstract.params, parts.mesh)
 

@@ -20,7 +20,7 @@ from train.losses.table import loss_named
 from train.objectives import LossSpec, Term
 
 
-def term_nll(
+def term_losses(
     params: Any, model: Transformer, batch: Batch, terms: Sequence[Term], chunks: int, dropout_key: Array | None = None
 ) -> Float[Array, "J"]:
     """The weighted loss of each term, summed over the batch in float32. Without a key, dropout is off."""
@@ -126,10 +126,10 @@ class Objective:
         count_J = counts(batch_ABT, self.terms)
         coefficient_J = weigh(combiner, lambda_J)
         scale_J = scales(coefficient_J, normalisers(self.loss_spec, count_J, progress), count_J)
-        gradient, nll_J = self._accumulated(trained, whole, batch_ABT, scale_J, key)
-        mean_J = nll_J / jnp.maximum(count_J, 1e-6)
+        gradient, sum_J = self._accumulated(trained, whole, batch_ABT, scale_J, key)
+        mean_J = sum_J / jnp.maximum(count_J, 1e-6)
         combiner = update(combiner, mean_J, count_J > 0)
-        return StepLoss(gradient, jnp.sum(nll_J * scale_J), mean_J, count_J, coefficient_J, combiner)
+        return StepLoss(gradient, jnp.sum(sum_J * scale_J), mean_J, count_J, coefficient_J, combiner)
 
     def _accumulated(
         self, trained: Any, whole: Callable[[Any], Any], batch_ABT: Batch, scale_J: Array, key: Array
@@ -138,16 +138,16 @@ class Objective:
         one_by_one = self.loss_spec.combine == "pcgrad"
 
         def losses_of(trained: Any, batch: Batch, dropout_key: Array | None) -> tuple[Array, Array]:
-            nll_J = term_nll(whole(trained), self.model, batch, self.terms, self.chunks, dropout_key)
-            return nll_J * scale_J, jax.lax.stop_gradient(nll_J)
+            sum_J = term_losses(whole(trained), self.model, batch, self.terms, self.chunks, dropout_key)
+            return sum_J * scale_J, jax.lax.stop_gradient(sum_J)
 
         def gradient_of(a: Array, batch: Batch) -> tuple[Any, Array]:
             """The gradient of the loss; with `one_by_one`, those of its terms, along a first axis."""
             dropout_key = jax.random.fold_in(key, a) if self.model.config.dropout else None
-            _, pull_back, nll_J = jax.vjp(lambda trained: losses_of(trained, batch, dropout_key), trained, has_aux=True)
+            _, pull_back, sum_J = jax.vjp(lambda trained: losses_of(trained, batch, dropout_key), trained, has_aux=True)
             if one_by_one:
-                return jax.lax.map(lambda one_J: pull_back(one_J)[0], jnp.eye(len(self.terms))), nll_J
-            return pull_back(jnp.ones(len(self.terms)))[0], nll_J
+                return jax.lax.map(lambda one_J: pull_back(one_J)[0], jnp.eye(len(self.terms))), sum_J
+            return pull_back(jnp.ones(len(self.terms)))[0], sum_J
 
         def accumulate(sums: Any, numbered: Any) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, sums, gradient_of(*numbered)), None
@@ -156,8 +156,8 @@ class Objective:
         numbered = (jnp.arange(A), batch_ABT)
         first = jax.tree.map(lambda array: array[0], numbered)
         if A == 1:  # without a second copy of the gradient
-            gradient, nll_J = gradient_of(*first)
+            gradient, sum_J = gradient_of(*first)
         else:
             nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(gradient_of, *first))
-            (gradient, nll_J), _ = jax.lax.scan(accumulate, nothing, numbered)
-        return (project(gradient, jax.random.fold_in(key, A)) if one_by_one else gradient), nll_J
+            (gradient, sum_J), _ = jax.lax.scan(accumulate, nothing, numbered)
+        return (project(gradient, jax.random.fold_in(key, A)) if one_by_one else gradient), sum_J

@@ -8,7 +8,7 @@ from flax import linen as nn
 from gptjax.batch import Batch, text_batch
 from gptjax.config import ModelConfig
 from gptjax.nn.model import Transformer, init_params
-from train.losses.terms import counts, normalisers, scales, term_nll
+from train.losses.terms import counts, normalisers, scales, term_losses
 from train.objectives import LossSpec, Term, causal_only
 
 CONFIG = ModelConfig(T=24, D=32, L=2, N=2, K=2, head_width=16, F=48, vocabulary=200, dropout=0.5)
@@ -30,25 +30,25 @@ def row(*lengths: int, T: int = 24) -> Batch:
     return text_batch(tokens, targets, inside.astype(np.float32), inside, segment, position, inside < 0)
 
 
-def nll(batch, key=None):
-    return np.asarray(term_nll(PARAMS, MODEL, jax.tree.map(jnp.asarray, batch), causal_only().terms, 1, key))[0]
+def loss(batch, key=None):
+    return np.asarray(term_losses(PARAMS, MODEL, jax.tree.map(jnp.asarray, batch), causal_only().terms, 1, key))[0]
 
 
 def test_padding_in_the_row_changes_no_loss():
     """Trap 3."""
-    np.testing.assert_allclose(nll(row(9, T=9)), nll(row(9)), rtol=1e-6)
-    assert not np.isclose(nll(row(9)), nll(row(10)))
+    np.testing.assert_allclose(loss(row(9, T=9)), loss(row(9)), rtol=1e-6)
+    assert not np.isclose(loss(row(9)), loss(row(10)))
 
 
 def test_packed_documents_score_what_they_score_alone():
     """Traps 7 and 8."""
-    np.testing.assert_allclose(nll(row(5, 11, 8)), nll(row(5)) + nll(row(11)) + nll(row(8)), rtol=1e-6)
+    np.testing.assert_allclose(loss(row(5, 11, 8)), loss(row(5)) + loss(row(11)) + loss(row(8)), rtol=1e-6)
 
 
 def test_dropout_acts_only_with_a_key_and_differs_by_key():
-    assert nll(row(9)) == nll(row(9))
-    first, second = nll(row(9), jax.random.key(1)), nll(row(9), jax.random.key(2))
-    assert len({float(first), float(second), float(nll(row(9)))}) == 3
+    assert loss(row(9)) == loss(row(9))
+    first, second = loss(row(9), jax.random.key(1)), loss(row(9), jax.random.key(2))
+    assert len({float(first), float(second), float(loss(row(9)))}) == 3
 
 
 def weighted(weights_BT, task_BT) -> Batch:
