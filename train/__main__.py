@@ -6,7 +6,7 @@ import shlex
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from train.supervision.signals import Signals, block
 
@@ -88,16 +88,20 @@ class OfRun:
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]  # folder of a run
 
+    verb: ClassVar[str] = "report"
+
     @property
     def folder(self) -> Path:
         if not (expanded(self.run) / "model.json").exists():
-            raise ValueError(f"give one run directory (found {self.run!r})")
+            raise ValueError(f"{self.verb}: give one run directory (found {self.run!r})")
         return expanded(self.run)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Audit(OfRun):
     """prove what a run was trained on: no row skipped, none twice"""
+
+    verb: ClassVar[str] = "audit"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

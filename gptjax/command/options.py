@@ -67,7 +67,9 @@ def read[T](
         with contextlib.redirect_stderr(box), _wide():
             # what is off in a default is switched on by a dataclass that has it, not by a subcommand
             off = (tyro.conf.AvoidSubcommands,)
-            return tyro.cli(kind, args=list(words), prog=program, default=default, config=off, add_help=False)
+            made = tyro.cli(kind, args=list(words), prog=program, default=default, config=off, add_help=False)
+            assert made is not None
+            return made
     except SystemExit as end:
         if end.code != USER_ERROR:
             raise
@@ -97,12 +99,17 @@ def take[T](kind: type[T], words: Sequence[str]) -> tuple[T, list[str]]:
             given = value if equals else next(left, None)
             if given is None:
                 raise ValueError(f"{flag}: a value must follow")
-            if int in (hints[name], *get_args(hints[name])):
-                if not re.fullmatch(r"-?\d+", given):
-                    raise ValueError(f"{flag} {given}: give a whole number")
-                given = int(given)
-            found[name] = Path(given) if Path in (hints[name], *get_args(hints[name])) else given
+            found[name] = _value(flag, given, {hints[name], *get_args(hints[name])})
     return kind(**found), others
+
+
+def _value(flag: str, given: str, kinds: Collection[Any]) -> Any:
+    """What follows an option of `take`."""
+    if int in kinds:
+        if not re.fullmatch(r"-?\d+", given):
+            raise ValueError(f"{flag} {given}: give a whole number")
+        return int(given)
+    return Path(given) if Path in kinds else given
 
 
 def answer_help(
