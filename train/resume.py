@@ -59,7 +59,8 @@ def saved_trees(run: Path, step: int, wanted: Mapping[str, Any], recipe: Recipe)
 
     Raises ValueError naming a leaf that does not fit, and the fields that decide on it and were others at that step.
     """
-    then = recipe_tree(manifest(run, step)["provenance"]["recipe"])
+    kept = manifest(run, step)["provenance"]["recipe"]
+    then = recipe_tree(kept)
     training = wanted["training"]
     older = {**training, "optimizer": by_thaw_step(training["optimizer"], then["steps"])}
     saved = saved_shapes(run, step, "training")["optimizer"].keys()
@@ -71,7 +72,7 @@ def saved_trees(run: Path, step: int, wanted: Mapping[str, Any], recipe: Recipe)
     try:
         found = {name: restore(run, step, name, tree) for name, tree in trees.items()}
     except ValueError as error:
-        raise _blamed(error, run, dumps(then), recipe) from None
+        raise _blamed(error, run, dumps(kept), recipe) from None
     if is_older:
         moments = from_thaw_step(found["training"]["optimizer"], training["optimizer"], then["steps"])
         found["training"] = {**found["training"], "optimizer": moments}

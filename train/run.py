@@ -81,7 +81,7 @@ def run(
         stack.callback(dog.stop)
         signals.doing = lambda: dog.current
         guards = Guards(signals, lease, dog)
-        with _counting_failures(folder, lease, console), jax.set_mesh(mesh), _saying_what_takes_memory(recipe):
+        with _counting_failures(folder, lease, console), jax.set_mesh(mesh):
             parts, state = _trained(recipe, text, mesh, about, console, start, guards)
         dog.stop()
         if process == 0:
@@ -105,7 +105,7 @@ def _trained(
     """Trains together with the other processes of the run, which are needed no more once this returns."""
     run, lease = recipe.run, guards.lease
     peers = watching(run, jax.process_index(), jax.process_count(), lambda said: _lost(run, lease, said))
-    with peers as leave_together:
+    with peers as leave_together, _saying_what_takes_memory(recipe):
         parts = assemble(recipe, text.tokenizer.size, text.loss_spec, mesh)
         if parts.loss_spec.combine == "pcgrad":
             console.print(pcgrad_cost(parts, text), highlight=False)

@@ -190,7 +190,7 @@ def test_the_average_is_measured_beside_the_parameters_saved_and_loaded_when_ask
     )
     assert len(trained_loss) == len(ema_loss) == 2
     assert trained_loss != ema_loss
-    weights, average = (gptjax.load(text / "ema", weights=name).params for name in ("params", "ema"))
+    weights, average = (gptjax.load(text / "ema", weights=name).params for name in ("trained", "ema"))
     assert not np.array_equal(weights["embedding"], average["embedding"])
 
 

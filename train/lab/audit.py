@@ -14,12 +14,10 @@ from data.preparation.sources import check
 from data.prepare import begun, prepare
 from gptjax.files.plain_json import dumps
 from train.assemble import rows_of
-from train.recipe import Recipe, from_json
+from train.recipe import Recipe, changes, from_json
 from train.record.ledger import Entry, hexadecimal, read_ledger, rows_hash
 from train.record.starts import Stretch, number_of, stretches
 from train.rows import RunRows
-
-DECIDING = ("data", "objectives", "batch", "steps", "seed")  # parts of a recipe that decide on rows, beside model.T
 
 
 def audit(run: Path, console: Console) -> bool:
@@ -96,15 +94,17 @@ class _Texts:
 
     def __init__(self, run: Path):
         self._run = run
-        self._rows: dict[str, RunRows] = {}
+        self._found: list[tuple[str, RunRows]] = []  # by recipe
 
     def rows(self, part: Stretch) -> RunRows:
         """Raises ValueError where the text is no longer that which the run was trained on."""
-        recipe = from_json(dumps(dict(part.recipe)))
-        deciding = dumps({**{name: part.recipe.get(name) for name in DECIDING}, "T": recipe.model.T})
-        if deciding not in self._rows:
-            self._rows[deciding] = rows_of(recipe, self._prepared(recipe))
-        rows = self._rows[deciding]
+        text = dumps(dict(part.recipe))
+        recipe = from_json(text)
+        same = (rows for one, rows in self._found if all(change.kind == "harmless" for change in changes(one, text)))
+        rows = next(same, None)
+        if rows is None:
+            rows = rows_of(recipe, self._prepared(recipe))
+            self._found.append((text, rows))
         return rows.from_step(part.step, part.row, recipe.batch.rows) if part.by_steps else rows
 
     def _prepared(self, recipe: Recipe) -> Path:

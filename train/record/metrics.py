@@ -101,9 +101,9 @@ PLAIN: dict[str, Any] = {"version": Version, "train": Train, "conflict": Conflic
 KIND_OF = {kind: name for name, kind in PLAIN.items()}
 OCCASIONS: tuple[Occasion, ...] = ("validation", "final")
 SCORES: dict[str, tuple[Any, Any, Occasion, bool]] = {  # kind -> its record, its score, occasion, averaged
-    f"{occasion}{task}{'_ema' * averaged}": (*types, occasion, averaged)
+    f"{occasion}{task}{'_ema' * averaged}": (record, score, occasion, averaged)
     for occasion in OCCASIONS
-    for task, types in (("", (SourceRecord, Score)), ("_task", (TaskRecord, TermScore)))
+    for task, record, score in (("", SourceRecord, Score), ("_task", TaskRecord, TermScore))
     for averaged in (False, True)
 }
 
