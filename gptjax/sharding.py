@@ -22,6 +22,7 @@ RULES: dict[str, tuple[str, ...] | None] = {
     "mlp": ("tensor",),
     "vocabulary": ("tensor",),
     "layers": None,
+    "matrices": MESH_AXES,  # whole matrices that are dealt out: Muon's
     "width": None,  # small vectors: norms, biases, positions
 }
 
