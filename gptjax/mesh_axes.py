@@ -14,10 +14,12 @@ class MeshAxis(NamedTuple):
 
 
 MESH: dict[str, MeshAxis] = {
-    "data": MeshAxis(("batch",), "copies of the model that share the rows; None = all devices the other axes leave"),
-    "fsdp": MeshAxis(("batch", "embed"), "parts that parameters and rows are split into"),
+    "data": MeshAxis(
+        ("batch", "matrices"), "copies of the model that share the rows; None = all devices the other axes leave"
+    ),
+    "fsdp": MeshAxis(("batch", "embed", "matrices"), "parts that parameters and rows are split into"),
     "tensor": MeshAxis(
-        ("heads", "mlp", "vocabulary"), "parts that heads, feed-forward width and vocabulary are split into"
+        ("heads", "mlp", "vocabulary", "matrices"), "parts that heads, feed-forward width and vocabulary are split into"
     ),
 }
 REMAINDER = "data"  # the axis that takes the devices which the others leave
@@ -31,6 +33,7 @@ LOGICAL = (  # all that the axes of an array can be called
     "mlp",
     "vocabulary",
     "layers",
+    "matrices",  # whole matrices that are dealt out: Muon's
     "width",  # small vectors: norms, biases, positions
 )
 

@@ -15,6 +15,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gptjax.spelling import did_you_mean
+from train.muon import muon
 from train.recipe import WEIGHT_DECAY, OptimizerName, OptimizerSpec
 
 Params = Any  # nested dicts of arrays, or of Linen's boxes of them; None = a parameter that never trains
@@ -31,8 +32,8 @@ class Optimizer(NamedTuple):
     update: Callable[[Params, State, Params, jax.Array, jax.Array], tuple[Params, State, jax.Array]]
 
 
-def make_optimizer(spec: OptimizerSpec, steps: int, params: Params) -> Optimizer:
-    """The optimizer of a run of so many steps; of `params`, only the names count.
+def make_optimizer(spec: OptimizerSpec, steps: int, params: Params, dtype: Any = jnp.float32) -> Optimizer:
+    """The optimizer of a run of so many steps; of `params`, only the names count. `dtype` is that of Muon's products.
 
     A parameter frozen for a share of the run trains from step ceil(share x steps) on. Until then its gradient counts
     as zero and its moments stay as they were made, so it thaws with fresh ones and with a bias correction of its own.
@@ -48,7 +49,7 @@ def make_optimizer(spec: OptimizerSpec, steps: int, params: Params) -> Optimizer
     for name, start in starts.items():
         kind = direction_of(spec, name)  # named by the share, so that a run may become longer
         key = f"{kind}_from_{frozen[name] or 0}"
-        groups.setdefault(key, _Group(start, _DIRECTIONS[kind](spec), [])).names.append(name)
+        groups.setdefault(key, _Group(start, _DIRECTIONS[kind](spec, dtype), [])).names.append(name)
     rate_at = learning_rate(spec, steps)
     clip: Any = optax.clip_by_global_norm(spec.clip)
 
@@ -188,23 +189,6 @@ class _Group(NamedTuple):
     names: list[str]
 
 
-def _muon(spec: OptimizerSpec) -> optax.GradientTransformation:
-    """Momentum made orthogonal, layer by layer, in steps as long as AdamW's usually are.
-
-    Sources: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; Liu et al. 2025, arXiv:2502.16982, section
-    2.2 (the length: 0.2 times the root of the longer side).
-    """
-
-    def last_two_axes(updates: Params) -> Any:
-        return jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(-2, -1), updates)
-
-    def lengthened(updates: Params, _: Params) -> Params:
-        return jax.tree.map(lambda update: 0.2 * max(update.shape[-2:]) ** 0.5 * update, updates)
-
-    orthogonal = optax.contrib.scale_by_muon(beta=spec.beta1, weight_dimension_numbers=last_two_axes)
-    return optax.chain(orthogonal, optax.stateless(lengthened))
-
-
 # What a gradient is turned into before decay and learning rate.
 # Sources: Sutskever et al. 2013 (momentum, nesterov); Duchi et al. 2011 (adagrad); Tieleman and Hinton 2012, lecture 6
 # (rmsprop, here with Adam's bias correction: without, its first steps are 1 / sqrt(1 - beta2) times too long); Kingma
@@ -212,17 +196,17 @@ def _muon(spec: OptimizerSpec) -> optax.GradientTransformation:
 # all names here can have); Shazeer and Stern 2018, arXiv:1804.04235 (adafactor, without section 8's steps relative to
 # the parameter's size, so that learning rates are like AdamW's; its bound on a step holds for a whole stack of layers);
 # Chen et al. 2023, arXiv:2302.06675 (lion).
-_DIRECTIONS: dict[OptimizerName, Callable[[OptimizerSpec], Any]] = {
-    "sgd": lambda spec: optax.identity(),
-    "momentum": lambda spec: optax.trace(spec.beta1),
-    "nesterov": lambda spec: optax.trace(spec.beta1, nesterov=True),
-    "adagrad": lambda spec: optax.scale_by_rss(),
-    "rmsprop": lambda spec: optax.scale_by_rms(spec.beta2, eps_in_sqrt=False, bias_correction=True),
-    "adam": lambda spec: optax.scale_by_adam(spec.beta1, spec.beta2),
-    "adamw": lambda spec: optax.scale_by_adam(spec.beta1, spec.beta2),
-    "adafactor": lambda spec: optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)),
-    "lion": lambda spec: optax.scale_by_lion(spec.beta1, spec.beta2),
-    "muon": _muon,
+_DIRECTIONS: dict[OptimizerName, Callable[[OptimizerSpec, Any], Any]] = {
+    "sgd": lambda spec, _: optax.identity(),
+    "momentum": lambda spec, _: optax.trace(spec.beta1),
+    "nesterov": lambda spec, _: optax.trace(spec.beta1, nesterov=True),
+    "adagrad": lambda spec, _: optax.scale_by_rss(),
+    "rmsprop": lambda spec, _: optax.scale_by_rms(spec.beta2, eps_in_sqrt=False, bias_correction=True),
+    "adam": lambda spec, _: optax.scale_by_adam(spec.beta1, spec.beta2),
+    "adamw": lambda spec, _: optax.scale_by_adam(spec.beta1, spec.beta2),
+    "adafactor": lambda spec, _: optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)),
+    "lion": lambda spec, _: optax.scale_by_lion(spec.beta1, spec.beta2),
+    "muon": lambda spec, dtype: muon(spec.beta1, dtype),
 }
 
 

@@ -6,6 +6,7 @@ Needs the `libtpu` package, which is the compiler; no chip is touched.
 import dataclasses
 import importlib.util
 import os
+import re
 import time
 from typing import Any
 
@@ -81,7 +82,12 @@ def compile_for(recipe: Recipe, topology: str) -> CompiledFor:
         began = time.perf_counter()
         asks = jax.ShapeDtypeStruct((mesh.size,), np.int32, sharding=one_a_device(mesh))
         lowered = assembly.train_step.lower(assembly.abstract, abstract, asks)  # pyright: ignore[reportFunctionMemberAccess]
-        compiled = lowered.compile()
+        try:
+            compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise ValueError(_too_large(recipe, topology, str(error))) from error
         seconds = time.perf_counter() - began
     program, memory = Program(compiled.as_text()), compiled.memory_analysis()
     return CompiledFor(
@@ -91,6 +97,26 @@ def compile_for(recipe: Recipe, topology: str) -> CompiledFor:
         collective_bytes=program.collective_bytes, cycles=program.cycles, kernels=program.kernel_calls,
         compile_seconds=seconds,
     )  # fmt: skip
+
+
+def _too_large(recipe: Recipe, topology: str, said: str) -> str:
+    """What the compiler said of a chip's memory, and the fields that take less of it."""
+    batch, compute, mesh = recipe.batch, recipe.compute, recipe.mesh
+    sizes = re.search(r"\(([\d.]+\w)\) exceeds available \w+ \(([\d.]+\w)\)", said)
+    needs = f"needs {sizes[1]}B of {sizes[2]}B a chip" if sizes else said.splitlines()[0]
+    less = {
+        f"batch.rows={batch.rows}: fewer": batch.micro_rows > 1,
+        f"batch.micro_batches={batch.micro_batches}: more, each of them smaller": batch.micro_rows > 1,
+        f"compute.remat={compute.remat}: full": compute.remat != "full",
+        f"mesh.fsdp={mesh.fsdp}: more, up to the number of chips": True,
+        f"optimizer.name={recipe.optimizer.name}: one that keeps less, such as muon, lion or adafactor": (
+            recipe.optimizer.name in ("adam", "adamw")
+        ),
+        f"optimizer.ema={recipe.optimizer.ema}: None": recipe.optimizer.ema is not None,
+    }
+    return f"--compile-for {topology}: the step {needs}; change\n  " + "\n  ".join(
+        field for field, helps in less.items() if helps
+    )
 
 
 def topology_devices(topology: str) -> list[Any]:

@@ -13,7 +13,7 @@ from gptjax.config import ModelConfig, llama
 from gptjax.nn.kernels import attend_by
 from gptjax.nn.model import Transformer
 from gptjax.sharding import make_mesh
-from train.lab.compile_for import compile_for
+from train.lab.compile_for import _too_large, compile_for
 from train.objectives import causal_only
 from train.recipe import BatchSpec, ComputeSpec, MeshSpec, OptimizerSpec, Recipe
 from train.step import abstract_state, make_train_step
@@ -78,3 +78,16 @@ def test_a_step_is_compiled_for_a_slice_of_sixteen_chips():
 def test_without_the_compiler_the_error_says_how_to_get_it():
     with pytest.raises(ValueError, match="pip install libtpu"):
         compile_for(RECIPE, "v5e:4x4")
+
+
+def test_a_step_too_large_for_a_chip_is_told_in_fields_that_make_it_smaller():
+    """As libtpu says it; no field that is as small as it gets already."""
+    said = (
+        "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO "
+        "temporaries (16.67G) exceeds available HBM (15.75G). HLO module: jit_step."
+    )
+    told = _too_large(RECIPE, "v5e:4x4", said)
+    assert "needs 16.67GB of 15.75GB a chip" in told
+    assert all(f"{field}=" in told for field in ("batch.rows", "batch.micro_batches", "mesh.fsdp", "optimizer.name"))
+    assert "compute.remat" not in told  # full already
+    assert "RESOURCE_EXHAUSTED: HBM" in _too_large(RECIPE, "v5e:4x4", "RESOURCE_EXHAUSTED: HBM\nat 0x1")
