@@ -9,7 +9,11 @@ import shutil
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+# LLVM at its level 1: most of a test's time is compilation, and the passes over HLO are the same. A caller's own level
+# counts instead; programs that tests start with other flags are compiled as a user's are.
+os.environ["XLA_FLAGS"] = " ".join(
+    ["--xla_backend_optimization_level=1", os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8"]
+)
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets at import otherwise
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
