@@ -9,11 +9,11 @@ from gptjax.files.bounded_files import naming, read_json
 from gptjax.files.plain_json import dumps
 
 NAME = "prepared.json"
-FORMAT = 4
+FORMAT = 5  # 4 counted the tokenizer's sample in characters
 BY_NUMBER = 3  # the format of folders whose shares are of documents; runs that began with one go on with it
-FORMATS = (BY_NUMBER, FORMAT)  # that hold the same tables
+FORMATS = (FORMAT, 4, BY_NUMBER)  # that hold the same tables, newest first
 SINCE_4 = {"documents", "left_out", "share", "warning"}  # what a folder or source of format 3 need not say
-_SAID = " and ".join(map(str, FORMATS))
+_SAID = ", ".join(map(str, FORMATS))
 AGAIN = "remove the folder and prepare the text again, with `python -m data.prepare`"
 
 
@@ -89,7 +89,7 @@ def read_description(path: Path) -> Description:
         if not isinstance(format := content.get("format"), int) or format > FORMAT:
             raise ValueError(f"format={format!r}: this gptjax reads {_SAID}; use the gptjax that wrote it, or {AGAIN}")
         if format in FORMATS:
-            _check(content, Description, "", optional := SINCE_4 if format < FORMAT else set())
+            _check(content, Description, "", optional := SINCE_4 if format == BY_NUMBER else set())
             for name, source in content["sources"].items():
                 _check(source, Source, f"source {name!r} ", optional)
     return cast(Description, content)

@@ -37,6 +37,7 @@ from rich.progress import (
 from data.description import (
     BY_NUMBER,
     FORMAT,
+    FORMATS,
     NAME,
     Description,
     Source,
@@ -139,7 +140,7 @@ def prepare(
 
 def _folder(spec: DataSpec, of_run: Begun | None) -> tuple[Path, bool]:
     """The folder of a spec, and whether it is there: one of an earlier format will do, if not of another tokenizer."""
-    formats = (FORMAT, BY_NUMBER) if of_run is None else (of_run.format,)
+    formats = FORMATS if of_run is None else (of_run.format,)
     for format in formats:
         for folder in (spec.prepared / fingerprint(spec, format=format), *_of_other_records(spec, format)):
             if is_prepared(folder):

@@ -20,7 +20,7 @@ def test_what_is_written_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"format": FORMAT + 1}, rf"format={FORMAT + 1}: this gptjax reads 3 and {FORMAT}; .*python -m data\.prepare"),
+        ({"format": FORMAT + 1}, rf"format={FORMAT + 1}: this gptjax reads {FORMAT}, 4, 3; .*python -m data\.prepare"),
         ({"format": None}, r"format=None: this gptjax reads"),
         ({"format": 2}, r"format=2: this gptjax reads"),
         ({"mixture": ...}, r"has no mixture; remove the folder"),

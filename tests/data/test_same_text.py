@@ -5,7 +5,10 @@ import fcntl
 import json
 import shutil
 
+import pytest
+
 from data import prepare
+from data.description import FORMATS
 from data.preparation import learning
 from data.preparation.prepared_folder import content
 from data.prepare import Begun
@@ -76,12 +79,13 @@ def test_a_run_from_before_finds_its_text_by_the_rule_of_then(tmp_path, monkeypa
     assert [len(stored(folder, "validation")) for folder in (old, new)] == [69, 15]
 
 
-def test_a_prepared_folder_from_before_is_taken_as_it_is(tmp_path, monkeypatch):
+@pytest.mark.parametrize("format", FORMATS[1:])
+def test_a_prepared_folder_from_before_is_taken_as_it_is(tmp_path, monkeypatch, format):
     """By a new run too, as long as nothing newer is there."""
     file = write_jsonl(tmp_path / "a.jsonl", some_documents(200))
     spec = spec_of(tmp_path, f"files:{file}")
     new = prepare.prepare(spec)
-    old = spec.prepared / prepare.fingerprint(spec, format=3)
+    old = spec.prepared / prepare.fingerprint(spec, format=format)
     assert old != new
     shutil.copytree(new, old)
     with monkeypatch.context() as patched:
