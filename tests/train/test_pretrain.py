@@ -56,6 +56,9 @@ def test_a_run_directory_holds_all_that_its_readers_need(whole):
     assert "xz after the training text" in printed
     assert "a save takes" in printed
     assert "ended at step 12: its last step, 12" in printed
+    assert re.search(
+        r"\(trained for [\w ]+ s; this start, with all that followed the last step, took [\w ]+ s\)", printed
+    )
     assert not list((run / "lease").glob("*.json"))
     assert len((run / "samples.jsonl").read_text().splitlines()) == 2 * 2
 
