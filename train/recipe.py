@@ -171,7 +171,7 @@ class Recipe:
     run: Path  # the run directory; starting again in the same one continues it
     steps: int  # the horizon that schedules are laid out over
     samples: int = 5  # texts a source written at the end
-    seed: int = 0  # of everything left to chance: first weights, dropout, which text comes when
+    seed: int = 0  # of everything left to chance
     hang_after: float = 300.0  # seconds without progress, ten times as many before any is known, after which a run ends
 
     def __post_init__(self):

@@ -28,7 +28,7 @@ from gptjax.spelling import did_you_mean
 
 USER_ERROR = 2  # exit status
 WIDEST = 110  # columns of help
-COLUMN = 34  # where what an option is begins
+COLUMN = 30  # where what an option is begins
 LONGEST_DEFAULT = 60  # letters of a default that are shown
 
 
@@ -144,7 +144,8 @@ def page(
     text = inspect.cleandoc(kind.__doc__ or "" if about is None else about)
     lines = [f"usage: {program}{words} [OPTIONS]", "", *_paragraphs(text, width)]
     for group, found in groups.items():
-        lines += ["", f"{group or 'options'}:", *(line for option in found for line in _lines(option, width))]
+        heading = [f"{group or 'options'}:"] if plain is None or not group else []  # the flags say as much
+        lines += ["", *heading, *(line for option in found for line in _lines(option, width))]
     if plain is not None:
         lines += ["", f"{len(every) - len(shown)} more, and what they are: {program} --help-all"]
     return "\n".join(lines)
