@@ -11,14 +11,14 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
 from data.spec import DataSpec
 from data.tasks.position import LONGEST
 from gptjax.config import FURTHER, Architecture, Shape
 from gptjax.files.places import expanded
-from gptjax.mesh_axes import MESH, REMAINDER
 from gptjax.spelling import did_you_mean
+from train.mesh_spec import MeshSpec
 from train.objectives import Objectives
 from train.record.older import RECIPE_VERSION, recipe_tree
 
@@ -100,40 +100,6 @@ class BatchSpec:
         return self.rows // self.micro_batches
 
 
-class MeshSizes:
-    """Devices along each mesh axis; their product is the number of devices."""
-
-    def __post_init__(self):
-        given = dataclasses.asdict(self)  # pyright: ignore[reportArgumentType]
-        _positive(self, "mesh", *(name for name, size in given.items() if size is not None))
-
-    def over(self, devices: int) -> dict[str, int]:
-        """Devices along each axis, where there are so many in all."""
-        sizes = dataclasses.asdict(self)  # pyright: ignore[reportArgumentType]
-        others = math.prod(size for name, size in sizes.items() if name != REMAINDER)
-        return sizes | {REMAINDER: sizes[REMAINDER] or max(1, devices // others)}
-
-
-def mesh_spec() -> type[MeshSizes]:
-    """The dataclass with a field for every axis of the mesh's table."""
-    fields = []
-    for name, axis in MESH.items():
-        kind, default = (int | None, None) if name == REMAINDER else (int, 1)
-        fields.append((name, kind, dataclasses.field(default=default, metadata={"help": axis.help})))
-    return dataclasses.make_dataclass(
-        "MeshSpec", fields, bases=(MeshSizes,), namespace={"__doc__": MeshSizes.__doc__}, module=__name__,
-        frozen=True, kw_only=True,
-    )  # fmt: skip
-
-
-if TYPE_CHECKING:
-
-    class MeshSpec(MeshSizes):
-        def __init__(self, **sizes: int | None): ...
-else:
-    MeshSpec = mesh_spec()
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ComputeSpec:
     """How the arithmetic is done; none of it changes what is computed beyond rounding."""
@@ -205,7 +171,7 @@ class Recipe:
     run: Path  # the run directory; starting again in the same one continues it
     steps: int  # the horizon that schedules are laid out over
     samples: int = 5  # texts a source written at the end
-    seed: int = 0  # of everything left to chance: first weights, dropout, which text comes when
+    seed: int = 0  # of everything left to chance
     hang_after: float = 300.0  # seconds without progress, ten times as many before any is known, after which a run ends
 
     def __post_init__(self):

@@ -17,9 +17,9 @@ from train.renamed_fields import of_old_flags
 # What --help shows; --help-all lists every setting.
 PLAIN = (
     *("run", "steps", "seed"),
-    *("data.sources", "data.tokenizer", "data.vocabulary", "data.prepared"),
+    *("data.sources", "data.tokenizer", "data.vocabulary"),
     "objectives.rows",
-    *("model.T", "model.D", "model.L", "model.N", "model.dropout"),
+    *("model.T", "model.D", "model.L", "model.N"),
     *("optimizer.name", "optimizer.learning_rate", "optimizer.schedule"),
     *("batch.rows", "batch.micro_batches"),
     *("mesh.fsdp", "mesh.tensor"),

@@ -28,7 +28,7 @@ from gptjax.spelling import did_you_mean
 
 USER_ERROR = 2  # exit status
 WIDEST = 110  # columns of help
-COLUMN = 34  # where what an option is begins
+COLUMN = 30  # where what an option is begins
 LONGEST_DEFAULT = 60  # letters of a default that are shown
 
 
@@ -73,7 +73,10 @@ def read[T](
     except SystemExit as end:
         if end.code != USER_ERROR:
             raise
-        raise ValueError(f"{first_message(box.getvalue())} ({program} --help)") from None
+        said = first_message(box.getvalue())
+        lacking = next((option for option in known if said == f"{option.flag} is missing"), None)
+        what = "" if lacking is None else f": {lacking.says}"
+        raise ValueError(f"{said}{what} ({program} --help)") from None
 
 
 def take[T](kind: type[T], words: Sequence[str]) -> tuple[T, list[str]]:
@@ -141,7 +144,8 @@ def page(
     text = inspect.cleandoc(kind.__doc__ or "" if about is None else about)
     lines = [f"usage: {program}{words} [OPTIONS]", "", *_paragraphs(text, width)]
     for group, found in groups.items():
-        lines += ["", f"{group or 'options'}:", *(line for option in found for line in _lines(option, width))]
+        heading = [f"{group or 'options'}:"] if plain is None or not group else []  # the flags say as much
+        lines += ["", *heading, *(line for option in found for line in _lines(option, width))]
     if plain is not None:
         lines += ["", f"{len(every) - len(shown)} more, and what they are: {program} --help-all"]
     return "\n".join(lines)
@@ -159,7 +163,7 @@ def options(kind: type, default: Any = None, path: str = "") -> list[Option]:
         inner = type(value) if dataclasses.is_dataclass(value) else hint
         if dataclasses.is_dataclass(inner):
             below = "" if tyro.conf.OmitArgPrefixes in marks else f"{path}{field.name}."
-            found += options(inner, value, below)  # pyright: ignore[reportArgumentType]
+            found += options(inner, None if value is dataclasses.MISSING else value, below)  # pyright: ignore[reportArgumentType]
             continue
         name = f"{path}{field.name}"
         positional = tyro.conf.Positional in marks
@@ -213,14 +217,12 @@ def _written_beside(source: str) -> dict[str, str]:
 
 def first_message(box: str) -> str:
     """What tyro says in the box that it draws round an error, up to the first rule in it."""
-    said = []
-    for line in box.splitlines():
-        text = line.strip("│ ")
-        if text.startswith(("──", "╰")):
-            break
-        if not text.startswith("╭"):
-            said.append(text)
-    text = " ".join(said).replace("Unrecognized options:", "unknown:")
+    lines = [line.strip("│ ") for line in box.splitlines()]
+    lines = [line for line in lines if line and not re.match(r"╭─", line)]
+    rules = [number for number, line in enumerate(lines) if re.fullmatch(r"[─-]+|╰─+╯", line)]
+    if "╭" not in box:  # in ASCII, as where a terminal has no more: the heading has a rule below it
+        lines, rules = lines[2:], [number - 2 for number in rules[1:]]
+    text = " ".join(lines[: rules[0]] if rules else lines).replace("Unrecognized options:", "unknown:")
     if choice := re.match(r"invalid choice '(.*)' for argument '(.*)'. Expected one of \((.*)\)", text):
         return f"{choice[2]}: {choice[1]!r}{did_you_mean(choice[1], re.findall(r"'(.*?)'", choice[3]))}"
     if missing := re.match(r"Missing from .*?: (\S+)", text):

@@ -16,7 +16,7 @@ from gptjax.config import ModelConfig
 from gptjax.nn.likelihood import token_nats
 from gptjax.nn.model import Transformer, init_params
 from gptjax.sharding import batch_sharding, check_divides, held_rows, local_rows, make_mesh, partition, shardings
-from train.recipe import mesh_spec
+from train.mesh_spec import mesh_spec
 
 CONFIG = ModelConfig(vocabulary=200, T=16, D=16, L=2, N=4, K=2, head_width=4, F=24, dropout=0.3)
 MODEL = Transformer(CONFIG)

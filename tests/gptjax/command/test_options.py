@@ -84,7 +84,7 @@ def test_the_help_shows_what_one_needs_and_says_where_the_rest_is(capsys):
         (["x", "--inner.fuel", "steem"], "--inner.fuel: 'steem'; did you mean 'steam'? (drive --help)"),
         (["x", "--top-speed", "high"], "--top-speed: 'high' is none of {None}|FLOAT (drive --help)"),
         (["x", "y"], "unknown: y (drive --help)"),
-        ([], "NAME is missing (drive --help)"),
+        ([], "NAME is missing: How it is called. (drive --help)"),
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_was_meant(words, said):

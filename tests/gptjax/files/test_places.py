@@ -73,7 +73,7 @@ def test_every_verb_and_function_that_takes_a_path_begins_at_home(home, capsys):
             look()
     (home / "run").mkdir()
     (home / "run" / "model.json").touch()
-    assert program._run_of("audit", ["~/run"]) == home / "run"
+    assert program.Audit(run="~/run").folder == home / "run"
     assert program.main(["bench", "--json=~/none/file"]) == 2
     assert f"there is no folder {home}/none" in capsys.readouterr().err
     assert not any((home.parent / "here").iterdir())

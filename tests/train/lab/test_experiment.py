@@ -266,7 +266,7 @@ def test_a_mistake_is_answered_in_a_line(capsys, tmp_path):
     assert main(["experiment", "E33"]) == 2
     assert "unknown experiment 'E33'; did you mean 'E3'?" in capsys.readouterr().err
     assert main(["experiment"]) == 2
-    assert "give one of E2, E3, E4, E8" in capsys.readouterr().err
+    assert "NAME is missing: one of E2, E3, E4, E8" in capsys.readouterr().err
     (tmp_path / "recipe.json").write_text('{"steps": 5}')
     assert main(["pretrain", "--recipe", str(tmp_path / "recipe.json")]) == 2
     assert "is no recipe of this gptjax" in capsys.readouterr().err
