@@ -79,7 +79,7 @@ def make_train_step(
     """
     terms, combiner = curriculum.terms, make_combiner(curriculum.combine)
     chunks = chunks_for(local_rows(mesh, B), model.config.T, model.config.V)
-    optimizer = make_optimizer(spec, steps, abstract.params)
+    optimizer = make_optimizer(spec, steps, abstract.params, model.dtype)
     rate = learning_rate(spec, steps)
     one_by_one = curriculum.combine == "pcgrad"
 
