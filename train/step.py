@@ -78,7 +78,7 @@ def make_train_step(
     `skipped`, bool; `rows_hash`, u32 [2].
     """
     objective = Objective(loss_spec, model, chunks_for(local_rows(mesh, B), model.config.T, model.config.V))
-    optimizer = make_optimizer(spec, steps, abstract.params)
+    optimizer = make_optimizer(spec, steps, abstract.params, model.dtype)
     rate = learning_rate(spec, steps)
 
     def step(state: State, batch_ABT: Batch, asks: jax.Array) -> tuple[State, dict[str, jax.Array]]:
