@@ -9,7 +9,7 @@ from rich.console import Console
 
 from gptjax.runs.manifest import steps
 from train.assemble import Assembly, Text
-from train.measure import Measuring
+from train.measuring.measure import Measuring
 from train.optimizer import cooldown_steps
 from train.record.ledger import entry_of
 from train.record.meter import Start

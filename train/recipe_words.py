@@ -12,7 +12,7 @@ from gptjax.command.options import options, read, take
 from gptjax.config import SIZES, Shape
 from gptjax.spelling import did_you_mean
 from train.recipe import Recipe, load_recipe, recipe_names
-from train.renamed_fields import of_old_flags
+from train.record.older import of_old_flags
 
 # What --help shows; --help-all lists every setting.
 PLAIN = (

@@ -12,7 +12,7 @@ from gptjax.runs import checkpoint
 from gptjax.runs.manifest import manifest, steps
 from tests.tiny_recipe import recipe, records, steps_alone, write_text
 from train import loop
-from train.measure import Measuring
+from train.measuring.measure import Measuring
 from train.recipe import CheckpointSpec, OptimizerSpec, StopSpec, ValidationSpec
 from train.record import recorder
 from train.record.ledger import read_ledger

@@ -60,6 +60,13 @@ class TermScore(NamedTuple):
     measured: Mapping[str, Any] = {}
 
 
+class Findings(NamedTuple):
+    """One measurement."""
+
+    sources: Mapping[str, Score]  # of the task that models the text; empty where none is trained
+    terms: Mapping[str, TermScore]  # of the other tasks
+
+
 class SourceRecord(NamedTuple):
     """A score of next-word prediction."""
 

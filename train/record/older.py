@@ -1,20 +1,35 @@
-"""What earlier versions of gptjax wrote into run directories, as this one reads it: the only file that knows old names.
+"""What earlier versions of gptjax wrote into run directories and took on the command line, as this one reads it.
 
-To rename a field of the recipe, or of a record: raise its version, and add a line under the number it is renamed from.
+The only file that knows old names. To rename a field of the recipe, or of a record: raise its version, and add a line under
+the number it is renamed from. Version 1 of a recipe had five fields in every task (see NOW) where there is one table now.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from train.renamed_fields import with_schedules
+from data.tasks.schedule import Schedule, written
+from gptjax.config import FURTHER
+from gptjax.spelling import did_you_mean
+from train.objectives import Objectives
+
+if TYPE_CHECKING:
+    from train.recipe import Recipe
+
 
 RECIPE_VERSION = 2  # of recipe.json, and of the recipes within manifests and starts.jsonl; files without one are of 1
 METRICS_VERSION = 2  # of metrics.jsonl; lines before the first that tells a version are of 1
 
-# Version -> what makes a recipe of it one of the next.
-RECIPE_CHANGES: dict[int, Callable[[Mapping[str, Any]], dict[str, Any]]] = {1: with_schedules}
 # Version -> name of a value in that version -> in the next.
 METRIC_NAMES: dict[int, dict[str, str]] = {1: {"guess": "baseline", "guess_accuracy": "baseline_accuracy"}}
+NOW = {  # objectives.TASK.<old> -> what it is now
+    "rows": "objectives.rows TASK=ROWS",
+    "weight": "objectives.rows TASK=ROWS:WEIGHT",
+    "later": "objectives.rows TASK=ROWS:WEIGHT@SHARE",
+    "rare": "objectives.rare TASK, where it is not as it would be anyhow",
+    "sources": "objectives.sources TASK=SOURCE",
+}
 
 
 def recipe_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,3 +52,84 @@ def metric_record(record: Mapping[str, Any], version: int) -> dict[str, Any]:
     for number in range(version, METRICS_VERSION):
         record = {METRIC_NAMES[number].get(name, name): value for name, value in record.items()}
     return record
+
+
+def with_schedules(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree of a recipe.json, with the fields of today; one of today says the same as before."""
+    tree = dict(tree)
+    if isinstance(tree.get("model"), dict):
+        tree["model"] = {**FURTHER, **tree["model"]}
+    if isinstance(objectives := tree.get("objectives"), dict):
+        tree["objectives"] = _objectives(objectives, rows_a_step=tree.get("batch", {}).get("rows", 0))
+    return tree
+
+
+def _objectives(old: Mapping[str, Any], rows_a_step: int) -> dict[str, Any]:
+    kept = {name: part for name, part in old.items() if not isinstance(part, dict)}
+    tasks = {name: part for name, part in old.items() if isinstance(part, dict)}
+    kept |= {name: {field: part[field] for field in part.keys() - NOW.keys()} for name, part in tasks.items()}
+    if "rows" in old:
+        return kept
+    known, schedules, sources, rare = Objectives().tasks, {}, [], {}
+    for name, part in tasks.items():
+        later = tuple((share, rows, weight) for share, rows, weight in part.get("later") or ())
+        schedule = Schedule(rows=part.get("rows", 0.0), weight=part.get("weight"), later=later)
+        sources += [f"{name}={source}" for source in part.get("sources") or ()]
+        if schedule.most > 0:
+            rare[name] = bool(part.get("rare"))
+        schedules[name] = schedule
+    anyhow = {name: name in known and known[name].on(schedules[name]).rare(rows_a_step) for name in rare}
+    said = None if rare == anyhow else [name for name in rare if rare[name]]
+    return {**kept, "rows": list(written(schedules)), "sources": sources, "rare": said}
+
+
+def of_old_flags(words: Sequence[str], recipe: "Recipe") -> tuple["Recipe", list[str]]:
+    """(a recipe with what its options of yesterday say; the words without them)."""
+    given: dict[str, dict[str, Any]] = {}
+    others: list[str] = []
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        flag, equals, value = word.partition("=")
+        old = re.fullmatch(r"--objectives\.([\w-]+)\.(no-)?(rows|weight|later|rare|sources)", flag)
+        if old is None:
+            others.append(word)
+            continue
+        values = [value] if equals else []
+        while not equals and left and not left[0].startswith("--"):
+            values.append(left.pop(0))
+        task = old[1].replace("-", "_")
+        if task not in recipe.objectives.tasks:
+            raise ValueError(f"{flag}: no task {task!r}{did_you_mean(task, recipe.objectives.tasks)}")
+        given.setdefault(task, {})[old[3]] = _value(flag, old[3], values, off=old[2] is not None)
+    if not given:
+        return recipe, others
+    tasks = recipe.objectives.tasks
+    changed = {name: type(tasks[name])(**dataclasses.asdict(tasks[name]), **own) for name, own in given.items()}
+    return dataclasses.replace(recipe, objectives=dataclasses.replace(recipe.objectives, **changed)), others
+
+
+def _value(flag: str, field: str, values: Sequence[str], off: bool) -> Any:
+    """What follows an option of yesterday."""
+    try:
+        match field, values:
+            case "rare", []:
+                return not off
+            case "rare", ["True" | "False" as said]:
+                return said == "True"
+            case "sources", _:
+                return tuple(values)
+            case "weight", ["None"]:
+                return None
+            case "rows" | "weight", [number]:
+                return float(number)
+            case "later", _ if len(values) % 3 == 0:
+                numbers = [float(value) for value in values]
+                return tuple(zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True))
+    except ValueError:
+        pass
+    raise ValueError(f"{flag} {' '.join(values)}: cannot be; it is now --{NOW[field]}")
+
+
+# Version -> what makes a recipe of it one of the next.
+RECIPE_CHANGES: dict[int, Callable[[Mapping[str, Any]], dict[str, Any]]] = {1: with_schedules}

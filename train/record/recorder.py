@@ -21,6 +21,7 @@ from train.record.meter import Speed, Start, peak_flops
 from train.record.metrics import (
     SCORES,
     Conflict,
+    Findings,
     Occasion,
     Record,
     Remark,
@@ -35,7 +36,6 @@ from train.record.older import METRICS_VERSION
 from train.record.progress import Progress
 from train.record.starts import note_start
 from train.record.tensorboard import Curves
-from train.validate import Findings
 
 TELL_EVERY = 30  # seconds, where there is no terminal to draw a bar on
 

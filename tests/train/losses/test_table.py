@@ -18,11 +18,11 @@ from tests.tiny_recipe import recipe
 from tests.tiny_text import sentences, write_prepared
 from train.assemble import Text, assemble
 from train.losses.table import LOSSES, loss_named, loss_of_record
+from train.measuring.validate import HeldOut
 from train.objectives import Objectives, loss_spec
 from train.recipe import BatchSpec, MeshSpec
 from train.record.metrics import TaskRecord, as_json
 from train.report.report_tasks import scores, training_curves
-from train.validate import HeldOut
 
 PAGE = Path(__file__).parents[3] / "docs" / "objectives.md"
 T, B = 32, 4

@@ -1,12 +1,108 @@
-"""Recipes of any version, by the names of this one."""
+"""Yesterday's recipe.json and command lines say today what they said; a newer gptjax's are refused."""
 
+import dataclasses
 import json
 
 import pytest
 
+from data.tasks.causal_lm import CausalLM
+from data.tasks.classify import Classify
+from data.tasks.masked_lm import MaskedLM
+from data.tasks.order import Order
+from data.tasks.position import Position
+from gptjax.config import Architecture, Shape
 from tests.tiny_recipe import recipe
+from train.objectives import Objectives
 from train.recipe import changes, from_json, to_json
+from train.recipe_words import parse
 from train.record.older import RECIPE_VERSION, recipe_tree
+
+FOUR_TASKS = Objectives(
+    causal_lm=CausalLM(rows=0.6),
+    masked_lm=MaskedLM(rows=0.2, weight=0.3, rate=0.4, later=((0.5, 0.2, 0.1), (1.0, 0.2, 0.0))),
+    order=Order(rows=0.1, weight=0.01, sources=("letters",)),
+    classify=Classify(rows=0.1, rare=False),
+)
+
+
+def yesterdays(made) -> str:
+    """A recipe as JSON, as it was before the schedules were one table and a model a shape."""
+    tree = json.loads(to_json(made))
+    assert tree.pop("version") == RECIPE_VERSION
+    tree["model"] = dataclasses.asdict(made.model.architecture())
+    tree["objectives"] = {
+        name: part for name, part in tree["objectives"].items() if name not in ("rows", "sources", "rare")
+    }
+    for name, task in made.objectives.tasks.items():
+        schedule = json.loads(json.dumps(dataclasses.asdict(task.schedule)))
+        rare = task.auxiliary if task.schedule.rare is None else task.schedule.rare
+        tree["objectives"][name] |= {**schedule, "rare": rare}
+    return json.dumps(tree)
+
+
+@pytest.mark.parametrize("objectives", [Objectives(), FOUR_TASKS], ids=["next words", "four tasks"])
+@pytest.mark.parametrize("model", [Shape(T=32), Architecture(T=32, head_width=8)], ids=["shape", "architecture"])
+def test_a_recipe_of_yesterday_is_that_of_today(tmp_path, objectives, model):
+    made = recipe(tmp_path, "run", objectives=objectives, model=model)
+    assert from_json(yesterdays(made)) == made
+    assert changes(yesterdays(made), to_json(made)) == []
+
+
+def test_what_changed_since_yesterday_is_told(tmp_path):
+    made = recipe(tmp_path, "run", objectives=FOUR_TASKS)
+    other = dataclasses.replace(
+        made,
+        objectives=Objectives(),
+        model=dataclasses.replace(made.model, head_width=16),
+    )
+    found = {change.field: change.kind for change in changes(yesterdays(made), to_json(other))}
+    assert found.keys() == {
+        "objectives.rows", "objectives.sources", "objectives.rare", "objectives.masked_lm.rate", "model.head_width",
+    }  # fmt: skip
+    assert found["model.head_width"] == "impossible"
+    assert found["objectives.rows"] == "inexact"
+
+
+def test_yesterdays_options_still_mean_what_they_meant():
+    words = ["--objectives.causal-lm.rows", "0.75", "--objectives.masked-lm.rows=0.25", "--objectives.masked-lm.later"]
+    words += ["0.5", "0.25", "0.1", "1.0", "0.25", "0", "--objectives.masked-lm.sources", "one", "two"]
+    found = parse(["chinese", *words, "--model.head-width", "16", "--steps", "900"])
+    masked = found.objectives.masked_lm.schedule
+    assert (masked.rows, masked.weight, masked.sources) == (0.25, None, ("one", "two"))
+    assert masked.later == ((0.5, 0.25, 0.1), (1.0, 0.25, 0.0))
+    assert (found.model.architecture().head_width, found.steps) == (16, 900)
+    plain = parse(["chinese", "--objectives.position.rows", "0.5", "--objectives.causal-lm.rows", "0.5"])
+    assert plain.objectives.position.rare(plain.batch.rows)  # 4 rows a step: as it was
+    said = parse(["chinese", *words[:3], "--objectives.masked-lm.rare"]).objectives
+    assert said.masked_lm.schedule.rare is True
+
+
+def test_one_option_is_next_words_only():
+    """Of a recipe with seven tasks, whatever their weights and later shares."""
+    found = parse(["laptop", "--objectives.rows", "causal_lm"]).objectives
+    assert found.only_causal
+    assert found == Objectives()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--objectives.masked-lm.rows", "many"], "it is now --objectives.rows TASK=ROWS"),
+        (["--objectives.masked-lm.later", "0.5", "1"], "it is now --objectives.rows TASK=ROWS:WEIGHT@SHARE"),
+        (["--objectives.maskd-lm.rows", "1"], "no task 'maskd_lm'; did you mean 'masked_lm'?"),
+    ],
+)
+def test_an_option_of_yesterday_that_cannot_be_names_that_of_today(words, said):
+    with pytest.raises(ValueError, match=said.replace("?", r"\?")):
+        parse(["chinese", *words])
+
+
+def test_tasks_made_with_rows_keep_how_they_are_divided(tmp_path):
+    """Position(rows=0.5) was divided by the targets to be expected, however many rows; so it is."""
+    made = recipe(tmp_path, "run", objectives=Objectives(causal_lm=CausalLM(rows=0.5), position=Position(rows=0.5)))
+    assert made.objectives.position.rare(made.batch.rows)
+    today = recipe(tmp_path, "run", objectives=Objectives(rows=("causal_lm=0.5", "position=0.5")))
+    assert not today.objectives.position.rare(today.batch.rows)
 
 
 def versionless(text: str) -> dict:

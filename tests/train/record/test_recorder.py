@@ -4,9 +4,8 @@ import io
 
 from rich.console import Console
 
-from train.record.metrics import Score, TermScore
+from train.record.metrics import Findings, Score, TermScore
 from train.record.recorder import scores_table
-from train.validate import Findings
 
 TASKS = ("masked_lm", "position", "order", "continuity", "classify/source", "classify/type", "classify/language")
 

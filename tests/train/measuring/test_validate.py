@@ -19,9 +19,10 @@ from tests.tiny_text import stories, write_prepared
 from train.assemble import Assembly, Text, assemble
 from train.losses.terms import term_sums
 from train.losses.tokens import Tokens
+from train.measuring.validate import HeldOut, overall
 from train.objectives import Objectives, loss_spec
 from train.recipe import BatchSpec, MeshSpec
-from train.validate import Findings, HeldOut, Score, TermScore, overall
+from train.record.metrics import Findings, Score, TermScore
 
 T, B = 64, 4
 OBJECTIVES = Objectives(

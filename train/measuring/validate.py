@@ -1,7 +1,7 @@
 """What the model makes of held-out text: next words source by source, every other task beside a cheap baseline."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,16 +11,9 @@ from train.assemble import Assembly, Text
 from train.losses.loss import Sums, joined
 from train.losses.table import loss_named
 from train.objectives import Term
-from train.record.metrics import Score, TermScore, overall_loss
+from train.record.metrics import Findings, Score, TermScore, overall_loss
 
 AT_ONCE = 256  # rows that are looked at for baselines
-
-
-class Findings(NamedTuple):
-    """One measurement."""
-
-    sources: dict[str, Score]  # of the task that models the text; empty where none is trained
-    terms: dict[str, TermScore]  # of the other tasks
 
 
 class HeldOut:
