@@ -100,11 +100,11 @@ def load(
         from gptjax.exchange.gguf_model import read_gguf
         from gptjax.exchange.hf_folder import read_folder
 
-        foreign = read_gguf(path) if is_gguf else read_folder(path)
+        imported = read_gguf(path) if is_gguf else read_folder(path)
 
         from gptjax.loading import place_model
 
-        model = place_model(foreign, dtype=dtype, mesh=mesh)
+        model = place_model(imported, dtype=dtype, mesh=mesh)
     model.credit = credit
     return model
 

@@ -327,7 +327,7 @@ def note_end(model: "LanguageModel", sample: "Sample", answers: bool) -> None:
         print(quiet(f"[ended: this model's context of {model.config.T} tokens is full]"), file=sys.stderr)
     elif sample.ended != "length" and not sample.text.strip():
         said = "a stop string came first" if sample.ended == "stop" else "the model ended the text at once"
-        hint = "" if answers or model.habits.chat_template is None else "; it has learnt to talk: try --chat"
+        hint = "" if answers or model.generation_config.chat_template is None else "; it has learnt to talk: try --chat"
         print(quiet(f"[nothing: {said}{hint}]"), file=sys.stderr)
 
 

@@ -107,7 +107,7 @@ class Adapter:
 
     @property
     def _template(self) -> str:
-        return self.model.habits.chat_template or LINES
+        return self.model.generation_config.chat_template or LINES
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """The model's template, for the record; there is one, so that a name chooses nothing."""
@@ -135,7 +135,10 @@ class Adapter:
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Names of special tokens are these only where a template wrote them: not in a text without MARKs, nor behind
         the second, where choices and beginnings of answers are."""
-        tokenizer, found = self.model.tokenizer, encode_prompts(self.model.tokenizer, self.model.habits, texts)
+        tokenizer, found = (
+            self.model.tokenizer,
+            encode_prompts(self.model.tokenizer, self.model.generation_config, texts),
+        )
         for number, text in enumerate(texts):
             if parts := RENDERED.fullmatch(text):
                 behind = tokenizer.shielded(parts[2])

@@ -8,7 +8,7 @@ import jax
 from flax import linen as nn
 
 from gptjax.config import ModelConfig
-from gptjax.exchange.foreign import Foreign
+from gptjax.exchange.imported_model import ImportedModel
 from gptjax.inference.language_model import LanguageModel
 from gptjax.nn.model import Transformer, init_params
 from gptjax.runs import checkpoint, manifest
@@ -39,11 +39,18 @@ def restore_model(
     return model
 
 
-def place_model(foreign: Foreign, *, dtype: Any, mesh: Any) -> LanguageModel:
+def place_model(imported: ImportedModel, *, dtype: Any, mesh: Any) -> LanguageModel:
     """The model of somebody else's files, on its devices."""
-    abstract = abstract_params(foreign.config, mesh)
-    params = jax.tree.map(lambda leaf, place: jax.device_put(leaf, place.sharding), foreign.params, abstract)
-    return LanguageModel(foreign.config, foreign.tokenizer, params, habits=foreign.habits, dtype=dtype, mesh=mesh)
+    abstract = abstract_params(imported.config, mesh)
+    params = jax.tree.map(lambda leaf, place: jax.device_put(leaf, place.sharding), imported.params, abstract)
+    return LanguageModel(
+        imported.config,
+        imported.tokenizer,
+        params,
+        generation_config=imported.generation_config,
+        dtype=dtype,
+        mesh=mesh,
+    )
 
 
 def abstract_params(config: ModelConfig, mesh: Any) -> Any:

@@ -10,7 +10,16 @@ from typing import Any
 
 ROOMS = {
     "evaluation": ("answers", "evaluate", "items"),
-    "inference": ("chat", "class_scoring", "decode", "habits", "sampling", "scoring", "template", "text_likelihood"),
+    "inference": (
+        "chat",
+        "class_scoring",
+        "decode",
+        "generation_config",
+        "sampling",
+        "scoring",
+        "template",
+        "text_likelihood",
+    ),
     "nn": ("attention", "class_heads", "kernels", "likelihood", "linear", "model"),
     "runs": ("checkpoint", "manifest", "rundir"),
     "text": ("sentencepiece_model", "tokenizer"),

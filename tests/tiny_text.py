@@ -9,7 +9,7 @@ import numpy as np
 
 from data.description import FORMAT, Source, write_description
 from data.preparation.holdout import text_hash
-from data.preparation.marks import WORD_START, marks
+from data.preparation.token_flags import WORD_START, marks
 from data.spec import DataSpec
 from data.tasks.task import Corpus, Text
 from data.token_store import scramble

@@ -82,7 +82,7 @@ class Assembly:
 
         return Loader(self.mesh, self.recipe.batch.micro_batches, self.recipe.batch.micro_rows)
 
-    def asks(self, stop: bool) -> jax.Array:
+    def stop_flag(self, stop: bool) -> jax.Array:
         """What this host tells the others with a step: whether it wants to stop after it."""
         own = np.full(len(self.mesh.local_devices), stop, np.int32)
         return jax.make_array_from_process_local_data(one_a_device(self.mesh), own)

@@ -41,7 +41,7 @@ def train(
 
     with contextlib.ExitStack() as stack:
         saver = stack.enter_context(Saver(parts.recipe, about, guards, say))
-        with guards.dog.phase("first state"):
+        with guards.watchdog.phase("first state"):
             state, progress = first_state(parts, saver, say)
         step = int(state.step)
         text = text._replace(rows=text.rows.from_step(step, progress.rows, parts.recipe.batch.rows))
@@ -109,7 +109,7 @@ class Loop:
         for batch in self._batches(end.step - self.step):
             if why is not None or self._stop.agreed:
                 break
-            with self._guards.dog.phase("step" if self.step > self._first_step else "compile"):
+            with self._guards.watchdog.phase("step" if self.step > self._first_step else "compile"):
                 self._take_step(batch)
                 due = self._due(end)
                 if any(due) or self._stop.agreed or self.step % RECORD_EVERY == 0:
@@ -165,7 +165,7 @@ class Loop:
         """The batches of the next steps, on the devices."""
         batches = self._parts.loader.training(self._text.rows, self._progress.rows, count)
         for number in range(count):
-            with self._guards.dog.phase("next batch"):
+            with self._guards.watchdog.phase("next batch"):
                 batch = next(batches)
             if number == 0:
                 self._start.finished("first batch")
@@ -178,7 +178,7 @@ class Loop:
         """
         found, self._unread = jax.device_get(self._unread), None
         assert found is not None
-        self._guards.dog.progress()
+        self._guards.watchdog.progress()
         self._guards.lease.beat("step", step)
         if step == self._first_step + 1:
             self._first_step_is_read()

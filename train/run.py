@@ -77,13 +77,15 @@ def run(
             console.print(remark, highlight=False, markup=False)
         start.finished("text")
         console.print(_headline(recipe, config, mesh))
-        dog = Watchdog(recipe.hang_after, lambda phase, seconds: _hung(folder, lease, dog.limit(phase), phase, seconds))
-        stack.callback(dog.stop)
-        signals.doing = lambda: dog.current
-        guards = Guards(signals, lease, dog)
+        watchdog = Watchdog(
+            recipe.hang_after, lambda phase, seconds: _hung(folder, lease, watchdog.limit(phase), phase, seconds)
+        )
+        stack.callback(watchdog.stop)
+        signals.doing = lambda: watchdog.current
+        guards = Guards(signals, lease, watchdog)
         with _counting_failures(folder, lease, console), jax.set_mesh(mesh):
             parts, state = _trained(recipe, text, mesh, about, console, start, guards)
-        dog.stop()
+        watchdog.stop()
         if process == 0:
             failures.cleared(folder)
             signals.doing = lambda: REPORTING
@@ -109,7 +111,7 @@ def _trained(
         parts = assemble(recipe, text.tokenizer.size, text.loss_spec, mesh)
         if parts.loss_spec.combine == "pcgrad":
             console.print(pcgrad_cost(parts, text), highlight=False)
-        with _meeting_at_the_end(leave_together, guards.dog):
+        with _meeting_at_the_end(leave_together, guards.watchdog):
             return parts, train(parts, text, about, console, start, guards)
 
 
@@ -144,11 +146,11 @@ def _newest(run: Path) -> int:
 
 
 @contextlib.contextmanager
-def _meeting_at_the_end(leave_together: Callable[[], None], dog: Watchdog) -> Iterator[None]:
+def _meeting_at_the_end(leave_together: Callable[[], None], watchdog: Watchdog) -> Iterator[None]:
     """Training in here ends alike in all processes; none of them leaves before all have come to that end."""
 
     def meet() -> None:
-        with dog.phase("waiting for the other processes to end"):
+        with watchdog.phase("waiting for the other processes to end"):
             leave_together()
 
     try:

@@ -68,10 +68,10 @@ def make_train_step(
     B: int,
     seed: int,
 ) -> Callable[[State, Batch, jax.Array], tuple[State, dict[str, jax.Array]]]:
-    """(state, batch [A, B, T], asks [devices]) -> (state, metrics). The state's memory is reused.
+    """(state, batch [A, B, T], stop_flag [devices]) -> (state, metrics). The state's memory is reused.
 
     A step whose loss or gradient is not a number changes nothing but the count of steps.
-    `asks`: i32, one a device, above 0 where its host wants to stop: metrics["asked"] is the highest, on every host.
+    `stop_flag`: i32, one a device, above 0 where its host wants to stop: metrics["asked"] is the highest of all.
 
     Metrics, float32: `loss` (sum over terms of coefficient times mean loss), of each term `loss/<term>`, a
     target, `weight/<term>` (targets) and `coefficient/<term>`, `gradient_norm` before clipping, `learning_rate`;
@@ -81,7 +81,7 @@ def make_train_step(
     optimizer = make_optimizer(spec, steps, abstract.params, model.dtype)
     rate = learning_rate(spec, steps)
 
-    def step(state: State, batch_ABT: Batch, asks: jax.Array) -> tuple[State, dict[str, jax.Array]]:
+    def step(state: State, batch_ABT: Batch, stop_flag: jax.Array) -> tuple[State, dict[str, jax.Array]]:
         progress = state.step / jnp.float32(steps)
         earlier = jnp.where(state.step >= state.cooldown, cooldown_start(spec, steps) - state.cooldown, 0)
         weighed_at = progress + earlier / jnp.float32(steps)  # weights fall when the rate does
@@ -100,7 +100,7 @@ def make_train_step(
         kept = (state.params, state.ema, state.optimizer, state.combiner)
         metrics = {
             "loss": found.loss, "gradient_norm": norm, "learning_rate": rate(state.step, state.cooldown),
-            "skipped": ~finite, "rows_hash": rows_hash(batch_ABT, jnp), "asked": jnp.max(asks),
+            "skipped": ~finite, "rows_hash": rows_hash(batch_ABT, jnp), "asked": jnp.max(stop_flag),
         }  # fmt: skip
         metrics |= _metrics_of_terms(loss_spec.terms, found)
         return State(state.step + 1, state.cooldown, *chosen(finite, changed, kept)), metrics
@@ -140,17 +140,17 @@ def _averaged(ema: Any, params: Any, step: jax.Array, decay: float) -> Any:
 def make_validation_step(
     model: Transformer, loss_spec: LossSpec, abstract: State, mesh: Mesh, B: int
 ) -> Callable[..., tuple[dict[str, Sums], jax.Array, jax.Array]]:
-    """(params, batch [B, T], bytes of each id [V], asks) -> (sums of each term, bytes of the token targets, asked).
+    """(params, batch [B, T], bytes of each id [V], stop_flag) -> (sums of each term, bytes of its targets, asked).
 
-    Dropout is off; `asks` as in `make_train_step`.
+    Dropout is off; `stop_flag` as in `make_train_step`.
     """
     chunks = chunks_for(local_rows(mesh, B), model.config.T, model.config.V)
 
     def step(
-        params: Any, batch: Batch, bytes_V: jax.Array, asks: jax.Array
+        params: Any, batch: Batch, bytes_V: jax.Array, stop_flag: jax.Array
     ) -> tuple[dict[str, Sums], jax.Array, jax.Array]:
         target_bytes = jnp.sum(jnp.where(batch.weights_BT > 0, bytes_V[batch.targets_BT], 0))
-        return term_sums(params, model, batch, loss_spec.terms, chunks), target_bytes, jnp.max(asks)
+        return term_sums(params, model, batch, loss_spec.terms, chunks), target_bytes, jnp.max(stop_flag)
 
     placed = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
     places = (placed, batch_sharding(mesh), replicated(mesh), one_a_device(mesh))

@@ -14,7 +14,7 @@ import numpy as np
 
 from data.description import LeftOut
 from data.preparation import overlap
-from data.preparation.marks import sentence_ends
+from data.preparation.token_flags import sentence_ends
 
 SPLITS = ("train", "validation")
 # values of `split_J`; DROPPED = a duplicate, LEFT_OUT = would train, but holds held-out text

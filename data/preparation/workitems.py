@@ -20,8 +20,8 @@ from etils import epath
 
 from data.preparation import holdout, overlap, sources
 from data.preparation.holdout import MEASURED, SPLITS, TRAIN, VALIDATION, Plan
-from data.preparation.marks import marks
 from data.preparation.sources import Shard
+from data.preparation.token_flags import marks
 from gptjax.files.atomic_file import write_whole
 from gptjax.text.tokenizer import Tokenizer
 

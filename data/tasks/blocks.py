@@ -5,7 +5,7 @@ Axes: P pieces  N their tokens  X anything.
 
 import numpy as np
 
-from data.preparation.marks import SENTENCE_END
+from data.preparation.token_flags import SENTENCE_END
 from data.tasks.task import Text
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from data.preparation.marks import WORD_START
+from data.preparation.token_flags import WORD_START
 from data.tasks.task import Corpus, Task, Text, packed, ranks
 from gptjax.batch import Batch
 

@@ -57,7 +57,7 @@ class Text(NamedTuple):
     key_P: np.ndarray  # u64: of chance; differs by seed, source, epoch, document and place in it, and by nothing else
     length_P: np.ndarray  # i64: tokens
     token_N: np.ndarray  # i32
-    mark_N: np.ndarray  # u8: WORD_START, SENTENCE_END of data.preparation.marks
+    mark_N: np.ndarray  # u8: WORD_START, SENTENCE_END of data.preparation.token_flags
     task: int = 0  # what stands in `task_BT` for the task that reads this
     heads: tuple[int, ...] = ()  # numbers of that task's heads among all of the run; () = from 0
     C: int = 0  # places for sequence-level targets that a row has at least, whatever its task

@@ -49,7 +49,7 @@ class Evaluate(Verb):
       answers      {"question": "...", "answers": ["...", "..."]}               any of them is right
 
       gptjax evaluate runs/first perplexity novel.txt news.jsonl
-      gptjax evaluate runs/first perplexity novel.txt --view "both sides"
+      gptjax evaluate runs/first perplexity novel.txt --view bidirectional
       gptjax evaluate runs/first choices quiz.jsonl --template "Question: {context}\\nAnswer:" --out results/quiz
       gptjax evaluate runs/first classes reviews.jsonl --labels good bad --template "{text} It is"
       gptjax evaluate runs/first classes news.jsonl --head topic
@@ -64,7 +64,7 @@ class Evaluate(Verb):
     """What to measure."""
     files: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE...")]
     """.txt or .jsonl"""
-    view: Literal["causal", "both sides"] = "causal"
+    view: Literal["causal", "bidirectional"] = "causal"
     """Perplexity: predict a token from those before it, or from all others (models trained on masked_lm; slow)."""
     template: str | None = None
     """An item's prompt, with its fields in braces; \\n is a line break. None = {text}, {context} or {question}."""

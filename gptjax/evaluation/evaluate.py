@@ -30,7 +30,7 @@ from gptjax.evaluation.items import (
 )
 from gptjax.inference.continuing import continued
 from gptjax.inference.prompt import encode_prompts
-from gptjax.inference.scoring import Progress, Reading
+from gptjax.inference.scoring import Progress, ScoreOptions
 from gptjax.inference.text_likelihood import (
     continuations,
     encoded_pairs,
@@ -57,7 +57,7 @@ def multiple_choice(
     template: str = CONTEXT,
     delimiter: str = DELIMITER,
     seed: int = 0,
-    **reading: Unpack[Reading],
+    **options: Unpack[ScoreOptions],
 ) -> Result:
     """How often the right one of an item's `choices` is the most probable behind its prompt.
 
@@ -69,7 +69,7 @@ def multiple_choice(
     items = list(items)
     choices = [texts_of(item, number, "choices") for number, item in enumerate(items)]
     right = [right_choice(item, number, choices[number]) for number, item in enumerate(items)]
-    found = _choose(model, items, template, delimiter, choices, **reading)
+    found = _choose(model, items, template, delimiter, choices, **options)
     rows = [{**item, **judged, "answer": one} for item, judged, one in zip(items, found, right, strict=True)]
     metrics = {
         name: mean_of([row[chosen] == row["answer"] for row in rows], seed)
@@ -85,7 +85,7 @@ def _choose(
     template: str,
     delimiter: str,
     choices: Sequence[Sequence[str]],
-    **reading: Unpack[Reading],
+    **options: Unpack[ScoreOptions],
 ) -> list[dict[str, Any]]:
     """What the model makes of each item's choices."""
     shown = prompts(items, template)
@@ -96,7 +96,7 @@ def _choose(
         for choice in range(len(each))
     ]
     encoded = encoded_pairs(model, pairs, name=names.__getitem__)
-    scores, found = iter(continuations(model, encoded, **reading)), []
+    scores, found = iter(continuations(model, encoded, **options)), []
     for each in choices:
         log_probs, greedy = zip(*itertools.islice(scores, len(each)), strict=True)
         by_length = np.array(log_probs) / [max(1, len(one)) for one in each]
@@ -115,7 +115,7 @@ def classify(
     template: str = TEXT,
     delimiter: str = DELIMITER,
     seed: int = 0,
-    **reading: Unpack[Reading],
+    **options: Unpack[ScoreOptions],
 ) -> Result:
     """How often the word for an item's `label` is the most probable one behind its prompt.
 
@@ -126,14 +126,14 @@ def classify(
     words = word_of_label(pairs)
     items = list(items)
     wanted = [label_of(item, number, list(words)) for number, item in enumerate(items)]
-    found = _choose(model, items, template, delimiter, [list(words.values())] * len(items), **reading)
+    found = _choose(model, items, template, delimiter, [list(words.values())] * len(items), **options)
     log_probs = [judged["log_probs"] for judged in found]
     return _classified("classification by words", items, list(words), wanted, log_probs, seed)
 
 
 def classify_by_head(
     model: "LanguageModel", items: Iterable[Item], head: str, *, template: str = TEXT, seed: int = 0,
-    **reading: Unpack[Reading],
+    **options: Unpack[ScoreOptions],
 ) -> Result:  # fmt: skip
     """The same by a class head that the model was trained with; a text beyond the context loses its end.
 
@@ -148,7 +148,7 @@ def classify_by_head(
     wanted = [label_of(item, place, classes) for place, item in enumerate(items)]
     room = model.config.T - 2
     texts = [[tokenizer.bos, *ids[:room], tokenizer.eos] for ids in tokenizer.encode_batch(prompts(items, template))]
-    log_probs = model.class_log_probs(texts, number, **reading)
+    log_probs = model.class_log_probs(texts, number, **options)
     return _classified(f"classification by head {head}", items, classes, wanted, log_probs.tolist(), seed)
 
 
@@ -198,7 +198,7 @@ def answer(
     """
     items, stop = list(items), tuple(listed(stop, "stop"))
     wanted = [texts_of(item, number, "answers") for number, item in enumerate(items)]
-    encoded = encode_prompts(model.tokenizer, model.habits, prompts(items, template))
+    encoded = encode_prompts(model.tokenizer, model.generation_config, prompts(items, template))
     said = continued(model, encoded, tokens=tokens, stop=stop, progress=progress)
     rows = [
         {**item, "said": text.strip(), "exact_match": exact_match(text, each), "f1": f1(text, each)}

@@ -136,30 +136,32 @@ def _prove(folder: Path, model: LanguageModel, params: dict[str, np.ndarray]) ->
 
 def _compare_description(folder: Path, model: LanguageModel) -> None:
     """Every small file, as `gptjax.load` understands it."""
-    config, tokenizer, habits = read_description(folder)
+    config, tokenizer, generation_config = read_description(folder)
     for field in dataclasses.fields(config):
         name = "H" if field.name == "head_width" else field.name  # None where H follows from D and N
         found, wanted = getattr(config, name), getattr(model.config, name)
         if found != wanted and name != "dropout":  # which only training takes
             raise ValueError(f"{CONFIG} says {name}={found!r}, the source {wanted!r}")
-    for field in dataclasses.fields(habits):
-        found, wanted = getattr(habits, field.name), getattr(model.habits, field.name)
+    for field in dataclasses.fields(generation_config):
+        found, wanted = getattr(generation_config, field.name), getattr(model.generation_config, field.name)
         if found != wanted:
-            raise ValueError(f"habits: {field.name} is {str(found)[:200]!r}, in the source {str(wanted)[:200]!r}")
+            raise ValueError(
+                f"generation_config: {field.name} is {str(found)[:200]!r}, in the source {str(wanted)[:200]!r}"
+            )
     for role in ("bos", "eos", "pad", "mask"):
         if (found := getattr(tokenizer, role)) != (wanted := getattr(model.tokenizer, role)):
             raise ValueError(f"the {role.upper()} token has id {found}, in the source {wanted}")
-    rules, wanted = (one.for_others(habits.begins_with_bos) for one in (tokenizer, model.tokenizer))
+    rules, wanted = (one.for_others(generation_config.begins_with_bos) for one in (tokenizer, model.tokenizer))
     if rules != wanted:
         raise ValueError(f"{RULES} has other rules than the source")
 
 
 def _compare_tokens(folder: Path, model: LanguageModel) -> list[list[int]]:
     """The fixed texts in ids, which the library that others use must make of them by itself."""
-    tokenizer, habits = model.tokenizer, model.habits
+    tokenizer, generation_config = model.tokenizer, model.generation_config
     rules = tokenizers.Tokenizer.from_file(str(folder / RULES))
     fixed = []
-    for text, ids in zip(PROMPTS, encode_prompts(tokenizer, habits, PROMPTS), strict=True):
+    for text, ids in zip(PROMPTS, encode_prompts(tokenizer, generation_config, PROMPTS), strict=True):
         found = rules.encode(text).ids
         if (found or [tokenizer.bos]) != ids:
             raise ValueError(f"{RULES} makes {found} of {text!r}, the source {ids}")
@@ -175,7 +177,9 @@ def _compare_scores(folder: Path, model: LanguageModel, fixed: list[list[int]]) 
     random = [draw.integers(0, config.vocabulary, min(config.T, LONGEST)).tolist() for _ in range(2)]
     prompts = [ids[: config.T] for ids in [*fixed, *random]]
     begun = prompts[0][: max(1, config.T // 2)]
-    float32 = LanguageModel(config, model.tokenizer, model.params, habits=model.habits, mesh=model.mesh)
+    float32 = LanguageModel(
+        config, model.tokenizer, model.params, generation_config=model.generation_config, mesh=model.mesh
+    )
     [[sample]] = float32.generate(begun, temperature=0, tokens=CONTINUED)
     *found, of_greedy = reread.logits(folder, [*prompts, [*begun, *sample.ids[:-1]]])
     largest = max(float(np.abs(logits_TV).max()) for logits_TV in found)

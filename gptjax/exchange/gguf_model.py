@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from gptjax.exchange.foreign import Foreign, check_one_model
 from gptjax.exchange.gguf_file import Tensors, read_file
 from gptjax.exchange.gguf_tokenizer import TOKENIZER_KEYS, token_id, tokenizer_of
 from gptjax.exchange.hf_config import LLAMA, MODEL_TYPES, QWEN3, model_of
 from gptjax.exchange.hf_params import read_params
+from gptjax.exchange.imported_model import ImportedModel, check_one_model
 from gptjax.files.bounded_files import naming
-from gptjax.inference.habits import Habits
+from gptjax.inference.generation_config import GenerationConfig
 
 CLASSES = {"llama": LLAMA, "qwen3": QWEN3}  # by general.architecture
 # Keys behind the architecture's name -> fields of config.json; all but the last two must be there.
@@ -50,7 +50,7 @@ OF_LAYER = {
 }
 
 
-def read_gguf(path: Path) -> Foreign:
+def read_gguf(path: Path) -> ImportedModel:
     """Raises ValueError, in one line, naming the file and what in it is missing, damaged or not supported."""
     settings, tensors = read_file(path)
     with naming(path):
@@ -60,15 +60,17 @@ def read_gguf(path: Path) -> Foreign:
         template = settings.get("tokenizer.chat_template")
         if not isinstance(template, str | None):
             raise ValueError(f"tokenizer.chat_template is {str(template)[:60]!r}, not a text")
-        habits = Habits(
+        generation_config = GenerationConfig(
             ends=frozenset(ends),
             begins_with_bos=begins_with_bos,
             chat_template=template or None,
             names={f"{role}_token": name for role, name in tokenizer.roles.items()},
         )
-        check_one_model(config, tokenizer, habits)
+        check_one_model(config, tokenizer, generation_config)
         renamed = _Renamed(tensors, {"q_proj": config.N, "k_proj": config.K} if not config.qk_norm else {})
-        return Foreign(config=config, tokenizer=tokenizer, habits=habits, params=read_params(config, renamed))
+        return ImportedModel(
+            config=config, tokenizer=tokenizer, generation_config=generation_config, params=read_params(config, renamed)
+        )
 
 
 def config_fields(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:

@@ -15,14 +15,14 @@ import tokenizers
 from tokenizers import pre_tokenizers
 
 from gptjax.config import ModelConfig
-from gptjax.exchange.foreign import Foreign, check_one_model
 from gptjax.exchange.heads_file import read_class_heads, read_heads
 from gptjax.exchange.hf_config import GPT2, QWEN3, SPECIAL, class_of, read_config
 from gptjax.exchange.hf_params import read_params
+from gptjax.exchange.imported_model import ImportedModel, check_one_model
 from gptjax.exchange.safetensors_file import read_weights
 from gptjax.files.bounded_files import naming, read_json, read_text
 from gptjax.inference.chat import LINES
-from gptjax.inference.habits import Habits
+from gptjax.inference.generation_config import GenerationConfig
 from gptjax.text.tokenizer import Tokenizer, token_name
 
 CONFIG, GENERATION, SETTINGS = "config.json", "generation_config.json", "tokenizer_config.json"
@@ -34,17 +34,22 @@ CLASSES = {GPT2: "GPT2Tokenizer", QWEN3: "Qwen2Tokenizer"}  # by the model's cla
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
-def read_folder(folder: Path) -> Foreign:
+def read_folder(folder: Path) -> ImportedModel:
     """Raises ValueError, in one line, naming the file and what in it is missing, damaged or not supported."""
-    config, tokenizer, habits = read_description(folder)
+    config, tokenizer, generation_config = read_description(folder)
     bank = read_class_heads(folder, config)
     found = read_weights(folder)
     with naming(folder):
-        return Foreign(config=config, tokenizer=tokenizer, habits=habits, params=read_params(config, found) | bank)
+        return ImportedModel(
+            config=config,
+            tokenizer=tokenizer,
+            generation_config=generation_config,
+            params=read_params(config, found) | bank,
+        )
 
 
-def read_description(folder: Path) -> tuple[ModelConfig, Tokenizer, Habits]:
-    """All but the weights: shape with class heads, tokenizer, habits. Raises as `read_folder`."""
+def read_description(folder: Path) -> tuple[ModelConfig, Tokenizer, GenerationConfig]:
+    """All but the weights: shape with class heads, tokenizer, generation_config. Raises as `read_folder`."""
     config, special = read_config(folder / CONFIG)
     settings, generation = _optional(folder / SETTINGS), _optional(folder / GENERATION)
     names = _names(folder, settings)
@@ -53,7 +58,7 @@ def read_description(folder: Path) -> tuple[ModelConfig, Tokenizer, Habits]:
     ends = _ids(folder, sources[0]["eos_token_id"] if sources else tokenizer.eos)
     within = frozenset(id for id in ends if 0 <= id < config.vocabulary)
     _warn_of_ids(folder, {**special, "eos_token_id": sorted(ends)}, config.vocabulary)
-    habits = Habits(
+    generation_config = GenerationConfig(
         ends=within or frozenset({tokenizer.eos}),
         begins_with_bos=begins_with_bos,
         chat_template=_chat_template(folder, settings),
@@ -61,8 +66,8 @@ def read_description(folder: Path) -> tuple[ModelConfig, Tokenizer, Habits]:
         generation={name: value for name, value in generation.items() if name not in SPECIAL},
     )
     with naming(folder):
-        check_one_model(config, tokenizer, habits)
-    return dataclasses.replace(config, class_heads=read_heads(folder)), tokenizer, habits
+        check_one_model(config, tokenizer, generation_config)
+    return dataclasses.replace(config, class_heads=read_heads(folder)), tokenizer, generation_config
 
 
 def _warn_of_ids(folder: Path, special: Mapping[str, Any], rows: int) -> None:

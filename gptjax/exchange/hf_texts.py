@@ -46,26 +46,30 @@ classes, in order, are also in `class_heads.json`.
 
 def texts(model: "LanguageModel") -> dict[str, str]:
     """File name -> content. Raises ValueError where the model is of no class of Hugging Face."""
-    config, tokenizer, habits = model.config, model.tokenizer, model.habits
+    config, tokenizer, generation_config = model.config, model.tokenizer, model.generation_config
     ids = {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos, "pad_token_id": tokenizer.pad}
-    lines = LINES if habits.begins_with_bos else None  # they begin with BOS
-    template = lines if habits.chat_template is None else habits.chat_template
+    lines = LINES if generation_config.begins_with_bos else None  # they begin with BOS
+    template = lines if generation_config.chat_template is None else generation_config.chat_template
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        **habits.names,
+        **generation_config.names,
         "model_max_length": config.T,
         "clean_up_tokenization_spaces": False,
         **({} if template is None else {"chat_template": template}),
     }
-    ends = sorted(habits.ends)
+    ends = sorted(generation_config.ends)
     found = {
         "config.json": fields_of(config) | ids,
-        "generation_config.json": {**habits.generation, **ids, "eos_token_id": ends[0] if len(ends) == 1 else ends},
+        "generation_config.json": {
+            **generation_config.generation,
+            **ids,
+            "eos_token_id": ends[0] if len(ends) == 1 else ends,
+        },
         "tokenizer_config.json": settings,
-        "special_tokens_map.json": dict(habits.names),
+        "special_tokens_map.json": dict(generation_config.names),
     }
     return {name: _json(content) for name, content in found.items()} | {
-        "tokenizer.json": tokenizer.for_others(habits.begins_with_bos),
+        "tokenizer.json": tokenizer.for_others(generation_config.begins_with_bos),
         "README.md": _readme(model, template),
         **({} if model.credit is None else {CREDIT: model.credit}),
     }

@@ -31,7 +31,7 @@ class Chat:
     def __init__(self, model: "LanguageModel", sampling: Sampling):
         self.turns: list[str] = []  # all that was said, yours at even places; also what the context no longer holds
         self._model = model
-        stop = sampling.stop if model.habits.chat_template else ("\n", *sampling.stop)
+        stop = sampling.stop if model.generation_config.chat_template else ("\n", *sampling.stop)
         self.sampling = dataclasses.replace(sampling, stop=stop)  # of a reply: without a template it is a line
         self._room = min(sampling.tokens, max(1, model.config.T // 4))
 
@@ -67,14 +67,14 @@ class Chat:
         )
 
     def _written(self, turns: Sequence[str]) -> tuple[str, list[int]]:
-        tokenizer, habits = self._model.tokenizer, self._model.habits
-        if habits.chat_template is None:
+        tokenizer, generation_config = self._model.tokenizer, self._model.generation_config
+        if generation_config.chat_template is None:
             text = "".join(turn_line(number, turn) for number, turn in enumerate(turns)) + f"{SPEAKERS[1]}:"
-            return text, encode_prompts(tokenizer, habits, [text])[0]
+            return text, encode_prompts(tokenizer, generation_config, [text])[0]
         from gptjax.inference.template import render  # here, for a run of ours needs no Jinja
 
         messages = [{"role": ("user", "assistant")[number % 2], "content": turn} for number, turn in enumerate(turns)]
-        text = render(habits.chat_template, messages, habits.names, tokenizer)
+        text = render(generation_config.chat_template, messages, generation_config.names, tokenizer)
         return text.replace(SHIELD, ""), encode_rendered(tokenizer, text)
 
     def _reply(self, turn: str, prompt: Sequence[int]) -> Generator[str, None, "Sample"]:

@@ -11,36 +11,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax.inference.scoring import NOT_NUMBERS, Read, Reading, batches_of, check_ids, padded, states
+from gptjax.inference.scoring import NOT_NUMBERS, ScoreOptions, ScoreRequest, batches_of, check_ids, padded, states
 from gptjax.nn.class_heads import class_logits, states_at
 from gptjax.nn.model import Transformer
 
 
 def class_log_probs(
-    model: Transformer, params: Any, texts: Sequence[Sequence[int]], head: int, **reading: Unpack[Reading]
+    model: Transformer, params: Any, texts: Sequence[Sequence[int]], head: int, **options: Unpack[ScoreOptions]
 ) -> np.ndarray:
     """Log-probabilities, nats, f32 [texts,C], of the classes of a head, by its number in the model's config.
 
     A text is read as data.tasks.classify builds it: BOS, tokens, EOS, all seen from both sides; its class is read at
-    the EOS. `reading` and what the numbers depend on: see gptjax.inference.scoring.score.
+    the EOS. `options` and what the numbers depend on: see gptjax.inference.scoring.score.
 
     Raises ValueError for a text that is empty, beyond the context or the vocabulary, and where scores are no numbers.
     """
     check_ids("text", texts, model.config)
-    reads = [Read(ids) for ids in texts]
-    for number, read in enumerate(reads):
-        read.at, read.targets = [len(read.ids) - 1], [number]
+    requests = [ScoreRequest(ids) for ids in texts]
+    for number, request in enumerate(requests):
+        request.at, request.targets = [len(request.ids) - 1], [number]
     found_NC = np.zeros((len(texts), len(model.config.class_heads[head].classes)), np.float32)
-    batches = batches_of(reads, model.config.T, reading.get("batch_tokens"))
+    batches = batches_of(requests, model.config.T, options.get("batch_tokens"))
     for done, batch in enumerate(batches, start=1):
-        number_B = [read.targets[0] for read, _ in batch.rows]
+        number_B = [request.targets[0] for request, _ in batch.rows]
         log_prob_BC = np.asarray(_classes(model, params, *padded(batch), head=head))
         found_NC[number_B] = log_prob_BC[: len(number_B)]
         finite_B = np.isfinite(log_prob_BC[: len(number_B)]).all(axis=1)
         if not finite_B.all():
             text = number_B[int(finite_B.argmin())]
             raise ValueError(f"the model's scores of text {text} {NOT_NUMBERS}")
-        if progress := reading.get("progress"):
+        if progress := options.get("progress"):
             progress(done, len(batches))
     return found_NC
 

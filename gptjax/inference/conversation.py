@@ -18,16 +18,16 @@ def written(model: "LanguageModel", messages: Sequence[Mapping[str, str]], *, co
     """
     from gptjax.inference.template import render  # here, for a run of ours that only continues texts needs no Jinja
 
-    habits, tokenizer = model.habits, model.tokenizer
-    template = habits.chat_template or LINES
+    generation_config, tokenizer = model.generation_config, model.tokenizer
+    template = generation_config.chat_template or LINES
     try:
-        return render(template, messages, habits.names, tokenizer, continues=continues)
+        return render(template, messages, generation_config.names, tokenizer, continues=continues)
     except ValueError:
         if [one["role"] for one in messages[:2]] != ["system", "user"]:
             raise
     system, first, *others = messages
     joined = {**first, "content": f"{system['content']}\n\n{first['content']}"}
-    return render(template, [joined, *others], habits.names, tokenizer, continues=continues)
+    return render(template, [joined, *others], generation_config.names, tokenizer, continues=continues)
 
 
 def turn_ids(model: "LanguageModel", chat: Chat, turn: str, system: str | None) -> list[int]:
@@ -37,7 +37,7 @@ def turn_ids(model: "LanguageModel", chat: Chat, turn: str, system: str | None) 
     """
     if system is None:
         return chat.tokens(turn)
-    if model.habits.chat_template is None:
+    if model.generation_config.chat_template is None:
         return chat.tokens(f"{system}\n\n{turn}")
     messages = [{"role": "system", "content": system}, {"role": "user", "content": turn}]
     return encode_rendered(model.tokenizer, written(model, messages))

@@ -21,11 +21,11 @@ from gptjax import arguments
 from gptjax.config import ModelConfig
 from gptjax.inference.class_scoring import class_log_probs
 from gptjax.inference.decode import Choice, decode, prefill, repeat_rows
-from gptjax.inference.habits import Habits
+from gptjax.inference.generation_config import GenerationConfig
 from gptjax.inference.padding import padded_length
 from gptjax.inference.prompt import encode_prompts
 from gptjax.inference.sampling import Sampling
-from gptjax.inference.scoring import Reading, Row, Scores, View, log_probs, score
+from gptjax.inference.scoring import Row, ScoreOptions, Scores, View, log_probs, score
 from gptjax.inference.text_likelihood import Continuation, loglikelihood, loglikelihood_rolling, perplexity
 from gptjax.mesh_axes import row_axes
 from gptjax.nn.model import Transformer
@@ -59,7 +59,7 @@ class LanguageModel:
 
     It can be copied and pickled, parameters and all; one that is spread over a mesh can only be copied.
 
-    `habits`: how its texts begin and end, and how it talks; by default as this package trains.
+    `generation_config`: how its texts begin and end, and how it talks; by default as this package trains.
     """
 
     def __init__(
@@ -68,12 +68,12 @@ class LanguageModel:
         tokenizer: Tokenizer,
         params: Any,
         *,
-        habits: Habits | None = None,
+        generation_config: GenerationConfig | None = None,
         dtype: Any = "float32",
         mesh: Any = None,
     ):
         self.config, self.tokenizer, self.params = config, tokenizer, params
-        self.habits = Habits.of_runs(tokenizer) if habits is None else habits
+        self.generation_config = GenerationConfig.of_runs(tokenizer) if generation_config is None else generation_config
         self.step: int | None = None  # of the checkpoint it was loaded from
         self.credit: str | None = None  # Markdown: whose texts it has read, and under which licences
         self.mesh = mesh
@@ -99,7 +99,8 @@ class LanguageModel:
         `slots`: tokens that there is room for in each row, prompt and text; None = as many as are needed, padded. Calls
         that share them, `tokens` and the number of rows share their compiled programs, whatever the prompts.
         A text depends on its prompt, the settings and its number among the samples, not on the other prompts; equal
-        prompts get equal texts. A prompt of text begins with BOS and EOS ends every text, or as `habits` say.
+        prompts get equal texts. A prompt of text begins with BOS and EOS ends every text, or as `generation_config`
+        says.
         Raises ValueError if a prompt does not fit the context or has a token id beyond the vocabulary, or if
         `logit_bias` names a text that is no token.
         """
@@ -118,32 +119,32 @@ class LanguageModel:
         with self.on_mesh():
             return log_probs(self._model, self.params, texts, view=view, mask=self.tokenizer.mask)
 
-    def score(self, rows: Iterable[Row], *, view: View = "causal", **reading: Unpack[Reading]) -> list[Scores]:
+    def score(self, rows: Iterable[Row], *, view: View = "causal", **options: Unpack[ScoreOptions]) -> list[Scores]:
         """How probable the tokens are that rows of ids ask for: see gptjax.inference.scoring.score."""
         with self.on_mesh():
-            return score(self._model, self.params, rows, view=view, **reading)
+            return score(self._model, self.params, rows, view=view, **options)
 
-    def class_log_probs(self, texts: Sequence[Sequence[int]], head: int, **reading: Unpack[Reading]) -> np.ndarray:
+    def class_log_probs(self, texts: Sequence[Sequence[int]], head: int, **options: Unpack[ScoreOptions]) -> np.ndarray:
         """How probable the classes of texts of ids are: see gptjax.inference.class_scoring.class_log_probs."""
         heads = self.config.class_heads
         if not 0 <= arguments.whole("head", head) < len(heads):
             raise ValueError(f"head={head}: this model has {len(heads)}: {[one.name for one in heads]}")
         with self.on_mesh():
-            return class_log_probs(self._model, self.params, texts, head, **reading)
+            return class_log_probs(self._model, self.params, texts, head, **options)
 
-    def loglikelihood(self, pairs: Iterable[tuple[str, str]], **reading: Unpack[Reading]) -> list[Continuation]:
+    def loglikelihood(self, pairs: Iterable[tuple[str, str]], **options: Unpack[ScoreOptions]) -> list[Continuation]:
         """How probable each (context, continuation) is: see gptjax.inference.text_likelihood.loglikelihood."""
-        return loglikelihood(self, pairs, **reading)
+        return loglikelihood(self, pairs, **options)
 
-    def loglikelihood_rolling(self, texts: Iterable[str], **reading: Unpack[Reading]) -> list[float]:
+    def loglikelihood_rolling(self, texts: Iterable[str], **options: Unpack[ScoreOptions]) -> list[float]:
         """The log-likelihood of each text, nats: see gptjax.inference.text_likelihood.loglikelihood_rolling."""
-        return loglikelihood_rolling(self, texts, **reading)
+        return loglikelihood_rolling(self, texts, **options)
 
     def perplexity(
-        self, texts: Iterable[str], *, view: View = "causal", seed: int = 0, **reading: Unpack[Reading]
+        self, texts: Iterable[str], *, view: View = "causal", seed: int = 0, **options: Unpack[ScoreOptions]
     ) -> Result:
         """Nats a token, perplexity and bits a byte over texts: see gptjax.inference.text_likelihood.perplexity."""
-        return perplexity(self, texts, view=view, seed=seed, **reading)
+        return perplexity(self, texts, view=view, seed=seed, **options)
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
         """BOS, if texts begin with it or there is none, and the tokens of a text; ids as they are.
@@ -151,7 +152,7 @@ class LanguageModel:
         Raises ValueError beyond the context or the vocabulary.
         """
         if isinstance(prompt, str):
-            [ids] = encode_prompts(self.tokenizer, self.habits, [arguments.text("a prompt", prompt)])
+            [ids] = encode_prompts(self.tokenizer, self.generation_config, [arguments.text("a prompt", prompt)])
         else:
             ids = arguments.token_ids("a prompt", prompt)
         if not 1 <= len(ids) <= self.config.T:
@@ -193,7 +194,7 @@ class LanguageModel:
             for id, log_prob in drawn:
                 ids.append(id)
                 log_probs.append(log_prob)
-                if id in self.habits.ends or id in stops:
+                if id in self.generation_config.ends or id in stops:
                     return
                 yield id
 
@@ -208,7 +209,7 @@ class LanguageModel:
                 return Sample(text[:sure], tuple(ids), tuple(log_probs), "stop")
         if said < len(text):
             yield text[said:]
-        ended = "eos" if ids[-1] in self.habits.ends else "stop" if ids[-1] in stops else otherwise
+        ended = "eos" if ids[-1] in self.generation_config.ends else "stop" if ids[-1] in stops else otherwise
         return Sample(text, tuple(ids), tuple(log_probs), ended)
 
     def _columns(

@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 
-from gptjax.inference.habits import Habits
+from gptjax.inference.generation_config import GenerationConfig
 from gptjax.text.tokenizer import Tokenizer
 
 
-def encode_prompts(tokenizer: Tokenizer, habits: Habits, texts: Sequence[str]) -> list[list[int]]:
+def encode_prompts(tokenizer: Tokenizer, generation_config: GenerationConfig, texts: Sequence[str]) -> list[list[int]]:
     """The ids of plain texts, behind BOS where texts begin with it; of a text without tokens, BOS in any case.
 
     Names of special tokens in them stay characters, so that none begins with a BOS of its own.
     """
-    first = [tokenizer.bos] if habits.begins_with_bos else []
+    first = [tokenizer.bos] if generation_config.begins_with_bos else []
     return [[*first, *ids] or [tokenizer.bos] for ids in tokenizer.encode_batch(texts)]
 
 

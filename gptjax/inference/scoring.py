@@ -19,13 +19,13 @@ from gptjax.nn.likelihood import token_scores
 from gptjax.nn.model import Transformer, head
 from gptjax.sharding import row_ways
 
-View = Literal["causal", "both sides"]
+View = Literal["causal", "bidirectional"]
 Progress = Callable[[int, int], None]  # (done, of how many)
 ASKED_AT_ONCE = 128  # tokens of a device whose scores over the whole vocabulary exist at once
 NOT_NUMBERS = "are not numbers; its weights are damaged, or too large for its dtype: try float32"
 
 
-class Reading(TypedDict, total=False):
+class ScoreOptions(TypedDict, total=False):
     """How rows are read; see `score`."""
 
     batch_tokens: int | None
@@ -44,7 +44,7 @@ class Scores(NamedTuple):
     """The answers, one a target."""
 
     log_probs: np.ndarray  # f32: nats
-    likeliest: np.ndarray  # i32: the id that would be the most probable there
+    argmax: np.ndarray  # i32: the id that would be the most probable there
 
 
 def check_view(view: str) -> None:
@@ -77,22 +77,24 @@ def score(
     rows = list(rows)
     check_view(view)
     check_rows(rows, model.config)
-    reads: dict[bytes, Read] = {}
+    requests: dict[bytes, ScoreRequest] = {}
     places = []
     for row in rows:
-        read = reads.setdefault(np.array(row.ids, np.int32).tobytes(), Read(row.ids))
-        places.append((read, slice(len(read.at), len(read.at) + len(row.at))))
-        read.at.extend(row.at)
-        read.targets.extend(row.targets)
-    batches = batches_of(list(reads.values()), model.config.T, batch_tokens)
+        request = requests.setdefault(np.array(row.ids, np.int32).tobytes(), ScoreRequest(row.ids))
+        places.append((request, slice(len(request.at), len(request.at) + len(row.at))))
+        request.at.extend(row.at)
+        request.targets.extend(row.targets)
+    batches = batches_of(list(requests.values()), model.config.T, batch_tokens)
     for done, batch in enumerate(batches, start=1):
         _answer(model, params, batch, view)
-        if not all(np.isfinite(read.log_prob_N).all() for read, _ in batch.rows):
-            row = next(row for row, (read, place) in enumerate(places) if not np.isfinite(read.log_prob_N[place]).all())
+        if not all(np.isfinite(request.log_prob_N).all() for request, _ in batch.rows):
+            row = next(
+                row for row, (request, place) in enumerate(places) if not np.isfinite(request.log_prob_N[place]).all()
+            )
             raise ValueError(f"the model's scores of row {row} {NOT_NUMBERS}")
         if progress is not None:
             progress(done, len(batches))
-    return [Scores(read.log_prob_N[place], read.likeliest_N[place]) for read, place in places]
+    return [Scores(request.log_prob_N[place], request.argmax_N[place]) for request, place in places]
 
 
 def check_ids(what: str, texts: Sequence[Sequence[int]], config: ModelConfig, fewest: int = 1) -> None:
@@ -142,7 +144,7 @@ def _outside(each: Sequence[Sequence[int]], limit: int | np.ndarray) -> tuple[in
     return number, f"{value_N[first]:.15g}"
 
 
-class Read:
+class ScoreRequest:
     """Ids that are read once for all rows that hold them, and the N questions of those rows, joined."""
 
     def __init__(self, ids: Sequence[int]):
@@ -155,21 +157,23 @@ class Read:
         return np.zeros(len(self.at), np.float32)
 
     @functools.cached_property
-    def likeliest_N(self) -> np.ndarray:
+    def argmax_N(self) -> np.ndarray:
         return np.zeros(len(self.at), np.int32)
 
 
 class RowBatch(NamedTuple):
     """What one call of the compiled program reads and answers."""
 
-    rows: list[tuple[Read, int]]  # at most B; of each, which of its questions is the first that is answered here
+    rows: list[
+        tuple[ScoreRequest, int]
+    ]  # at most B; of each, which of its questions is the first that is answered here
     B: int  # rows that are compiled for; those that are not needed are empty
     T: int  # tokens that a row is padded to
     Q: int  # questions of a row that are answered, at most
     q: int  # questions of a row whose scores over the whole vocabulary exist at once; divides Q
 
 
-def batches_of(reads: Sequence[Read], longest: int, batch_tokens: int | None) -> list[RowBatch]:
+def batches_of(requests: Sequence[ScoreRequest], longest: int, batch_tokens: int | None) -> list[RowBatch]:
     """The batches that answer every question once.
 
     Long rows go first, so that memory that does not suffice is noticed at once. Of one padded length, the rows with
@@ -179,17 +183,17 @@ def batches_of(reads: Sequence[Read], longest: int, batch_tokens: int | None) ->
         batch_tokens = 512 if jax.default_backend() == "cpu" else 16_384
     if arguments.whole("batch_tokens", batch_tokens) < 1:
         raise ValueError(f"batch_tokens={batch_tokens}: must be at least 1")
-    padded_lengths = [padded_length(len(read.ids), longest) for read in reads]
+    padded_lengths = [padded_length(len(request.ids), longest) for request in requests]
     shortest = shortest_length(set(padded_lengths))
-    by_length: dict[int, list[Read]] = {}
-    for read, length in zip(reads, padded_lengths, strict=True):
-        by_length.setdefault(max(shortest, length), []).append(read)
+    by_length: dict[int, list[ScoreRequest]] = {}
+    for request, length in zip(requests, padded_lengths, strict=True):
+        by_length.setdefault(max(shortest, length), []).append(request)
     batches = []
     for T, same in sorted(by_length.items(), reverse=True):
         rows_of_device = min(ASKED_AT_ONCE, max(1, batch_tokens // T))
         B, q = rows_of_device * row_ways(), ASKED_AT_ONCE // rows_of_device
         Q = -(-T // q) * q  # one for every token; a row that is asked more comes in several batches
-        rows = [(read, first) for read in same for first in range(0, len(read.at), Q)]
+        rows = [(request, first) for request in same for first in range(0, len(request.at), Q)]
         rows.sort(key=lambda row: len(row[0].at) - row[1], reverse=True)  # by how many questions are left
         batches += [RowBatch(rows[begin : begin + B], B, T, Q, q) for begin in range(0, len(rows), B)]
     return batches
@@ -198,36 +202,36 @@ def batches_of(reads: Sequence[Read], longest: int, batch_tokens: int | None) ->
 def _answer(model: Transformer, params: Any, batch: RowBatch, view: View) -> None:
     """Reads a batch, and writes the answers into its rows."""
     at_BQ, target_BQ = np.zeros((2, batch.B, batch.Q), np.int32)
-    for b, (read, first) in enumerate(batch.rows):
-        at, targets = (asked[first : first + batch.Q] for asked in (read.at, read.targets))
+    for b, (request, first) in enumerate(batch.rows):
+        at, targets = (asked[first : first + batch.Q] for asked in (request.at, request.targets))
         at_BQ[b, : len(at)], target_BQ[b, : len(at)] = at, targets
-    most = min(batch.Q, max(len(read.at) - first for read, first in batch.rows))
+    most = min(batch.Q, max(len(request.at) - first for request, first in batch.rows))
     found = _answers(
-        model, params, *padded(batch), at_BQ, target_BQ, np.int32(-(-most // batch.q)), np.bool_(view == "both sides"),
-        q=batch.q,
+        model, params, *padded(batch), at_BQ, target_BQ, np.int32(-(-most // batch.q)),
+        np.bool_(view == "bidirectional"), q=batch.q,
     )  # fmt: skip
-    nats_BQ, likeliest_BQ = jax.device_get(found)
-    for b, (read, first) in enumerate(batch.rows):
-        here = slice(first, min(first + batch.Q, len(read.at)))
-        read.log_prob_N[here] = -nats_BQ[b, : here.stop - first]
-        read.likeliest_N[here] = likeliest_BQ[b, : here.stop - first]
+    nll_BQ, argmax_BQ = jax.device_get(found)
+    for b, (request, first) in enumerate(batch.rows):
+        here = slice(first, min(first + batch.Q, len(request.at)))
+        request.log_prob_N[here] = -nll_BQ[b, : here.stop - first]
+        request.argmax_N[here] = argmax_BQ[b, : here.stop - first]
 
 
 def padded(batch: RowBatch) -> tuple[np.ndarray, np.ndarray]:
     """(ids of its rows, i32 [B,T]; how many each has, i32 [B]); rows that are not needed are empty."""
     tokens_BT, length_B = np.zeros((batch.B, batch.T), np.int32), np.zeros(batch.B, np.int32)
-    for b, (read, _) in enumerate(batch.rows):
-        tokens_BT[b, : len(read.ids)], length_B[b] = read.ids, len(read.ids)
+    for b, (request, _) in enumerate(batch.rows):
+        tokens_BT[b, : len(request.ids)], length_B[b] = request.ids, len(request.ids)
     return tokens_BT, length_B
 
 
 @functools.partial(jax.jit, static_argnames=("model", "q"))
 def _answers(
     model: Transformer, params: Any, tokens_BT: Any, length_B: Any, at_BQ: Any, target_BQ: Any,
-    pieces: Any, both_sides: Any, *, q: int,
+    pieces: Any, bidirectional: Any, *, q: int,
 ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
     """(nats, likeliest id) of every target [B,Q]; of the first `pieces` pieces of q targets a row, 0 beyond."""
-    hidden_BTD = states(model, params, tokens_BT, length_B, both_sides)
+    hidden_BTD = states(model, params, tokens_BT, length_B, bidirectional)
     config = model.config
 
     def piece(number, found_BQ):
@@ -244,12 +248,12 @@ def _answers(
     return jax.lax.fori_loop(0, pieces, piece, nothing_BQ)
 
 
-def states(model: Transformer, params: Any, tokens_BT: Any, length_B: Any, both_sides: Any) -> jax.Array:
+def states(model: Transformer, params: Any, tokens_BT: Any, length_B: Any, bidirectional: Any) -> jax.Array:
     """Final hidden states [B,T,D] of rows of `length_B` tokens, padded on the right."""
     position_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1])[None, :], tokens_BT.shape)
     inside_BT = position_BT < length_B[:, None]
     hidden_BTD, _ = model.apply(
-        {"params": params}, tokens_BT, inside_BT.astype(jnp.int32), position_BT * inside_BT, inside_BT & both_sides
+        {"params": params}, tokens_BT, inside_BT.astype(jnp.int32), position_BT * inside_BT, inside_BT & bidirectional
     )
     return hidden_BTD
 
@@ -292,7 +296,7 @@ def hidden_rows(ids: Sequence[int], mask: int | None) -> list[Row]:
     Raises ValueError where the vocabulary has no mask.
     """
     if mask is None:
-        raise ValueError("view='both sides' hides tokens behind a mask, and this vocabulary has none; use 'causal'")
+        raise ValueError("view='bidirectional' hides tokens behind a mask, and this vocabulary has none; use 'causal'")
     return [Row([*ids[:j], mask, *ids[j + 1 :]], [j - 1], [ids[j]]) for j in range(1, len(ids))]
 
 
@@ -301,8 +305,8 @@ def log_probs(
 ) -> list[np.ndarray]:
     """The log-probability of every token of each text but its first, nats in float32: f32 [tokens - 1] a text.
 
-    `causal`: given the tokens before it. They add up to the text's log-likelihood. `both sides`: given all others, by
-    hiding one token at a time behind `mask` in an encoder's view, a row for every token; their sum is the
+    `causal`: given the tokens before it. They add up to the text's log-likelihood. `bidirectional`: given all others,
+    by hiding one token at a time behind `mask` in an encoder's view, a row for every token; their sum is the
     pseudo-log-likelihood, which is no probability of the text, but ranks texts. It is for models trained on masked_lm.
 
     Texts are ids and begin with BOS. Raises ValueError for a text of fewer than 2 tokens or beyond the context, and

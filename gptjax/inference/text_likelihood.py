@@ -12,7 +12,7 @@ import numpy as np
 from gptjax import arguments
 from gptjax.arguments import listed, listed_texts
 from gptjax.inference.prompt import encode_prompts
-from gptjax.inference.scoring import Reading, View, check_view, continuation_rows, hidden_rows, rolling_rows
+from gptjax.inference.scoring import ScoreOptions, View, check_view, continuation_rows, hidden_rows, rolling_rows
 from gptjax.results import Result, metric
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Continuation(NamedTuple):
 
 
 def loglikelihood(
-    model: "LanguageModel", pairs: Iterable[tuple[str, str]], **reading: Unpack[Reading]
+    model: "LanguageModel", pairs: Iterable[tuple[str, str]], **options: Unpack[ScoreOptions]
 ) -> list[Continuation]:
     """How probable each (context, continuation) is, in order.
 
@@ -40,7 +40,7 @@ def loglikelihood(
 
     Raises ValueError that names a continuation that is empty.
     """
-    return continuations(model, encoded_pairs(model, pairs), **reading)
+    return continuations(model, encoded_pairs(model, pairs), **options)
 
 
 def encoded_pairs(
@@ -54,7 +54,7 @@ def encoded_pairs(
     `encode`: texts to the ids of prompts, None = as of plain texts. `name`: what errors call a pair.
     """
     if encode is None:
-        encode = functools.partial(encode_prompts, model.tokenizer, model.habits)
+        encode = functools.partial(encode_prompts, model.tokenizer, model.generation_config)
     split = []
     for number, pair in enumerate(listed(pairs, "pairs")):
         if isinstance(pair, str | bytes) or not isinstance(pair, Sequence) or len(pair) != 2:
@@ -90,43 +90,48 @@ def _common(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 def continuations(
-    model: "LanguageModel", pairs: Sequence[tuple[Sequence[int], Sequence[int]]], **reading: Unpack[Reading]
+    model: "LanguageModel", pairs: Sequence[tuple[Sequence[int], Sequence[int]]], **options: Unpack[ScoreOptions]
 ) -> list[Continuation]:
     """As `loglikelihood`, of (context, continuation) in ids."""
     rows = [continuation_rows(context, continuation, model.config.T) for context, continuation in pairs]
-    scores = iter(model.score(list(itertools.chain.from_iterable(rows)), **reading))
+    scores = iter(model.score(list(itertools.chain.from_iterable(rows)), **options))
     found = []
     for rows_of_pair in rows:
         pieces = [(row, next(scores)) for row in rows_of_pair]
         log_prob = sum(float(piece.log_probs.sum(dtype=np.float64)) for _, piece in pieces)
-        greedy = all(bool((piece.likeliest == row.targets).all()) for row, piece in pieces)
+        greedy = all(bool((piece.argmax == row.targets).all()) for row, piece in pieces)
         found.append(Continuation(log_prob, greedy))
     return found
 
 
-def loglikelihood_rolling(model: "LanguageModel", texts: Iterable[str], **reading: Unpack[Reading]) -> list[float]:
+def loglikelihood_rolling(model: "LanguageModel", texts: Iterable[str], **options: Unpack[ScoreOptions]) -> list[float]:
     """The log-likelihood of each text, nats: every token predicted once, from as many before it as a window holds.
 
     The first window begins with BOS; the texts do not see each other. The rules are those of lm_eval.
     """
-    return rolling(model, model.tokenizer.encode_batch(listed_texts(texts, "texts")), **reading)
+    return rolling(model, model.tokenizer.encode_batch(listed_texts(texts, "texts")), **options)
 
 
-def rolling(model: "LanguageModel", texts: Sequence[Sequence[int]], **reading: Unpack[Reading]) -> list[float]:
+def rolling(model: "LanguageModel", texts: Sequence[Sequence[int]], **options: Unpack[ScoreOptions]) -> list[float]:
     """As `loglikelihood_rolling`, of texts in ids without BOS."""
     rows = [rolling_rows(ids, model.tokenizer.bos, model.config.T) for ids in texts]
-    scores = iter(model.score(list(itertools.chain.from_iterable(rows)), **reading))
+    scores = iter(model.score(list(itertools.chain.from_iterable(rows)), **options))
     return [float(sum(next(scores).log_probs.sum(dtype=np.float64) for _ in rows_of_text)) for rows_of_text in rows]
 
 
 def perplexity(
-    model: "LanguageModel", texts: Iterable[str], *, view: View = "causal", seed: int = 0, **reading: Unpack[Reading]
+    model: "LanguageModel",
+    texts: Iterable[str],
+    *,
+    view: View = "causal",
+    seed: int = 0,
+    **options: Unpack[ScoreOptions],
 ) -> Result:
     """Nats a token, perplexity and bits a byte (of UTF-8) over all texts together; EOS is not predicted.
 
-    `causal`: as `loglikelihood_rolling`. `both sides`: each token is hidden in turn, and predicted from all others of
-    its piece of at most T - 1 tokens (gptjax.inference.scoring.log_probs): for models trained on masked_lm, and a row a
-    token. Empty texts are left out. An item: text (its number, from 0), tokens, bytes, log_prob (nats). Intervals: see
+    `causal`: as `loglikelihood_rolling`. `bidirectional`: each token is hidden in turn, and predicted from all others
+    of its piece of at most T - 1 tokens (gptjax.inference.scoring.log_probs): for models trained on masked_lm, and a row
+    a token. Empty texts are left out. An item: text (its number, from 0), tokens, bytes, log_prob (nats). Intervals: see
     gptjax.results.metric, with `seed`.
     """
     check_view(view)
@@ -135,17 +140,17 @@ def perplexity(
         raise ValueError("perplexity: there is no text to read")
     encoded = model.tokenizer.encode_batch([text for _, text in kept])
     if view == "causal":
-        log_prob = rolling(model, encoded, **reading)
+        log_prob = rolling(model, encoded, **options)
     else:
-        log_prob = _from_both_sides(model, encoded, **reading)
+        log_prob = _from_both_sides(model, encoded, **options)
     items = [
         {"text": number, "tokens": len(ids), "bytes": len(text.encode("utf-8")), "log_prob": found}
         for (number, text), ids, found in zip(kept, encoded, log_prob, strict=True)
     ]
-    nats_I, tokens_I, bytes_I = np.array([(-item["log_prob"], item["tokens"], item["bytes"]) for item in items]).T
+    nll_I, tokens_I, bytes_I = np.array([(-item["log_prob"], item["tokens"], item["bytes"]) for item in items]).T
 
     def mean(drawn: np.ndarray, size_I: np.ndarray = tokens_I) -> float:
-        return nats_I[drawn].sum() / size_I[drawn].sum()
+        return nll_I[drawn].sum() / size_I[drawn].sum()
 
     figures = {
         "nats a token": mean,
@@ -158,10 +163,12 @@ def perplexity(
     return Result(task=f"perplexity, {view}", counts=counts, metrics=metrics, items=items)
 
 
-def _from_both_sides(model: "LanguageModel", texts: Sequence[Sequence[int]], **reading: Unpack[Reading]) -> list[float]:
+def _from_both_sides(
+    model: "LanguageModel", texts: Sequence[Sequence[int]], **options: Unpack[ScoreOptions]
+) -> list[float]:
     """The pseudo-log-likelihood of each text, nats."""
     bos, mask = model.tokenizer.bos, model.tokenizer.mask
     pieces = [list(itertools.batched(ids, model.config.T - 1)) for ids in texts]
     rows = [[row for piece in each for row in hidden_rows([bos, *piece], mask)] for each in pieces]
-    scores = iter(model.score(list(itertools.chain.from_iterable(rows)), view="both sides", **reading))
+    scores = iter(model.score(list(itertools.chain.from_iterable(rows)), view="bidirectional", **options))
     return [float(sum(float(next(scores).log_probs[0]) for _ in rows_of_text)) for rows_of_text in rows]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 
-def may_look(
+def attention_mask(
     segment_BT: Int[Array, "B T"],
     place_BT: Int[Array, "B T"],
     segment_BS: Int[Array, "B S"],

@@ -1,6 +1,6 @@
 """Attention by the backend: XLA everywhere, the splash kernel on a TPU, cuDNN's flash attention on a GPU.
 
-All three take the whole rule of `gptjax.nn.attention.may_look`, as a mask. Splash skips each block of it in which
+All three take the whole rule of `gptjax.nn.attention.attention_mask`, as a mask. Splash skips each block of it in which
 nobody may look, so that a causal row costs half of a bidirectional one; cuDNN takes the mask as a bias and skips
 nothing.
 Axes: B batch  T query position  S key position  N query heads  K kv heads  H head width  h heads of all rows.

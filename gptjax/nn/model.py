@@ -12,7 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from gptjax.config import Architecture, ModelConfig
-from gptjax.nn.attention import may_look
+from gptjax.nn.attention import attention_mask
 from gptjax.nn.kernels import Kernel, attend_by, prepared
 from gptjax.nn.linear import RESULT, linear
 from gptjax.sharding import constrain
@@ -183,7 +183,7 @@ def write(kept_BS: Array, new_BT: Array, slot_B: Int[Array, "B"]) -> Array:
 
 
 class Transformer(nn.Module):
-    """Token ids to the final hidden state; `logits_from` and `token_nats` of gptjax.nn.likelihood make scores of it.
+    """Token ids to the final hidden state; `logits_from` and `token_nll` of gptjax.nn.likelihood make scores of it.
 
     `dtype` is that of the products; parameters stay float32. `remat` says what the backward pass may keep; `unroll` how
     many layers one turn of the loop holds (numbers are the same; on a CPU a fully unrolled loop is faster, elsewhere it
@@ -237,7 +237,7 @@ class Transformer(nn.Module):
             place_BS = jnp.broadcast_to(jnp.arange(segment_BS.shape[1])[None, :], segment_BS.shape)
             layer_cache = (cache.k_LBSKH, cache.v_LBSKH)
         kernel = self.kernel if cache is None else "xla"
-        look = prepared(kernel, may_look(segment_BT, place_BT, segment_BS, place_BS, visible_BS, config.window))
+        look = prepared(kernel, attention_mask(segment_BT, place_BT, segment_BS, place_BS, visible_BS, config.window))
 
         # an unrolled loop is no loop to XLA, which would then merge what is computed anew with what was computed before
         block = (

@@ -19,7 +19,7 @@ import train.step
 from train.__main__ import parse
 from train.assemble import Assembly, assemble, mesh_of, open_text
 from train.recipe import StopSpec
-from train.record.journal import Journal
+from train.record.jsonl_log import JsonlLog
 from train.record.ledger import entry_of
 from train.stopping import Health
 from train.supervision.allocator import keep_freed_memory
@@ -33,40 +33,40 @@ def guarded(parts: Assembly, state, batches, run: Path):
     """Steps as train/loop.py takes them."""
     lease, health, said = Lease(run), Health(), []
     lease.take(said.append)
-    dog, journal = Watchdog(300.0, lambda *_: None), Journal(run / "ledger.jsonl", lambda _: True, said.append)
-    asks = {stop: parts.asks(stop) for stop in (False, True)}
+    watchdog, log = Watchdog(300.0, lambda *_: None), JsonlLog(run / "ledger.jsonl", lambda _: True, said.append)
+    stop_flag = {stop: parts.stop_flag(stop) for stop in (False, True)}
     waiting = None
 
     def read(step: int, metrics) -> None:
         found = jax.device_get(metrics)
-        dog.progress()
+        watchdog.progress()
         lease.beat("step", step)
         entry = entry_of(step, step * 8, 8, found)
-        journal.note(entry._asdict())
+        log.note(entry._asdict())
         health.note_step(entry, StopSpec())
         assert not found["asked"]
         assert not lease.lost
         if step % 10 == 0:
-            journal.flush()
+            log.flush()
 
     for step, batch in enumerate(batches, start=1):
-        with dog.phase("step"):
-            state, metrics = parts.train_step(state, batch, asks[False])
+        with watchdog.phase("step"):
+            state, metrics = parts.train_step(state, batch, stop_flag[False])
             if waiting is not None:
                 read(*waiting)
             waiting = (step, metrics)
     read(*waiting)
-    dog.stop()
+    watchdog.stop()
     lease.release()
-    journal.close()
+    log.close()
     return state
 
 
 def bare(parts: Assembly, state, batches, run: Path):
     """Steps of which the loss is read, and nothing else done."""
-    asks, waiting, losses = parts.asks(False), None, []
+    stop_flag, waiting, losses = parts.stop_flag(False), None, []
     for batch in batches:
-        state, metrics = parts.train_step(state, batch, asks)
+        state, metrics = parts.train_step(state, batch, stop_flag)
         if waiting is not None:
             losses.append(float(waiting["loss"]))
         waiting = metrics

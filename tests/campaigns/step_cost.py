@@ -37,7 +37,7 @@ class Runner:
         began = time.perf_counter()
         for step in range(steps):
             batch = self._batches[step % len(self._batches)]
-            self._state, _ = self._parts.train_step(self._state, batch, self._parts.asks(stop=False))
+            self._state, _ = self._parts.train_step(self._state, batch, self._parts.stop_flag(stop=False))
         jax.block_until_ready(self._state)
         return time.perf_counter() - began
 

@@ -153,8 +153,8 @@ def talker(monkeypatch):
         before = len(letters.encode_spelt(f"<|bos|>user {turn}<|bos|>"))
         said = [letters.eos] * (before - 1) + [*letters.encode(" the fox"), letters.eos]
         model = reciter(said, letters)
-        habits = dataclasses.replace(model.habits, chat_template=TALK, begins_with_bos=False)
-        model = LanguageModel(model.config, letters, model.params, habits=habits)
+        generation_config = dataclasses.replace(model.generation_config, chat_template=TALK, begins_with_bos=False)
+        model = LanguageModel(model.config, letters, model.params, generation_config=generation_config)
         monkeypatch.setattr("gptjax.load", lambda *_, **__: model)
 
     return talk

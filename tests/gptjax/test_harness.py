@@ -113,8 +113,8 @@ TAGS = (
 
 def talking(template):
     """The model, talking by a template."""
-    habits = dataclasses.replace(MODEL.habits, chat_template=template)
-    return Joined(LanguageModel(MODEL.config, MODEL.tokenizer, MODEL.params, habits=habits))
+    generation_config = dataclasses.replace(MODEL.generation_config, chat_template=template)
+    return Joined(LanguageModel(MODEL.config, MODEL.tokenizer, MODEL.params, generation_config=generation_config))
 
 
 def test_a_rendered_conversation_scores_the_same_by_an_adapter_that_has_rendered_nothing():

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 
 from gptjax import mesh_axes
 from gptjax.config import ModelConfig
-from gptjax.nn.likelihood import token_nats
+from gptjax.nn.likelihood import token_nll
 from gptjax.nn.model import Transformer, init_params
 from gptjax.sharding import batch_sharding, check_divides, held_rows, local_rows, make_mesh, partition, shardings
 from train.mesh_spec import mesh_spec
@@ -180,7 +180,7 @@ def table_slope(mesh):
     targets_BT = jnp.arange(16).reshape(8, 2)
 
     def nats(table_VD):
-        return token_nats(rows_BTD, table_VD, targets_BT, vocabulary=128, chunks=1).sum()
+        return token_nll(rows_BTD, table_VD, targets_BT, vocabulary=128, chunks=1).sum()
 
     with jax.set_mesh(mesh):
         return np.asarray(jax.jit(jax.grad(nats))(table_VD))

@@ -13,7 +13,7 @@ from gptjax.batch import Batch
 from gptjax.config import ClassHead, ModelConfig
 from gptjax.nn.model import Transformer
 from gptjax.sharding import make_mesh
-from tests.train.test_step import adam, asks, equal
+from tests.train.test_step import adam, equal, stop_flag
 from train.objectives import LossSpec, Term
 from train.recipe import OptimizerSpec
 from train.step import State, abstract_state, make_train_step
@@ -105,7 +105,7 @@ def once(parts: Compiled, batch: Batch, number: int = DENSE, state: State | None
     with jax.set_mesh(parts.mesh):
         place = jax.tree.map(lambda leaf: leaf.sharding, state.step)
         state, metrics = parts.step(
-            state._replace(step=jax.device_put(np.int32(number), place)), jax.device_put(batch), asks(parts.mesh)
+            state._replace(step=jax.device_put(np.int32(number), place)), jax.device_put(batch), stop_flag(parts.mesh)
         )
     after = jax.device_get(adam(state).mu)
     gradient = jax.tree.map(lambda a, b: (a - SPEC.beta1 * b) / (1 - SPEC.beta1), after, before)

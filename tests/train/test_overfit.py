@@ -15,7 +15,7 @@ from gptjax.nn.model import Transformer
 from gptjax.sharding import make_mesh
 from gptjax.text.tokenizer import train_bpe
 from tests.tiny_text import stories, write_prepared
-from tests.train.test_step import asks
+from tests.train.test_step import stop_flag
 from train.objectives import Objectives, loss_spec
 from train.recipe import OptimizerSpec
 from train.step import abstract_state, make_train_step
@@ -69,7 +69,7 @@ def test_every_task_alone_learns_eight_rows_by_heart(learnt, name):
     with jax.set_mesh(mesh):
         state, placed, seen = fresh(), jax.device_put(jax.tree.map(lambda array: array[None], batch)), []
         while len(seen) < MOST and (not seen or max(seen[-1]) >= least + 0.05):
-            state, metrics = step(state, placed, asks(mesh))
+            state, metrics = step(state, placed, stop_flag(mesh))
             seen.append([float(metrics[f"loss/{term}"]) for term in own])
     targets = [int(metrics[f"weight/{term}"]) for term in own]
     print(f"{name}: {own}, {targets} targets: from {seen[0]} to {seen[-1]} nats in {len(seen)} steps, at least {least}")

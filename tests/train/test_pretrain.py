@@ -81,7 +81,7 @@ def test_names_of_sources_are_whole_in_every_table(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     xz = {name: {"alone": 2.0, "after_training_text": 2.0} for name in names}
     (tmp_path / "xz.json").write_text(json.dumps(xz))
-    views = views_table({name: {"causal": 1.0, "both sides": 1.0, "tokens": 9} for name in names})
+    views = views_table({name: {"causal": 1.0, "bidirectional": 1.0, "tokens": 9} for name in names})
     for table in (_results(tmp_path), views):
         console = Console(width=80, file=io.StringIO(), record=True)
         console.print(table)

@@ -48,7 +48,7 @@ class Run(NamedTuple):
     step: Any  # the compiled step
 
 
-def asks(mesh, *devices: int):
+def stop_flag(mesh, *devices: int):
     """Those devices want to stop, the others go on."""
     wants = np.isin(np.arange(mesh.size), devices).astype(np.int32)
     return jax.device_put(wants, one_a_device(mesh))
@@ -65,7 +65,7 @@ def trained(shape: tuple[int, int, int] = (1, 1, 1), *, A: int = 1, dropout: flo
         state, metrics, gradient = fresh(), [], {}
         step = make_train_step(model, SPEC, causal_only(), 100, abstract, mesh, ROWS // A, seed=0)
         for number in range(20):
-            state, measured = step(state, jax.device_put(uneven_batch(number, A)), asks(mesh))
+            state, measured = step(state, jax.device_put(uneven_batch(number, A)), stop_flag(mesh))
             metrics.append(jax.device_get(measured))
             gradient = gradient or jax.tree.map(lambda mu: np.asarray(mu) / (1 - SPEC.beta1), adam(state).mu)
     assert step._cache_size() == 1, "compiled more than once"
@@ -135,12 +135,12 @@ def test_it_overfits_eight_rows():
         abstract, fresh = abstract_state(model, spec, causal_only(), 150, mesh, seed=0)
         step, state = make_train_step(model, spec, causal_only(), 150, abstract, mesh, ROWS, seed=0), fresh()
         for _ in range(150):
-            state, metrics = step(state, jax.device_put(uneven_batch(0)), asks(mesh))
+            state, metrics = step(state, jax.device_put(uneven_batch(0)), stop_flag(mesh))
         validate = make_validation_step(model, causal_only(), abstract, mesh, ROWS)
         batch = jax.tree.map(lambda array: array[0], uneven_batch(0))
-        scores, size, asked = validate(state.params, batch, jnp.full(CONFIG.V, 3.0), asks(mesh))
+        scores, size, asked = validate(state.params, batch, jnp.full(CONFIG.V, 3.0), stop_flag(mesh))
     assert metrics["loss"] < 0.05
-    (nats,), (targets,), (right,) = scores.nats_K, scores.targets_K, scores.right_K
+    (nats,), (targets,), (right,) = scores.nll_K, scores.targets_K, scores.right_K
     assert nats / targets < 0.05  # validation measures the same thing
     assert size == 3 * targets == 3 * right == 3 * batch.weights_BT.sum()
     assert asked == 0
@@ -149,7 +149,7 @@ def test_it_overfits_eight_rows():
 def test_a_step_without_any_target_is_finite_and_has_no_gradient():
     empty = uneven_batch(0)._replace(weights_BT=np.zeros((1, ROWS, CONFIG.T), np.float32))
     with jax.set_mesh(mesh := make_mesh(devices=jax.devices()[:1])):
-        state, metrics = trained().step(jax.tree.map(jnp.copy, trained().state), jax.device_put(empty), asks(mesh))
+        state, metrics = trained().step(jax.tree.map(jnp.copy, trained().state), jax.device_put(empty), stop_flag(mesh))
     assert metrics["loss"] == metrics["gradient_norm"] == 0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state.params)))
 
@@ -160,7 +160,7 @@ def compiled(spec: OptimizerSpec) -> tuple[Any, Any, Any]:
     mesh = make_mesh(devices=jax.devices()[:1])
     abstract, fresh = abstract_state(Transformer(CONFIG), spec, causal_only(), 100, mesh, seed=0)
     step = make_train_step(Transformer(CONFIG), spec, causal_only(), 100, abstract, mesh, ROWS, seed=0)
-    return fresh, step, asks(mesh)
+    return fresh, step, stop_flag(mesh)
 
 
 def once(state: State, batch: Batch, spec: OptimizerSpec = SPEC) -> tuple[State, dict]:
@@ -226,6 +226,6 @@ def test_one_device_that_wants_to_stop_is_heard_by_all():
     with jax.set_mesh(mesh):
         for wants in ((), (5,)):
             state = jax.tree.map(jnp.copy, trained((2, 2, 2)).state)
-            _, metrics = trained((2, 2, 2)).step(state, jax.device_put(uneven_batch(0)), asks(mesh, *wants))
+            _, metrics = trained((2, 2, 2)).step(state, jax.device_put(uneven_batch(0)), stop_flag(mesh, *wants))
             assert metrics["asked"] == len(wants)
             assert metrics["asked"].is_fully_replicated

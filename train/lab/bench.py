@@ -124,7 +124,7 @@ def bench(recipe: Recipe, steps: int, started: float) -> Measured:
         batches = parts.loader.training(rows, 0, 1 + WARM_UP + steps)
         batch = next(batches)
         start.finished("first batch")
-        state, metrics = parts.train_step(state, batch, parts.asks(stop=False))
+        state, metrics = parts.train_step(state, batch, parts.stop_flag(stop=False))
         start.finished("compiling")
         jax.block_until_ready((state, metrics))
         start.finished("first step")

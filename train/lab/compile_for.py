@@ -80,8 +80,8 @@ def compile_for(recipe: Recipe, topology: str) -> CompiledFor:
         place = batch_sharding(mesh, leading=1)
         abstract = Batch(*(jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place) for array in batch))
         began = time.perf_counter()
-        asks = jax.ShapeDtypeStruct((mesh.size,), np.int32, sharding=one_a_device(mesh))
-        lowered = assembly.train_step.lower(assembly.abstract, abstract, asks)  # pyright: ignore[reportFunctionMemberAccess]
+        stop_flag = jax.ShapeDtypeStruct((mesh.size,), np.int32, sharding=one_a_device(mesh))
+        lowered = assembly.train_step.lower(assembly.abstract, abstract, stop_flag)  # pyright: ignore[reportFunctionMemberAccess]
         try:
             compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:

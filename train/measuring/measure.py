@@ -57,11 +57,11 @@ class Measuring:
         sizes = (spec.rows, spec.task_rows) if occasion == "validation" else (spec.final_rows, spec.final_task_rows)
         measured: list[tuple[bool, Findings]] = []
         self._guards.lease.beat(occasion, step)
-        with self._guards.dog.phase(occasion):
+        with self._guards.watchdog.phase(occasion):
             for averaged, params in ((False, state.params), (True, state.ema)):
                 if params is None:
                     continue
-                found = self._held_out.findings(params, *sizes, self._stop.own, self._guards.dog.progress)
+                found = self._held_out.findings(params, *sizes, self._stop.own, self._guards.watchdog.progress)
                 if found is None:
                     self._stop.agreed = True  # to be measured by the next start
                     return
@@ -82,8 +82,8 @@ class Measuring:
     def look_for_conflicts(self, step: int, state: State) -> None:
         """Measures which terms pull the layers in which directions, on the rows that come next."""
         names = [term.name for term in self._parts.loss_spec.terms]
-        with self._guards.dog.phase("conflicts"):
-            cosine_KK, norm_K = self._monitor.measure(state.params, self._progress.rows, self._guards.dog.progress)
+        with self._guards.watchdog.phase("conflicts"):
+            cosine_KK, norm_K = self._monitor.measure(state.params, self._progress.rows, self._guards.watchdog.progress)
         self._progress.conflicts, warnings = self._progress.conflicts.note(step, names, cosine_KK)
         known = [
             [None if np.isnan(cosine) else cosine for cosine in row] for row in cosine_KK.tolist()

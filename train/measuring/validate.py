@@ -29,18 +29,23 @@ class HeldOut:
         self._baselines: dict[tuple[str, int], dict[str, tuple[str, float]]] = {}
 
     def findings(
-        self, params: Any, most_rows: int, task_rows: int, asks: Callable[[], jax.Array], progress: Callable[[], None]
+        self,
+        params: Any,
+        most_rows: int,
+        task_rows: int,
+        stop_flag: Callable[[], jax.Array],
+        progress: Callable[[], None],
     ) -> Findings | None:
         """Measures at most `most_rows` rows of every source, and `task_rows` of every other task, without dropout.
 
-        None if asked to stop; `asks` as in train/step.py; `progress` is called after each batch.
+        None if asked to stop; `stop_flag` as in train/step.py; `progress` is called after each batch.
         """
         sources: dict[str, Score] = {}
         terms: dict[str, TermScore] = {}
         for name, task in self._trained.items():
             by_source = {}
             for source, rows in self._rows(name, most_rows if task.models_text else task_rows):
-                sums = self._sums(params, rows, asks, progress)
+                sums = self._sums(params, rows, stop_flag, progress)
                 if sums is None:
                     return None
                 by_source[source] = sums
@@ -60,12 +65,12 @@ class HeldOut:
             yield source, HeldOutRows(self._corpus, place, self._builder, name, self._T, each)
 
     def _sums(
-        self, params: Any, rows: HeldOutRows, asks: Callable[[], jax.Array], progress: Callable[[], None]
+        self, params: Any, rows: HeldOutRows, stop_flag: Callable[[], jax.Array], progress: Callable[[], None]
     ) -> tuple[dict[str, Sums], float] | None:
         """(the sums of all batches, by term, bytes of the token targets); None if asked to stop."""
         parts, total = self._parts, None
         for batch in parts.loader.held_out(rows):
-            sums, size, asked = jax.device_get(parts.validation_step(params, batch, self._bytes_V, asks()))
+            sums, size, asked = jax.device_get(parts.validation_step(params, batch, self._bytes_V, stop_flag()))
             if asked:
                 return None
             found = jax.tree.map(np.float64, (sums, size))

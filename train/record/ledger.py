@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gptjax.batch import Batch
-from train.record.journal import whole_lines
+from train.record.jsonl_log import whole_lines
 
 LANES = (0x9E3779B9, 0x85EBCA6B)  # what the two halves of a hash start from
 

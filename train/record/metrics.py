@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from train.record.journal import records_of
+from train.record.jsonl_log import records_of
 from train.record.older import METRICS_VERSION, metric_record
 
 Occasion = Literal["validation", "final"]  # a sample of held-out text on the way; more of it, after the last step

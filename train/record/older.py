@@ -1,7 +1,7 @@
 """What earlier versions of gptjax wrote into run directories and took on the command line, as this one reads it.
 
-The only file that knows old names. To rename a field of the recipe, or of a record: raise its version, and add a line under
-the number it is renamed from. Version 1 of a recipe had five fields in every task (see NOW) where there is one table now.
+The only file that knows old names. To rename a field of the recipe, or of a record: raise its version, and add a line
+under the number it is renamed from. Version 1 of a recipe had five fields in every task (see NOW), now one table.
 """
 
 import dataclasses
@@ -52,6 +52,12 @@ def metric_record(record: Mapping[str, Any], version: int) -> dict[str, Any]:
     for number in range(version, METRICS_VERSION):
         record = {METRIC_NAMES[number].get(name, name): value for name, value in record.items()}
     return record
+
+
+def views_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A views.json of any version: source -> its figures, with the names of this one."""
+    names = {"both sides": "bidirectional"}
+    return {source: {names.get(name, name): value for name, value in one.items()} for source, one in tree.items()}
 
 
 def with_schedules(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from rich.text import Text as Whole
 
 from train.assemble import Assembly
 from train.losses.table import told
-from train.record.journal import Journal
+from train.record.jsonl_log import JsonlLog
 from train.record.ledger import Entry
 from train.record.meter import Speed, Start, peak_flops
 from train.record.metrics import (
@@ -43,7 +43,7 @@ TELL_EVERY = 30  # seconds, where there is no terminal to draw a bar on
 class MetricsLog:
     """`metrics.jsonl`, and the same numbers as curves, of a run that goes on after `step`, 0 for a new one.
 
-    `stays`, `warn` and `writes` are those of Journal. What stays of that step is drawn again.
+    `stays`, `warn` and `writes` are those of JsonlLog. What stays of that step is drawn again.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class MetricsLog:
         writes: bool = True,
     ):
         path = run / "metrics.jsonl"
-        self._journal = Journal(path, stays, warn, writes)
+        self._log = JsonlLog(path, stays, warn, writes)
         self._curves = Curves(run / "tensorboard", step, warn) if writes else None
         kept = read_metrics(path) if writes else []
         for record in kept:
@@ -65,8 +65,8 @@ class MetricsLog:
             self.write(Version(step, METRICS_VERSION))
 
     def write(self, record: Record) -> None:
-        self._journal.note(as_json(record))
-        self._journal.flush()
+        self._log.note(as_json(record))
+        self._log.flush()
         self._draw(record)
 
     def _draw(self, record: Record) -> None:
@@ -74,7 +74,7 @@ class MetricsLog:
             self._curves.draw(as_json(record))
 
     def close(self) -> None:
-        self._journal.close()
+        self._log.close()
         if self._curves is not None:
             self._curves.close()
 
@@ -96,7 +96,7 @@ class Recorder:
         with contextlib.ExitStack() as stack:
             self._metrics = MetricsLog(run, step, self._is_past, self.say, writes)
             stack.callback(self._metrics.close)
-            self._row_hashes = Journal(run / "ledger.jsonl", self._is_past, self.say, writes)
+            self._row_hashes = JsonlLog(run / "ledger.jsonl", self._is_past, self.say, writes)
             stack.callback(self._row_hashes.close)
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self._bar = stack.enter_context(Bar(*columns, console=console, disable=not console.is_terminal))

@@ -45,9 +45,9 @@ class Saver:
         except ValueError as error:
             raise BadNumbersError(f"not saved: {error}") from None
         notes = {**progress.notes(step), "save_seconds": self._writer.seconds, "provenance": self._about}
-        with self._guards.dog.phase("save before"):
+        with self._guards.watchdog.phase("save before"):
             self._despite(self._writer.wait)
-        with self._guards.dog.phase("save"):
+        with self._guards.watchdog.phase("save"):
             self._despite(lambda: self._writer.save(step, trees_of(state), notes, best=progress.best_step))
 
     def look(self) -> None:
@@ -59,7 +59,7 @@ class Saver:
 
     def finish(self, step: int) -> None:
         """Waits for the last save. Raises OSError where it failed, whatever the recipe says of failures on the way."""
-        with self._guards.dog.phase("last save"):
+        with self._guards.watchdog.phase("last save"):
             self._despite(self._writer.wait, goes_on=False)
         if step not in steps(self._recipe.run):
             raise OSError(f"step {step} is not saved, see above; make room, and repeat the command")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gptjax.runs.manifest import manifest, steps
-from train.record.journal import Journal, records_of
+from train.record.jsonl_log import JsonlLog, records_of
 from train.record.metrics import Train, read_metrics
 
 
@@ -25,7 +25,7 @@ def note_start(run: Path, step: int, row: int, recipe: Mapping[str, Any], warn: 
     To be called before metrics.jsonl is cut back: what is done again took its time too.
     """
     seconds, _ = time_spent(run)
-    starts = Journal(run / "starts.jsonl", lambda _: True, warn)
+    starts = JsonlLog(run / "starts.jsonl", lambda _: True, warn)
     starts.note(Beginning(step, seconds, row, recipe)._asdict())
     starts.close()
 

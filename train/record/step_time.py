@@ -22,7 +22,7 @@ def timed_steps(
         began = time.perf_counter()
         batch = jax.block_until_ready(next(batches))
         there = time.perf_counter()
-        state, metrics = parts.train_step(state, batch, parts.asks(stop=False))
+        state, metrics = parts.train_step(state, batch, parts.stop_flag(stop=False))
         jax.block_until_ready((state, metrics))
         times.append(((time.perf_counter() - began) * 1e3, (there - began) * 1e3))
     return state, times
@@ -34,7 +34,7 @@ def pcgrad_cost(parts: Assembly, text: Text) -> str:
     medians = []
     for each in (parts, static):
         batches = each.loader.training(text.rows, 0, 1 + WARM_UP)
-        state, _ = each.train_step(each.fresh(), next(batches), each.asks(stop=False))
+        state, _ = each.train_step(each.fresh(), next(batches), each.stop_flag(stop=False))
         _, times = timed_steps(each, jax.block_until_ready(state), batches, WARM_UP)
         medians.append(statistics.median(whole for whole, _ in times))
     ours, plain = medians

@@ -76,19 +76,19 @@ def finish(finished: Finished, hooks: Sequence[Hook], leaving: Callable[[], obje
 
     def hung(phase: str, seconds: float) -> None:
         try:
-            report_hang(run, 0, 1, phase, seconds, dog.limit(phase))
+            report_hang(run, 0, 1, phase, seconds, watchdog.limit(phase))
             tell(f"{run}: is trained and saved; `./launch.sh report {shlex.quote(str(run))}` writes its report")
         finally:
             leave(DONE, leaving)
 
-    dog = Watchdog(finished.parts.recipe.hang_after, hung)
+    watchdog = Watchdog(finished.parts.recipe.hang_after, hung)
     try:
-        with dog.phase(REPORTING):
+        with watchdog.phase(REPORTING):
             for hook in hooks:
-                with dog.phase(hook.name), optional(hook.name, finished.console):
+                with watchdog.phase(hook.name), optional(hook.name, finished.console):
                     hook.act(finished)
     finally:
-        dog.stop()
+        watchdog.stop()
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from data.rows.mixture import RATE_UNIT
 from gptjax.config import load_model_config
 from gptjax.files.atomic_file import write_whole
 from gptjax.files.plain_json import dumps
-from train.record.journal import records_of
+from train.record.jsonl_log import records_of
 from train.record.metrics import (
     Record,
     Score,
@@ -24,7 +24,7 @@ from train.record.metrics import (
     read_metrics,
     scores_by_step,
 )
-from train.record.older import recipe_tree
+from train.record.older import recipe_tree, views_tree
 from train.record.starts import time_spent
 from train.report import report_tasks
 from train.report.figures import (
@@ -74,7 +74,7 @@ def write_report(run: Path) -> Path:
 {section("The machinery", "".join(_machinery(train)), "grid thirds")}
 {section("What it learned, source by source", _scores(last_scores(metrics), xz))}
 {section("What it learned, task by task", report_tasks.scores(train, records))}
-{section("Held-out text read both ways", report_tasks.views(views))}
+{section("Held-out text read both ways", report_tasks.views(views_tree(views)))}
 {section("What it writes", _samples(records_of(run / "samples.jsonl")))}
 {section("What it read", _data(sources))}
 {section("Settings", _settings("Recipe", recipe_tree(recipe)) + _settings("Model", model))}

@@ -284,7 +284,7 @@ def views(found: Mapping[str, Mapping[str, float]]) -> str:
         "how well the model reads, and are no measure of how well it compresses.</p>"
     )
     rows = [
-        (escape(name), _number(one["causal"]), _number(one["both sides"]), f"{one['tokens']:,}")
+        (escape(name), _number(one["causal"]), _number(one["bidirectional"]), f"{one['tokens']:,}")
         for name, one in found.items()
     ]
     head = ("source", "from the beginning<br>nats per token", "from both sides<br>nats per token", "tokens")

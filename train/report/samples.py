@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from data.description import read_prepared
-from data.preparation.marks import SENTENCE_END, WORD_START
+from data.preparation.token_flags import SENTENCE_END, WORD_START
 from data.token_store import TokenStore
 from gptjax.files.atomic_file import write_whole
 from gptjax.files.plain_json import dumps

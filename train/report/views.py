@@ -29,8 +29,8 @@ def write_views(run: Path, prepared: Path, model: LanguageModel) -> dict[str, di
         texts = [store.tokens[begin:end].tolist() for begin, end in zip(*bounds, strict=True) if end - begin > 1]
         if not texts:
             continue
-        causal, both = (np.concatenate(model.log_probs(texts, view=view)) for view in ("causal", "both sides"))
-        found[name] = {"causal": -float(causal.mean()), "both sides": -float(both.mean()), "tokens": len(causal)}
+        causal, both = (np.concatenate(model.log_probs(texts, view=view)) for view in ("causal", "bidirectional"))
+        found[name] = {"causal": -float(causal.mean()), "bidirectional": -float(both.mean()), "tokens": len(causal)}
     write_whole(run / "views.json", dumps(found, indent=1) + "\n")
     return found
 
@@ -40,8 +40,10 @@ def views_table(found: dict[str, dict[str, float]]) -> Table:
     title = "nats a token: read from the beginning, and every token from both sides"
     table = Table(title=title, min_width=len(title))
     table.add_column("held-out text of", overflow="fold")  # whole: sources may differ in the end of a name alone
-    for heading in ("causal", "both sides", "tokens"):
+    for heading in ("causal", "bidirectional", "tokens"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, figures in found.items():
-        table.add_row(escape(name), f"{figures['causal']:.3f}", f"{figures['both sides']:.3f}", f"{figures['tokens']}")
+        table.add_row(
+            escape(name), f"{figures['causal']:.3f}", f"{figures['bidirectional']:.3f}", f"{figures['tokens']}"
+        )
     return table

@@ -12,4 +12,4 @@ class Guards(NamedTuple):
 
     signals: Signals
     lease: Lease
-    dog: Watchdog
+    watchdog: Watchdog

@@ -14,7 +14,7 @@ class StopFlag:
 
     def __init__(self, parts: Assembly, signals: Signals, began: float, has_moved: Callable[[], bool]):
         self.agreed = False  # whether any host wants to stop, as all hosts know
-        self._flags = {stop: parts.asks(stop) for stop in (False, True)}
+        self._flags = {stop: parts.stop_flag(stop) for stop in (False, True)}
         self._signals, self._minutes, self._began = signals, parts.recipe.stop.minutes, began
         self._has_moved = has_moved  # every start takes a step, however late it is
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data.preparation.marks import WORD_START, marks
+from data.preparation.token_flags import WORD_START, marks
 from data.tasks.masked_lm import MaskedLM, hidden
 from data.tasks.task import Corpus
 from gptjax.text.tokenizer import train_characters

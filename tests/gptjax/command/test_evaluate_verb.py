@@ -42,8 +42,8 @@ def run(folder, monkeypatch, *words):
         (["perplexity", "texts.jsonl"], lambda: MODEL.perplexity(["hello there", "fox", "曹操"])),
         (["perplexity", "texts.jsonl", "--most", "1"], lambda: MODEL.perplexity(["hello there"])),
         (
-            ["perplexity", "texts.jsonl", "--view", "both sides"],
-            lambda: MODEL.perplexity(["hello there", "fox", "曹操"], view="both sides"),
+            ["perplexity", "texts.jsonl", "--view", "bidirectional"],
+            lambda: MODEL.perplexity(["hello there", "fox", "曹操"], view="bidirectional"),
         ),
         (
             ["choices", "quiz.jsonl", "--template", "{context}:\\n", "--delimiter", "\\n"],
@@ -88,7 +88,7 @@ def test_the_command_finds_what_the_api_finds(folder, monkeypatch, capsys, words
         (["answers", "a.jsonl", "--batch-tokens", "8"], "--batch-tokens is for .*, not for answers"),
         (["choices", "a.jsonl", "--tokens", "8"], "--tokens is for answers, not for choices"),
         (["choices", "a.jsonl", "--stop", "x"], "--stop is for answers, not for choices"),
-        (["choices", "a.jsonl", "--view", "both sides"], "is for perplexity"),
+        (["choices", "a.jsonl", "--view", "bidirectional"], "is for perplexity"),
         (["perplexity", "a.txt", "--most", "0"], "most=0: must be at least 1"),
         (
             ["perplexity", "a.txt", "--batch-tokenz", "8"],

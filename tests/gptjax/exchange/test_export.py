@@ -19,7 +19,7 @@ from gptjax.config import ClassHead, ModelConfig
 from gptjax.exchange import heads_file
 from gptjax.exchange.export import PROOF, export
 from gptjax.inference.chat import LINES
-from gptjax.inference.habits import Habits
+from gptjax.inference.generation_config import GenerationConfig
 from gptjax.inference.language_model import LanguageModel
 from gptjax.nn.model import Transformer, init_params
 from gptjax.runs.manifest import sha256
@@ -49,7 +49,7 @@ def text_file(folder: Path, name: str):
 def equal_models(a: LanguageModel, b: LanguageModel) -> None:
     """But for the padding of their tables."""
     assert dataclasses.replace(a.config, head_width=a.config.H) == dataclasses.replace(b.config, head_width=b.config.H)
-    assert a.habits == b.habits
+    assert a.generation_config == b.generation_config
     V = a.config.vocabulary
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[:V], y[:V]), a.params, b.params)
 
@@ -88,15 +88,18 @@ def test_others_find_the_special_tokens_and_begin_texts_with_bos(exported):
 def test_another_models_habits_go_with_it(tmp_path):
     """No BOS in front, two ends, a chat template and names of its own, settings for others that sample."""
     model = random_model()
-    habits = Habits(
+    generation_config = GenerationConfig(
         ends=frozenset({2, 9}),
         begins_with_bos=False,
         chat_template="{{ messages }}",
         names={"eos_token": "<|eos|>", "unk_token": "a"},
         generation={"temperature": 0.6, "do_sample": True},
     )
-    export(LanguageModel(model.config, model.tokenizer, model.params, habits=habits), tmp_path / "model")
-    assert gptjax.load(tmp_path / "model").habits == habits
+    export(
+        LanguageModel(model.config, model.tokenizer, model.params, generation_config=generation_config),
+        tmp_path / "model",
+    )
+    assert gptjax.load(tmp_path / "model").generation_config == generation_config
     rules = tokenizers.Tokenizer.from_file(str(tmp_path / "model" / "tokenizer.json"))
     assert rules.encode("hello").ids == bpe().encode("hello")
 
@@ -104,10 +107,13 @@ def test_another_models_habits_go_with_it(tmp_path):
 def test_a_model_without_bos_and_template_gets_neither(tmp_path):
     """Our lines begin with BOS, so that they would put one in front."""
     model = random_model()
-    habits = dataclasses.replace(model.habits, begins_with_bos=False)
-    export(LanguageModel(model.config, model.tokenizer, model.params, habits=habits), tmp_path / "model")
+    generation_config = dataclasses.replace(model.generation_config, begins_with_bos=False)
+    export(
+        LanguageModel(model.config, model.tokenizer, model.params, generation_config=generation_config),
+        tmp_path / "model",
+    )
     assert "chat_template" not in text_file(tmp_path / "model", "tokenizer_config.json")
-    assert gptjax.load(tmp_path / "model").habits == habits
+    assert gptjax.load(tmp_path / "model").generation_config == generation_config
 
 
 def test_everybody_may_read_what_the_umask_lets_them(exported):
@@ -131,8 +137,8 @@ def test_a_vocabulary_that_knows_no_character_of_the_fixed_texts_exports(tmp_pat
     tokenizer = Tokenizer(rules)
     config = ModelConfig(T=32, vocabulary=tokenizer.size, **LLAMA)
     params = nn.unbox(init_params(Transformer(config), jax.random.key(0)))
-    habits = dataclasses.replace(Habits.of_runs(tokenizer), begins_with_bos=False)
-    proof = export(LanguageModel(config, tokenizer, params, habits=habits), tmp_path / "model")
+    generation_config = dataclasses.replace(GenerationConfig.of_runs(tokenizer), begins_with_bos=False)
+    proof = export(LanguageModel(config, tokenizer, params, generation_config=generation_config), tmp_path / "model")
     assert proof["logits"]["texts"] == 2
 
 
@@ -239,9 +245,13 @@ WRONG_CONFIGS = {
     "old scaling": ("config.json", {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}, "'rope_parameters' says"),
     "class": ("config.json", {"architectures": ["MixtralForCausalLM"]}, "architectures is"),
     "context": ("config.json", {"max_position_embeddings": 7}, "config.json says T=7, the source 64"),
-    "role": ("tokenizer_config.json", {"pad_token": "<|eos|>"}, "habits: names is"),
-    "end": ("generation_config.json", {"eos_token_id": 77}, "habits: ends is"),
-    "template": ("tokenizer_config.json", {"chat_template": "nonsense"}, "habits: chat_template is 'nonsense'"),
+    "role": ("tokenizer_config.json", {"pad_token": "<|eos|>"}, "generation_config: names is"),
+    "end": ("generation_config.json", {"eos_token_id": 77}, "generation_config: ends is"),
+    "template": (
+        "tokenizer_config.json",
+        {"chat_template": "nonsense"},
+        "generation_config: chat_template is 'nonsense'",
+    ),
     "rules": ("tokenizer.json", {"normalizer": {"type": "NFC"}}, "tokenizer.json has other rules than the source"),
 }
 

@@ -98,9 +98,9 @@ def test_a_rotary_factor_without_a_type_is_linear(tmp_path):
 def test_a_file_names_its_ends_and_its_special_tokens(tmp_path):
     """EOS, and where a turn or a message ends; for templates, those that it has and no others."""
     ends = {"tokenizer__ggml__eot_token_id": 9, "tokenizer__ggml__eom_token_id": 17, "quantize__imatrix__file": "x"}
-    habits = read_gguf(write_gguf(tmp_path / "model.gguf", LLAMA, **ends)).habits
-    assert habits.ends == {2, 9, 17}
-    assert habits.names == {"bos_token": "<|bos|>", "eos_token": "<|eos|>"}
+    generation_config = read_gguf(write_gguf(tmp_path / "model.gguf", LLAMA, **ends)).generation_config
+    assert generation_config.ends == {2, 9, 17}
+    assert generation_config.names == {"bos_token": "<|bos|>", "eos_token": "<|eos|>"}
 
 
 def test_the_tokenizer_encodes_as_the_one_it_was_made_of(tmp_path):

@@ -63,11 +63,11 @@ def test_ids_beyond_the_vocabulary_are_told_and_left_out(tmp_path):
     """As transformers takes them; a text that has no other end ends with the tokenizer's."""
     folder = folder_of(tmp_path, LLAMA | {"bos_token_id": 900, "pad_token_id": 301, "eos_token_id": [2, 901]})
     with pytest.warns(UserWarning, match="left out") as told:
-        _, tokenizer, habits = read_description(folder)
+        _, tokenizer, generation_config = read_description(folder)
     said = [str(one.message) for one in told]
     for name, id in (("bos_token_id", 900), ("pad_token_id", 301), ("eos_token_id", 901)):
         assert f"{folder}: {name} has {id}, beyond the model's vocabulary of 301; left out" in said
-    assert (habits.ends, tokenizer.bos, tokenizer.pad) == ({2}, bpe().bos, bpe().pad)
+    assert (generation_config.ends, tokenizer.bos, tokenizer.pad) == ({2}, bpe().bos, bpe().pad)
     (folder / "config.json").write_text(json.dumps(LLAMA | {"eos_token_id": 900}))
     with pytest.warns(UserWarning, match="eos_token_id has 900"):
         assert read_description(folder)[2].ends == {bpe().eos}
@@ -79,14 +79,14 @@ def test_a_pad_that_only_the_settings_list_is_read(tmp_path):
     folder = folder_of(tmp_path, settings={"pad_token": "[PAD]", "added_tokens_decoder": listed})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _, tokenizer, habits = read_description(folder)
-    assert (tokenizer.pad, tokenizer.size, habits.names["pad_token"]) == (290, 291, "[PAD]")
+        _, tokenizer, generation_config = read_description(folder)
+    assert (tokenizer.pad, tokenizer.size, generation_config.names["pad_token"]) == (290, 291, "[PAD]")
     assert 290 not in tokenizer.encode("[PAD]")
     for change in ({"added_tokens_decoder": {"301": listed["290"]}}, {}):
         (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": "[PAD]"} | change))
         with pytest.warns(UserWarning, match="PAD"):
-            _, tokenizer, habits = read_description(folder)
-        assert (tokenizer.pad, tokenizer.size, "pad_token" in habits.names) == (bpe().pad, 290, False)
+            _, tokenizer, generation_config = read_description(folder)
+        assert (tokenizer.pad, tokenizer.size, "pad_token" in generation_config.names) == (bpe().pad, 290, False)
 
 
 def rules_with(cut):

@@ -193,21 +193,21 @@ def test_rotary_settings_are_read_by_their_old_and_new_names(rope, wanted):
 def test_texts_begin_and_end_as_the_folder_says(tmp_path):
     """BOS by the tokenizer's own rule; EOS by the generation config, else the config, else the tokenizer."""
     folder = write_folder(tmp_path / "model", LLAMA)
-    assert read_folder(folder).habits.begins_with_bos
+    assert read_folder(folder).generation_config.begins_with_bos
     assert gptjax.load(folder).encode_prompt("hello") == [1, *bpe().encode("hello")]
-    assert read_folder(folder).habits.ends == {2}
+    assert read_folder(folder).generation_config.ends == {2}
     (folder / "tokenizer.json").write_text(bpe().for_others(begins_with_bos=False))
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 17], "temperature": 0.6}))
     found = read_folder(folder)
-    assert (found.habits.begins_with_bos, found.habits.ends) == (False, {2, 17})
-    assert found.habits.generation == {"temperature": 0.6}
+    assert (found.generation_config.begins_with_bos, found.generation_config.ends) == (False, {2, 17})
+    assert found.generation_config.generation == {"temperature": 0.6}
     assert gptjax.load(folder).encode_prompt("hello") == bpe().encode("hello")
 
 
 def test_an_end_that_is_null_is_left_to_the_config(tmp_path):
     folder = write_folder(tmp_path / "model", LLAMA | {"eos_token_id": [5, 6]})
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": None}))
-    assert read_folder(folder).habits.ends == {5, 6}
+    assert read_folder(folder).generation_config.ends == {5, 6}
 
 
 def test_an_id_of_minus_one_is_none(tmp_path):
@@ -224,8 +224,10 @@ def test_names_for_templates_are_those_that_are_given(tmp_path):
     (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<|bos|>", "chat_template": ""}))
     found = read_folder(folder)
     wanted = {"bos_token": "<|bos|>", "eos_token": "<|mask|>", "unk_token": "a"}
-    assert [*found.habits.names.items()] == [*wanted.items()]  # the order, too: an export is the same the next time
-    assert (found.tokenizer.eos, found.habits.chat_template) == (3, None)
+    assert [*found.generation_config.names.items()] == [
+        *wanted.items()
+    ]  # the order, too: an export is the same the next time
+    assert (found.tokenizer.eos, found.generation_config.chat_template) == (3, None)
 
 
 def test_fields_of_published_configs_that_change_nothing_are_known():

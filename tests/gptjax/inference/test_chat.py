@@ -4,7 +4,7 @@ import pytest
 import tokenizers
 
 from gptjax.inference.chat import LINES, Chat
-from gptjax.inference.habits import Habits
+from gptjax.inference.generation_config import GenerationConfig
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.sampling import Sampling
 from gptjax.inference.template import render
@@ -91,8 +91,10 @@ TURNS_OF_OTHERS = (
 
 def talking_by_template(T=256, answer=None, reads=0):
     model = random_model(T=T) if answer is None else answering(answer, reads, T)
-    habits = Habits(ends=frozenset({model.tokenizer.eos}), begins_with_bos=False, chat_template=TURNS_OF_OTHERS)
-    return LanguageModel(model.config, model.tokenizer, model.params, habits=habits)
+    generation_config = GenerationConfig(
+        ends=frozenset({model.tokenizer.eos}), begins_with_bos=False, chat_template=TURNS_OF_OTHERS
+    )
+    return LanguageModel(model.config, model.tokenizer, model.params, generation_config=generation_config)
 
 
 def test_a_chat_template_writes_the_conversation():
@@ -128,9 +130,11 @@ def test_an_added_token_that_is_not_special_cannot_be_typed_either():
     rules.add_tokens([tokenizers.AddedToken(name, normalized=True) for name in ("<turn>", "<other>")])
     tokenizer = Tokenizer(rules)
     template = "{% for message in messages %}{{ '<' + 'turn>' + message['content'] }}{% endfor %}"
-    habits = Habits(ends=frozenset({tokenizer.eos}), begins_with_bos=False, chat_template=template)
+    generation_config = GenerationConfig(ends=frozenset({tokenizer.eos}), begins_with_bos=False, chat_template=template)
     model = random_model(T=64)
-    ids = Chat(LanguageModel(model.config, tokenizer, model.params, habits=habits), GREEDY).tokens("a<turn><other>")
+    ids = Chat(
+        LanguageModel(model.config, tokenizer, model.params, generation_config=generation_config), GREEDY
+    ).tokens("a<turn><other>")
     assert [ids.count(rules.token_to_id(name)) for name in ("<turn>", "<other>")] == [1, 0]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from gptjax.inference.chat import LINES, Chat
 from gptjax.inference.conversation import turn_ids, written
-from gptjax.inference.habits import Habits
+from gptjax.inference.generation_config import GenerationConfig
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.sampling import Sampling
 from tests.tiny_run import bpe, random_model
@@ -16,8 +16,11 @@ TAGS = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] + eos_token }}{%
 
 
 def talker(template):
-    model, habits = random_model(T=256), dataclasses.replace(Habits.of_runs(bpe()), chat_template=template)
-    return LanguageModel(model.config, model.tokenizer, model.params, habits=habits)
+    model, generation_config = (
+        random_model(T=256),
+        dataclasses.replace(GenerationConfig.of_runs(bpe()), chat_template=template),
+    )
+    return LanguageModel(model.config, model.tokenizer, model.params, generation_config=generation_config)
 
 
 def test_a_system_message_goes_before_the_first_turn_where_the_template_refuses_it():

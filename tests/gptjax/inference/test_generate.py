@@ -437,15 +437,17 @@ def test_a_tied_table_is_one_leaf_and_stays_one(tmp_path):
 
 @pytest.mark.parametrize("travel", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
 def test_a_copied_or_pickled_model_says_the_same(travel):
-    """As notebooks and data-loader workers have it: text, habits, tokenizer, dtype and step; its arrays are its own."""
+    """As notebooks and data-loader workers have it: text, config, tokenizer, dtype and step; its arrays are its own."""
     model = random_model()
-    habits = dataclasses.replace(model.habits, begins_with_bos=False)
-    half = LanguageModel(model.config, model.tokenizer, model.params, habits=habits, dtype="bfloat16")
+    generation_config = dataclasses.replace(model.generation_config, begins_with_bos=False)
+    half = LanguageModel(
+        model.config, model.tokenizer, model.params, generation_config=generation_config, dtype="bfloat16"
+    )
     half.step = 7
     for one in (model, half):
         again = travel(one)
         assert again.generate("the", tokens=9) == one.generate("the", tokens=9)
-        assert (again.habits, again.config, again.step) == (one.habits, one.config, one.step)
+        assert (again.generation_config, again.config, again.step) == (one.generation_config, one.config, one.step)
         assert again.tokenizer.fingerprint == one.tokenizer.fingerprint
         assert again.tokenizer.encode("<|eos|>") == one.tokenizer.encode("<|eos|>")
         assert again.params["embedding"] is not one.params["embedding"]
@@ -455,8 +457,8 @@ def test_a_copied_or_pickled_model_says_the_same(travel):
 def test_an_empty_prompt_begins_a_text_also_where_no_bos_stands_in_front():
     """With the BOS, as Hugging Face begins one; another prompt gets none."""
     model = random_model()
-    habits = dataclasses.replace(model.habits, begins_with_bos=False)
-    other = LanguageModel(model.config, model.tokenizer, model.params, habits=habits)
+    generation_config = dataclasses.replace(model.generation_config, begins_with_bos=False)
+    other = LanguageModel(model.config, model.tokenizer, model.params, generation_config=generation_config)
     assert other.generate("", tokens=9) == model.generate("", tokens=9)
     assert other.encode_prompt("the") == model.encode_prompt("the")[1:]
     with pytest.raises(ValueError, match="a prompt has 0 tokens"):

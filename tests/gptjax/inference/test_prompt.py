@@ -9,7 +9,7 @@ from gptjax.exchange.export import PROMPTS, _compare_tokens
 from gptjax.harness import Adapter
 from gptjax.inference.chat import Chat
 from gptjax.inference.conversation import turn_ids, written
-from gptjax.inference.habits import Habits
+from gptjax.inference.generation_config import GenerationConfig
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.prompt import encode_prompts, encode_rendered
 from gptjax.inference.sampling import Sampling
@@ -24,15 +24,17 @@ BARE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] + eos_token }}{%
 
 def model_of(begins_with_bos: bool, template: str | None = None) -> LanguageModel:
     model = random_model()
-    habits = dataclasses.replace(Habits.of_runs(TOKENIZER), begins_with_bos=begins_with_bos, chat_template=template)
-    return LanguageModel(model.config, TOKENIZER, model.params, habits=habits)
+    generation_config = dataclasses.replace(
+        GenerationConfig.of_runs(TOKENIZER), begins_with_bos=begins_with_bos, chat_template=template
+    )
+    return LanguageModel(model.config, TOKENIZER, model.params, generation_config=generation_config)
 
 
 @pytest.mark.parametrize("begins_with_bos", [True, False])
 def test_a_plain_text_begins_with_bos_if_texts_do_and_an_empty_one_always(begins_with_bos):
     """`<|bos|>` typed is characters, behind the BOS."""
     first = [BOS] if begins_with_bos else []
-    found = encode_prompts(TOKENIZER, model_of(begins_with_bos).habits, TEXTS)
+    found = encode_prompts(TOKENIZER, model_of(begins_with_bos).generation_config, TEXTS)
     assert found == [[*first, *TOKENIZER.encode(text)] or [BOS] for text in TEXTS]
     assert [ids.count(BOS) for ids in found] == [begins_with_bos, 1, begins_with_bos, begins_with_bos]
 
@@ -40,7 +42,7 @@ def test_a_plain_text_begins_with_bos_if_texts_do_and_an_empty_one_always(begins
 @pytest.mark.parametrize("begins_with_bos", [True, False])
 def test_every_way_in_reads_a_plain_text_as_the_same_ids(begins_with_bos, monkeypatch):
     model = model_of(begins_with_bos)
-    wanted = encode_prompts(TOKENIZER, model.habits, TEXTS)
+    wanted = encode_prompts(TOKENIZER, model.generation_config, TEXTS)
     assert [model.encode_prompt(text) for text in TEXTS] == wanted
     assert [before for before, _ in encoded_pairs(model, [(text, "\n") for text in TEXTS])] == wanted
     assert Adapter(model)._encode(TEXTS) == wanted
@@ -58,7 +60,7 @@ def test_every_way_in_reads_a_plain_text_as_the_same_ids(begins_with_bos, monkey
 def test_an_export_encodes_its_texts_as_a_prompt_is(tmp_path, begins_with_bos):
     model = model_of(begins_with_bos)
     (tmp_path / "tokenizer.json").write_text(TOKENIZER.for_others(begins_with_bos), encoding="utf-8")
-    assert _compare_tokens(tmp_path, model) == encode_prompts(TOKENIZER, model.habits, PROMPTS)
+    assert _compare_tokens(tmp_path, model) == encode_prompts(TOKENIZER, model.generation_config, PROMPTS)
 
 
 @pytest.mark.parametrize("template", [BARE, "{{ bos_token }}" + BARE])

@@ -13,8 +13,8 @@ from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.padding import LENGTHS
 from gptjax.inference.scoring import (
     ASKED_AT_ONCE,
-    Read,
     Row,
+    ScoreRequest,
     batches_of,
     check_rows,
     check_view,
@@ -66,7 +66,7 @@ def test_causal_scores_are_those_of_one_text_alone():
 
 def test_each_token_is_scored_with_only_itself_hidden():
     """Token j is predicted by the state before it, in a row in which all but j are seen from both sides."""
-    found = MODEL.log_probs(TEXTS, view="both sides")
+    found = MODEL.log_probs(TEXTS, view="bidirectional")
     for ids, scores in zip(TEXTS, found, strict=True):
         for j in range(1, len(ids)):
             corrupted = [*ids[:j], MASK, *ids[j + 1 :]]
@@ -77,7 +77,7 @@ def test_a_later_token_moves_the_score_from_both_sides_alone():
     """Changing the last token leaves the causal score of the second, and moves the other."""
     one, other = [1, 40, 41, 42], [1, 40, 41, 43]
     causal = MODEL.log_probs([one, other])
-    both = MODEL.log_probs([one, other], view="both sides")
+    both = MODEL.log_probs([one, other], view="bidirectional")
     np.testing.assert_array_equal(causal[0][:2], causal[1][:2])
     assert abs(both[0][0] - both[1][0]) > 1e-3
 
@@ -87,7 +87,7 @@ def test_every_target_is_answered_by_the_place_that_it_asks_about():
     for row, found in zip(rows := uneven_rows(30), MODEL.score(rows), strict=True):
         wanted = reference(row.ids, visible=False)[row.at]
         np.testing.assert_allclose(found.log_probs, wanted[np.arange(len(row.at)), row.targets], atol=1e-4)
-        np.testing.assert_array_equal(found.likeliest, wanted.argmax(axis=-1))
+        np.testing.assert_array_equal(found.argmax, wanted.argmax(axis=-1))
 
 
 def test_a_row_scores_the_same_to_the_last_bit_alone_in_company_and_in_any_order():
@@ -98,7 +98,7 @@ def test_a_row_scores_the_same_to_the_last_bit_alone_in_company_and_in_any_order
         [alone] = MODEL.score([rows[number]])
         for other in (together[number], reversed_[number]):
             np.testing.assert_array_equal(alone.log_probs, other.log_probs)
-            np.testing.assert_array_equal(alone.likeliest, other.likeliest)
+            np.testing.assert_array_equal(alone.argmax, other.argmax)
     assert len({tuple(found.log_probs) for found in together}) > 290
 
 
@@ -114,7 +114,7 @@ def test_another_number_of_devices_moves_scores_by_rounding_only(axes):
     """One device against eight, both views, the smallest batches too."""
     meshed = LanguageModel(MODEL.config, MODEL.tokenizer, jax.device_get(MODEL.params), mesh=make_mesh(**axes))
     rows = [row for row in uneven_rows(40) if len(row.ids) == 17]
-    for options in ({"view": "causal"}, {"view": "both sides"}, {"batch_tokens": 1}):
+    for options in ({"view": "causal"}, {"view": "bidirectional"}, {"batch_tokens": 1}):
         for one, other in zip(MODEL.score(rows, **options), meshed.score(rows, **options), strict=True):
             np.testing.assert_allclose(one.log_probs, other.log_probs, atol=1e-4)
 
@@ -122,10 +122,10 @@ def test_another_number_of_devices_moves_scores_by_rounding_only(axes):
 def test_few_lengths_are_compiled_whatever_comes():
     """1,000 rows of 1 to 60,000 tokens need at most LENGTHS shapes; those of this model three, the second time none."""
     chance = random.Random(0)
-    reads = [Read([0] * int(2 ** chance.uniform(0, 15.8))) for _ in range(1000)]
-    for read in reads:
-        read.at = [0]
-    assert len({(batch.B, batch.T, batch.Q, batch.q) for batch in batches_of(reads, 65_536, 2048)}) == LENGTHS
+    requests = [ScoreRequest([0] * int(2 ** chance.uniform(0, 15.8))) for _ in range(1000)]
+    for request in requests:
+        request.at = [0]
+    assert len({(batch.B, batch.T, batch.Q, batch.q) for batch in batches_of(requests, 65_536, 2048)}) == LENGTHS
     compiled = []
 
     def note(event, *_, **__):
@@ -138,7 +138,7 @@ def test_few_lengths_are_compiled_whatever_comes():
     compiled.clear()
     fresh.score(uneven_rows(100))
     assert len(compiled) == 3
-    fresh.score(uneven_rows(50, seed=1), view="both sides")
+    fresh.score(uneven_rows(50, seed=1), view="bidirectional")
     assert len(compiled) == 3
 
 
@@ -175,7 +175,7 @@ def test_rolling_windows_predict_every_token_once_and_the_last_has_a_full_contex
     [
         ([[1]], {}, "text 0 has 1 tokens"),
         ([[1, 5], [1] * 65], {}, "text 1 has 65 tokens; this model reads from 2 to 64"),
-        ([[1, 5]], {"view": "both sides"}, "this vocabulary has none"),
+        ([[1, 5]], {"view": "bidirectional"}, "this vocabulary has none"),
     ],
 )
 def test_what_cannot_be_read_is_named(texts, options, said):
@@ -215,7 +215,7 @@ def test_rows_may_come_one_by_one_and_settings_are_checked():
     assert MODEL.score([]) == []
     with pytest.raises(ValueError, match="batch_tokens=0: must be at least 1"):
         MODEL.score(rows, batch_tokens=0)
-    with pytest.raises(ValueError, match="view='both': must be 'causal' or 'both sides'"):
+    with pytest.raises(ValueError, match="view='both': must be 'causal' or 'bidirectional'"):
         check_view("both")
 
 
@@ -237,10 +237,15 @@ def test_scores_that_are_no_numbers_are_refused_with_their_row():
 
 def test_no_more_places_than_promised_meet_the_vocabulary_at_once():
     """Whatever the lengths and `batch_tokens`; a CPU's batches are not cut by it."""
-    reads = [Read([0] * length) for length in (1, 16, 30, 100, 1000)]
-    for read in reads:
-        read.at = [0]
+    requests = [ScoreRequest([0] * length) for length in (1, 16, 30, 100, 1000)]
+    for request in requests:
+        request.at = [0]
     for batch_tokens in (1, 512, 16_384, 1_000_000):
-        batches = batches_of(reads, 1024, batch_tokens)
+        batches = batches_of(requests, 1024, batch_tokens)
         assert max(batch.B * batch.q for batch in batches) <= ASKED_AT_ONCE
-    assert {(batch.T, batch.B) for batch in batches_of(reads, 1024, 512)} == {(1024, 1), (128, 4), (32, 16), (16, 32)}
+    assert {(batch.T, batch.B) for batch in batches_of(requests, 1024, 512)} == {
+        (1024, 1),
+        (128, 4),
+        (32, 16),
+        (16, 32),
+    }

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from gptjax.inference.habits import Habits
+from gptjax.inference.generation_config import GenerationConfig
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.scoring import Row, rolling_rows
 from gptjax.inference.text_likelihood import continuations, encoded_pairs
@@ -46,8 +46,8 @@ def test_an_empty_context_is_a_bos():
 
 def test_a_model_whose_texts_begin_without_bos_is_asked_without_it():
     """An empty context is one all the same: something must predict the first token."""
-    habits = Habits(ends=frozenset({MODEL.tokenizer.eos}), begins_with_bos=False)
-    plain = LanguageModel(MODEL.config, MODEL.tokenizer, MODEL.params, habits=habits)
+    generation_config = GenerationConfig(ends=frozenset({MODEL.tokenizer.eos}), begins_with_bos=False)
+    plain = LanguageModel(MODEL.config, MODEL.tokenizer, MODEL.params, generation_config=generation_config)
     pair = ("hello there", " the quick")
     count = len(encode("".join(pair))) - len(encode(pair[0]))
     [found] = plain.loglikelihood([pair])
@@ -165,8 +165,8 @@ def test_perplexity_from_both_sides_hides_each_token_of_each_piece():
     ids = encode(TEXT * 2)
     assert T < len(ids) < 2 * T
     pieces = [[BOS, *ids[: T - 1]], [BOS, *ids[T - 1 :]]]
-    wanted = sum(scores.sum() for scores in MODEL.log_probs(pieces, view="both sides"))
-    found = MODEL.perplexity([TEXT * 2], view="both sides")
+    wanted = sum(scores.sum() for scores in MODEL.log_probs(pieces, view="bidirectional"))
+    found = MODEL.perplexity([TEXT * 2], view="bidirectional")
     assert found.items[0]["log_prob"] == pytest.approx(wanted, abs=1e-3)
     assert abs(found.items[0]["log_prob"] - MODEL.perplexity([TEXT * 2]).items[0]["log_prob"]) > 1
 

@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gptjax.nn.attention import attend, may_look
+from gptjax.nn.attention import attend, attention_mask
 
 
 def rule(segments, visible, window=None):
     """The mask of one row, as strings of 0 and 1, a query a line."""
     segment_BT, visible_BT = jnp.array([segments]), jnp.array([visible], bool)
     place_BT = jnp.arange(len(segments))[None]
-    mask_BTS = may_look(segment_BT, place_BT, segment_BT, place_BT, visible_BT, window)
+    mask_BTS = attention_mask(segment_BT, place_BT, segment_BT, place_BT, visible_BT, window)
     return ["".join(str(int(cell)) for cell in row) for row in mask_BTS[0]]
 
 

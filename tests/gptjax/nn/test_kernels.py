@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gptjax.nn.attention import attend, may_look
+from gptjax.nn.attention import attend, attention_mask
 from gptjax.nn.kernels import attend_by, kernel_for, prepared
 
 T, N, K, H = 256, 4, 2, 32
@@ -29,7 +29,7 @@ def packed_row():
 
 def mask_of(segment_BT, visible_BT, window=None):
     place_BT = jnp.broadcast_to(jnp.arange(T), segment_BT.shape)
-    return may_look(segment_BT, place_BT, segment_BT, place_BT, visible_BT, window)
+    return attention_mask(segment_BT, place_BT, segment_BT, place_BT, visible_BT, window)
 
 
 def heads(rows=1):

@@ -20,12 +20,12 @@ def inputs(B=3, T=8, D=16, vocabulary=VOCABULARY, rows=V, dtype=jnp.float32):
     return hidden_BTD, table_VD, jax.random.randint(keys[2], (B, T), 0, vocabulary)
 
 
-def weighed(nats_BT):
+def weighed(nll_BT):
     """A sum in which every position counts differently, some not at all."""
-    return (nats_BT * jnp.linspace(-1, 2, nats_BT.size).reshape(nats_BT.shape).at[0, 0].set(0)).sum()
+    return (nll_BT * jnp.linspace(-1, 2, nll_BT.size).reshape(nll_BT.shape).at[0, 0].set(0)).sum()
 
 
-def optax_nats(hidden_BTD, table_VD, targets_BT, cap=None):
+def optax_nll(hidden_BTD, table_VD, targets_BT, cap=None):
     """The oracle: optax on logits of the rows in use."""
     logits_BTV = jnp.matmul(hidden_BTD, table_VD[:VOCABULARY].T, precision="highest")
     logits_BTV = logits_BTV if cap is None else cap * jnp.tanh(logits_BTV / cap)
@@ -36,7 +36,7 @@ def optax_nats(hidden_BTD, table_VD, targets_BT, cap=None):
 def test_nats_are_those_of_optax(chunks):
     """In however many pieces, every position's nats are within 1e-6 of optax on the whole."""
     found = token_nll(*inputs(), vocabulary=VOCABULARY, chunks=chunks)
-    np.testing.assert_allclose(found, optax_nats(*inputs()), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found, optax_nll(*inputs()), rtol=1e-6, atol=1e-6)
     assert found.dtype == jnp.float32
 
 
@@ -48,9 +48,9 @@ def test_gradients_are_those_of_optax(chunks, cap):
     def nats(h, t):
         return token_nll(h, t, targets_BT, vocabulary=VOCABULARY, chunks=chunks, cap=cap)
 
-    np.testing.assert_allclose(nats(hidden_BTD, table_VD), optax_nats(*inputs(), cap), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(nats(hidden_BTD, table_VD), optax_nll(*inputs(), cap), rtol=1e-5, atol=1e-6)
     ours = jax.grad(lambda h, t: weighed(nats(h, t)), argnums=(0, 1))
-    theirs = jax.grad(lambda h, t: weighed(optax_nats(h, t, targets_BT, cap)), argnums=(0, 1))
+    theirs = jax.grad(lambda h, t: weighed(optax_nll(h, t, targets_BT, cap)), argnums=(0, 1))
     found, wanted = ours(hidden_BTD, table_VD), theirs(hidden_BTD, table_VD)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, wanted)
     assert np.abs(found[1][:VOCABULARY]).min() > 0
@@ -78,13 +78,13 @@ def test_scores_are_the_same_nats_and_the_likeliest_id_of_all(chunks, cap):
         hidden_BTD, table_VD, targets_BT = inputs(dtype=dtype)
         table_VD = table_VD.at[VOCABULARY:].mul(1e3)
         settings = {"vocabulary": VOCABULARY, "chunks": chunks, "cap": cap}
-        nats_BT, likeliest_BT = token_scores(hidden_BTD, table_VD, targets_BT, **settings)
+        nll_BT, argmax_BT = token_scores(hidden_BTD, table_VD, targets_BT, **settings)
         wanted_BT = token_nll(hidden_BTD, table_VD, targets_BT, **settings)
-        np.testing.assert_allclose(nats_BT, wanted_BT, rtol=2e-5, atol=1e-5)
+        np.testing.assert_allclose(nll_BT, wanted_BT, rtol=2e-5, atol=1e-5)
         logits_BTV = logits_from(hidden_BTD, table_VD, VOCABULARY, cap)
-        np.testing.assert_array_equal(likeliest_BT, jnp.argmax(logits_BTV, axis=-1))
-        assert len(np.unique(likeliest_BT)) > 1
-        assert likeliest_BT.max() < VOCABULARY
+        np.testing.assert_array_equal(argmax_BT, jnp.argmax(logits_BTV, axis=-1))
+        assert len(np.unique(argmax_BT)) > 1
+        assert argmax_BT.max() < VOCABULARY
 
 
 def test_scores_on_a_mesh_are_those_of_one_device():

@@ -12,7 +12,7 @@ import pytest
 from flax import linen as nn
 
 from gptjax.config import ModelConfig, RopeScaling, llama
-from gptjax.nn.attention import may_look
+from gptjax.nn.attention import attention_mask
 from gptjax.nn.model import Block, Cache, Norm, Transformer, init_params, rotary_angles, rotary_frequencies
 
 TINY = {"vocabulary": 60, "T": 16, "D": 16, "L": 3, "N": 4, "K": 2, "head_width": 6, "F": 24}
@@ -195,7 +195,7 @@ def test_the_scan_is_a_loop_over_layers(family):
     config = config_of(family)
     params, batch = parameters(config), row([5, 3, 9, 1, 2, 7, 8])
     tokens_BT, segment_BT, position_BT, visible_BT = batch
-    mask_BTS = may_look(segment_BT, position_BT, segment_BT, position_BT, visible_BT)
+    mask_BTS = attention_mask(segment_BT, position_BT, segment_BT, position_BT, visible_BT)
 
     def loop(layers):
         x_BTD = params["embedding"][tokens_BT]

@@ -51,9 +51,9 @@ def test_the_monitor_measures_the_shared_layers_alone_on_any_mesh():
         hidden_BTD, _ = model.apply(
             {"params": params}, batch.tokens_BT, batch.segment_BT, batch.position_BT, batch.visible_BT
         )
-        nats_BTV = -jax.nn.log_softmax(hidden_BTD @ head(params)[: CONFIG.vocabulary].T)
-        nats_BT = jnp.take_along_axis(nats_BTV, batch.targets_BT[..., None], axis=-1)[..., 0]
-        means = [jnp.sum(jnp.where(batch.task_BT == k, nats_BT, 0)) / 64 for k in (1, 2, 3)]
+        nll_BTV = -jax.nn.log_softmax(hidden_BTD @ head(params)[: CONFIG.vocabulary].T)
+        nll_BT = jnp.take_along_axis(nll_BTV, batch.targets_BT[..., None], axis=-1)[..., 0]
+        means = [jnp.sum(jnp.where(batch.task_BT == k, nll_BT, 0)) / 64 for k in (1, 2, 3)]
         return jnp.stack([means[0], -means[0], means[1], means[2]])
 
     found = {}

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from data.preparation.marks import WORD_START
+from data.preparation.token_flags import WORD_START
 from data.rows.rows import Rows
 from data.tasks.causal_lm import CausalLM
 from data.tasks.task import Targets, Task, packed
@@ -73,10 +73,10 @@ def test_a_loss_that_is_added_to_the_table_is_trained_scored_and_reported(tmp_pa
         state, seen = parts.fresh(), []
         for batch in parts.loader.training(rows, 0, 2):
             values, weights = np.asarray(batch.value_BC), np.asarray(batch.label_weight_BC)
-            state, metrics = parts.train_step(state, batch, parts.asks(stop=False))
+            state, metrics = parts.train_step(state, batch, parts.stop_flag(stop=False))
             seen.append((float(metrics["loss/words"]), np.average(np.square(values), weights=weights)))
-        asks = lambda: parts.asks(stop=False)  # noqa: E731
-        found = HeldOut(parts, text).findings(state.params, B, 4 * B, asks, lambda: None)
+        stop_flag = lambda: parts.stop_flag(stop=False)  # noqa: E731
+        found = HeldOut(parts, text).findings(state.params, B, 4 * B, stop_flag, lambda: None)
     assert seen[0][0] == pytest.approx(seen[0][1], rel=0.2)
     assert found is not None
     score = found.terms["words"]

@@ -58,8 +58,8 @@ def setting(tmp_path_factory):
 def measure(setting: Setting, held_out: Any = None, params: Any = None, stop: bool = False) -> Findings | None:
     with jax.set_mesh(setting.parts.mesh):
         held_out = held_out or HeldOut(setting.parts, setting.text)
-        asks = lambda: setting.parts.asks(stop)  # noqa: E731
-        return held_out.findings(params or setting.params, MOST, TASK_ROWS, asks, lambda: None)
+        stop_flag = lambda: setting.parts.stop_flag(stop)  # noqa: E731
+        return held_out.findings(params or setting.params, MOST, TASK_ROWS, stop_flag, lambda: None)
 
 
 @pytest.fixture(scope="module")

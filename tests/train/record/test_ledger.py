@@ -10,7 +10,7 @@ import pytest
 
 from gptjax.batch import Batch
 from tests.train.test_step import uneven_batch
-from train.record.journal import Journal
+from train.record.jsonl_log import JsonlLog
 from train.record.ledger import Entry, hexadecimal, read_ledger, rows_hash
 
 
@@ -82,9 +82,9 @@ def test_a_damaged_line_is_named(tmp_path):
 def test_a_step_without_numbers_is_null_in_the_file_and_nan_for_its_reader(tmp_path):
     """As are the bare NaN of older ledgers, which are no JSON."""
     entry = Entry(1, 0, 8, "0" * 16, math.nan, math.inf, True)
-    journal = Journal(tmp_path / "ledger.jsonl", lambda _: True, pytest.fail)
-    journal.note(entry._asdict())
-    journal.close()
+    log = JsonlLog(tmp_path / "ledger.jsonl", lambda _: True, pytest.fail)
+    log.note(entry._asdict())
+    log.close()
     line = (tmp_path / "ledger.jsonl").read_text()
     assert json.loads(line, parse_constant=pytest.fail)["loss"] is None
     (tmp_path / "ledger.jsonl").write_text(line + json.dumps(entry._asdict()) + "\n")

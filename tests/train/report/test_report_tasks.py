@@ -60,7 +60,7 @@ def run_of_tasks(folder, words="plain"):
         validation_record(20, words),
     ]
     metrics += [conflict(step, -0.2, ("causal_lm", term)) for step in (10, 20)]
-    make_run(folder, metrics=metrics, views={words: {"causal": 3.5, "both sides": 2.25, "tokens": 512}})
+    make_run(folder, metrics=metrics, views={words: {"causal": 3.5, "bidirectional": 2.25, "tokens": 512}})
     return folder
 
 
@@ -202,7 +202,8 @@ def test_a_pair_that_is_not_known_is_no_number():
 
 def test_the_views_are_those_of_the_file(tmp_path):
     (row,) = cells(
-        read(make_run(tmp_path / "run", views={"plays": {"causal": 3.5, "both sides": 2.25, "tokens": 1512}})), "plays"
+        read(make_run(tmp_path / "run", views={"plays": {"causal": 3.5, "bidirectional": 2.25, "tokens": 1512}})),
+        "plays",
     )
     assert row == [["3.500"], ["2.250"], ["1,512"]]
 

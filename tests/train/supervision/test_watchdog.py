@@ -19,15 +19,15 @@ from pathlib import Path
 from train.supervision.watchdog import Watchdog, report_hang
 
 def hung(phase, seconds):
-    report_hang(Path(sys.argv[1]), 0, 1, phase, seconds, dog.limit(phase))
+    report_hang(Path(sys.argv[1]), 0, 1, phase, seconds, watchdog.limit(phase))
     os._exit(70)
 
 def waits_in_c():
     time.sleep(60)
 
-dog = Watchdog(0.2, hung)
-with dog.phase("step"):
-    dog.progress()
+watchdog = Watchdog(0.2, hung)
+with watchdog.phase("step"):
+    watchdog.progress()
     waits_in_c()
 """
 
@@ -35,63 +35,63 @@ GOES_ON = """
 import os, time
 from train.supervision.watchdog import Watchdog
 
-dog = Watchdog(1.0, lambda phase, seconds: os._exit(70))
-with dog.phase("step"):
-    dog.progress()
+watchdog = Watchdog(1.0, lambda phase, seconds: os._exit(70))
+with watchdog.phase("step"):
+    watchdog.progress()
     print("ready", flush=True)
     for _ in range(20):
         time.sleep(0.01)
-        dog.progress()
+        watchdog.progress()
 """
 
 
-@pytest.fixture
-def dog():
+@pytest.fixture(name="watchdog")
+def idle_watchdog():
     """A watchdog that is not watching: its clock moves by `pass_seconds` only."""
-    dog = Watchdog(30.0, lambda phase, seconds: None)
-    dog.stop()
-    return dog
+    watchdog = Watchdog(30.0, lambda phase, seconds: None)
+    watchdog.stop()
+    return watchdog
 
 
-def pass_seconds(dog, seconds):
-    dog._clock += seconds
+def pass_seconds(watchdog, seconds):
+    watchdog._clock += seconds
 
 
-def test_a_phase_may_take_ten_times_its_slowest_unit_and_more_before_the_first(dog):
-    with dog.phase("step"):
-        assert dog.limit("step") == PATIENCE * 30
-        pass_seconds(dog, 1)
-        dog.progress()
-        assert dog.limit("step") == 30
-        pass_seconds(dog, 7)
-        dog.progress()
-        pass_seconds(dog, 2)
-        dog.progress()
-        assert dog.limit("step") == 70
-    assert dog.limit("save") == PATIENCE * 30
+def test_a_phase_may_take_ten_times_its_slowest_unit_and_more_before_the_first(watchdog):
+    with watchdog.phase("step"):
+        assert watchdog.limit("step") == PATIENCE * 30
+        pass_seconds(watchdog, 1)
+        watchdog.progress()
+        assert watchdog.limit("step") == 30
+        pass_seconds(watchdog, 7)
+        watchdog.progress()
+        pass_seconds(watchdog, 2)
+        watchdog.progress()
+        assert watchdog.limit("step") == 70
+    assert watchdog.limit("save") == PATIENCE * 30
 
 
-def test_to_have_come_through_a_phase_is_a_unit_and_to_have_left_it_by_an_error_is_not(dog):
-    with dog.phase("save"):
-        pass_seconds(dog, 8)
-    assert dog.limit("save") == 80
-    with pytest.raises(KeyError), dog.phase("report"):
+def test_to_have_come_through_a_phase_is_a_unit_and_to_have_left_it_by_an_error_is_not(watchdog):
+    with watchdog.phase("save"):
+        pass_seconds(watchdog, 8)
+    assert watchdog.limit("save") == 80
+    with pytest.raises(KeyError), watchdog.phase("report"):
         raise KeyError
-    assert dog.limit("report") == PATIENCE * 30
-    assert dog.current == "start"
+    assert watchdog.limit("report") == PATIENCE * 30
+    assert watchdog.current == "start"
 
 
-def test_a_phase_starts_anew_after_one_within_it(dog):
-    with dog.phase("step"):
-        pass_seconds(dog, 100)
-        with dog.phase("save"):
-            assert dog.current == "save"
-            pass_seconds(dog, 20)
-        assert dog.current == "step"
-        pass_seconds(dog, 5)
-        dog.progress()
-        assert dog.limit("step") == 50
-    assert dog.limit("save") == 200
+def test_a_phase_starts_anew_after_one_within_it(watchdog):
+    with watchdog.phase("step"):
+        pass_seconds(watchdog, 100)
+        with watchdog.phase("save"):
+            assert watchdog.current == "save"
+            pass_seconds(watchdog, 20)
+        assert watchdog.current == "step"
+        pass_seconds(watchdog, 5)
+        watchdog.progress()
+        assert watchdog.limit("step") == 50
+    assert watchdog.limit("save") == 200
 
 
 def test_it_says_once_which_phase_hangs_and_is_silent_while_there_is_progress():
@@ -101,10 +101,10 @@ def test_it_says_once_which_phase_hangs_and_is_silent_while_there_is_progress():
         barks.append((phase, seconds > 0.4))
         barked.set()
 
-    dog = Watchdog(0.4, hung)
-    with dog.phase("step"):
+    watchdog = Watchdog(0.4, hung)
+    with watchdog.phase("step"):
         for _ in range(40):
-            dog.progress()
+            watchdog.progress()
             time.sleep(0.02)
         assert barks == []
         assert barked.wait(20)

@@ -6,7 +6,7 @@ import time
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from train.record.journal import Journal, whole_lines
+from train.record.jsonl_log import JsonlLog, whole_lines
 from train.record.metrics import Score, SourceRecord, Train
 from train.record.recorder import MetricsLog
 from train.record.starts import note_start, time_spent
@@ -32,23 +32,23 @@ def lines(path) -> list[dict]:
 
 def test_records_after_the_last_checkpoint_and_half_lines_are_dropped_on_restart(tmp_path):
     path = tmp_path / "ledger.jsonl"
-    first = Journal(path, until(0), refuse)
+    first = JsonlLog(path, until(0), refuse)
     for step in (1, 2, 3):
         first.note({"step": step})
     first.close()
     with path.open("a") as file:
         file.write('\0\0\n{"step": 4, "lo')
     assert len(whole_lines(path)) == 4
-    second = Journal(path, until(2), refuse)
+    second = JsonlLog(path, until(2), refuse)
     second.note({"step": 3, "again": True})
     second.close()
     assert lines(path) == [{"step": 1}, {"step": 2}, {"step": 3, "again": True}]
 
 
 def test_only_one_host_writes(tmp_path):
-    journal = Journal(tmp_path / "ledger.jsonl", until(0), refuse, writes=False)
-    journal.note({"step": 1})
-    journal.close()
+    log = JsonlLog(tmp_path / "ledger.jsonl", until(0), refuse, writes=False)
+    log.note({"step": 1})
+    log.close()
     assert not list(tmp_path.iterdir())
 
 
@@ -56,13 +56,13 @@ def test_only_one_host_writes(tmp_path):
 def test_a_full_disk_is_told_once_and_training_goes_on_without_the_file():
     """/dev/full answers every write with "no space left"."""
     said = []
-    journal = Journal.__new__(Journal)
-    journal._path, journal._warn, journal._file = "/dev/full", said.append, open("/dev/full", "a")  # noqa: SIM115
+    log = JsonlLog.__new__(JsonlLog)
+    log._path, log._warn, log._file = "/dev/full", said.append, open("/dev/full", "a")  # noqa: SIM115
     for step in range(3):
-        journal.note({"step": step})
-        journal.flush()
-    journal._file = None
-    journal.close()
+        log.note({"step": step})
+        log.flush()
+    log._file = None
+    log.close()
     assert len(said) == 1
     assert "No space left" in said[0]
 
@@ -140,7 +140,7 @@ def test_what_is_no_record_in_a_file_that_cannot_be_cut_back_ends_no_run(tmp_pat
         raise OSError(28, "No space left on device")
 
     (tmp_path / "metrics.jsonl").write_text('{"kind": "train", "step": 10, "loss": 1.0}\nhalf a rec\n')
-    monkeypatch.setattr("train.record.journal.write_whole", full)
+    monkeypatch.setattr("train.record.jsonl_log.write_whole", full)
     said = []
     opened(tmp_path, 10, until(10), said.append).close()
     assert [line.partition(" ")[0].rpartition("/")[2] for line in said] == ["starts.jsonl", "metrics.jsonl"]

@@ -11,7 +11,7 @@ from gptjax.files.atomic_file import write_whole
 from gptjax.files.plain_json import dumps
 
 
-class Journal:
+class JsonlLog:
     """A .jsonl file of records.
 
     What it holds already is dropped unless it `stays`: the run does it again. `writes` is False on all hosts but one.

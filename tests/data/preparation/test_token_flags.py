@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data.preparation.marks import SENTENCE_END, WORD_START, marks, sentence_ends, word_starts
+from data.preparation.token_flags import SENTENCE_END, WORD_START, marks, sentence_ends, word_starts
 from gptjax.text.tokenizer import Tokenizer, byte_tokenizer, train_bpe, train_characters
 
 

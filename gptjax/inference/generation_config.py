@@ -8,7 +8,7 @@ from gptjax.text.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Habits:
+class GenerationConfig:
     """Of a model of ours: see `of_runs`; of somebody else's: what its files say."""
 
     ends: frozenset[int]  # ids that end a text
@@ -22,7 +22,7 @@ class Habits:
     generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of_runs(cls, tokenizer: Tokenizer) -> "Habits":
+    def of_runs(cls, tokenizer: Tokenizer) -> "GenerationConfig":
         """BOS in front, one EOS at the end, lines of A and B."""
         roles = {"bos": tokenizer.bos, "eos": tokenizer.eos, "pad": tokenizer.pad, "mask": tokenizer.mask}
         names = {f"{role}_token": tokenizer.token(id) for role, id in roles.items() if id is not None}
