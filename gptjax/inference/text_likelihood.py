@@ -130,9 +130,9 @@ def perplexity(
     """Nats a token, perplexity and bits a byte (of UTF-8) over all texts together; EOS is not predicted.
 
     `causal`: as `loglikelihood_rolling`. `bidirectional`: each token is hidden in turn, and predicted from all others
-    of its piece of at most T - 1 tokens (gptjax.inference.scoring.log_probs): for models trained on masked_lm, and a row
-    a token. Empty texts are left out. An item: text (its number, from 0), tokens, bytes, log_prob (nats). Intervals: see
-    gptjax.results.metric, with `seed`.
+    of its piece of at most T - 1 tokens (gptjax.inference.scoring.log_probs): for models trained on masked_lm, and a
+    row a token. Empty texts are left out. An item: text (its number, from 0), tokens, bytes, log_prob (nats).
+    Intervals: see gptjax.results.metric, with `seed`.
     """
     check_view(view)
     kept = [(number, text) for number, text in enumerate(listed_texts(texts, "texts")) if text]
