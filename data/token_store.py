@@ -18,7 +18,7 @@ class TokenStore:
         count = int(self.offset_D[-1])
         width = (folder / "tokens.bin").stat().st_size // count if count else 2
         self.tokens = _mapped(folder / "tokens.bin", {2: "<u2", 4: "<u4"}[width])
-        self.marks = _mapped(folder / "marks.bin", "u1")  # of each token: WORD_START, SENTENCE_END of marks.py
+        self.marks = _mapped(folder / "marks.bin", "u1")  # of each token: WORD_START, SENTENCE_END of token_flags.py
 
     @property
     def documents(self) -> int:

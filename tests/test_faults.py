@@ -70,7 +70,7 @@ def test_a_newest_step_that_was_copied_in_part_is_told_and_the_older_one_used(tm
 @pytest.mark.fault(7)
 def test_a_run_directory_that_cannot_be_one_is_refused_before_the_text_is_read(text, monkeypatch):
     """A file; a place where nothing may be made; a folder on another disk will do."""
-    monkeypatch.setattr("train.pretrain.open_text", lambda *_: pytest.fail("the text was opened"))
+    monkeypatch.setattr("train.run.open_text", lambda *_: pytest.fail("the text was opened"))
     (text / "file").write_text("mine")
     with pytest.raises((ValueError, OSError), match=str(text / "file")):
         pretrain(small(text, "file"), QUIET)

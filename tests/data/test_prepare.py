@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from data import prepare
-from data.preparation import holdout, learning, marks, sources, workitems
+from data.preparation import holdout, learning, sources, token_flags, workitems
 from data.preparation.holdout import DROPPED, TRAIN, VALIDATION
 from data.preparation.prepared_folder import stored_text
 from data.spec import DataSpec
@@ -116,9 +116,9 @@ def test_every_token_has_its_mark(tmp_path, monkeypatch, batch):
         tokens, offsets, found = tokens_of(folder, split), array_of(folder, split, "offsets"), marks_of(folder, split)
         assert len(found) == len(tokens)
         for text, start, stop in zip(stored(folder, split), offsets, offsets[1:], strict=False):
-            alone = marks.marks([text], [tokens[start + 1 : stop - 1].tolist()], tokenizer, None)
+            alone = token_flags.marks([text], [tokens[start + 1 : stop - 1].tolist()], tokenizer, None)
             assert found[start:stop].tolist() == [0, *alone, 0]
-            assert {0, marks.WORD_START} <= set(alone.tolist())
+            assert {0, token_flags.WORD_START} <= set(alone.tolist())
 
 
 def test_labels_are_numbers_of_sorted_classes(tmp_path, monkeypatch):
