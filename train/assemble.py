@@ -87,10 +87,6 @@ class Assembly:
         own = np.full(len(self.mesh.local_devices), stop, np.int32)
         return jax.make_array_from_process_local_data(one_a_device(self.mesh), own)
 
-    @property
-    def curriculum(self) -> LossSpec:  # the name of before; to be deleted with the repo-wide rename
-        return self.loss_spec
-
 
 def mesh_of(recipe: Recipe, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh that a recipe asks for; None = over all devices that are here."""
