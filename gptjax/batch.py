@@ -1,7 +1,7 @@
 """What a training step receives: fixed-shape arrays, already shifted, corrupted and weighted.
 
 A shift or a mask is made where the batch is built and nowhere else.
-Axes: B batch, T position, C sequence-level targets.
+Axes: B batch, T position, Q sequence-level targets.
 """
 
 import dataclasses
@@ -29,11 +29,11 @@ class Batch(NamedTuple):
     segment_BT: Any  # i32: packed document, counted from 1 in each row; 0 = padding
     position_BT: Any  # i32: restarts at 0 in every segment
     visible_BT: Any  # bool: may be seen by every query of its own segment, not only by later ones
-    label_BC: Any  # i32: class of a sequence-level target
-    value_BC: Any  # f32: value of a sequence-level target
-    at_BC: Any  # i32: the position that it is read from, or, by a head of pairs, where the second part begins
-    head_BC: Any  # i32: the output head that it belongs to
-    label_weight_BC: Any  # f32: 0 = no target here
+    label_BQ: Any  # i32: class of a sequence-level target
+    value_BQ: Any  # f32: value of a sequence-level target
+    at_BQ: Any  # i32: the position that it is read from, or, by a head of pairs, where the second part begins
+    head_BQ: Any  # i32: the output head that it belongs to
+    label_weight_BQ: Any  # f32: 0 = no target here
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -49,10 +49,10 @@ def text_batch(
     segment_BT: np.ndarray,
     position_BT: np.ndarray,
     visible_BT: np.ndarray,
-    C: int = 0,
+    Q: int = 0,
 ) -> Batch:
-    """A batch with room for C sequence-level targets, of which there are none."""
-    none_i32 = np.zeros((*tokens_BT.shape[:-1], C), np.int32)
+    """A batch with room for Q sequence-level targets, of which there are none."""
+    none_i32 = np.zeros((*tokens_BT.shape[:-1], Q), np.int32)
     none_f32 = none_i32.astype(np.float32)
     return Batch(
         tokens_BT, targets_BT, weights_BT, task_BT, segment_BT, position_BT, visible_BT,

@@ -119,12 +119,12 @@ def text_of(rows: Sequence[Sequence[Sequence[int]]], T: int, seed: int = 0) -> T
     row_P = np.repeat(np.arange(len(rows)), list(map(len, rows)))
     length_P = np.array([len(piece) for row in rows for piece in row])
     number_P = np.arange(len(row_P))
-    token_N = np.array([token for row in rows for piece in row for token in piece], np.int32)
+    token_I = np.array([token for row in rows for piece in row for token in piece], np.int32)
     corpus = Corpus(("letters",), (), {"letters": {}}, LETTERS)
     return Text(
         corpus, T, np.zeros(len(rows)), row_P, np.zeros_like(row_P), number_P, np.cumsum(length_P) - length_P,
         np.full_like(row_P, -1), scramble(number_P, seed), length_P,
-        token_N, np.full_like(token_N, WORD_START, np.uint8),
+        token_I, np.full_like(token_I, WORD_START, np.uint8),
     )  # fmt: skip
 
 

@@ -112,6 +112,6 @@ def _ahead(
         .prefetch(2)
         .with_options(options)
     )
-    # taken apart here: tf.data's own unbatch ends the process where an array has no elements, as with C = 0
+    # taken apart here: tf.data's own unbatch ends the process where an array has no elements, as with Q = 0
     groups = dataset.as_numpy_iterator()
     return (Batch(*(array[g] for array in arrays)) for arrays in groups for g in range(len(arrays[0])))

@@ -220,4 +220,4 @@ def loss_spec(rows: "Rows", rows_a_step: int, combine: CombinerName) -> LossSpec
                 )
             )  # fmt: skip
     phases = tuple(rows.timetable.starts.tolist())
-    return LossSpec(tuple(terms), tuple(builder.heads.values()), phases, combine, builder.C)
+    return LossSpec(tuple(terms), tuple(builder.heads.values()), phases, combine, builder.Q)

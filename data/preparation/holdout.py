@@ -186,9 +186,9 @@ def _by_hashes(rows_J: np.ndarray, kept_J: np.ndarray) -> np.ndarray:
     return order[np.argsort(rows_J["hash"][order], kind="stable")]
 
 
-def _below(hash_N: np.ndarray, share: float) -> int:
+def _below(hash_I: np.ndarray, share: float) -> int:
     """How many hashes are below a share of all there could be."""
-    return int((hash_N < np.uint64(min(int(share * 2**64), 2**64 - 1))).sum())
+    return int((hash_I < np.uint64(min(int(share * 2**64), 2**64 - 1))).sum())
 
 
 def _holding_out(held_out: np.ndarray, rows_J: np.ndarray, kept_J: np.ndarray) -> Plan:
@@ -197,38 +197,38 @@ def _holding_out(held_out: np.ndarray, rows_J: np.ndarray, kept_J: np.ndarray) -
     return Plan(hash_J=rows_J["hash"].copy(), bytes_J=rows_J["bytes"].astype(np.int64), split_J=split_J)
 
 
-def _chosen(bytes_N: np.ndarray, below: int, share: float) -> np.ndarray:
+def _chosen(bytes_I: np.ndarray, below: int, share: float) -> np.ndarray:
     """Places of the documents that are held out, of N in the order of their hashes.
 
     The first `below`, and on until there are `FEWEST_DOCUMENTS` and `FEWEST_BYTES`, as far as the bytes stay within
     `WITHIN` of the share; documents too long for that are passed over. Where those come to too little, the longest that
     are not too long; where no choice comes within that factor, what comes nearest.
     """
-    total = int(bytes_N.sum())
+    total = int(bytes_I.sum())
     wanted = share * total
     least, most = wanted / WITHIN, wanted * WITHIN
-    held = int(bytes_N[:below].sum())
+    held = int(bytes_I[:below].sum())
     if below >= FEWEST_DOCUMENTS and max(least, FEWEST_BYTES) <= held <= most:
         return np.arange(below)
     chosen, held = [], 0
-    for place, size in enumerate(bytes_N.tolist()):
+    for place, size in enumerate(bytes_I.tolist()):
         few, fits = len(chosen) < FEWEST_DOCUMENTS or held < FEWEST_BYTES, held + size <= most
         more = place < below or held < least or (few and fits)
-        if not more or 2 * len(chosen) + 3 > len(bytes_N):  # fewer than half, in any case
+        if not more or 2 * len(chosen) + 3 > len(bytes_I):  # fewer than half, in any case
             break
         if fits:
             chosen.append(place)
             held += size
     if held >= least:
         return np.array(chosen)
-    longest = np.argsort(-bytes_N, kind="stable")
-    longest = longest[bytes_N[longest] <= most]
-    sizes = bytes_N[longest].cumsum()
+    longest = np.argsort(-bytes_I, kind="stable")
+    longest = longest[bytes_I[longest] <= most]
+    sizes = bytes_I[longest].cumsum()
     if len(sizes) and sizes[-1] >= least:
         return longest[: int(np.searchsorted(sizes, least)) + 1]
-    longer = np.flatnonzero((bytes_N > most) & (2 * bytes_N < total))
-    nearest = longer[np.argmin(bytes_N[longer])] if len(longer) else None
-    if nearest is not None and (held == 0 or wanted / held > bytes_N[nearest] / wanted):
+    longer = np.flatnonzero((bytes_I > most) & (2 * bytes_I < total))
+    nearest = longer[np.argmin(bytes_I[longer])] if len(longer) else None
+    if nearest is not None and (held == 0 or wanted / held > bytes_I[nearest] / wanted):
         return np.array([nearest])
     return np.array(chosen, np.int64)
 

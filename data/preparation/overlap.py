@@ -2,7 +2,7 @@
 
 A hash of the first `WINDOW` bytes says where one may stand, that of the whole, with BLAKE2, where one does. Both are
 polynomials modulo 2**64, so that sums over a block give the hash of any stretch of it at once.
-Axes: N bytes of a block  M documents that are looked for  C places where one may stand.
+Axes: I bytes of a block  M documents that are looked for  U places where one may stand.
 
 Source: Karp and Rabin 1987, "Efficient randomized pattern-matching algorithms".
 """
@@ -27,8 +27,8 @@ def words_of(text: str) -> bytes:
 
 def fingerprint(words: bytes) -> tuple[int, int, int, int]:
     """What a document is found by, the fields of `PRINT`: hash and length of its words, hash of beginning and whole."""
-    term_N = _terms(words)
-    return _blake(words), len(words), int(term_N[:WINDOW].sum()), int(term_N.sum())
+    term_I = _terms(words)
+    return _blake(words), len(words), int(term_I[:WINDOW].sum()), int(term_I.sum())
 
 
 def _blake(words: bytes | memoryview) -> int:
@@ -38,16 +38,16 @@ def _blake(words: bytes | memoryview) -> int:
 @functools.lru_cache(maxsize=2)
 def _powers(base: int, bits: int) -> np.ndarray:
     """base**n modulo 2**64 for n below 2**bits."""
-    power_N = np.full(1 << bits, base, np.uint64)
-    power_N[0] = 1
-    return np.multiply.accumulate(power_N)
+    power_I = np.full(1 << bits, base, np.uint64)
+    power_I[0] = 1
+    return np.multiply.accumulate(power_I)
 
 
 def _terms(block: bytes) -> np.ndarray:
     """What each byte adds to the polynomial of a block."""
-    term_N = np.frombuffer(block, np.uint8).astype(np.uint64)
-    term_N *= _powers(BASE, max(20, len(block).bit_length()))[: len(block)]
-    return term_N
+    term_I = np.frombuffer(block, np.uint8).astype(np.uint64)
+    term_I *= _powers(BASE, max(20, len(block).bit_length()))[: len(block)]
+    return term_I
 
 
 class Sought:
@@ -66,8 +66,8 @@ class Sought:
 
     def _holders(self, documents: list[tuple[int, bytes]]) -> Iterator[int]:
         begin_D = np.cumsum([0, *(len(words) + 1 for _, words in documents)])
-        place_C = self._places(b"\n".join(words for _, words in documents))  # no words hold a line end
-        for d in np.unique(np.searchsorted(begin_D, place_C, side="right") - 1):
+        place_U = self._places(b"\n".join(words for _, words in documents))  # no words hold a line end
+        for d in np.unique(np.searchsorted(begin_D, place_U, side="right") - 1):
             yield documents[d][0]
 
     def _places(self, block: bytes) -> np.ndarray:
@@ -75,19 +75,19 @@ class Sought:
         found = [np.zeros(0, np.int64)]
         if len(block) < WINDOW:
             return found[0]
-        sum_N = np.zeros(len(block) + 1, np.uint64)  # hash of what comes before each byte
-        np.cumsum(_terms(block), out=sum_N[1:])
-        inverse_N = _powers(pow(BASE, -1, 1 << 64), max(20, len(block).bit_length()))
-        window_N = (sum_N[WINDOW:] - sum_N[:-WINDOW]) * inverse_N[: len(sum_N) - WINDOW]
-        place_C = np.flatnonzero(self._may[window_N >> np.uint64(64 - FILTER)])
-        place_C = place_C[_within(window_N[place_C], self._start_M)]
-        for length in self._lengths(np.unique(window_N[place_C])):
+        sum_I = np.zeros(len(block) + 1, np.uint64)  # hash of what comes before each byte
+        np.cumsum(_terms(block), out=sum_I[1:])
+        inverse_I = _powers(pow(BASE, -1, 1 << 64), max(20, len(block).bit_length()))
+        window_I = (sum_I[WINDOW:] - sum_I[:-WINDOW]) * inverse_I[: len(sum_I) - WINDOW]
+        place_U = np.flatnonzero(self._may[window_I >> np.uint64(64 - FILTER)])
+        place_U = place_U[_within(window_I[place_U], self._start_M)]
+        for length in self._lengths(np.unique(window_I[place_U])):
             of_length = slice(*np.searchsorted(self.print_M["length"], [length, length + 1]))
-            inside_C = place_C[place_C + length <= len(block)]
-            whole_C = (sum_N[inside_C + length] - sum_N[inside_C]) * inverse_N[inside_C]
-            alike_C = inside_C[_within(whole_C, self.print_M["whole"][of_length])]
-            wanted = set(self.print_M["words"][of_length].tolist()) if len(alike_C) else set()
-            same = [place for place in alike_C if _blake(memoryview(block)[place : place + length]) in wanted]
+            inside_U = place_U[place_U + length <= len(block)]
+            whole_U = (sum_I[inside_U + length] - sum_I[inside_U]) * inverse_I[inside_U]
+            alike_U = inside_U[_within(whole_U, self.print_M["whole"][of_length])]
+            wanted = set(self.print_M["words"][of_length].tolist()) if len(alike_U) else set()
+            same = [place for place in alike_U if _blake(memoryview(block)[place : place + length]) in wanted]
             found.append(np.array(same, np.int64))
         return np.concatenate(found)
 

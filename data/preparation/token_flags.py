@@ -1,7 +1,7 @@
 """Where words start and sentences end in texts, and in which tokens: what tasks need and a row of ids no longer shows.
 
 Texts come many at a time, since numpy costs as much for one as for many; what is found in one never depends on the
-others. Axes of this file: D texts  C characters of them all, joined  T their tokens, joined  W words  S sentences.
+others. Axes of this file: D texts  U characters of them all, joined  T their tokens, joined  W words  S sentences.
 """
 
 import functools
@@ -46,12 +46,12 @@ def word_starts(texts: Sequence[str]) -> np.ndarray:
 
     Source: Unicode Standard Annex 29, section 4; jieba 0.42 (its dictionary and hidden Markov model).
     """
-    codes_C = _codes(texts)
-    start_C = _starts(map(unicode_segmentation.split_word_bounds, texts), len(codes_C))
+    codes_U = _codes(texts)
+    start_U = _starts(map(unicode_segmentation.split_word_bounds, texts), len(codes_U))
     if any(map(HAN.search, texts)):
-        jieba_C = _starts((rjieba.cut(text) if HAN.search(text) else [text] for text in texts), len(codes_C))
-        start_C = np.where(_all_that(_is_han)[codes_C], jieba_C, start_C)
-    return np.flatnonzero(start_C & _all_that(_begins_words)[codes_C])
+        jieba_U = _starts((rjieba.cut(text) if HAN.search(text) else [text] for text in texts), len(codes_U))
+        start_U = np.where(_all_that(_is_han)[codes_U], jieba_U, start_U)
+    return np.flatnonzero(start_U & _all_that(_begins_words)[codes_U])
 
 
 def sentence_ends(texts: Sequence[str], language: str | None = None) -> np.ndarray:
@@ -60,20 +60,20 @@ def sentence_ends(texts: Sequence[str], language: str | None = None) -> np.ndarr
     `language` chooses the abbreviations that end no sentence; None = English. The end of a line ends a sentence too, as
     in titles, speeches and code; not so where a long line goes on in lower case, which is a wrapped paragraph.
     """
-    codes_C = _codes(texts)
+    codes_U = _codes(texts)
     begin_D = np.array([0, *itertools.accumulate(map(len, texts))])
     found = [
         begin + sentence["end_index"]
         for text, begin in zip(texts, begin_D.tolist(), strict=False)
         for sentence in sentencex.get_sentence_boundaries(language or "en", text)
     ]
-    breaks = np.flatnonzero(codes_C == ord("\n"))
+    breaks = np.flatnonzero(codes_U == ord("\n"))
     edges = np.union1d(breaks, begin_D - 1)
     lengths = breaks - edges[np.searchsorted(edges, breaks) - 1]
-    goes_on = _all_that(str.islower)[codes_C[np.minimum(breaks + 1, len(codes_C) - 1)]]
+    goes_on = _all_that(str.islower)[codes_U[np.minimum(breaks + 1, len(codes_U) - 1)]]
     stops = np.concatenate([np.array(found, np.int64), breaks[~goes_on | (lengths <= WRAPPED)], begin_D])
-    visible_C = np.where(_all_that(str.isspace)[codes_C], -1, np.arange(len(codes_C)))
-    ends = np.maximum.accumulate(visible_C)[stops[stops > 0] - 1]  # the stop may lie behind white space
+    visible_U = np.where(_all_that(str.isspace)[codes_U], -1, np.arange(len(codes_U)))
+    ends = np.maximum.accumulate(visible_U)[stops[stops > 0] - 1]  # the stop may lie behind white space
     return np.unique(ends[ends >= 0])
 
 
@@ -84,10 +84,10 @@ def _codes(texts: Sequence[str]) -> np.ndarray:
 
 def _starts(pieces_D: Iterable[Sequence[str]], count: int) -> np.ndarray:
     """True where a piece starts; the pieces make up the texts. bool [C]"""
-    start_C = np.zeros(count + 1, bool)
-    start_C[0] = True
-    start_C[np.fromiter(map(len, itertools.chain.from_iterable(pieces_D)), np.int64).cumsum()] = True
-    return start_C[:count]
+    start_U = np.zeros(count + 1, bool)
+    start_U[0] = True
+    start_U[np.fromiter(map(len, itertools.chain.from_iterable(pieces_D)), np.int64).cumsum()] = True
+    return start_U[:count]
 
 
 @functools.cache
@@ -109,11 +109,11 @@ def _tokens_of(
 ) -> np.ndarray:
     """The token in which each of the characters begins; the last one of the text for what the tokenizer drops."""
     if tokenizer.exact:
-        codes_C = _codes(texts)
-        stop_C = (1 + (codes_C >= 0x80) + (codes_C >= 0x800) + (codes_C >= 0x10000)).cumsum()  # bytes of UTF-8
+        codes_U = _codes(texts)
+        stop_U = (1 + (codes_U >= 0x80) + (codes_U >= 0x800) + (codes_U >= 0x10000)).cumsum()  # bytes of UTF-8
         ids_T = np.fromiter(itertools.chain.from_iterable(encoded), np.int64)
         stop_T = _byte_lengths(tokenizer)[ids_T].cumsum()
-        return np.searchsorted(stop_T, np.where(characters, stop_C[characters - 1], 0), side="right")
+        return np.searchsorted(stop_T, np.where(characters, stop_U[characters - 1], 0), side="right")
     text_stop_D = np.array([*itertools.accumulate(map(len, texts))])
     begins = [0, *text_stop_D.tolist()]
     located = zip(begins, map(tokenizer.offsets, texts), strict=False)

@@ -4,7 +4,7 @@ Sources take turns by counter, so that every stretch of a run has the promised p
 
 Documents, ordered by the hash of their text, fall into blocks of at most 64k. A block joins its documents and cuts the
 result into rows of T tokens. Every epoch has the same number of rows, and its own order of blocks, documents and rows.
-Axes: R rows asked for  P pieces (parts of documents) that fill them  N documents of a block.
+Axes: R rows asked for  P pieces (parts of documents) that fill them  I documents of a block.
 """
 
 import functools
@@ -98,19 +98,19 @@ class RowPlan:
     def _plan_block(self, epoch: int, block: int):
         """(documents in this epoch's order, where each begins, the order of rows, tokens skipped at the front)."""
         key = (*self._key, epoch, block)
-        document_N = self._block_documents[block]
-        document_N = document_N[np.argsort(scramble(self._store.hash_D[document_N], *key), kind="stable")]
-        begin_N = np.zeros(len(document_N) + 1, np.int64)
-        np.cumsum(self._store.offset_D[document_N + 1] - self._store.offset_D[document_N], out=begin_N[1:])
+        document_I = self._block_documents[block]
+        document_I = document_I[np.argsort(scramble(self._store.hash_D[document_I], *key), kind="stable")]
+        begin_I = np.zeros(len(document_I) + 1, np.int64)
+        np.cumsum(self._store.offset_D[document_I + 1] - self._store.offset_D[document_I], out=begin_I[1:])
         row_order = np.argsort(scramble(np.arange(self._block_rows[block]), *key, 1), kind="stable")
         spare = int(self._block_tokens[block] - self._block_rows[block] * self._T)
         skipped = int(scramble(np.arange(1), *key, 2)[0] % np.uint64(spare + 1))
-        return document_N, begin_N, row_order, skipped
+        return document_I, begin_I, row_order, skipped
 
     def _fill(self, asked: np.ndarray, epoch: int, plan, row_in_block: np.ndarray) -> Pieces:
-        document_N, begin_N, row_order, skipped = plan
+        document_I, begin_I, row_order, skipped = plan
         first_R = skipped + row_order[row_in_block] * self._T
-        return cut(self._store, document_N, begin_N, first_R, np.full_like(first_R, self._T), asked, epoch)
+        return cut(self._store, document_I, begin_I, first_R, np.full_like(first_R, self._T), asked, epoch)
 
 
 class SequentialPlan:
@@ -129,22 +129,22 @@ class SequentialPlan:
         )
 
 
-def cut(store: TokenStore, document_N, begin_N, first_R, length_R, asked_R, epoch: int) -> Pieces:
-    """Pieces of rows that cover [first, first + length) of the stream in which document_N[n] begins at begin_N[n]."""
+def cut(store: TokenStore, document_I, begin_I, first_R, length_R, asked_R, epoch: int) -> Pieces:
+    """Pieces of rows that cover [first, first + length) of the stream in which document_I[n] begins at begin_I[n]."""
     filled = length_R > 0
     first_R, length_R, asked_R = first_R[filled], length_R[filled], asked_R[filled]
-    n_first_R = np.searchsorted(begin_N, first_R, side="right") - 1
-    n_last_R = np.searchsorted(begin_N, first_R + length_R, side="left") - 1
+    n_first_R = np.searchsorted(begin_I, first_R, side="right") - 1
+    n_last_R = np.searchsorted(begin_I, first_R + length_R, side="left") - 1
     count_R = n_last_R - n_first_R + 1
     of_row_P = np.repeat(np.arange(len(first_R)), count_R)
     n_P = n_first_R[of_row_P] + np.arange(len(of_row_P)) - np.repeat(np.cumsum(count_R) - count_R, count_R)
-    from_P = np.maximum(begin_N[n_P], first_R[of_row_P])
-    until_P = np.minimum(begin_N[n_P + 1], (first_R + length_R)[of_row_P])
-    document_P = document_N[n_P]
+    from_P = np.maximum(begin_I[n_P], first_R[of_row_P])
+    until_P = np.minimum(begin_I[n_P + 1], (first_R + length_R)[of_row_P])
+    document_P = document_I[n_P]
     return Pieces(
         row_P=asked_R[of_row_P],
         column_P=from_P - first_R[of_row_P],
-        start_P=store.offset_D[document_P] + from_P - begin_N[n_P],
+        start_P=store.offset_D[document_P] + from_P - begin_I[n_P],
         length_P=until_P - from_P,
         document_end_P=store.offset_D[document_P + 1],
         document_P=document_P,

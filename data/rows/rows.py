@@ -1,6 +1,6 @@
 """Rows by number: which source and which task row r has, and the fixed-shape arrays that the task makes of its text.
 
-Axes: R rows  P pieces  N tokens  F phases of a run  S sources  O tasks (objectives).
+Axes: R rows  P pieces  I tokens  F phases of a run  S sources  O tasks (objectives).
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -116,7 +116,7 @@ class Rows:
                 pieces = self.plans[place].pieces(np.arange(PROBED))
                 text = read_text(self.corpus, [(place, pieces)], self.T, np.zeros(PROBED), self._seed)
                 batch = self.builder.batch(text, np.full(PROBED, o))
-                of_heads = [batch.label_weight_BC[batch.head_BC == head].sum() for head in heads]
+                of_heads = [batch.label_weight_BQ[batch.head_BQ == head].sum() for head in heads]
                 found[name][place] = np.array([batch.weights_BT.sum(), *of_heads]) / PROBED
             named = [source for source in task.sources if not found[name][self.sources.index(source)].any()]
             if named or (task.rows == 1 and not found[name].any()):
@@ -186,8 +186,8 @@ def read_text(corpus: Corpus, found: Sequence[tuple[int, Pieces]], T: int, progr
                 "next_P": np.where(goes_on_P, store.tokens[np.where(goes_on_P, stop_P, 0)].astype(np.int64), -1),
                 "key_P": scramble(key_P) + place_P.astype(np.uint64),
                 "length_P": pieces.length_P,
-                "token_N": store.tokens[token].astype(np.int32),
-                "mark_N": store.marks[token],
+                "token_I": store.tokens[token].astype(np.int32),
+                "mark_I": store.marks[token],
             }
         )
     text = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -241,7 +241,7 @@ class Builder:
         self.tasks = dict(tasks)  # all of the table, so that a task's id is the same in every run
         self.heads: dict[str, ClassHead] = {}  # by name
         self.heads_of: dict[str, list[int]] = {}  # of every task with rows at any time: numbers of its heads
-        self.C = 0  # most sequence-level targets of a row
+        self.Q = 0  # most sequence-level targets of a row
         for name, task in tasks.items():
             if not task.ever:
                 continue
@@ -250,7 +250,7 @@ class Builder:
                     raise ValueError(f"objectives.{name}.sources: {source!r}{did_you_mean(source, corpus.sources)}")
             try:
                 own = task.heads(corpus)
-                self.C = max(self.C, task.targets_a_row(corpus, T))
+                self.Q = max(self.Q, task.targets_a_row(corpus, T))
             except ValueError as error:
                 raise ValueError(f"objectives.{name}: {error}") from error
             if taken := own.keys() & self.heads.keys():
@@ -272,7 +272,7 @@ class Builder:
         for o, (name, task) in enumerate(self.tasks.items()):
             place = np.flatnonzero(task_R == o)
             if len(place):
-                known_as = {"task": o + 1, "heads": tuple(self.heads_of[name]), "C": self.C}
+                known_as = {"task": o + 1, "heads": tuple(self.heads_of[name]), "Q": self.Q}
                 batches.append(task.build(text.of(place)._replace(**known_as)))
                 places.append(place)
         back = np.argsort(np.concatenate(places))

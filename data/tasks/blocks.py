@@ -1,6 +1,6 @@
 """Runs of whole sentences, cut from running text at places that tell nothing: what tasks about sentences read.
 
-Axes: P pieces  N their tokens  X anything.
+Axes: P pieces  I their tokens  X anything.
 """
 
 import numpy as np
@@ -17,14 +17,14 @@ def check_lengths(shortest: int, longest: int) -> None:
         raise ValueError(f"longest={longest}: must be at least shortest={shortest}")
 
 
-def sentence_stops(mark_N: np.ndarray, place_X: np.ndarray) -> np.ndarray:
+def sentence_stops(mark_I: np.ndarray, place_X: np.ndarray) -> np.ndarray:
     """One past the first sentence end at or after each place; beyond the last token where there is none."""
-    end_E = np.append(np.flatnonzero(mark_N & SENTENCE_END), len(mark_N))
-    return end_E[np.searchsorted(end_E, np.minimum(place_X, len(mark_N)))] + 1
+    end_E = np.append(np.flatnonzero(mark_I & SENTENCE_END), len(mark_I))
+    return end_E[np.searchsorted(end_E, np.minimum(place_X, len(mark_I)))] + 1
 
 
 def chain(
-    mark_N: np.ndarray, begin_P: np.ndarray, least_P: np.ndarray, end_P: np.ndarray
+    mark_I: np.ndarray, begin_P: np.ndarray, least_P: np.ndarray, end_P: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(piece, begin, stop) of neighbouring blocks from `begin` on that end before `end`; in order, i64 [X].
 
@@ -33,7 +33,7 @@ def chain(
     piece_X, begin_X = np.arange(len(begin_P)), begin_P
     found = []
     while not found or len(piece_X):  # the first blocks of all pieces, then the second ones, ...
-        stop_X = sentence_stops(mark_N, begin_X + least_P[piece_X] - 1)
+        stop_X = sentence_stops(mark_I, begin_X + least_P[piece_X] - 1)
         inside_X = stop_X <= end_P[piece_X]
         piece_X, begin_X, stop_X = piece_X[inside_X], begin_X[inside_X], stop_X[inside_X]
         found.append((piece_X, begin_X, stop_X))

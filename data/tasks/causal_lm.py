@@ -24,16 +24,16 @@ class CausalLM(Task):
 
     def build(self, text: Text) -> Batch:
         """Documents, each its own segment. EOS has nothing to predict; a piece that a row cuts off, its next token."""
-        target_N = following(text)
-        has_next_N = target_N >= 0
+        target_I = following(text)
+        has_next_I = target_I >= 0
         return packed(
-            text, text.row_P, text.length_P, text.token_N,
-            targets_N=np.where(has_next_N, target_N, 0), weights_N=has_next_N,
+            text, text.row_P, text.length_P, text.token_I,
+            targets_I=np.where(has_next_I, target_I, 0), weights_I=has_next_I,
         )  # fmt: skip
 
 
 def following(text: Text) -> np.ndarray:
     """The token after each in its document, beyond the piece too; -1 after EOS. i64 [N]"""
-    next_N = np.append(text.token_N[1:], 0).astype(np.int64)
-    next_N[np.cumsum(text.length_P) - 1] = text.next_P
-    return next_N
+    next_I = np.append(text.token_I[1:], 0).astype(np.int64)
+    next_I[np.cumsum(text.length_P) - 1] = text.next_P
+    return next_I

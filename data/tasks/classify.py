@@ -1,6 +1,6 @@
 """Sentence classification: where text comes from, what sort of sentence ends it, and what it is labelled as.
 
-Axes: P pieces  S segments  N tokens  M their bytes  H heads  L sequence-level targets  V vocabulary.
+Axes: P pieces  S segments  I tokens  M their bytes  H heads  L sequence-level targets  V vocabulary.
 """
 
 import dataclasses
@@ -104,26 +104,26 @@ class Classify(Task):
         kept_S = (self.shortest <= length_S) & (length_S <= self.longest)
         kept_S[kept_S] = fitting(text.row_P[piece_S[kept_S]], length_S[kept_S] + 2, text.T)
         piece_S, begin_S, length_S = piece_S[kept_S], begin_S[kept_S], length_S[kept_S]
-        type_S, is_cue_N = None, np.zeros(len(text.token_N), bool)
+        type_S, is_cue_I = None, np.zeros(len(text.token_I), bool)
         kinds = self.kinds(text.corpus)
         if "type" in kinds:
-            type_S, is_cue_N = types(text.corpus.tokenizer, text.token_N, begin_S, begin_S + length_S)
+            type_S, is_cue_I = types(text.corpus.tokenizer, text.token_I, begin_S, begin_S + length_S)
         label_SH = np.stack([self.labelled(text, name, piece_S, type_S) for name in kinds], 1)
 
         # BOS, the block and EOS, as runs of one array
         tokenizer = text.corpus.tokenizer
-        tokens = np.concatenate([text.token_N, [tokenizer.bos, tokenizer.eos]])
+        tokens = np.concatenate([text.token_I, [tokenizer.bos, tokenizer.eos]])
         one = np.ones_like(piece_S)
         begin_S3 = np.stack([one * (len(tokens) - 2), begin_S, one * (len(tokens) - 1)], 1)
-        place_N = runs(begin_S3.ravel(), np.stack([one, length_S, one], 1).ravel())
-        segment_N = np.repeat(np.arange(len(piece_S)), length_S + 2)
-        stays_N = ~np.append(is_cue_N, [False, False])[place_N]
-        tokens_N = tokens[place_N[stays_N]]
+        place_I = runs(begin_S3.ravel(), np.stack([one, length_S, one], 1).ravel())
+        segment_I = np.repeat(np.arange(len(piece_S)), length_S + 2)
+        stays_I = ~np.append(is_cue_I, [False, False])[place_I]
+        tokens_I = tokens[place_I[stays_I]]
         segment_L, head_L = np.nonzero(label_SH != NO_LABEL)
         return packed(
-            text, text.row_P[piece_S], np.bincount(segment_N[stays_N], minlength=len(piece_S)), tokens_N,
-            visible_N=np.ones(len(tokens_N), bool),
-            targets=Targets(segment_L, head_L, label_SH[segment_L, head_L]), C=self.targets_a_row(text.corpus, text.T),
+            text, text.row_P[piece_S], np.bincount(segment_I[stays_I], minlength=len(piece_S)), tokens_I,
+            visible_I=np.ones(len(tokens_I), bool),
+            targets=Targets(segment_L, head_L, label_SH[segment_L, head_L]), Q=self.targets_a_row(text.corpus, text.T),
         )  # fmt: skip
 
     def sentences(self, text: Text) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -131,8 +131,8 @@ class Classify(Task):
         most_P = np.minimum((self.shortest + self.longest) // 2, text.length_P - 2)
         least_P = self.shortest + (text.chance_of_pieces(0) * (most_P - self.shortest + 1)).astype(np.int64)
         opens_P = documents(text)[0] == text.start_P
-        begin_P = np.where(opens_P, text.first_P + 1, sentence_stops(text.mark_N, text.first_P))
-        return chain(text.mark_N, begin_P, np.maximum(1, least_P), text.first_P + text.length_P)
+        begin_P = np.where(opens_P, text.first_P + 1, sentence_stops(text.mark_I, text.first_P))
+        return chain(text.mark_I, begin_P, np.maximum(1, least_P), text.first_P + text.length_P)
 
     def whole(self, text: Text) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The same for whole documents. One that the row cuts off gives up two tokens for the BOS and EOS of a row."""
@@ -160,25 +160,25 @@ class Classify(Task):
         return label_S
 
 
-def types(tokenizer: Tokenizer, token_N: np.ndarray, begin_S, stop_S) -> tuple[np.ndarray, np.ndarray]:
+def types(tokenizer: Tokenizer, token_I: np.ndarray, begin_S, stop_S) -> tuple[np.ndarray, np.ndarray]:
     """(type of the last sentence of each stretch of tokens, i64 [S]; tokens that show any type, bool [N]).
 
     A type is told by the last character but closing quotes and brackets; NO_LABEL where that is no cue.
     """
     bytes_V, length_V = spellings(tokenizer)
-    length_N = length_V[token_N]
-    end_N = np.cumsum(length_N)  # in bytes
-    byte_M = bytes_V[runs((np.cumsum(length_V) - length_V)[token_N], length_N)]
+    length_I = length_V[token_I]
+    end_I = np.cumsum(length_I)  # in bytes
+    byte_M = bytes_V[runs((np.cumsum(length_V) - length_V)[token_I], length_I)]
     type_M = np.full(len(byte_M), NO_LABEL)
     for number, characters in enumerate(CUES):
         type_M[holding(byte_M, characters)] = number
     is_cue_M = (type_M != NO_LABEL) | holding(byte_M, OPENERS)
     last_M = np.maximum.accumulate(np.where(holding(byte_M, CLOSERS), -1, np.arange(len(byte_M))))
-    last_S = last_M[end_N[stop_S - 1] - 1]
-    inside_S = last_S >= (end_N - length_N)[begin_S]
-    is_cue_N = np.zeros(len(token_N), bool)
-    is_cue_N[np.repeat(np.arange(len(token_N)), length_N)[is_cue_M]] = True
-    return np.where(inside_S, type_M[last_S], NO_LABEL), is_cue_N
+    last_S = last_M[end_I[stop_S - 1] - 1]
+    inside_S = last_S >= (end_I - length_I)[begin_S]
+    is_cue_I = np.zeros(len(token_I), bool)
+    is_cue_I[np.repeat(np.arange(len(token_I)), length_I)[is_cue_M]] = True
+    return np.where(inside_S, type_M[last_S], NO_LABEL), is_cue_I
 
 
 def holding(byte_M: np.ndarray, characters: str) -> np.ndarray:

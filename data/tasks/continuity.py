@@ -82,24 +82,24 @@ class Continuity(Task):
         for source in np.unique(source_of_token):
             here = source_of_token == source
             foreign_tokens[here] = corpus.stores[source].tokens[place[here]]
-        tokens = np.concatenate([text.token_N, foreign_tokens, [corpus.tokenizer.bos, corpus.tokenizer.eos]])
+        tokens = np.concatenate([text.token_I, foreign_tokens, [corpus.tokenizer.bos, corpus.tokenizer.eos]])
         bos, eos = np.full((2, len(class_S)), [[len(tokens) - 2], [len(tokens) - 1]])
 
         first = (begin_S, middle_S - begin_S)
         after = (middle_S, stop_S - middle_S)
-        other = (len(text.token_N) + np.cumsum(length_S) - length_S, length_S)
+        other = (len(text.token_I) + np.cumsum(length_S) - length_S, length_S)
         swapped_S, random_S = class_S == 1, class_S == 2
         a = np.where(swapped_S | (random_S & ~second_S), after, first)
         b = np.where(random_S, other, np.where(swapped_S, first, after))
         one = np.ones_like(class_S)
         begin_S5 = np.stack([bos, a[0], eos, b[0], eos], 1)
         length_S5 = np.stack([one, a[1], one, b[1], one], 1)
-        tokens_N = tokens[runs(begin_S5.ravel(), length_S5.ravel())]
-        of_a_N = np.repeat(np.tile([True, True, True, False, False], len(class_S)), length_S5.ravel())
+        tokens_I = tokens[runs(begin_S5.ravel(), length_S5.ravel())]
+        of_a_I = np.repeat(np.tile([True, True, True, False, False], len(class_S)), length_S5.ravel())
         return packed(
-            text, row_S, length_S5.sum(1), tokens_N, visible_N=of_a_N,
+            text, row_S, length_S5.sum(1), tokens_I, visible_I=of_a_I,
             targets=Targets(np.arange(len(class_S)), np.zeros_like(class_S), class_S, length_S5[:, :3].sum(1)),
-            C=self.targets_a_row(text.corpus, text.T),
+            Q=self.targets_a_row(text.corpus, text.T),
         )  # fmt: skip
 
     def pairs(self, text: Text) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -114,7 +114,7 @@ class Continuity(Task):
         lead_P = (text.chance_of_pieces(1) * 2 * least_P).astype(np.int64)  # or a document's first would never be B
         place_P = text.first_P + opening_P + np.where(opening_P > 0, lead_P, 0)
         end_P = np.where(most_P < self.shortest, 0, text.first_P + text.length_P)
-        piece_X, begin_X, stop_X = chain(text.mark_N, sentence_stops(text.mark_N, place_P), least_P, end_P)
+        piece_X, begin_X, stop_X = chain(text.mark_I, sentence_stops(text.mark_I, place_P), least_P, end_P)
         even_X = (np.arange(len(piece_X)) - np.searchsorted(piece_X, piece_X)) % 2 == 0
         first_S = np.flatnonzero(even_X[:-1] & (piece_X[1:] == piece_X[:-1]))
         good_X = self.good(stop_X - begin_X)
@@ -162,10 +162,10 @@ class Continuity(Task):
         window = 3 * self.longest
         row_F = np.arange(len(place_F)) * window
         read_FW = np.minimum(place_F[:, None] + np.arange(window), len(store.tokens) - 1)
-        mark_N = store.marks[read_FW].ravel()
-        begin_F = sentence_stops(mark_N, row_F)
-        middle_F = sentence_stops(mark_N, begin_F + least_F - 1)
-        stop_F = sentence_stops(mark_N, middle_F + least_F - 1)
+        mark_I = store.marks[read_FW].ravel()
+        begin_F = sentence_stops(mark_I, row_F)
+        middle_F = sentence_stops(mark_I, begin_F + least_F - 1)
+        stop_F = sentence_stops(mark_I, middle_F + least_F - 1)
         room_F = np.minimum(window, store.offset_D[document_SX[usable_SX] + 1] - place_F)
         good_F = self.good(middle_F - begin_F) & self.good(stop_F - middle_F) & (stop_F <= row_F + room_F)
         second_F = np.broadcast_to(second_S[:, None], usable_SX.shape)[usable_SX]

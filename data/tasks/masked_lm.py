@@ -37,13 +37,13 @@ class MaskedLM(Task):
 
     def build(self, text: Text) -> Batch:
         """Pieces of documents as encoder segments. The first token of a segment has nobody to predict it."""
-        chosen_N = self.chosen(text)
-        target_N = np.append(text.token_N[1:], 0)
+        chosen_I = self.chosen(text)
+        target_I = np.append(text.token_I[1:], 0)
         return packed(
-            text, text.row_P, text.length_P, hidden(text, chosen_N),
-            targets_N=np.where(np.append(chosen_N[1:], False), target_N, 0),
-            weights_N=np.append(chosen_N[1:], False),  # a segment's first token is never chosen
-            visible_N=np.ones(len(chosen_N), bool),
+            text, text.row_P, text.length_P, hidden(text, chosen_I),
+            targets_I=np.where(np.append(chosen_I[1:], False), target_I, 0),
+            weights_I=np.append(chosen_I[1:], False),  # a segment's first token is never chosen
+            visible_I=np.ones(len(chosen_I), bool),
         )  # fmt: skip
 
     def baseline(self, batch: Batch, corpus: Corpus) -> tuple[str, np.ndarray]:
@@ -65,14 +65,14 @@ class MaskedLM(Task):
 
 def choose_spans(text: Text, rate_P: np.ndarray, span: int, whole_words: bool) -> np.ndarray:
     """Spans of 1 to `span` units, in random places, until max(1, round(rate x tokens)) of a piece are chosen; [N]."""
-    may_N = text.corpus.is_ordinary_V[text.token_N] & (text.position_N > 0)
-    place = np.flatnonzero(may_N)  # M tokens that may be chosen
+    may_I = text.corpus.is_ordinary_V[text.token_I] & (text.position_I > 0)
+    place = np.flatnonzero(may_I)  # M tokens that may be chosen
     if len(place) == 0:
-        return may_N
-    piece_M = text.piece_N[place]
+        return may_I
+    piece_M = text.piece_I[place]
     new_piece_M = np.append(True, piece_M[1:] != piece_M[:-1])
     if whole_words:
-        starts_M = new_piece_M | ((text.mark_N[place] & WORD_START) > 0)
+        starts_M = new_piece_M | ((text.mark_I[place] & WORD_START) > 0)
     else:
         starts_M = np.ones(len(place), bool)
     unit_M = np.cumsum(starts_M) - 1
@@ -98,15 +98,15 @@ def choose_spans(text: Text, rate_P: np.ndarray, span: int, whole_words: bool) -
         first_rank_U = np.minimum.reduceat(rank_M, first_U)
         whole_U = (last_rank_U < wanted_P[piece_U]) | (first_rank_U == 0)
         taken_M = whole_U[unit_M]
-    chosen_N = np.zeros(len(text.token_N), bool)
-    chosen_N[place[taken_M]] = True
-    return chosen_N
+    chosen_I = np.zeros(len(text.token_I), bool)
+    chosen_I[place[taken_M]] = True
+    return chosen_I
 
 
-def hidden(text: Text, chosen_N: np.ndarray) -> np.ndarray:
+def hidden(text: Text, chosen_I: np.ndarray) -> np.ndarray:
     """The tokens with the chosen ones masked, replaced by any other token, or left; i32 [N]."""
-    lot_N, corpus = text.chance(2), text.corpus
-    other_N = corpus.ordinary_V[(text.chance(3) * len(corpus.ordinary_V)).astype(np.int64)]
-    corrupted_N = np.where(lot_N < MASKED + REPLACED, other_N, text.token_N)
+    lot_I, corpus = text.chance(2), text.corpus
+    other_I = corpus.ordinary_V[(text.chance(3) * len(corpus.ordinary_V)).astype(np.int64)]
+    corrupted_I = np.where(lot_I < MASKED + REPLACED, other_I, text.token_I)
     assert corpus.tokenizer.mask is not None  # data.prepare sees to it
-    return np.where(chosen_N, np.where(lot_N < MASKED, corpus.tokenizer.mask, corrupted_N), text.token_N)
+    return np.where(chosen_I, np.where(lot_I < MASKED, corpus.tokenizer.mask, corrupted_I), text.token_I)

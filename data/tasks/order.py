@@ -33,14 +33,14 @@ class Order(Task):
         first_I = self.chosen(text)
         place_I3 = first_I[:, None] + np.arange(3)
         order_I = (text.chance(1)[first_I] * len(ORDERS)).astype(np.int64)
-        token_N, targets_N = text.token_N.copy(), np.zeros_like(text.token_N)
-        token_N[place_I3] = text.token_N[first_I[:, None] + ORDERS[order_I]]
-        targets_N[place_I3 - 1] = text.token_N[place_I3]  # no trigram begins a piece
-        weights_N = np.zeros(len(token_N), bool)
-        weights_N[place_I3 - 1] = True
+        token_I, targets_I = text.token_I.copy(), np.zeros_like(text.token_I)
+        token_I[place_I3] = text.token_I[first_I[:, None] + ORDERS[order_I]]
+        targets_I[place_I3 - 1] = text.token_I[place_I3]  # no trigram begins a piece
+        weights_I = np.zeros(len(token_I), bool)
+        weights_I[place_I3 - 1] = True
         return packed(
-            text, text.row_P, text.length_P, token_N,
-            targets_N=targets_N, weights_N=weights_N, visible_N=np.ones(len(token_N), bool),
+            text, text.row_P, text.length_P, token_I,
+            targets_I=targets_I, weights_I=weights_I, visible_I=np.ones(len(token_I), bool),
         )  # fmt: skip
 
     def chosen(self, text: Text) -> np.ndarray:
@@ -48,8 +48,8 @@ class Order(Task):
 
         They are cells of a grid, so that none overlap; it begins at the first, second or third token that may be moved.
         """
-        place_M = np.flatnonzero(text.corpus.is_ordinary_V[text.token_N] & (text.position_N > 0))
-        piece_M = text.piece_N[place_M]
+        place_M = np.flatnonzero(text.corpus.is_ordinary_V[text.token_I] & (text.position_I > 0))
+        piece_M = text.piece_I[place_M]
         count_P = np.bincount(piece_M, minlength=len(text.length_P))
         ways_P = np.clip(count_P - 2, 1, 3)  # to lay the grid so that it holds a trigram
         skipped_P = (text.chance_of_pieces(2) * ways_P).astype(np.int64)

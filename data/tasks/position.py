@@ -36,14 +36,14 @@ class Position(Task):
     def build(self, text: Text) -> Batch:
         """Pieces as encoder segments, the longer ones in equal parts. Words stay, only their places are withheld."""
         piece_S, length_S = parts(text.length_P)
-        length_N = np.repeat(length_S, length_S)
-        place_N = np.arange(len(length_N)) - np.repeat(np.cumsum(length_S) - length_S, length_S)
-        chosen_N = self.chosen(text, length_S)
-        visible_N = np.ones(len(length_N), bool)
+        length_I = np.repeat(length_S, length_S)
+        place_I = np.arange(len(length_I)) - np.repeat(np.cumsum(length_S) - length_S, length_S)
+        chosen_I = self.chosen(text, length_S)
+        visible_I = np.ones(len(length_I), bool)
         return packed(
-            text, text.row_P[piece_S], length_S, text.token_N,
-            targets_N=np.where(chosen_N, place_N * BUCKETS // length_N, 0), weights_N=chosen_N, visible_N=visible_N,
-            position_N=withheld(place_N, chosen_N, visible_N),
+            text, text.row_P[piece_S], length_S, text.token_I,
+            targets_I=np.where(chosen_I, place_I * BUCKETS // length_I, 0), weights_I=chosen_I, visible_I=visible_I,
+            position_I=withheld(place_I, chosen_I, visible_I),
         )  # fmt: skip
 
     def chosen(self, text: Text, length_S: np.ndarray) -> np.ndarray:
@@ -51,13 +51,13 @@ class Position(Task):
 
         A segment of fewer than 8 tokens has none: its places say too little.
         """
-        may_N = text.corpus.is_ordinary_V[text.token_N] & np.repeat(length_S >= SHORTEST, length_S)
-        segment_M = np.repeat(np.arange(len(length_S)), length_S)[may_N]
+        may_I = text.corpus.is_ordinary_V[text.token_I] & np.repeat(length_S >= SHORTEST, length_S)
+        segment_M = np.repeat(np.arange(len(length_S)), length_S)[may_I]
         count_S = np.bincount(segment_M, minlength=len(length_S))
         wanted_S = np.maximum(1, np.round(self.rate * count_S))
-        chosen_N = np.zeros(len(may_N), bool)
-        chosen_N[may_N] = ranks(segment_M, text.chance(0)[may_N]) < wanted_S[segment_M]
-        return chosen_N
+        chosen_I = np.zeros(len(may_I), bool)
+        chosen_I[may_I] = ranks(segment_M, text.chance(0)[may_I]) < wanted_S[segment_M]
+        return chosen_I
 
     def baseline(self, batch: Batch, corpus: Corpus) -> tuple[str, np.ndarray]:
         """The best that one can do who sees which places of a segment are free, and not what stands there."""
@@ -80,14 +80,14 @@ def parts(length_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return piece_S, (part_S + 1) * length_S // count_S - part_S * length_S // count_S
 
 
-def withheld(position_N: np.ndarray, chosen_N: np.ndarray, visible_N: np.ndarray) -> np.ndarray:
+def withheld(position_I: np.ndarray, chosen_I: np.ndarray, visible_I: np.ndarray) -> np.ndarray:
     """The positions with 0 for the chosen tokens.
 
     Raises ValueError for tokens that only later ones see: how many keys a token sees would tell its position.
     """
-    if not visible_N.all():
+    if not visible_I.all():
         raise ValueError(
-            f"position: {np.sum(~visible_N)} of {len(visible_N)} tokens are causal, and how many keys a token sees "
+            f"position: {np.sum(~visible_I)} of {len(visible_I)} tokens are causal, and how many keys a token sees "
             "tells its position; withhold positions only where every token is visible to its whole segment"
         )
-    return np.where(chosen_N, 0, position_N)
+    return np.where(chosen_I, 0, position_I)

@@ -25,12 +25,12 @@ class PrefixLM(Task):
 
         A piece of one token has no answer.
         """
-        prefix_N, length_N = np.repeat([prefix(text), text.length_P], text.length_P, axis=1)
-        target_N = following(text)
-        answers_N = (text.position_N >= prefix_N - 1) & (prefix_N < length_N) & (target_N >= 0)
+        prefix_I, length_I = np.repeat([prefix(text), text.length_P], text.length_P, axis=1)
+        target_I = following(text)
+        answers_I = (text.position_I >= prefix_I - 1) & (prefix_I < length_I) & (target_I >= 0)
         return packed(
-            text, text.row_P, text.length_P, text.token_N,
-            targets_N=np.where(answers_N, target_N, 0), weights_N=answers_N, visible_N=text.position_N < prefix_N,
+            text, text.row_P, text.length_P, text.token_I,
+            targets_I=np.where(answers_I, target_I, 0), weights_I=answers_I, visible_I=text.position_I < prefix_I,
         )  # fmt: skip
 
 

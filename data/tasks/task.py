@@ -1,7 +1,7 @@
 """What all tasks share: running text as pieces of documents, chance without state, and the way back to rows.
 
-Axes: R rows  P pieces (stretches of documents that fill the rows)  N their tokens, joined  S segments  T position
-C sequence-level targets of a row  V vocabulary.
+Axes: R rows  P pieces (stretches of documents that fill the rows)  I their tokens, joined  S segments  T position
+Q sequence-level targets of a row  V vocabulary.
 """
 
 import copy
@@ -56,11 +56,11 @@ class Text(NamedTuple):
     next_P: np.ndarray  # i64: the token that follows the piece in its document; -1 where the document ends
     key_P: np.ndarray  # u64: of chance; differs by seed, source, epoch, document and place in it, and by nothing else
     length_P: np.ndarray  # i64: tokens
-    token_N: np.ndarray  # i32
-    mark_N: np.ndarray  # u8: WORD_START, SENTENCE_END of data.preparation.token_flags
+    token_I: np.ndarray  # i32
+    mark_I: np.ndarray  # u8: WORD_START, SENTENCE_END of data.preparation.token_flags
     task: int = 0  # what stands in `task_BT` for the task that reads this
     heads: tuple[int, ...] = ()  # numbers of that task's heads among all of the run; () = from 0
-    C: int = 0  # places for sequence-level targets that a row has at least, whatever its task
+    Q: int = 0  # places for sequence-level targets that a row has at least, whatever its task
 
     @property
     def R(self) -> int:
@@ -69,14 +69,14 @@ class Text(NamedTuple):
     def of(self, rows: np.ndarray) -> "Text":
         """The text of some of the rows, numbered anew in this order; `rows` rise."""
         wanted_P = np.isin(self.row_P, rows)
-        wanted_N = np.repeat(wanted_P, self.length_P)
+        wanted_I = np.repeat(wanted_P, self.length_P)
         kept = {name: array[wanted_P] for name, array in self._asdict().items() if name.endswith("_P")}
-        kept |= {name: array[wanted_N] for name, array in self._asdict().items() if name.endswith("_N")}
+        kept |= {name: array[wanted_I] for name, array in self._asdict().items() if name.endswith("_N")}
         kept["row_P"] = np.searchsorted(rows, kept["row_P"])
         return self._replace(progress_R=self.progress_R[rows], **kept)
 
     @property
-    def piece_N(self) -> np.ndarray:
+    def piece_I(self) -> np.ndarray:
         """The piece of every token."""
         return np.repeat(np.arange(len(self.length_P)), self.length_P)
 
@@ -86,13 +86,13 @@ class Text(NamedTuple):
         return np.cumsum(self.length_P) - self.length_P
 
     @property
-    def position_N(self) -> np.ndarray:
+    def position_I(self) -> np.ndarray:
         """Place of every token in its piece, from 0."""
-        return np.arange(len(self.token_N)) - np.repeat(self.first_P, self.length_P)
+        return np.arange(len(self.token_I)) - np.repeat(self.first_P, self.length_P)
 
     def chance(self, salt: int) -> np.ndarray:
         """A number in [0, 1) for every token, f64 [N]: another one for each salt."""
-        return uniform(np.repeat(self.key_P, self.length_P) + self.position_N.astype(np.uint64), salt)
+        return uniform(np.repeat(self.key_P, self.length_P) + self.position_I.astype(np.uint64), salt)
 
     def chance_of_pieces(self, salt: int) -> np.ndarray:
         """A number in [0, 1) for every piece, f64 [P]."""
@@ -229,7 +229,7 @@ class Task(metaclass=TaskKind):
         return []
 
     def build(self, text: Text) -> Batch:
-        """Its rows of this text. `packed` fills in what the run calls it: `text.task`, `text.heads`, `text.C`."""
+        """Its rows of this text. `packed` fills in what the run calls it: `text.task`, `text.heads`, `text.Q`."""
         raise NotImplementedError
 
     def baseline(self, batch: Batch, corpus: Corpus) -> tuple[str, np.ndarray] | None:
@@ -253,14 +253,14 @@ def fitting(row_S: np.ndarray, length_S: np.ndarray, T: int) -> np.ndarray:
 
 
 def packed(
-    text: Text, row_S: np.ndarray, length_S: np.ndarray, tokens_N: np.ndarray, *,
-    targets_N: np.ndarray | None = None, weights_N: np.ndarray | None = None, visible_N: np.ndarray | None = None,
-    position_N: np.ndarray | None = None, targets: Targets | None = None, C: int = 0,
+    text: Text, row_S: np.ndarray, length_S: np.ndarray, tokens_I: np.ndarray, *,
+    targets_I: np.ndarray | None = None, weights_I: np.ndarray | None = None, visible_I: np.ndarray | None = None,
+    position_I: np.ndarray | None = None, targets: Targets | None = None, Q: int = 0,
 ) -> Batch:  # fmt: skip
     """Rows of packed segments, one after another from each row's first place; what they leave is padding.
 
-    `row_S` rises, and a row's segments fit in T. The arrays over N hold the tokens of all segments, joined; left out
-    are: no targets, weight 0, visible to later tokens only, positions from 0 in every segment. `C`: most targets of a
+    `row_S` rises, and a row's segments fit in T. The arrays over I hold the tokens of all segments, joined; left out
+    are: no targets, weight 0, visible to later tokens only, positions from 0 in every segment. `Q`: most targets of a
     row of this task. Heads in `targets` count from 0 among the task's own.
     """
     R, T = text.R, text.T
@@ -268,7 +268,7 @@ def packed(
     begin_S = end_S - length_S
     first_S = np.searchsorted(row_S, row_S, side="left")  # first segment of the same row
     column_S = begin_S - begin_S[first_S]
-    position = np.arange(len(tokens_N)) - np.repeat(begin_S, length_S)
+    position = np.arange(len(tokens_I)) - np.repeat(begin_S, length_S)
     place = np.repeat(row_S * T + column_S, length_S) + position
 
     def laid_out(values, dtype: type = np.int32):
@@ -283,26 +283,26 @@ def packed(
     slot_L = np.arange(len(row_L)) - np.searchsorted(row_L, row_L, side="left")
 
     def by_target(values, dtype: type = np.int32):
-        array_RC = np.zeros((R, max(C, text.C)), dtype)
+        array_RQ = np.zeros((R, max(Q, text.Q)), dtype)
         if values is not None:
-            array_RC[row_L, slot_L] = values
-        return array_RC
+            array_RQ[row_L, slot_L] = values
+        return array_RQ
 
-    head_RC = by_target(targets.head_L)
+    head_RQ = by_target(targets.head_L)
     if text.heads:
-        head_RC[:, :C] = np.array(text.heads)[head_RC[:, :C]]  # a place of this task without a target has its first
+        head_RQ[:, :Q] = np.array(text.heads)[head_RQ[:, :Q]]  # a place of this task without a target has its first
     segment_RT = laid_out(np.repeat(np.arange(len(row_S)) - first_S + 1, length_S))
     return Batch(
-        tokens_BT=laid_out(tokens_N),
-        targets_BT=laid_out(targets_N),
-        weights_BT=laid_out(weights_N, np.float32),
+        tokens_BT=laid_out(tokens_I),
+        targets_BT=laid_out(targets_I),
+        weights_BT=laid_out(weights_I, np.float32),
         task_BT=np.where(segment_RT > 0, np.int32(text.task), np.int32(0)),
         segment_BT=segment_RT,
-        position_BT=laid_out(position if position_N is None else position_N),
-        visible_BT=laid_out(visible_N, bool),
-        label_BC=by_target(targets.label_L),
-        value_BC=by_target(targets.value_L, np.float32),
-        at_BC=by_target(column_S[targets.segment_L] + place_L),
-        head_BC=head_RC,
-        label_weight_BC=by_target(1, np.float32),
+        position_BT=laid_out(position if position_I is None else position_I),
+        visible_BT=laid_out(visible_I, bool),
+        label_BQ=by_target(targets.label_L),
+        value_BQ=by_target(targets.value_L, np.float32),
+        at_BQ=by_target(column_S[targets.segment_L] + place_L),
+        head_BQ=head_RQ,
+        label_weight_BQ=by_target(1, np.float32),
     )

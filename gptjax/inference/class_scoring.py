@@ -30,19 +30,19 @@ def class_log_probs(
     requests = [ScoreRequest(ids) for ids in texts]
     for number, request in enumerate(requests):
         request.at, request.targets = [len(request.ids) - 1], [number]
-    found_NC = np.zeros((len(texts), len(model.config.class_heads[head].classes)), np.float32)
+    found_IC = np.zeros((len(texts), len(model.config.class_heads[head].classes)), np.float32)
     batches = batches_of(requests, model.config.T, options.get("batch_tokens"))
     for done, batch in enumerate(batches, start=1):
         number_B = [request.targets[0] for request, _ in batch.rows]
         log_prob_BC = np.asarray(_classes(model, params, *padded(batch), head=head))
-        found_NC[number_B] = log_prob_BC[: len(number_B)]
+        found_IC[number_B] = log_prob_BC[: len(number_B)]
         finite_B = np.isfinite(log_prob_BC[: len(number_B)]).all(axis=1)
         if not finite_B.all():
             text = number_B[int(finite_B.argmin())]
             raise ValueError(f"the model's scores of text {text} {NOT_NUMBERS}")
         if progress := options.get("progress"):
             progress(done, len(batches))
-    return found_NC
+    return found_IC
 
 
 @functools.partial(jax.jit, static_argnames=("model", "head"))

@@ -87,14 +87,14 @@ def score(
     batches = batches_of(list(requests.values()), model.config.T, batch_tokens)
     for done, batch in enumerate(batches, start=1):
         _answer(model, params, batch, view)
-        if not all(np.isfinite(request.log_prob_N).all() for request, _ in batch.rows):
+        if not all(np.isfinite(request.log_prob_I).all() for request, _ in batch.rows):
             row = next(
-                row for row, (request, place) in enumerate(places) if not np.isfinite(request.log_prob_N[place]).all()
+                row for row, (request, place) in enumerate(places) if not np.isfinite(request.log_prob_I[place]).all()
             )
             raise ValueError(f"the model's scores of row {row} {NOT_NUMBERS}")
         if progress is not None:
             progress(done, len(batches))
-    return [Scores(request.log_prob_N[place], request.argmax_N[place]) for request, place in places]
+    return [Scores(request.log_prob_I[place], request.argmax_I[place]) for request, place in places]
 
 
 def check_ids(what: str, texts: Sequence[Sequence[int]], config: ModelConfig, fewest: int = 1) -> None:
@@ -117,8 +117,8 @@ def check_rows(rows: Sequence[Row], config: ModelConfig) -> None:
     for number, row in enumerate(rows):
         if len(row.at) != len(row.targets):
             raise ValueError(f"row {number}: {len(row.targets)} targets for {len(row.at)} places; give one for each")
-    size_N = np.repeat(*np.array([(len(row.ids), len(row.at)) for row in rows], int).reshape(-1, 2).T)
-    if (found := _outside([row.at for row in rows], size_N)) is not None:
+    size_I = np.repeat(*np.array([(len(row.ids), len(row.at)) for row in rows], int).reshape(-1, 2).T)
+    if (found := _outside([row.at for row in rows], size_I)) is not None:
         number, place = found
         size = len(rows[number].ids)
         raise ValueError(f"row {number}: place {place} is asked about; its {size} tokens are at 0 to {size - 1}")
@@ -133,19 +133,19 @@ def _outside(each: Sequence[Sequence[int]], limit: int | np.ndarray) -> tuple[in
     N: all values, joined; a float64 each, which keeps a fraction and has room for any number.
     """
     try:
-        value_N = np.fromiter(itertools.chain.from_iterable(each), np.float64)
+        value_I = np.fromiter(itertools.chain.from_iterable(each), np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"ids and places are whole numbers: {error}") from None
-    good_N = (value_N >= 0) & (value_N < limit) & (value_N % 1 == 0)
-    if good_N.all():
+    good_I = (value_I >= 0) & (value_I < limit) & (value_I % 1 == 0)
+    if good_I.all():
         return None
-    first = int(good_N.argmin())
+    first = int(good_I.argmin())
     number = int(np.searchsorted(np.cumsum([len(values) for values in each]), first, side="right"))
-    return number, f"{value_N[first]:.15g}"
+    return number, f"{value_I[first]:.15g}"
 
 
 class ScoreRequest:
-    """Ids that are read once for all rows that hold them, and the N questions of those rows, joined."""
+    """Ids that are read once for all rows that hold them, and the I questions of those rows, joined."""
 
     def __init__(self, ids: Sequence[int]):
         self.ids = ids
@@ -153,11 +153,11 @@ class ScoreRequest:
         self.targets: list[int] = []
 
     @functools.cached_property
-    def log_prob_N(self) -> np.ndarray:
+    def log_prob_I(self) -> np.ndarray:
         return np.zeros(len(self.at), np.float32)
 
     @functools.cached_property
-    def argmax_N(self) -> np.ndarray:
+    def argmax_I(self) -> np.ndarray:
         return np.zeros(len(self.at), np.int32)
 
 
@@ -213,8 +213,8 @@ def _answer(model: Transformer, params: Any, batch: RowBatch, view: View) -> Non
     nll_BQ, argmax_BQ = jax.device_get(found)
     for b, (request, first) in enumerate(batch.rows):
         here = slice(first, min(first + batch.Q, len(request.at)))
-        request.log_prob_N[here] = -nll_BQ[b, : here.stop - first]
-        request.argmax_N[here] = argmax_BQ[b, : here.stop - first]
+        request.log_prob_I[here] = -nll_BQ[b, : here.stop - first]
+        request.argmax_I[here] = argmax_BQ[b, : here.stop - first]
 
 
 def padded(batch: RowBatch) -> tuple[np.ndarray, np.ndarray]:

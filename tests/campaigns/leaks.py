@@ -50,7 +50,7 @@ def pairs_of(recipe: Recipe, corpus: Corpus, source: int, most: int) -> Blocks:
             tokens = batch.tokens_BT[batch.segment_BT > 0]
             frame = np.flatnonzero((tokens == corpus.tokenizer.bos) | (tokens == corpus.tokenizer.eos))
             blocks += np.split(tokens, frame)[1:]
-            labels.append(batch.label_BC[batch.label_weight_BC > 0])
+            labels.append(batch.label_BQ[batch.label_weight_BQ > 0])
             lots.append(np.full(len(labels[-1]), lot))
         if sum(map(len, labels)) >= most:
             break

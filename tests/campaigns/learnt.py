@@ -39,9 +39,9 @@ def by_chance(task: Task) -> Task:
             heads = list(self.heads(text.corpus).values())
             key_R = np.zeros(text.R, np.uint64)
             key_R[text.row_P[::-1]] = text.key_P[::-1]  # of a row's first piece, where it has one
-            key_BC = batch.at_BC.astype(np.uint64) + key_R[:, None]
-            count_BC = np.array([*map(len, heads)])[batch.head_BC]
-            return batch._replace(label_BC=(uniform(key_BC, 9) * count_BC).astype(np.int32))
+            key_BQ = batch.at_BQ.astype(np.uint64) + key_R[:, None]
+            count_BQ = np.array([*map(len, heads)])[batch.head_BQ]
+            return batch._replace(label_BQ=(uniform(key_BQ, 9) * count_BQ).astype(np.int32))
 
     return Shuffled(**dataclasses.asdict(task), **task.given)
 

@@ -38,10 +38,10 @@ def segments(corpus: Corpus) -> tuple[list[str], list[int]]:
     rows = HeldOutRows(corpus, 0, builder, "classify", made.model.T, made.validation.final_task_rows)
     batch = rows.batch(np.arange(rows.count))
     texts, labels = [], []
-    for row, slot in np.argwhere(batch.label_weight_BC > 0).tolist():
-        segment = batch.segment_BT[row, batch.at_BC[row, slot]]
+    for row, slot in np.argwhere(batch.label_weight_BQ > 0).tolist():
+        segment = batch.segment_BT[row, batch.at_BQ[row, slot]]
         texts.append(corpus.tokenizer.decode(batch.tokens_BT[row][batch.segment_BT[row] == segment].tolist()))
-        labels.append(int(batch.label_BC[row, slot]))
+        labels.append(int(batch.label_BQ[row, slot]))
     return texts, labels
 
 

@@ -18,7 +18,7 @@ def test_a_text_batch_has_no_sequence_targets(lead):
     """The five [B,C] arrays are there with C = 0, the leading axes of the tokens and the dtypes of the contract."""
     batch = text_batch(*arrays(*lead, 2, 8))
     assert batch.shape == (*lead, 2, 8)
-    sequence = (batch.label_BC, batch.value_BC, batch.at_BC, batch.head_BC, batch.label_weight_BC)
+    sequence = (batch.label_BQ, batch.value_BQ, batch.at_BQ, batch.head_BQ, batch.label_weight_BQ)
     assert [array.shape for array in sequence] == [(*lead, 2, 0)] * 5
     assert [array.dtype for array in sequence] == [np.int32, np.float32, np.int32, np.int32, np.float32]
 

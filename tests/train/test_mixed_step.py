@@ -67,9 +67,9 @@ def batch_of(A: int = 1, only: int | None = None, without: tuple[int, ...] = (),
         weights_BT=weights.astype(np.float32), task_BT=np.broadcast_to(task[:, None] + 1, (ROWS, T)).astype(np.int32),
         segment_BT=np.ones((ROWS, T), np.int32), position_BT=place,
         visible_BT=np.broadcast_to(task[:, None] > 0, (ROWS, T)),
-        label_BC=draw.integers(0, 3, (ROWS, C), dtype=np.int32), value_BC=np.zeros((ROWS, C), np.float32),
-        at_BC=np.full((ROWS, C), T - 1, np.int32),
-        head_BC=np.ones((ROWS, C), np.int32), label_weight_BC=label_weight.astype(np.float32),
+        label_BQ=draw.integers(0, 3, (ROWS, C), dtype=np.int32), value_BQ=np.zeros((ROWS, C), np.float32),
+        at_BQ=np.full((ROWS, C), T - 1, np.int32),
+        head_BQ=np.ones((ROWS, C), np.int32), label_weight_BQ=label_weight.astype(np.float32),
     )  # fmt: skip
     return Batch(*(array.reshape(A, ROWS // A, *array.shape[1:]) for array in batch))
 

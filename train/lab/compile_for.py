@@ -76,7 +76,7 @@ def compile_for(recipe: Recipe, topology: str) -> CompiledFor:
         assembly = assemble(recipe, vocabulary, loss_spec, mesh)
         T, rows = assembly.config.T, recipe.batch
         zeros = np.zeros((rows.micro_batches, rows.micro_rows, T), np.int32)
-        batch = text_batch(zeros, zeros, zeros.astype(np.float32), zeros, zeros, zeros, zeros > 0, C=loss_spec.targets)
+        batch = text_batch(zeros, zeros, zeros.astype(np.float32), zeros, zeros, zeros, zeros > 0, Q=loss_spec.targets)
         place = batch_sharding(mesh, leading=1)
         abstract = Batch(*(jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place) for array in batch))
         began = time.perf_counter()

@@ -100,11 +100,11 @@ def target_text(batch: Batch, place: int, tokenizer: Tokenizer, task: Task) -> T
 def class_text(batch: Batch, place: int, heads: Mapping[str, ClassHead]) -> Text | None:
     """The classes of the row's segments; None if it has none."""
     text = Text("class   ", style="dim")
-    for slot in np.flatnonzero(batch.label_weight_BC[place]):
-        segment = int(batch.segment_BT[place][batch.at_BC[place][slot]])
-        head = list(heads.values())[batch.head_BC[place][slot]]
-        text.append(f"{head.name}: {head.classes[batch.label_BC[place][slot]]}   ", COLOURS[segment % len(COLOURS)])
-    return text if batch.label_weight_BC[place].any() else None
+    for slot in np.flatnonzero(batch.label_weight_BQ[place]):
+        segment = int(batch.segment_BT[place][batch.at_BQ[place][slot]])
+        head = list(heads.values())[batch.head_BQ[place][slot]]
+        text.append(f"{head.name}: {head.classes[batch.label_BQ[place][slot]]}   ", COLOURS[segment % len(COLOURS)])
+    return text if batch.label_weight_BQ[place].any() else None
 
 
 def visible(token: str) -> str:

@@ -24,17 +24,17 @@ class Classes(Classified):
 
     def read(self, seen: Seen) -> Float[Array, "B Q D"]:
         """What the heads are given: the hidden state at each target's place."""
-        return states_at(seen.hidden_BTD, seen.batch.at_BC)
+        return states_at(seen.hidden_BTD, seen.batch.at_BQ)
 
     def targets(self, batch: Batch, term: Term) -> Array:
-        return batch.label_BC
+        return batch.label_BQ
 
     def losses(self, seen: Seen, terms: Sequence[Term]) -> list[Float[Array, "B Q"]]:
-        return [class_nll(logits_BQC, seen.batch.label_BC) for logits_BQC in self._logits(seen, terms)]
+        return [class_nll(logits_BQC, seen.batch.label_BQ) for logits_BQC in self._logits(seen, terms)]
 
     def answers(self, seen: Seen, terms: Sequence[Term]) -> list[tuple[Float[Array, "B Q"], Int[Array, "B Q"]]]:
         return [
-            (class_nll(logits_BQC, seen.batch.label_BC), jnp.argmax(logits_BQC, axis=-1))
+            (class_nll(logits_BQC, seen.batch.label_BQ), jnp.argmax(logits_BQC, axis=-1))
             for logits_BQC in self._logits(seen, terms)
         ]
 

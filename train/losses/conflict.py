@@ -90,11 +90,11 @@ class Monitor:
         return cosine_JJ, norm_J
 
 
-def _mean_of_known(values_N: np.ndarray) -> np.ndarray:
+def _mean_of_known(values_I: np.ndarray) -> np.ndarray:
     """The mean over the first axis of what is no NaN; NaN where nothing else is."""
-    known_N = ~np.isnan(values_N)
-    count = known_N.sum(axis=0)
-    return np.where(count > 0, np.where(known_N, values_N, 0).sum(axis=0) / np.maximum(count, 1), np.nan)
+    known_I = ~np.isnan(values_I)
+    count = known_I.sum(axis=0)
+    return np.where(count > 0, np.where(known_I, values_I, 0).sum(axis=0) / np.maximum(count, 1), np.nan)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,7 @@ class Loss(ABC):
 
     def weights(self, batch: Batch, term: Term) -> Float[Array, "*axes"]:
         """The weight of every target of a term, 0 for those of others; with any leading axes."""
-        return jnp.where(batch.head_BC == term.head, batch.label_weight_BC, 0.0)
+        return jnp.where(batch.head_BQ == term.head, batch.label_weight_BQ, 0.0)
 
     @abstractmethod
     def targets(self, batch: Batch, term: Term) -> Array:

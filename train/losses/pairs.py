@@ -15,4 +15,4 @@ class Pairs(Classes):
 
     def read(self, seen: Seen) -> Float[Array, "B Q D"]:
         """What the parts before and from each target's place have in common."""
-        return pair_states(seen.hidden_BTD, seen.batch.segment_BT, seen.batch.at_BC)
+        return pair_states(seen.hidden_BTD, seen.batch.segment_BT, seen.batch.at_BQ)

@@ -1,6 +1,6 @@
 """Proof of what was trained on: a hash of every step's rows, made inside the step, and the lines it is kept in.
 
-Axes: A micro-batch  B batch  T position  C sequence-level targets.
+Axes: A micro-batch  B batch  T position  Q sequence-level targets.
 """
 
 import json
@@ -30,7 +30,7 @@ def rows_hash(batch: Batch, xp: ModuleType) -> Any:
 
 def _lane(batch: Batch, seed: int, xp: ModuleType) -> Any:
     row = xp.full(batch.shape[:-1], seed, np.uint32)
-    for axes in ("_BT", "_BC"):  # arrays of a row's positions, arrays of its sequence-level targets
+    for axes in ("_BT", "_BQ"):  # arrays of a row's positions, arrays of its sequence-level targets
         shared = [array for name, array in zip(Batch._fields, batch, strict=True) if name.endswith(axes)]
         place = xp.arange(shared[0].shape[-1], dtype=np.uint32)
         mixed = xp.broadcast_to(place * np.uint32(2654435761) + np.uint32(seed), shared[0].shape)

@@ -136,14 +136,14 @@ def test_the_same_piece_is_masked_anew_in_every_epoch_and_with_every_seed(prepar
     for seed in range(3):
         rows = Rows(prepared, T, seed, None, tasks({"masked_lm": 1.0}))
         text = rows.text(np.arange(6 * sum(plan.rows_per_epoch for plan in rows.plans)))
-        chosen_N = rows.builder.tasks["masked_lm"].chosen(text)
+        chosen_I = rows.builder.tasks["masked_lm"].chosen(text)
         for piece, (source, document, start) in enumerate(
             zip(text.source_P.tolist(), text.document_P.tolist(), text.start_P.tolist(), strict=True)
         ):
             place = slice(text.first_P[piece], text.first_P[piece] + text.length_P[piece])
             if text.length_P[piece] >= 60:
                 found.setdefault((source, document, start, text.length_P[piece].item()), []).append(
-                    chosen_N[place].tobytes()
+                    chosen_I[place].tobytes()
                 )
     often = [masks for masks in found.values() if len(masks) > 2]
     assert len(often) > 5

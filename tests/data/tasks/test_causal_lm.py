@@ -17,7 +17,7 @@ def test_a_hand_made_row_of_two_documents_and_padding():
     np.testing.assert_array_equal(batch.segment_BT[0], [1, 1, 1, 1, 1, 2, 2, 2, 0, 0])
     np.testing.assert_array_equal(batch.position_BT[0], [0, 1, 2, 3, 4, 0, 1, 2, 0, 0])
     assert not batch.visible_BT.any()
-    assert batch.label_BC.shape == (1, 0)
+    assert batch.label_BQ.shape == (1, 0)
 
 
 def test_a_document_cut_by_the_row_end_still_has_its_next_token_as_target():

@@ -56,11 +56,11 @@ def read(corpus, task, batch):
     """(row, text of the segment, {head: class}) of every segment with a target; by the name of its source."""
     classes = task.heads(corpus)
     found: dict[tuple[int, int], dict[str, str]] = {}
-    for row, column in np.argwhere(batch.label_weight_BC > 0):
-        name = list(classes)[batch.head_BC[row, column]]
-        labels = found.setdefault((row, batch.at_BC[row, column]), {})
+    for row, column in np.argwhere(batch.label_weight_BQ > 0):
+        name = list(classes)[batch.head_BQ[row, column]]
+        labels = found.setdefault((row, batch.at_BQ[row, column]), {})
         assert name not in labels
-        labels[name] = classes[name][batch.label_BC[row, column]]
+        labels[name] = classes[name][batch.label_BQ[row, column]]
     told = []
     for (row, end), labels in found.items():
         tokens = batch.tokens_BT[row, batch.segment_BT[row] == batch.segment_BT[row, end]]
@@ -118,10 +118,10 @@ def test_cues_spelt_in_several_tokens_are_found_too(tokenizer):
     blocks = ["¿a？”", "）", "（b…）", "c。」 ", "d", "？e", "f！\n"]
     encoded = [tokenizer.encode(block) for block in blocks]
     stop_S = np.cumsum([*map(len, encoded)])
-    token_N = np.concatenate(encoded)
-    type_S, is_cue_N = types(tokenizer, token_N, stop_S - [*map(len, encoded)], stop_S)
+    token_I = np.concatenate(encoded)
+    type_S, is_cue_I = types(tokenizer, token_I, stop_S - [*map(len, encoded)], stop_S)
     assert type_S.tolist() == [1, -1, 0, 0, -1, -1, 2]
-    assert tokenizer.decode(token_N[~is_cue_N].tolist()) == "a”）（b）c」 def\n"
+    assert tokenizer.decode(token_I[~is_cue_I].tolist()) == "a”）（b）c」 def\n"
 
 
 def test_labels_of_sources_are_numbered_in_one_list(corpus):
@@ -150,9 +150,9 @@ def test_blocks_may_be_whole_documents(corpus):
     text = text_of(corpus)
     task = Classify(labels=("source",), shortest=1, longest=T)
     batch = task.build(text)
-    ends = batch.label_weight_BC.sum()
+    ends = batch.label_weight_BQ.sum()
     assert ends >= len(text.length_P) - (text.length_P <= 3).sum()
-    assert (batch.segment_BT > 0).mean() > 0.95 * len(text.token_N) / batch.segment_BT.size
+    assert (batch.segment_BT > 0).mean() > 0.95 * len(text.token_I) / batch.segment_BT.size
 
 
 def test_chance_differs_by_seed_and_by_nothing_else(corpus):

@@ -41,8 +41,8 @@ def text_of(corpus, row_R=None, seed=0):
 def read(corpus, batch):
     """(row, A, B, class) of every segment, the blocks as lists of (source, document, sentence) and in tokens."""
     found = []
-    for row, column in np.argwhere(batch.label_weight_BC > 0):
-        second = batch.at_BC[row, column]
+    for row, column in np.argwhere(batch.label_weight_BQ > 0):
+        second = batch.at_BQ[row, column]
         here = np.flatnonzero(batch.segment_BT[row] == batch.segment_BT[row, second])
         tokens = batch.tokens_BT[row, here]
         bos, eos = corpus.tokenizer.bos, corpus.tokenizer.eos
@@ -52,7 +52,7 @@ def read(corpus, batch):
         blocks = tokens[1 : frame[1]], tokens[frame[1] + 1 : -1]
         texts = [corpus.tokenizer.decode(block.tolist()) for block in blocks]
         named = [[(s, int(d), int(n)) for s, d, n in re.findall(r"(\w)(\d+)x(\d+)", text)] for text in texts]
-        found.append((row, *zip(named, blocks, strict=True), CLASSES[batch.label_BC[row, column]]))
+        found.append((row, *zip(named, blocks, strict=True), CLASSES[batch.label_BQ[row, column]]))
     return found
 
 
@@ -136,13 +136,13 @@ def test_chance_differs_by_seed_and_by_nothing_else(corpus):
 
 def test_the_first_block_is_visible_to_all_the_second_to_its_later_tokens_and_no_token_is_predicted(corpus):
     batch = TASK.build(text_of(corpus))
-    for row, column in np.argwhere(batch.label_weight_BC > 0):
-        second = batch.at_BC[row, column]
+    for row, column in np.argwhere(batch.label_weight_BQ > 0):
+        second = batch.at_BQ[row, column]
         here = np.flatnonzero(batch.segment_BT[row] == batch.segment_BT[row, second])
         np.testing.assert_array_equal(batch.visible_BT[row, here], here < second)
     assert not batch.weights_BT.any()
     assert (batch.segment_BT > 0).sum() > 0.1 * batch.segment_BT.size
-    assert batch.label_BC.shape[1] == TASK.targets_a_row(corpus, T) == 256 // 35
+    assert batch.label_BQ.shape[1] == TASK.targets_a_row(corpus, T) == 256 // 35
 
 
 def test_rows_without_pairs_are_padding(corpus):
@@ -150,7 +150,7 @@ def test_rows_without_pairs_are_padding(corpus):
     alone = Pieces(*np.array([[0], [0], [0], [20], [corpus.stores[0].offset_D[1]], [0], [0]]))
     batch = TASK.build(read_text(corpus, [(0, alone)], T, np.zeros(1), 0))
     assert not batch.segment_BT.any()
-    assert not batch.label_weight_BC.any()
+    assert not batch.label_weight_BQ.any()
     assert TASK.build(text_of(corpus, np.zeros(0, int))).shape == (0, T)
 
 

@@ -36,12 +36,12 @@ def test_specials_and_first_tokens_and_padding_are_never_masked():
     pieces = [draw.integers(0, 12, draw.integers(1, 12)).tolist() for _ in range(10_000)]
     text = text_of([[piece] for piece in pieces], T=12)
     for unit in ("word", "token"):
-        chosen_N = MaskedLM(rate=1, final_rate=1, unit=unit).chosen(text)
-        np.testing.assert_array_equal(chosen_N, (text.token_N > 3) & (text.position_N > 0))
+        chosen_I = MaskedLM(rate=1, final_rate=1, unit=unit).chosen(text)
+        np.testing.assert_array_equal(chosen_I, (text.token_I > 3) & (text.position_I > 0))
         batch = MaskedLM(unit=unit).build(text)
         laid = batch.segment_BT > 0
-        special = np.isin(text.token_N, [0, 1, 2, 3])
-        np.testing.assert_array_equal(batch.tokens_BT[laid][special], text.token_N[special])
+        special = np.isin(text.token_I, [0, 1, 2, 3])
+        np.testing.assert_array_equal(batch.tokens_BT[laid][special], text.token_I[special])
         assert not np.isin(batch.targets_BT[batch.weights_BT > 0], [0, 1, 2, 3]).any()
         assert not batch.weights_BT[~laid].any()
 
@@ -55,9 +55,9 @@ def test_a_piece_has_exactly_the_share_of_masked_tokens(rate):
     for span in (1, 3):
         single = MaskedLM(rate=rate, final_rate=rate, unit="token", span=span).build(text)
         np.testing.assert_array_equal(single.weights_BT.sum(axis=1), wanted)
-    marked = text._replace(mark_N=np.where(text.chance(9) < 0.4, WORD_START, 0).astype(np.uint8))
-    word_N = np.cumsum(((marked.mark_N & WORD_START) > 0) | (text.position_N == 1))
-    longest = np.maximum.reduceat(np.bincount(word_N)[word_N], text.first_P)
+    marked = text._replace(mark_I=np.where(text.chance(9) < 0.4, WORD_START, 0).astype(np.uint8))
+    word_I = np.cumsum(((marked.mark_I & WORD_START) > 0) | (text.position_I == 1))
+    longest = np.maximum.reduceat(np.bincount(word_I)[word_I], text.first_P)
     masked = MaskedLM(rate=rate, final_rate=rate).build(marked).weights_BT.sum(axis=1)
     assert (masked >= 1).all()
     assert (masked <= np.maximum(wanted, longest)).all()
@@ -74,14 +74,14 @@ def test_the_rate_falls_evenly_through_the_run():
 def test_of_the_chosen_eight_tenths_are_masked_and_a_tenth_each_replaced_and_left():
     """Within four standard errors of 30,000 draws; what replaces is any token but a special one."""
     text = text_of([[MIDDLE]] * 30, T=1000)
-    chosen_N = np.ones(30_000, bool)
-    written_N = hidden(text, chosen_N)
-    masked_N, left_N = written_N == LETTERS.mask, written_N == text.token_N
-    replaced = written_N[~masked_N & ~left_N]
-    for share, found in ((0.8, masked_N.mean()), (0.1, left_N.mean()), (0.1, len(replaced) / 30_000)):
+    chosen_I = np.ones(30_000, bool)
+    written_I = hidden(text, chosen_I)
+    masked_I, left_I = written_I == LETTERS.mask, written_I == text.token_I
+    replaced = written_I[~masked_I & ~left_I]
+    for share, found in ((0.8, masked_I.mean()), (0.1, left_I.mean()), (0.1, len(replaced) / 30_000)):
         assert found == pytest.approx(share, abs=4 * (share * (1 - share) / 30_000) ** 0.5)
     assert {*replaced.tolist()} == {*range(4, LETTERS.size)}
-    np.testing.assert_array_equal(hidden(text, ~chosen_N), text.token_N)
+    np.testing.assert_array_equal(hidden(text, ~chosen_I), text.token_I)
 
 
 def test_words_are_masked_whole_and_so_are_chinese_ones():
@@ -90,15 +90,15 @@ def test_words_are_masked_whole_and_so_are_chinese_ones():
     tokenizer = train_characters([sentence], 400)
     ids = tokenizer.encode(sentence)
     text = text_of([[[tokenizer.bos, *ids]]] * 50, T=100)
-    text = text._replace(mark_N=np.tile(np.append(0, marks([sentence], [ids], tokenizer, None)), 50))
+    text = text._replace(mark_I=np.tile(np.append(0, marks([sentence], [ids], tokenizer, None)), 50))
     text = text._replace(corpus=Corpus(("both",), (), {"both": {}}, tokenizer))
 
     def broken(task):
         """Words of which a part is chosen, as written, and words of which everything is."""
-        chosen_N = task.chosen(text)
-        word_N = np.cumsum(((text.mark_N & WORD_START) > 0) | (text.position_N == 0))
-        share = np.bincount(word_N, chosen_N) / np.maximum(1, np.bincount(word_N))
-        spelt = [tokenizer.decode(text.token_N[word_N == word].tolist()) for word in np.unique(word_N)]
+        chosen_I = task.chosen(text)
+        word_I = np.cumsum(((text.mark_I & WORD_START) > 0) | (text.position_I == 0))
+        share = np.bincount(word_I, chosen_I) / np.maximum(1, np.bincount(word_I))
+        spelt = [tokenizer.decode(text.token_I[word_I == word].tolist()) for word in np.unique(word_I)]
         return (
             {name for name, part in zip(spelt, share[1:], strict=True) if 0 < part < 1},
             {name for name, part in zip(spelt, share[1:], strict=True) if part == 1},
@@ -116,8 +116,8 @@ def test_longer_spans_leave_more_neighbours_masked():
     text = text_of([[MIDDLE]] * 20, T=1000)
 
     def neighbours(span):
-        chosen_N = MaskedLM(rate=0.1, final_rate=0.1, span=span, unit="token").chosen(text)
-        return (chosen_N[1:] & chosen_N[:-1]).sum() / chosen_N.sum()
+        chosen_I = MaskedLM(rate=0.1, final_rate=0.1, span=span, unit="token").chosen(text)
+        return (chosen_I[1:] & chosen_I[:-1]).sum() / chosen_I.sum()
 
     assert neighbours(1) == pytest.approx(0.1, abs=0.03)
     assert neighbours(5) == pytest.approx(2 / 3, abs=0.05)  # 2 of 3 tokens of an average span; another span may follow

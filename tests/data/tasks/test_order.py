@@ -15,7 +15,7 @@ def test_a_trigram_holds_its_own_tokens_in_another_order():
     text = text_of([[document]] * 600, T=64)
     batch = Order().build(text)
     found = []
-    for row, first in zip(text.row_P[text.piece_N[Order().chosen(text)]], Order().chosen(text) % 62, strict=True):
+    for row, first in zip(text.row_P[text.piece_I[Order().chosen(text)]], Order().chosen(text) % 62, strict=True):
         assert batch.weights_BT[row, first - 1 : first + 2].all()
         np.testing.assert_array_equal(batch.targets_BT[row, first - 1 : first + 2], document[first : first + 3])
         found.append(tuple(batch.tokens_BT[row, first : first + 3] - document[first]))
@@ -41,7 +41,7 @@ def test_trigrams_cover_the_share_and_never_overlap(rate):
     task = Order(rate=rate)
     places = (task.chosen(text)[:, None] + np.arange(3)).ravel()
     assert len(np.unique(places)) == len(places)
-    covered = np.bincount(text.piece_N[places], minlength=len(lengths))
+    covered = np.bincount(text.piece_I[places], minlength=len(lengths))
     room = lengths - 1  # a piece's first token has nobody to predict it
     wanted = np.where(room < 3, 0, 3 * np.maximum(1, np.round(rate * room / 3)))
     most = np.where(room < 3, 0, 3 * np.maximum(1, (room - 2) // 3))
@@ -70,7 +70,7 @@ def test_specials_and_first_tokens_are_in_no_trigram():
     assert (batch.targets_BT[batch.weights_BT > 0] > 3).all()
     laid = batch.segment_BT > 0
     unmoved = ~moved_BT[laid]
-    np.testing.assert_array_equal(batch.tokens_BT[laid][unmoved], text.token_N[unmoved])
+    np.testing.assert_array_equal(batch.tokens_BT[laid][unmoved], text.token_I[unmoved])
 
 
 def test_the_cheap_guess_is_the_token_that_stands_there():

@@ -21,7 +21,7 @@ def test_withheld_tokens_stand_at_0_and_say_their_64th_of_the_segment():
     length_BT = np.array([[40] * 40 + [100] * 100 + [1] * 116, [256] * 256])
     np.testing.assert_array_equal(batch.position_BT, np.where(asked_BT, 0, column_B1T))
     np.testing.assert_array_equal(batch.targets_BT, np.where(asked_BT, column_B1T * BUCKETS // length_BT, 0))
-    np.testing.assert_array_equal(batch.tokens_BT[batch.segment_BT > 0], text.token_N)
+    np.testing.assert_array_equal(batch.tokens_BT[batch.segment_BT > 0], text.token_I)
     np.testing.assert_array_equal(batch.visible_BT, batch.segment_BT > 0)
     assert asked_BT.sum() == 10 + 24 + 64  # a quarter of 38, 98 and 254 letters: 9.5, 24.5 and 63.5, to the even one
     assert Position().heads(text.corpus) == {"position": tuple(str(bucket) for bucket in range(64))}
@@ -62,11 +62,11 @@ def test_specials_are_never_withheld():
 
 def test_causal_tokens_are_refused():
     """Trap 14: the number of keys that a causal token sees is its position."""
-    position_N, chosen_N = np.arange(4), np.array([False, True, False, True])
-    np.testing.assert_array_equal(withheld(position_N, chosen_N, np.ones(4, bool)), [0, 0, 2, 0])
+    position_I, chosen_I = np.arange(4), np.array([False, True, False, True])
+    np.testing.assert_array_equal(withheld(position_I, chosen_I, np.ones(4, bool)), [0, 0, 2, 0])
     message = r"position: 3 of 4 tokens are causal, .*; withhold positions only where every token is visible"
     with pytest.raises(ValueError, match=message):
-        withheld(position_N, chosen_N, np.array([True, False, False, False]))
+        withheld(position_I, chosen_I, np.array([True, False, False, False]))
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

@@ -116,7 +116,7 @@ def test_chance_is_even_and_another_one_for_each_salt_token_and_piece(text):
     for other in (uniform(key, 1), np.roll(drawn, 1)):
         assert abs(np.corrcoef(drawn, other)[0, 1]) < 0.015
     np.testing.assert_array_equal(drawn[5:9], uniform(key[5:9], 0))
-    assert len(np.unique(text.chance(0))) == len(text.token_N)
+    assert len(np.unique(text.chance(0))) == len(text.token_I)
     assert len(np.unique(text.chance_of_pieces(0))) == len(text.length_P)
     assert not (text.chance(0) == text.chance(1)).any()
 
@@ -126,16 +126,16 @@ def test_a_part_of_the_rows_is_their_text_numbered_anew(text):
     np.testing.assert_array_equal(some.row_P, [0, 0, 0, 1, 1, 1, 1, 1])
     np.testing.assert_array_equal(some.length_P, [2, 3, 50, *[10] * 5])
     np.testing.assert_array_equal(some.key_P, text.key_P[np.isin(text.row_P, [2, 4])])
-    np.testing.assert_array_equal(some.token_N[:5], [*letters(2, 2), *letters(3, 2)])
-    assert (some.R, len(some.token_N), len(some.mark_N)) == (2, 105, 105)
+    np.testing.assert_array_equal(some.token_I[:5], [*letters(2, 2), *letters(3, 2)])
+    assert (some.R, len(some.token_I), len(some.mark_I)) == (2, 105, 105)
     numbered = text._replace(progress_R=np.arange(8) / 8).of(np.array([2, 4]))
     np.testing.assert_array_equal(numbered.progress_R, [0.25, 0.5])
 
 
 def test_tokens_know_their_piece_and_their_place_in_it():
     text = text_of([[[1, 2], [1, 7, 2]], [[1, 2]]], T=8)
-    np.testing.assert_array_equal(text.piece_N, [0, 0, 1, 1, 1, 2, 2])
-    np.testing.assert_array_equal(text.position_N, [0, 1, 0, 1, 2, 0, 1])
+    np.testing.assert_array_equal(text.piece_I, [0, 0, 1, 1, 1, 2, 2])
+    np.testing.assert_array_equal(text.position_I, [0, 1, 0, 1, 2, 0, 1])
     np.testing.assert_array_equal(text.first_P, [0, 2, 5])
 
 
@@ -158,7 +158,7 @@ def test_packed_lays_segments_one_after_another_and_targets_at_their_last_tokens
     targets = Targets(np.array([0, 2, 3]), np.array([0, 1, 0]), np.array([5, 6, 7]))
     batch = packed(
         text, np.array([0, 0, 0, 2]), np.array([2, 1, 2, 3]), np.arange(10, 18),
-        weights_N=np.arange(8) % 2, visible_N=np.arange(8) < 2, targets=targets, C=3,
+        weights_I=np.arange(8) % 2, visible_I=np.arange(8) < 2, targets=targets, Q=3,
     )  # fmt: skip
     np.testing.assert_array_equal(batch.tokens_BT, [[10, 11, 12, 13, 14, 0], [0] * 6, [15, 16, 17, 0, 0, 0]])
     np.testing.assert_array_equal(batch.segment_BT, [[1, 1, 2, 3, 3, 0], [0] * 6, [1, 1, 1, 0, 0, 0]])
@@ -166,11 +166,11 @@ def test_packed_lays_segments_one_after_another_and_targets_at_their_last_tokens
     np.testing.assert_array_equal(batch.weights_BT, [[0, 1, 0, 1, 0, 0], [0] * 6, [1, 0, 1, 0, 0, 0]])
     np.testing.assert_array_equal(batch.visible_BT, [[1, 1, 0, 0, 0, 0], [0] * 6, [0] * 6])
     assert not batch.targets_BT.any()
-    np.testing.assert_array_equal(batch.at_BC, [[1, 4, 0], [0, 0, 0], [2, 0, 0]])
-    np.testing.assert_array_equal(batch.head_BC, [[0, 1, 0], [0, 0, 0], [0, 0, 0]])
-    np.testing.assert_array_equal(batch.label_BC, [[5, 6, 0], [0, 0, 0], [7, 0, 0]])
-    np.testing.assert_array_equal(batch.label_weight_BC, [[1, 1, 0], [0, 0, 0], [1, 0, 0]])
-    dtypes = {array.dtype for array in (batch.weights_BT, batch.value_BC, batch.label_weight_BC)}
+    np.testing.assert_array_equal(batch.at_BQ, [[1, 4, 0], [0, 0, 0], [2, 0, 0]])
+    np.testing.assert_array_equal(batch.head_BQ, [[0, 1, 0], [0, 0, 0], [0, 0, 0]])
+    np.testing.assert_array_equal(batch.label_BQ, [[5, 6, 0], [0, 0, 0], [7, 0, 0]])
+    np.testing.assert_array_equal(batch.label_weight_BQ, [[1, 1, 0], [0, 0, 0], [1, 0, 0]])
+    dtypes = {array.dtype for array in (batch.weights_BT, batch.value_BQ, batch.label_weight_BQ)}
     assert dtypes == {np.dtype(np.float32)}
 
 
@@ -179,15 +179,15 @@ def test_packed_says_what_the_run_calls_the_task_its_heads_and_its_places_for_ta
     text = text_of([[[1, 2]], [[3, 4, 5]]], T=4)
     targets = Targets(np.array([1]), np.array([1]), np.array([7]), value_L=np.array([0.5]))
     plain, named = (
-        packed(one, text.row_P, text.length_P, text.token_N, targets=targets, C=2)
-        for one in (text, text._replace(task=3, heads=(4, 6), C=3))
+        packed(one, text.row_P, text.length_P, text.token_I, targets=targets, Q=2)
+        for one in (text, text._replace(task=3, heads=(4, 6), Q=3))
     )
     np.testing.assert_array_equal(named.task_BT, [[3, 3, 0, 0], [3, 3, 3, 0]])
-    np.testing.assert_array_equal(named.head_BC, [[4, 4, 0], [6, 4, 0]])
-    np.testing.assert_array_equal(named.label_BC, [[0, 0, 0], [7, 0, 0]])
-    np.testing.assert_array_equal(named.value_BC, np.float32([[0, 0, 0], [0.5, 0, 0]]))
-    np.testing.assert_array_equal(named.label_weight_BC, [[0, 0, 0], [1, 0, 0]])
-    assert (plain.task_BT.any(), plain.head_BC.tolist()) == (False, [[0, 0], [1, 0]])
+    np.testing.assert_array_equal(named.head_BQ, [[4, 4, 0], [6, 4, 0]])
+    np.testing.assert_array_equal(named.label_BQ, [[0, 0, 0], [7, 0, 0]])
+    np.testing.assert_array_equal(named.value_BQ, np.float32([[0, 0, 0], [0.5, 0, 0]]))
+    np.testing.assert_array_equal(named.label_weight_BQ, [[0, 0, 0], [1, 0, 0]])
+    assert (plain.task_BT.any(), plain.head_BQ.tolist()) == (False, [[0, 0], [1, 0]])
     assert [array.dtype for array in named] == [array.dtype for array in plain]
 
 

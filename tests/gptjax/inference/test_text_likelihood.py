@@ -87,9 +87,9 @@ def test_a_continuation_beyond_the_context_is_read_in_windows_with_a_warning(con
         short, long = MODEL.loglikelihood([("a", "b"), (context, TEXT * 9)])
     assert short == MODEL.loglikelihood([("a", "b")])[0]
     before, whole = encode(context.rstrip()), encode(context + TEXT * 9)
-    log_prob_N = np.concatenate([found.log_probs for found in MODEL.score(rolling_rows(whole, BOS, T))])
+    log_prob_I = np.concatenate([found.log_probs for found in MODEL.score(rolling_rows(whole, BOS, T))])
     assert len(whole) - len(before) > T
-    assert long.log_prob == pytest.approx(log_prob_N[len(before) :].sum(), abs=1e-2)
+    assert long.log_prob == pytest.approx(log_prob_I[len(before) :].sum(), abs=1e-2)
     assert not long.greedy
 
 

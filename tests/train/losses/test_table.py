@@ -42,10 +42,10 @@ class Words(Task):
 
     def build(self, text):
         piece_P = np.arange(len(text.row_P))
-        words_P = np.add.reduceat(text.mark_N & WORD_START, text.first_P)
+        words_P = np.add.reduceat(text.mark_I & WORD_START, text.first_P)
         targets = Targets(piece_P, np.zeros_like(piece_P), np.zeros_like(piece_P), value_L=words_P)
-        seen_N = np.ones(len(text.token_N), bool)
-        return packed(text, text.row_P, text.length_P, text.token_N, visible_N=seen_N, targets=targets, C=text.T)
+        seen_I = np.ones(len(text.token_I), bool)
+        return packed(text, text.row_P, text.length_P, text.token_I, visible_I=seen_I, targets=targets, Q=text.T)
 
 
 def regression():
@@ -72,7 +72,7 @@ def test_a_loss_that_is_added_to_the_table_is_trained_scored_and_reported(tmp_pa
         parts = assemble(settings, text.tokenizer.size, text.loss_spec, mesh)
         state, seen = parts.fresh(), []
         for batch in parts.loader.training(rows, 0, 2):
-            values, weights = np.asarray(batch.value_BC), np.asarray(batch.label_weight_BC)
+            values, weights = np.asarray(batch.value_BQ), np.asarray(batch.label_weight_BQ)
             state, metrics = parts.train_step(state, batch, parts.stop_flag(stop=False))
             seen.append((float(metrics["loss/words"]), np.average(np.square(values), weights=weights)))
         stop_flag = lambda: parts.stop_flag(stop=False)  # noqa: E731

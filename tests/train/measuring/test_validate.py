@@ -118,7 +118,7 @@ def test_baselines_are_correct_as_often_as_counted_by_hand(setting, found):
     for name in ("order", "position", "continuity"):
         for rows in rows_of(setting, name).values():
             batch = rows.batch(np.arange(rows.count))
-            labels += batch.label_BC[batch.label_weight_BC > 0].tolist()
+            labels += batch.label_BQ[batch.label_weight_BQ > 0].tolist()
             for row, t in np.argwhere(batch.weights_BT > 0):
                 segment = batch.segment_BT[row, t]
                 same = (batch.segment_BT[row] == segment) & (batch.weights_BT[row] > 0)
@@ -137,7 +137,7 @@ def test_baselines_are_correct_as_often_as_counted_by_hand(setting, found):
 def labels_of(setting: Setting, name: str) -> list[int]:
     """How many targets of each class there are."""
     batches = [rows.batch(np.arange(rows.count)) for rows in rows_of(setting, name).values()]
-    return np.bincount(np.concatenate([batch.label_BC[batch.label_weight_BC > 0] for batch in batches])).tolist()
+    return np.bincount(np.concatenate([batch.label_BQ[batch.label_weight_BQ > 0] for batch in batches])).tolist()
 
 
 def test_a_confusion_matrix_has_a_row_a_class_and_its_diagonal_counts_the_right_ones(setting, found):

@@ -19,7 +19,7 @@ def batch(seed: int = 0, rows: int = 8) -> Batch:
     generator = np.random.default_rng(seed)
     made = jax.tree.map(lambda array: array[0], uneven_batch(seed, rows=rows))
     ids, values = generator.integers(0, 9, (rows, 3), np.int32), generator.random((rows, 3), np.float32)
-    return made._replace(label_BC=ids, value_BC=values, at_BC=ids + 1, head_BC=ids + 2, label_weight_BC=values + 1)
+    return made._replace(label_BQ=ids, value_BQ=values, at_BQ=ids + 1, head_BQ=ids + 2, label_weight_BQ=values + 1)
 
 
 def taken(of: Batch, rows) -> Batch:
