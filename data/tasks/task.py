@@ -71,7 +71,7 @@ class Text(NamedTuple):
         wanted_P = np.isin(self.row_P, rows)
         wanted_I = np.repeat(wanted_P, self.length_P)
         kept = {name: array[wanted_P] for name, array in self._asdict().items() if name.endswith("_P")}
-        kept |= {name: array[wanted_I] for name, array in self._asdict().items() if name.endswith("_N")}
+        kept |= {name: array[wanted_I] for name, array in self._asdict().items() if name.endswith("_I")}
         kept["row_P"] = np.searchsorted(rows, kept["row_P"])
         return self._replace(progress_R=self.progress_R[rows], **kept)
 
