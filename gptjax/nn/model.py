@@ -59,18 +59,38 @@ class Norm(nn.Module):
 
     config: Architecture
     centred: bool = False
+    recomputed: bool = False  # by the backward pass, from x
 
     @nn.compact
     def __call__(self, x: Float[Array, "*rows X"]) -> Float[Array, "*rows X"]:
-        x32 = x.astype(jnp.float32)
-        if self.centred:
-            x32 = x32 - x32.mean(axis=-1, keepdims=True)
-        x32 = x32 * jax.lax.rsqrt(jnp.square(x32).mean(axis=-1, keepdims=True) + self.config.norm_epsilon)
-        per_channel = (1,) * (x.ndim - 1) + (-1,)
-        x32 = x32 * vector(self, "scale", x.shape[-1], 1.0).reshape(per_channel)
-        if self.centred:
-            x32 = x32 + vector(self, "bias", x.shape[-1]).reshape(per_channel)
-        return x32.astype(x.dtype)
+        scale_X = vector(self, "scale", x.shape[-1], 1.0)
+        bias_X = vector(self, "bias", x.shape[-1]) if self.centred else None
+        run = jax.checkpoint(_normalised, static_argnums=3) if self.recomputed else _normalised
+        return run(x, scale_X, bias_X, self.config.norm_epsilon)
+
+
+def _normalised(x: Array, scale_X: Array, bias_X: Array | None, epsilon: float) -> Array:
+    x32 = x.astype(jnp.float32)
+    if bias_X is not None:
+        x32 = x32 - x32.mean(axis=-1, keepdims=True)
+    x32 = x32 * jax.lax.rsqrt(jnp.square(x32).mean(axis=-1, keepdims=True) + epsilon)
+    per_channel = (1,) * (x.ndim - 1) + (-1,)
+    x32 = x32 * scale_X.reshape(per_channel)
+    return (x32 if bias_X is None else x32 + bias_X.reshape(per_channel)).astype(x.dtype)
+
+
+def _activated(activation: str, up: Array, gate: Array | None) -> Array:
+    """In float32, also for speed: a CPU takes twice as long in bfloat16."""
+    up32 = up.astype(jnp.float32)
+    match activation:
+        case "swiglu":  # Shazeer 2020, arXiv:2002.05202
+            assert gate is not None
+            up32 = jax.nn.silu(gate.astype(jnp.float32)) * up32
+        case "relu2":  # So et al. 2021, arXiv:2109.08668
+            up32 = jnp.square(jax.nn.relu(up32))
+        case "gelu":
+            up32 = jax.nn.gelu(up32, approximate=True)
+    return up32.astype(up.dtype)
 
 
 def rotate(x_BTNH: Float[Array, "B T N H"], angle_BTh: Float[Array, "B T h"]) -> Float[Array, "B T N H"]:
@@ -114,20 +134,23 @@ class Block(nn.Module):
     config: Architecture
     kernel: Kernel
     deterministic: bool
+    # Norms and activations anew in the backward pass, from their inputs: it then keeps no float32 parts of them, half
+    # of all that a step holds. Where whole layers are computed anew, this would only slow a TPU down.
+    recomputed: bool = False
 
     @nn.compact
     def __call__(self, x_BTD, cached, look, angle_BTh, slot_B):
         config = self.config
         x_BTD = constrain(x_BTD, "batch", "length", "residual")
         attended_BTD, cached = self._attention(
-            Norm(config, centred=config.family == "gpt2", name="attention_norm")(x_BTD),
+            self._norm("attention_norm", config.family == "gpt2")(x_BTD),
             cached,
             look,
             angle_BTh,
             slot_B,
         )
         x_BTD = x_BTD + self._dropout(attended_BTD)
-        fed_BTD = self._feed_forward(Norm(config, centred=config.family == "gpt2", name="feed_forward_norm")(x_BTD))
+        fed_BTD = self._feed_forward(self._norm("feed_forward_norm", config.family == "gpt2")(x_BTD))
         return x_BTD + self._dropout(fed_BTD), cached
 
     def _attention(self, x_BTD, cached, look, angle_BTh, slot_B):
@@ -139,7 +162,7 @@ class Block(nn.Module):
             for name, count in heads.items()
         )
         if config.qk_norm:
-            q_BTNH, k_BTKH = Norm(config, name="query_norm")(q_BTNH), Norm(config, name="key_norm")(k_BTKH)
+            q_BTNH, k_BTKH = self._norm("query_norm")(q_BTNH), self._norm("key_norm")(k_BTKH)
         if config.family == "llama":
             q_BTNH, k_BTKH = rotate(q_BTNH, angle_BTh), rotate(k_BTKH, angle_BTh)
         if cached is None:
@@ -153,16 +176,11 @@ class Block(nn.Module):
 
     def _feed_forward(self, x_BTD):
         config = self.config
-        up_BTF = self._project(x_BTD, "up", ("embed", "mlp"), config.F).astype(jnp.float32)
-        match config.activation:  # in float32, also for speed: a CPU takes twice as long in bfloat16
-            case "swiglu":  # Shazeer 2020, arXiv:2002.05202
-                gate_BTF = self._project(x_BTD, "gate", ("embed", "mlp"), config.F)
-                up_BTF = jax.nn.silu(gate_BTF.astype(jnp.float32)) * up_BTF
-            case "relu2":  # So et al. 2021, arXiv:2109.08668
-                up_BTF = jnp.square(jax.nn.relu(up_BTF))
-            case "gelu":
-                up_BTF = jax.nn.gelu(up_BTF, approximate=True)
-        up_BTF = up_BTF.astype(x_BTD.dtype)
+        up_BTF = self._project(x_BTD, "up", ("embed", "mlp"), config.F)
+        gated = config.activation == "swiglu"
+        gate_BTF = self._project(x_BTD, "gate", ("embed", "mlp"), config.F) if gated else None
+        run = jax.checkpoint(_activated, static_argnums=0) if self.recomputed else _activated
+        up_BTF = run(config.activation, up_BTF, gate_BTF)
         return self._project(up_BTF, "down", ("mlp", "embed"), config.D, INIT_STD / (2 * config.L) ** 0.5)
 
     def _project(self, x_BTX, name, axes, width, std=INIT_STD):
@@ -170,6 +188,9 @@ class Block(nn.Module):
         if self.config.biased("heads" if "heads" in axes else "mlp"):
             y_BTY = y_BTY + vector(self, f"{name}_bias", width).astype(y_BTY.dtype)[None, None, :]
         return y_BTY
+
+    def _norm(self, name, centred=False):
+        return Norm(self.config, centred=centred, recomputed=self.recomputed, name=name)
 
     def _dropout(self, x_BTD):
         return nn.Dropout(self.config.dropout, deterministic=self.deterministic)(x_BTD)
@@ -254,7 +275,7 @@ class Transformer(nn.Module):
             length=config.L,
             unroll=self.unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
-        )(config, kernel, deterministic, name="layers")
+        )(config, kernel, deterministic, self.remat == "none", name="layers")
         x_BTD, layer_cache = layers(x_BTD, layer_cache, look, rotary_angles(config, position_BT), slot_B)
         hidden_BTD = Norm(config, centred=config.family == "gpt2", name="final_norm")(x_BTD)
         return hidden_BTD, None if layer_cache is None else Cache(*layer_cache, segment_BS, visible_BS)
