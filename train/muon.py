@@ -30,10 +30,10 @@ def muon(beta: float, dtype: Any) -> optax.GradientTransformation:
     2.2 (the length: 0.2 times the root of the longer side).
     """
 
-    def last_two_axes(updates: Matrices) -> Any:
+    def last_two_axes(updates: Any) -> Any:
         return jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(-2, -1), updates)
 
-    def direction(updates: Matrices, _: Any) -> Matrices:
+    def direction(updates: Any, _: Any) -> Any:
         orthogonal = orthogonalised(updates, dtype)
         return {
             name: 0.2 * max(update.shape[-2:]) ** 0.5 * orthogonal[name].astype(update.dtype)
