@@ -266,6 +266,7 @@ class Transformer(nn.Module):
             if self.remat == "none"
             else nn.remat(Block, policy=REMAT_POLICIES[self.remat], prevent_cse=self.unroll > 1)
         )
+        recomputed = self.remat == "none"
         layers = nn.scan(
             block,
             variable_axes={"params": 0},
@@ -275,9 +276,9 @@ class Transformer(nn.Module):
             length=config.L,
             unroll=self.unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
-        )(config, kernel, deterministic, self.remat == "none", name="layers")
+        )(config, kernel, deterministic, recomputed, name="layers")
         x_BTD, layer_cache = layers(x_BTD, layer_cache, look, rotary_angles(config, position_BT), slot_B)
-        hidden_BTD = Norm(config, centred=config.family == "gpt2", name="final_norm")(x_BTD)
+        hidden_BTD = Norm(config, config.family == "gpt2", recomputed, name="final_norm")(x_BTD)
         return hidden_BTD, None if layer_cache is None else Cache(*layer_cache, segment_BS, visible_BS)
 
 

@@ -357,3 +357,19 @@ def test_a_window_hides_what_is_further_away_than_all_layers_reach():
     assert moved.tolist() == [True] * 4 + [False] * 3
     everywhere = np.abs(hidden(config_of(), params, *row(tokens)) - one).max(axis=(0, 2)) > 1e-4
     assert everywhere.tolist() == [False] * 2 + [True] * 5
+
+
+def test_the_backward_pass_keeps_no_float32_parts_of_norms_and_activations():
+    """Of what has a value a channel, only the residual stream's own dtype: rows of 4 x 32, of width 16 and more."""
+    config = ModelConfig(T=32, D=16, L=2, N=2, K=2, F=48, vocabulary=100)
+    model, tokens_BT = Transformer(config, jnp.bfloat16), jnp.ones((4, 32), jnp.int32)
+    params = nn.unbox(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
+
+    def hidden(params):
+        return model.apply({"params": params}, tokens_BT, tokens_BT, tokens_BT, tokens_BT > 1)[0]
+
+    kept = jax.tree.leaves(jax.eval_shape(lambda params: jax.vjp(hidden, params)[1], params))
+    wide = [
+        leaf for leaf in kept if leaf.ndim >= 3 and leaf.shape[-1] > 1 and 4 in leaf.shape and leaf.size >= 4 * 32 * 16
+    ]
+    assert {leaf.dtype.name for leaf in wide if jnp.issubdtype(leaf.dtype, jnp.floating)} == {"bfloat16"}
