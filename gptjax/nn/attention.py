@@ -1,4 +1,4 @@
-"""Who may look at whom, and the look itself. One rule serves causal, bidirectional and prefix rows.
+"""Who may attend to whom, and attention itself. One rule serves causal, bidirectional and prefix rows.
 
 Axes: B batch  T query position  S key position  N query heads  K kv heads  G = N/K  H head width.
 """
@@ -26,8 +26,8 @@ def attention_mask(
     """
     same_BTS = segment_BT[:, :, None] == segment_BS[:, None, :]
     behind_BTS = place_BT[:, :, None] - place_BS[:, None, :]
-    look_BTS = same_BTS & ((behind_BTS >= 0) | visible_BS[:, None, :])
-    return look_BTS if window is None else look_BTS & (jnp.abs(behind_BTS) < window)
+    mask_BTS = same_BTS & ((behind_BTS >= 0) | visible_BS[:, None, :])
+    return mask_BTS if window is None else mask_BTS & (jnp.abs(behind_BTS) < window)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))

@@ -62,22 +62,22 @@ def attend_by(
     q_BTNH: Float[Array, "B T N H"],
     k_BSKH: Float[Array, "B S K H"],
     v_BSKH: Float[Array, "B S K H"],
-    look: Any,
+    mask: Any,
     cap: float | None = None,
     *,
     interpret: bool = False,
 ) -> Float[Array, "B T N H"]:
-    """`attend` by a kernel; `look` is the mask as `prepared` gave it. `interpret` runs splash in Python, for tests."""
+    """`attend` by a kernel; `mask` as `prepared` gave it. `interpret` runs splash in Python, for tests."""
     match kernel:
         case "xla":
-            return attend(q_BTNH, k_BSKH, v_BSKH, look, cap)
+            return attend(q_BTNH, k_BSKH, v_BSKH, mask, cap)
         case "cudnn":
             assert cap is None  # `kernel_for` sees to it
             run = _cudnn
         case "splash":
             run = functools.partial(_splash, cap=cap, interpret=interpret)
     heads = ("batch", "length", "heads", "width")
-    return per_device(run, (heads, heads, heads, ("batch",)), heads, over=mesh_axes())(q_BTNH, k_BSKH, v_BSKH, look)
+    return per_device(run, (heads, heads, heads, ("batch",)), heads, over=mesh_axes())(q_BTNH, k_BSKH, v_BSKH, mask)
 
 
 def _cudnn(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, mask_BTS: Array) -> Array:
@@ -99,7 +99,7 @@ def _blocks_of(mask_BTS: Array) -> tuple[Any, Any]:
     return forward, backward
 
 
-def _splash(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, look: Any, *, cap: float | None, interpret: bool) -> Array:
+def _splash(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, mask: Any, *, cap: float | None, interpret: bool) -> Array:
     """One call of the kernel for all rows: their heads follow one another, and each finds its row's blocks."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 
@@ -114,7 +114,7 @@ def _splash(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, look: Any, *, cap: floa
         named = {name: getattr(info, name) for name in ("data_next", "mask_next", "block_mask")}
         return info._replace(**{name: jnp.repeat(array, N, axis=0) for name, array in named.items()})
 
-    forward, backward = map(of_heads, look)
+    forward, backward = map(of_heads, mask)
     kernel = splash.SplashAttentionKernel(
         forward, None, backward, block_sizes=sizes, is_mqa=False, save_residuals=False,
         mask_value=splash.DEFAULT_MASK_VALUE, attn_logits_soft_cap=cap, residual_checkpoint_name=None,

@@ -139,13 +139,13 @@ class Block(nn.Module):
     recomputed: bool = False
 
     @nn.compact
-    def __call__(self, x_BTD, cached, look, angle_BTh, slot_B):
+    def __call__(self, x_BTD, cached, mask, angle_BTh, slot_B):
         config = self.config
         x_BTD = constrain(x_BTD, "batch", "length", "residual")
         attended_BTD, cached = self._attention(
             self._norm("attention_norm", config.family == "gpt2")(x_BTD),
             cached,
-            look,
+            mask,
             angle_BTh,
             slot_B,
         )
@@ -153,7 +153,7 @@ class Block(nn.Module):
         fed_BTD = self._feed_forward(self._norm("feed_forward_norm", config.family == "gpt2")(x_BTD))
         return x_BTD + self._dropout(fed_BTD), cached
 
-    def _attention(self, x_BTD, cached, look, angle_BTh, slot_B):
+    def _attention(self, x_BTD, cached, mask, angle_BTh, slot_B):
         config = self.config
         B, T, _ = x_BTD.shape
         heads = {"query": config.N, "key": config.K, "value": config.K}
@@ -169,7 +169,7 @@ class Block(nn.Module):
             k_BSKH, v_BSKH = k_BTKH, v_BTKH
         else:
             k_BSKH, v_BSKH = cached = (write(cached[0], k_BTKH, slot_B), write(cached[1], v_BTKH, slot_B))
-        out_BTNH = attend_by(self.kernel, q_BTNH, k_BSKH, v_BSKH, look, config.attention_cap)
+        out_BTNH = attend_by(self.kernel, q_BTNH, k_BSKH, v_BSKH, mask, config.attention_cap)
         out_std = INIT_STD / (2 * config.L) ** 0.5  # Radford et al. 2019, section 2.3
         out_BTD = self._project(out_BTNH.reshape(B, T, -1), "attention_out", ("heads", "embed"), config.D, out_std)
         return out_BTD, cached
@@ -258,7 +258,7 @@ class Transformer(nn.Module):
             place_BS = jnp.broadcast_to(jnp.arange(segment_BS.shape[1])[None, :], segment_BS.shape)
             layer_cache = (cache.k_LBSKH, cache.v_LBSKH)
         kernel = self.kernel if cache is None else "xla"
-        look = prepared(kernel, attention_mask(segment_BT, place_BT, segment_BS, place_BS, visible_BS, config.window))
+        mask = prepared(kernel, attention_mask(segment_BT, place_BT, segment_BS, place_BS, visible_BS, config.window))
 
         # an unrolled loop is no loop to XLA, which would then merge what is computed anew with what was computed before
         block = (
@@ -277,7 +277,7 @@ class Transformer(nn.Module):
             unroll=self.unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(config, kernel, deterministic, recomputed, name="layers")
-        x_BTD, layer_cache = layers(x_BTD, layer_cache, look, rotary_angles(config, position_BT), slot_B)
+        x_BTD, layer_cache = layers(x_BTD, layer_cache, mask, rotary_angles(config, position_BT), slot_B)
         hidden_BTD = Norm(config, config.family == "gpt2", recomputed, name="final_norm")(x_BTD)
         return hidden_BTD, None if layer_cache is None else Cache(*layer_cache, segment_BS, visible_BS)
 
