@@ -7,6 +7,7 @@ is no Python; names may hold `*`. An `__init__.py` may go without a line.
 
 import re
 import subprocess
+from collections import Counter
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def described(page: str) -> dict[str, str]:
 
 
 def differences(page: str, files: list[str]) -> list[str]:
-    """One line per file without a line, line without a file, and line that says nothing."""
+    """One line per file without a line, line without a file, line that says nothing, and line like another."""
     listed = described(page)
     leaves = [path for path in listed if not any(other != path and other.startswith(path) for other in listed)]
 
@@ -51,7 +52,10 @@ def differences(page: str, files: list[str]) -> list[str]:
     ]
     stale = [f"no file for {path}" for path in leaves if not any(covers(path, file) for file in files)]
     silent = [f"nothing said of {path}" for path, purpose in listed.items() if not purpose]
-    return missing + stale + silent
+    programs = [path for path in listed if path.endswith(".py") and "*" not in path]
+    said = Counter(listed[path] for path in programs)
+    alike = [f"said of two files: {path}" for path in programs if listed[path] and said[listed[path]] > 1]
+    return missing + stale + silent + alike
 
 
 def map_differences() -> list[str]:
@@ -73,6 +77,9 @@ def test_the_tree_check_sees_a_new_file_a_lost_file_and_a_silent_line():
     assert differences(page, [*files, "gptjax/dummy_data/make.py"]) == ["no line for gptjax/dummy_data/make.py"]
     assert differences(page, files[:-1]) == ["no file for gptjax/model.py"]
     assert differences(page.replace("layers", ""), files) == ["nothing said of gptjax/model.py"]
+    twice = page.replace("  model.py  layers\n", "  model.py  layers\n  block.py  layers\n")
+    alike = [f"said of two files: gptjax/{name}.py" for name in ("model", "block")]
+    assert differences(twice, [*files, "gptjax/block.py"]) == alike
 
 
 def test_the_chinese_page_names_every_verb():
