@@ -77,7 +77,7 @@ def test_a_preparation_stopped_after_the_comparison_goes_on(tmp_path, monkeypatc
     b = f"files:{write_jsonl(tmp_path / 'b.jsonl', [*some_documents(200, seed=1), 'x' + held[0]])}"
     spec = spec_of(tmp_path, a, b, prepared=tmp_path / "stopped")
     with monkeypatch.context() as patched:
-        patched.setattr(prepare, "_write_tokenizer", lambda *_: {}[0])
+        patched.setattr(prepare, "write_tokenizer", lambda *_: {}[0])
         with pytest.raises(KeyError):
             prepare.prepare(spec)
     with monkeypatch.context() as patched:

@@ -173,9 +173,7 @@ class Laboratory:
 
 def folder_of(recipe: Recipe, folder: Path) -> Path:
     """Where the run of a recipe lies, whoever asks for it."""
-    tree = json.loads(to_json(dataclasses.replace(recipe, run=Path())))
-    del tree["version"]  # so that runs of before there was one are found
-    text = json.dumps(tree, indent=1) + "\n"
+    text = to_json(dataclasses.replace(recipe, run=Path()))
     return folder / hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

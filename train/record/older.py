@@ -43,6 +43,8 @@ def recipe_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"version={version!r}: written by a newer gptjax; this one reads up to {RECIPE_VERSION}")
     for number in range(version, RECIPE_VERSION):
         tree = RECIPE_CHANGES[number](tree)
+    if isinstance(tree.get("model"), dict):  # which may be written without what only an architecture has
+        tree["model"] = {**FURTHER, **tree["model"]}
     return tree
 
 
@@ -63,8 +65,6 @@ def views_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
 def with_schedules(tree: Mapping[str, Any]) -> dict[str, Any]:
     """The tree of a recipe.json, with the fields of today; one of today says the same as before."""
     tree = dict(tree)
-    if isinstance(tree.get("model"), dict):
-        tree["model"] = {**FURTHER, **tree["model"]}
     if isinstance(objectives := tree.get("objectives"), dict):
         tree["objectives"] = _objectives(objectives, rows_a_step=tree.get("batch", {}).get("rows", 0))
     return tree

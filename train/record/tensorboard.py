@@ -60,5 +60,5 @@ def _await_new_second(folder: Path) -> None:
 
     Of a younger file that sorted before an older one, what both say would be taken from the older.
     """
-    while any(folder.glob(f"events.out.tfevents.{int(time.time()):010}.*")):
+    while any(folder.glob(f"events.out.tfevents.{int(tf.timestamp()):010}.*")):
         time.sleep(0.05)

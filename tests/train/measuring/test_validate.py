@@ -18,7 +18,6 @@ from tests.tiny_recipe import recipe
 from tests.tiny_text import stories, write_prepared
 from train.assemble import Assembly, Text, assemble
 from train.losses.terms import term_sums
-from train.losses.tokens import Tokens
 from train.measuring.validate import HeldOut, overall
 from train.objectives import Objectives, loss_spec
 from train.recipe import BatchSpec, MeshSpec
@@ -96,7 +95,10 @@ def test_rows_measured_in_batches_of_which_the_last_is_short_are_rows_measured_o
         nll, targets, correct = sum(sums.values())
         score_of_term = found.terms[term.name]
         assert score_of_term.loss == pytest.approx(nll / targets, rel=1e-5)
-        assert (score_of_term.targets, score_of_term.score) == (targets, pytest.approx(correct / targets))
+        assert (score_of_term.targets, score_of_term.measured["accuracy"]) == (
+            targets,
+            pytest.approx(correct / targets),
+        )
         assert score_of_term.by_source == {
             source: (pytest.approx(correct / targets), targets) for source, (_, targets, correct) in sums.items()
         }
@@ -126,12 +128,14 @@ def test_baselines_are_correct_as_often_as_counted_by_hand(setting, found):
                 stands = batch.tokens_BT[row, (t + 1) % T] == batch.targets_BT[row, t]
                 correct[name] += stands if name == "order" else free.max() / free.sum()
                 total[name] += 1
-    assert found.terms["continuity"].baseline_score == pytest.approx(np.bincount(labels).max() / len(labels))
+    assert found.terms["continuity"].measured["baseline_accuracy"] == pytest.approx(
+        np.bincount(labels).max() / len(labels)
+    )
     assert found.terms["continuity"].baseline == "always says what is commonest"
     for name in ("order", "position"):
-        assert found.terms[name].baseline_score == pytest.approx(correct[name] / total[name])
+        assert found.terms[name].measured["baseline_accuracy"] == pytest.approx(correct[name] / total[name])
     assert found.terms["order"].baseline == "the token that stands there"
-    assert 0 < found.terms["order"].baseline_score < 1
+    assert 0 < found.terms["order"].measured["baseline_accuracy"] < 1
 
 
 def labels_of(setting: Setting, name: str) -> list[int]:
@@ -141,12 +145,12 @@ def labels_of(setting: Setting, name: str) -> list[int]:
 
 
 def test_a_confusion_matrix_has_a_row_a_class_and_its_diagonal_counts_the_right_ones(setting, found):
-    confusion = np.array(found.terms["continuity"].details["confusion"])
+    confusion = np.array(found.terms["continuity"].measured["confusion"])
     assert confusion.shape == (3, 3)
     assert confusion.sum(axis=1).tolist() == labels_of(setting, "continuity")
-    assert np.trace(confusion) / confusion.sum() == pytest.approx(found.terms["continuity"].score)
+    assert np.trace(confusion) / confusion.sum() == pytest.approx(found.terms["continuity"].measured["accuracy"])
     assert confusion.sum(axis=0).tolist() != confusion.sum(axis=1).tolist()
-    assert found.terms["order"].details["confusion"] is None
+    assert found.terms["order"].measured["confusion"] is None
 
 
 def test_two_measurements_are_equal_and_those_of_a_run_with_another_seed_too(setting, found):
@@ -166,7 +170,7 @@ def test_asked_to_stop_it_finds_nothing(setting):
 
 
 def test_one_number_for_a_measurement_is_that_of_next_words_else_of_the_terms_by_weight(setting):
-    score, of_term = Score(2.0, 0.0, 0.0, 1, 1), TermScore(1.0, 0.0, 1, "", 0.0, {}, Tokens.measure, {})
+    score, of_term = Score(2.0, 0.0, 0.0, 1, 1), TermScore(loss=1.0, targets=1)
     both = Findings({"p": score, "q": score._replace(loss=4.0)}, {"order": of_term})
     terms = setting.parts.loss_spec.terms
     assert overall(both, {"p": 3, "q": 1}, terms) == (3 * 2 + 4) / 4
