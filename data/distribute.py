@@ -28,7 +28,7 @@ from data.preparation.workitems import Item
 from data.prepare import prepare
 from data.spec import DataSpec
 from gptjax.command.console import print_any_text
-from gptjax.command.options import answer_help, read, take, told
+from gptjax.command.options import answer_help, print_mistake, read, take
 from gptjax.files.places import expanded
 
 CHECKOUT = Path(__file__).parents[1]
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str]) -> int:
         shared = None if runner.shared is None else _shared(runner.shared)
         print(distribute(spec, runner.runner, runner.workers, shared, of_beam))
     except (ValueError, OSError) as error:
-        return told(error)
+        return print_mistake(error)
     return 0
 
 

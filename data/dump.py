@@ -20,7 +20,7 @@ from etils import epath
 from data.preparation import sources
 from data.spec import DataSpec
 from gptjax.command.console import print_any_text
-from gptjax.command.options import read, told
+from gptjax.command.options import print_mistake, read
 from gptjax.files.places import expanded
 from gptjax.spelling import nearest
 
@@ -115,7 +115,7 @@ def main(arguments: list[str]) -> int:
             new.rename(out)
             print(f"wrote {out}: {count:,} lines", file=sys.stderr)
     except (ValueError, OSError) as error:
-        return told(error)
+        return print_mistake(error)
     return 0
 
 

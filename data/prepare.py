@@ -55,7 +55,7 @@ from data.preparation.splitting import cut_at_an_end, measured_of, without_held_
 from data.preparation.workitems import Advance, Item, RunAll, measure, save_plan, tokenise
 from data.spec import DataSpec
 from gptjax.command.console import make_console, print_any_text
-from gptjax.command.options import read, told
+from gptjax.command.options import print_mistake, read
 from gptjax.files.locks import locked
 from gptjax.files.places import named
 from gptjax.text.tokenizer import Tokenizer, ready_made
@@ -166,8 +166,9 @@ def _of_other_records(spec: DataSpec, format: int) -> Iterator[Path]:
         yield before
     if not any(times):
         for path in spec.prepared.glob(f"*/{NAME}"):
-            if read_description(path).get("without_records") == name:
-                yield path.parent
+            with contextlib.suppress(ValueError):  # somebody else's, or of a later gptjax
+                if read_description(path).get("without_records") == name:
+                    yield path.parent
 
 
 def fingerprint(spec: DataSpec, of_run: Begun | None = None, *, format: int = FORMAT, records: bool = True) -> str:
@@ -308,7 +309,7 @@ def main() -> int:
     try:
         folder = prepare(read(DataSpec, sys.argv[1:], "python -m data.prepare", about=__doc__))
     except (ValueError, OSError) as error:
-        return told(error)
+        return print_mistake(error)
     print(folder)
     return 0
 

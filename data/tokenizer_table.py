@@ -22,7 +22,7 @@ from data.description import read_prepared
 from data.preparation.prepared_folder import stored_text
 from data.spec import READY_MADE
 from gptjax.command.console import make_console, print_any_text
-from gptjax.command.options import read, told
+from gptjax.command.options import print_mistake, read
 from gptjax.text.tokenizer import Tokenizer, ready_made, train_bpe, train_characters
 
 LEARN_FROM = 10_000_000  # bytes of training text
@@ -102,7 +102,7 @@ def main(words: Sequence[str]) -> int:
         sources = read_prepared(folder)["sources"]
         kinds = tokenizers_for(folder, sources, files)
     except (ValueError, OSError) as error:
-        return told(error)
+        return print_mistake(error)
     held_out = {name: list(stored_text(folder, source["folder"], "validation")) for name, source in sources.items()}
     languages = {name: source["language"] or "?" for name, source in sources.items()}
     make_console().print(table(held_out, languages, kinds))

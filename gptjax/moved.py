@@ -14,7 +14,6 @@ ROOMS = {
         "chat",
         "class_scoring",
         "decode",
-        "generation_config",
         "sampling",
         "scoring",
         "template",
@@ -25,7 +24,8 @@ ROOMS = {
     "text": ("sentencepiece_model", "tokenizer"),
 }
 NEW_NAMES = {f"gptjax.{name}": f"gptjax.{room}.{name}" for room, names in ROOMS.items() for name in names} | {
-    "gptjax.generate": "gptjax.inference.language_model"
+    "gptjax.generate": "gptjax.inference.language_model",
+    "gptjax.habits": "gptjax.inference.generation_config",
 }
 
 

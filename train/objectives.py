@@ -37,13 +37,11 @@ class Objectives:
     To add a task: a subclass of data.tasks.task.Task in a file of its own, and a line here. See docs/objectives.md.
     """
 
-    rows: tuple[str, ...] = (
-        "causal_lm",
-    )  # TASK=ROWS:WEIGHT@SHARE (docs/objectives.md); causal_lm alone is next words only
+    rows: tuple[str, ...] = ("causal_lm",)
+    """TASK=ROWS:WEIGHT@SHARE (docs/objectives.md); causal_lm alone is next words only"""
     sources: tuple[str, ...] = ()  # TASK=SOURCE for a task that does not read all of them
-    rare: tuple[str, ...] | None = (
-        None  # tasks divided by the targets to be expected; None = auxiliary ones of few rows
-    )
+    rare: tuple[str, ...] | None = None
+    """tasks divided by the targets to be expected; None = auxiliary ones of few rows"""
     causal_lm: CausalLM = dataclasses.field(default_factory=CausalLM)
     masked_lm: MaskedLM = dataclasses.field(default_factory=MaskedLM)
     prefix_lm: PrefixLM = dataclasses.field(default_factory=PrefixLM)

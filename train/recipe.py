@@ -352,7 +352,7 @@ def changes(old: str, new: str) -> list[Change]:
         known = name in before
         averaged = name == "optimizer.ema" and None not in (before.get(name), after.get(name))  # more or less, not anew
         kind = "impossible" if (name.startswith(FIXED) and not averaged) or not known else "inexact"
-        kind = "harmless" if known and name.startswith(HARMLESS) else kind
+        kind = "harmless" if name.startswith(HARMLESS) else kind
         found.append(Change(name, repr(before[name]) if known else unknown, repr(after.get(name)), kind))
     return found
 

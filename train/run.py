@@ -44,7 +44,8 @@ def run(
 ) -> Path:
     """Trains until the recipe's last step, or from where the run directory left off; returns the run directory.
 
-    `hooks` follow in turn once the run is trained and saved: see train/report/finish.py; none of them can fail it.
+    `hooks` follow in turn once the run is trained and saved: see train/report/finish.py; none of them can fail it. They
+    are the caller's choice, not the recipe's.
     `started` is when the program was, by time.perf_counter(), so that times told include its imports; None = now.
     `signals`: listens to SIGTERM and Ctrl-C; None = nobody does. `accept_changes`: goes on although the recipe has
     changed, and with it rows or updates.

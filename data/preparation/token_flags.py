@@ -78,12 +78,12 @@ def sentence_ends(texts: Sequence[str], language: str | None = None) -> np.ndarr
 
 
 def _codes(texts: Sequence[str]) -> np.ndarray:
-    """Code points, u32 [C]."""
+    """Code points, u32 [U]."""
     return np.frombuffer("".join(texts).encode("utf-32-le"), "<u4")
 
 
 def _starts(pieces_D: Iterable[Sequence[str]], count: int) -> np.ndarray:
-    """True where a piece starts; the pieces make up the texts. bool [C]"""
+    """True where a piece starts; the pieces make up the texts. bool [U]"""
     start_U = np.zeros(count + 1, bool)
     start_U[0] = True
     start_U[np.fromiter(map(len, itertools.chain.from_iterable(pieces_D)), np.int64).cumsum()] = True

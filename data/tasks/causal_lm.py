@@ -33,7 +33,7 @@ class CausalLM(Task):
 
 
 def following(text: Text) -> np.ndarray:
-    """The token after each in its document, beyond the piece too; -1 after EOS. i64 [N]"""
+    """The token after each in its document, beyond the piece too; -1 after EOS. i64 [I]"""
     next_I = np.append(text.token_I[1:], 0).astype(np.int64)
     next_I[np.cumsum(text.length_P) - 1] = text.next_P
     return next_I

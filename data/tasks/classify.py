@@ -161,7 +161,7 @@ class Classify(Task):
 
 
 def types(tokenizer: Tokenizer, token_I: np.ndarray, begin_S, stop_S) -> tuple[np.ndarray, np.ndarray]:
-    """(type of the last sentence of each stretch of tokens, i64 [S]; tokens that show any type, bool [N]).
+    """(type of the last sentence of each stretch of tokens, i64 [S]; tokens that show any type, bool [I]).
 
     A type is told by the last character but closing quotes and brackets; NO_LABEL where that is no cue.
     """

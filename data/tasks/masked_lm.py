@@ -55,7 +55,7 @@ class MaskedLM(Task):
         return "the token that stands there, the commonest for a mask", correct_BT
 
     def chosen(self, text: Text) -> np.ndarray:
-        """The tokens to predict, bool [N]: of each piece a share `rate`, rounded, of its tokens, at least one.
+        """The tokens to predict, bool [I]: of each piece a share `rate`, rounded, of its tokens, at least one.
 
         Words that would go beyond it are left out, unless they are the only one; of a span of single tokens the rest.
         """
@@ -64,7 +64,7 @@ class MaskedLM(Task):
 
 
 def choose_spans(text: Text, rate_P: np.ndarray, span: int, whole_words: bool) -> np.ndarray:
-    """Spans of 1 to `span` units, in random places, until max(1, round(rate x tokens)) of a piece are chosen; [N]."""
+    """Spans of 1 to `span` units, in random places, until max(1, round(rate x tokens)) of a piece are chosen; [I]."""
     may_I = text.corpus.is_ordinary_V[text.token_I] & (text.position_I > 0)
     place = np.flatnonzero(may_I)  # M tokens that may be chosen
     if len(place) == 0:
@@ -104,7 +104,7 @@ def choose_spans(text: Text, rate_P: np.ndarray, span: int, whole_words: bool) -
 
 
 def hidden(text: Text, chosen_I: np.ndarray) -> np.ndarray:
-    """The tokens with the chosen ones masked, replaced by any other token, or left; i32 [N]."""
+    """The tokens with the chosen ones masked, replaced by any other token, or left; i32 [I]."""
     lot_I, corpus = text.chance(2), text.corpus
     other_I = corpus.ordinary_V[(text.chance(3) * len(corpus.ordinary_V)).astype(np.int64)]
     corrupted_I = np.where(lot_I < MASKED + REPLACED, other_I, text.token_I)

@@ -47,7 +47,7 @@ class Position(Task):
         )  # fmt: skip
 
     def chosen(self, text: Text, length_S: np.ndarray) -> np.ndarray:
-        """The tokens to predict, bool [N]: of each segment a share `rate`, rounded, of its ordinary ones, at least one.
+        """The tokens to predict, bool [I]: of each segment a share `rate`, rounded, of its ordinary ones, at least one.
 
         A segment of fewer than 8 tokens has none: its places say too little.
         """

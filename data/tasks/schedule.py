@@ -3,7 +3,7 @@
 causal_lm=0.9              nine rows in ten, and a weight of 0.9
 continuity=0.02:0.01       one row in fifty, and a weight of 0.01
 continuity=0.02:0@1        the same rows, but a weight that has come down to 0 at the end of the run
-causal_lm                  the rows that the other tasks leave
+causal_lm                  the rows that the other tasks leave at the start
 """
 
 import dataclasses

@@ -91,7 +91,7 @@ class Text(NamedTuple):
         return np.arange(len(self.token_I)) - np.repeat(self.first_P, self.length_P)
 
     def chance(self, salt: int) -> np.ndarray:
-        """A number in [0, 1) for every token, f64 [N]: another one for each salt."""
+        """A number in [0, 1) for every token, f64 [I]: another one for each salt."""
         return uniform(np.repeat(self.key_P, self.length_P) + self.position_I.astype(np.uint64), salt)
 
     def chance_of_pieces(self, salt: int) -> np.ndarray:

@@ -97,10 +97,12 @@ def take[T](kind: type[T], words: Sequence[str]) -> tuple[T, list[str]]:
         if (name := names.get(flag.replace("_", "-"))) is None:
             others.append(word)
         elif hints[name] is bool:
+            if equals:
+                raise ValueError(f"{word}: {flag} is a switch, which takes no value; leave it out to leave it off")
             found[name] = True
         else:
             given = value if equals else next(left, None)
-            if given is None:
+            if given is None or given.partition("=")[0].replace("_", "-") in names:
                 raise ValueError(f"{flag}: a value must follow")
             found[name] = _value(flag, given, {hints[name], *get_args(hints[name])})
     return kind(**found), others
@@ -238,7 +240,7 @@ def first_message(box: str) -> str:
     return problem if re.match(r"[\w.]+[=:]", problem) else f"{option}: {problem}"
 
 
-def told(error: Exception) -> int:
+def print_mistake(error: Exception) -> int:
     """Prints a mistake in one line; returns the exit status of it."""
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     return USER_ERROR

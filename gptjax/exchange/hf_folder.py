@@ -49,7 +49,7 @@ def read_folder(folder: Path) -> ImportedModel:
 
 
 def read_description(folder: Path) -> tuple[ModelConfig, Tokenizer, GenerationConfig]:
-    """All but the weights: shape with class heads, tokenizer, generation_config. Raises as `read_folder`."""
+    """All but the weights: shape with class heads, tokenizer, how it talks. Raises as `read_folder`."""
     config, special = read_config(folder / CONFIG)
     settings, generation = _optional(folder / SETTINGS), _optional(folder / GENERATION)
     names = _names(folder, settings)

@@ -9,13 +9,15 @@ from gptjax.text.tokenizer import Tokenizer
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
-    """Of a model of ours: see `of_runs`; of somebody else's: what its files say."""
+    """Of a model of ours: see `of_runs`; of somebody else's: what its files say.
+
+    Unlike that of transformers it holds no sampling settings to be obeyed: these are arguments of `generate`.
+    """
 
     ends: frozenset[int]  # ids that end a text
     begins_with_bos: bool = True
-    chat_template: str | None = (
-        None  # Jinja, as Hugging Face has it; None = lines of A and B, see gptjax.inference.chat
-    )
+    # Jinja, as Hugging Face has it; None = lines of A and B, see gptjax.inference.chat
+    chat_template: str | None = None
     # special tokens that a chat template may name: bos_token, eos_token and so on
     names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     # what else its generation_config.json says; kept for exports, not obeyed

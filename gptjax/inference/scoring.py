@@ -230,7 +230,7 @@ def _answers(
     model: Transformer, params: Any, tokens_BT: Any, length_B: Any, at_BQ: Any, target_BQ: Any,
     pieces: Any, bidirectional: Any, *, q: int,
 ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
-    """(nats, likeliest id) of every target [B,Q]; of the first `pieces` pieces of q targets a row, 0 beyond."""
+    """(nats, argmax) of every target [B,Q]; of the first `pieces` pieces of q targets a row, 0 beyond."""
     hidden_BTD = states(model, params, tokens_BT, length_B, bidirectional)
     config = model.config
 

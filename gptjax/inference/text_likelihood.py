@@ -142,7 +142,7 @@ def perplexity(
     if view == "causal":
         log_prob = rolling(model, encoded, **options)
     else:
-        log_prob = _from_both_sides(model, encoded, **options)
+        log_prob = _bidirectional(model, encoded, **options)
     items = [
         {"text": number, "tokens": len(ids), "bytes": len(text.encode("utf-8")), "log_prob": found}
         for (number, text), ids, found in zip(kept, encoded, log_prob, strict=True)
@@ -163,7 +163,7 @@ def perplexity(
     return Result(task=f"perplexity, {view}", counts=counts, metrics=metrics, items=items)
 
 
-def _from_both_sides(
+def _bidirectional(
     model: "LanguageModel", texts: Sequence[Sequence[int]], **options: Unpack[ScoreOptions]
 ) -> list[float]:
     """The pseudo-log-likelihood of each text, nats."""

@@ -80,7 +80,7 @@ def main(wanted: list[str]) -> int:
         for term, score in scores.items():
             if term.split("/")[0] == name:
                 dealt = f"{control[term]['accuracy']:.1%}" if classes else ""
-                guess = (f"{score['guess_accuracy']:.1%}", score["guess"])
+                guess = (f"{score['baseline_accuracy']:.1%}", score["baseline"])
                 table.add_row(term, f"{score['targets']:,}", f"{score['accuracy']:.1%}", *guess, dealt)
         Console().print(table)
     return 0

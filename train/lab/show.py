@@ -19,7 +19,7 @@ from data.rows.rows import Rows
 from data.tasks.task import Task
 from gptjax.batch import Batch, ClassHead
 from gptjax.command.console import make_console, print_any_text
-from gptjax.command.options import take, told
+from gptjax.command.options import print_mistake, take
 from gptjax.spelling import did_you_mean
 from gptjax.text.tokenizer import Tokenizer
 
@@ -139,7 +139,7 @@ def main(arguments: list[str]) -> int:
 
         show(rows_of(recipe, prepare(recipe.data)), window.first_row, window.rows, window.task, make_console())
     except (ValueError, OSError) as error:
-        return told(error)
+        return print_mistake(error)
     return 0
 
 

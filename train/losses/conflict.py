@@ -41,16 +41,16 @@ def cosines(gradients_J: Any) -> tuple[Float[Array, "J J"], Float[Array, "J"]]:
 
 
 def make_monitor(
-    loss_K_of: Callable[[Any, Batch], Array], abstract_params: Any, mesh: Mesh
+    loss_J_of: Callable[[Any, Batch], Array], abstract_params: Any, mesh: Mesh
 ) -> Callable[[Any, Batch], tuple[Array, Array]]:
     """(params, batch [B, T]) -> `cosines` of the gradients of J mean losses, by the shared layers' parameters alone.
 
-    `loss_K_of(params, batch)`: mean loss of each term, 0 for an absent one. Costs a forward pass, J backward passes
+    `loss_J_of(params, batch)`: mean loss of each term, 0 for an absent one. Costs a forward pass, J backward passes
     one after the other, and room for J gradients of the layers.
     """
 
     def measure(params: Any, batch: Batch) -> tuple[Array, Array]:
-        loss_J, backward = jax.vjp(lambda layers: loss_K_of(params | {"layers": layers}, batch), params["layers"])
+        loss_J, backward = jax.vjp(lambda layers: loss_J_of(params | {"layers": layers}, batch), params["layers"])
         (gradients_J,) = jax.lax.map(backward, jnp.eye(len(loss_J), dtype=loss_J.dtype))
         return cosines(gradients_J)
 

@@ -67,7 +67,7 @@ class Loss(ABC):
         """What is to be found, at the places of `weights`."""
 
     @abstractmethod
-    def losses(self, seen: Seen, terms: Sequence[Term]) -> list[Float[Array, "B Q"]]:
+    def losses(self, seen: Seen, terms: Sequence[Term]) -> list[Float[Array, "*axes"]]:
         """Of each term of this kind the loss at every place of `weights`, float32: to be learnt from."""
 
     @abstractmethod

@@ -83,11 +83,11 @@ class Measuring:
         """Measures which terms pull the layers in which directions, on the rows that come next."""
         names = [term.name for term in self._parts.loss_spec.terms]
         with self._guards.watchdog.phase("conflicts"):
-            cosine_KK, norm_K = self._monitor.measure(state.params, self._progress.rows, self._guards.watchdog.progress)
-        self._progress.conflicts, warnings = self._progress.conflicts.note(step, names, cosine_KK)
+            cosine_JJ, norm_J = self._monitor.measure(state.params, self._progress.rows, self._guards.watchdog.progress)
+        self._progress.conflicts, warnings = self._progress.conflicts.note(step, names, cosine_JJ)
         known = [
-            [None if np.isnan(cosine) else cosine for cosine in row] for row in cosine_KK.tolist()
+            [None if np.isnan(cosine) else cosine for cosine in row] for row in cosine_JJ.tolist()
         ]  # JSON has no NaN
-        self._recorder.conflict(Conflict(step, terms=names, cosines=known, norms=norm_K.tolist()))
+        self._recorder.conflict(Conflict(step, terms=names, cosines=known, norms=norm_J.tolist()))
         for warning in warnings:
             self._recorder.say(warning)

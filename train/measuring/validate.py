@@ -96,7 +96,7 @@ class HeldOut:
                     source: (loss.score(sums), round(float(sums["weight"])))
                     for source, sums in of_source.items() if sums["weight"]
                 },
-                measured={key: loss.score(total), f"baseline_{key}": baseline_score}
+                measured={"loss_kind": term.loss, key: loss.score(total), f"baseline_{key}": baseline_score}
                 | loss.details(term, total, self._parts.config),
             )  # fmt: skip
         return found

@@ -110,6 +110,11 @@ def of_old_flags(words: Sequence[str], recipe: "Recipe") -> tuple["Recipe", list
         given.setdefault(task, {})[old[3]] = _value(flag, old[3], values, off=old[2] is not None)
     if not given:
         return recipe, others
+    tables = {word for word in others if re.match(r"--objectives\.(rows|sources|rare)\b", word)}
+    if tables:
+        raise ValueError(
+            f"{min(tables)}: cannot be said beside options of single tasks; write them into it, as {NOW['rows']}"
+        )
     tasks = recipe.objectives.tasks
     changed = {name: type(tasks[name])(**dataclasses.asdict(tasks[name]), **own) for name, own in given.items()}
     return dataclasses.replace(recipe, objectives=dataclasses.replace(recipe.objectives, **changed)), others

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text as Whole
 
 from train.assemble import Assembly
-from train.losses.table import told
+from train.losses.table import measure_texts
 from train.record.jsonl_log import JsonlLog
 from train.record.ledger import Entry
 from train.record.meter import Speed, Start, peak_flops
@@ -178,5 +178,5 @@ def scores_table(step: int, found: Findings) -> Table:
     for source, score in found.sources.items():
         table.add_row(Whole(source), f"{score.bits_per_byte:.3f}", "", "")
     for term, score in found.terms.items():
-        table.add_row(Whole(term), "", *told(score.measured))
+        table.add_row(Whole(term), "", *measure_texts(score.measured))
     return table

@@ -141,6 +141,8 @@ def _report(finished: Finished) -> None:
 
 
 def _last_words(finished: Finished) -> None:
+    if not finished.trains("generates"):
+        return
     finished.console.print(f"talk with it: [bold]./launch.sh generate {escape(shlex.quote(str(finished.run)))}[/]")
 
 

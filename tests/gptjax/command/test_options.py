@@ -103,13 +103,15 @@ def test_words_become_settings_over_those_of_a_default():
 
 
 def test_a_program_takes_its_own_words_and_leaves_the_rest():
-    """A value may begin with dashes; the last value counts."""
+    """A value may begin with dashes, where it is no option; the last value counts."""
     own, rest = take(Own, ["x", "--steps", "3", "--loud", "--model.D", "8", "--file", "--odd", "--steps=4"])
     assert own == Own(steps=4, file=Path("--odd"), loud=True)
     assert rest == ["x", "--model.D", "8"]
     for words, said in {
         ("--steps",): "--steps: a value must follow",
         ("--steps", "x"): "--steps x: give a whole",
+        ("--file", "--steps", "5"): "--file: a value must follow",
+        ("--loud=False",): "--loud=False: --loud is a switch",
     }.items():
         with pytest.raises(ValueError, match=said):
             take(Own, words)

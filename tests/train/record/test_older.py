@@ -121,3 +121,23 @@ def test_a_recipe_without_a_version_is_the_same_recipe_and_no_change(tmp_path):
 def test_a_recipe_of_a_newer_gptjax_says_so():
     with pytest.raises(ValueError, match=f"version={RECIPE_VERSION + 1}: written by a newer gptjax"):
         recipe_tree({"version": RECIPE_VERSION + 1})
+
+
+def test_a_shape_made_an_architecture_changes_in_the_fields_that_were_given_alone(tmp_path):
+    one = recipe(tmp_path, "run", model=Shape(T=32, D=32, L=2, N=4, K=2, F=48))
+    other = dataclasses.replace(one, model=dataclasses.replace(one.model.architecture(), rope_theta=500.0))
+    assert [change.field for change in changes(to_json(one), to_json(other))] == ["model.rope_theta"]
+    assert [change.field for change in changes(to_json(other), to_json(one))] == ["model.rope_theta"]
+
+
+def test_a_mesh_axis_that_a_run_did_not_know_of_does_it_no_harm(tmp_path):
+    tree = json.loads(to_json(recipe(tmp_path, "run")))
+    del tree["mesh"]["tensor"]
+    assert [change.kind for change in changes(json.dumps(tree), to_json(recipe(tmp_path, "run")))] == ["harmless"]
+
+
+def test_options_of_single_tasks_and_the_table_are_not_mixed():
+    words = ["laptop", "--objectives.masked-lm.weight", "0.5", "--objectives.rows", "causal_lm", "masked_lm=0.1"]
+    with pytest.raises(ValueError, match=r"--objectives\.rows: cannot be said beside options of single tasks"):
+        parse(words)
+    assert parse(words[:3]).objectives.masked_lm.weights == [0.5]
