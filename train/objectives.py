@@ -65,7 +65,8 @@ class Objectives:
             if abs(sum(rows.values()) - 1) > 1e-6:
                 when = f"from {share:g} of the run on" if share else "at the start"
                 raise ValueError(
-                    f"objectives: {when} the rows of the tasks sum to {sum(rows.values()):g}, not 1: {rows}"
+                    f"objectives: {when} the rows of the tasks sum to {sum(rows.values()):g}, not 1: {rows}; in "
+                    "objectives.rows a task without a number takes what the others leave"
                 )
             weights = {name: self.tasks[name].weight_at(share) for name in rows}
             if not any(weights.values()):
