@@ -9,8 +9,8 @@ import shutil
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# LLVM at its level 1: most of a test's time is compilation, and the passes over HLO are the same. A caller's own level
-# counts instead; programs that tests start with other flags are compiled as a user's are.
+# LLVM at its level 1: most of a test's time is compilation. A caller's own level counts instead; programs that tests
+# start with flags of their own are compiled as a user's are.
 os.environ["XLA_FLAGS"] = " ".join(
     ["--xla_backend_optimization_level=1", os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8"]
 )
