@@ -9,6 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from data.description import read_description
 from data.preparation.prepared_folder import content
 from data.preparation.sources import check
 from data.prepare import begun, prepare
@@ -111,7 +112,7 @@ class _Texts:
         run = self._run
         with contextlib.chdir(_folder(run, recipe)):
             prepared = prepare(recipe.data, of_run=begun(run)).absolute()
-        description = json.loads((run / "data.json").read_text(encoding="utf-8"))
+        description = read_description(run / "data.json")
         was, now = description["content"], content(prepared, description)
         if was != now:
             raise ValueError(f"run={run} was trained on another text (SHA-256 {was[:12]}, now {now[:12]}): restore it")

@@ -1,7 +1,5 @@
 """When held-out text and conflicts are looked at, and what follows from it: a lower rate, or the end of the run."""
 
-import numpy as np
-
 from train.assemble import Assembly, Text
 from train.losses.conflict import Monitor
 from train.measuring.validate import HeldOut, overall
@@ -85,9 +83,6 @@ class Measuring:
         with self._guards.watchdog.phase("conflicts"):
             cosine_JJ, norm_J = self._monitor.measure(state.params, self._progress.rows, self._guards.watchdog.progress)
         self._progress.conflicts, warnings = self._progress.conflicts.note(step, names, cosine_JJ)
-        known = [
-            [None if np.isnan(cosine) else cosine for cosine in row] for row in cosine_JJ.tolist()
-        ]  # JSON has no NaN
-        self._recorder.conflict(Conflict(step, terms=names, cosines=known, norms=norm_J.tolist()))
+        self._recorder.conflict(Conflict(step, terms=names, cosines=cosine_JJ.tolist(), norms=norm_J.tolist()))
         for warning in warnings:
             self._recorder.say(warning)

@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 
-from data.description import read_prepared
+from data.description import read_description, read_prepared
 from data.preparation.prepared_folder import content
 from gptjax.config import ModelConfig, load_model_config, save_model_config
 from gptjax.files.atomic_file import write_whole
@@ -116,7 +116,7 @@ def describe_run(run: Path, recipe: Recipe, config: ModelConfig, text: Text) -> 
         was, now = dataclasses.asdict(had), dataclasses.asdict(config)
         if listed := ", ".join(f"{name}: {was[name]!r} -> {now[name]!r}" for name in was if was[name] != now[name]):
             raise ValueError(f"run={run} holds another model ({listed}); choose another folder with --run")
-        began = json.loads((run / "data.json").read_text(encoding="utf-8"))
+        began = read_description(run / "data.json")
         held = {"tokenizer": Tokenizer.load(run / "tokenizer.json").fingerprint, "text": began["content"]}
         now_held = found | {"text": content(text.prepared, began)}
         for what in held:
