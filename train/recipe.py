@@ -201,9 +201,14 @@ class Recipe:
                 raise ValueError(f"{name}={path}: only folders of this machine, or mounted on it, can be written to")
 
     @property
+    def row_length(self) -> int:
+        """Tokens of a row."""
+        return self.model.T
+
+    @property
     def horizon(self) -> int:
         """Tokens that the whole run reads."""
-        return self.steps * self.batch.rows * self.model.T
+        return self.steps * self.batch.rows * self.row_length
 
 
 # Parts of a recipe that may change when a run is continued: rows and schedule stay the same, updates up to rounding.
@@ -220,6 +225,8 @@ FIXED = (
     "optimizer.ema",
     "optimizer.frozen",
     "objectives.combine",
+    "base",
+    "lora",
 )
 
 
@@ -245,6 +252,22 @@ def load_recipe(name_or_path: str) -> Callable[[], Recipe]:
 
 def _own_recipe(path: Path) -> Callable[[], Recipe]:
     """The `recipe` function of a user's file, whose mistakes it tells as ValueError with file and line."""
+    found = own_function(path, "that returns a Recipe")
+
+    def make() -> Recipe:
+        made = found()
+        if made is None:
+            raise ValueError(f"recipe: {path}: recipe() returned nothing; end it with return and a train.recipe.Recipe")
+        if not isinstance(made, Recipe):
+            raise ValueError(f"recipe: {path}: recipe() returned {_article(made)}, not a train.recipe.Recipe")
+        return made
+
+    make.__module__ = found.__module__  # its docstring is what --help says of the recipe
+    return make
+
+
+def own_function(path: Path, wanted: str) -> Callable[..., Any]:
+    """The function `recipe` of a user's file. Raises ValueError with file and line where it, or a call, fails."""
     if not path.is_file():
         raise ValueError(f"recipe: no file {path}; give the path of a Python file that defines recipe()")
     name = f"recipe:{path.absolute()}"  # where dataclasses of the file look for the types that they name
@@ -256,21 +279,16 @@ def _own_recipe(path: Path) -> Callable[[], Recipe]:
         spec.loader.exec_module(module)
     found = getattr(module, "recipe", None)
     if found is None:
-        raise ValueError(f"recipe: {path}: defines no function recipe() that returns a train.recipe.Recipe")
+        raise ValueError(f"recipe: {path}: defines no function recipe() {wanted}")
     if not callable(found):
-        raise ValueError(f"recipe: {path}: recipe is {_article(found)}, not a function that returns a Recipe")
+        raise ValueError(f"recipe: {path}: recipe is {_article(found)}, not a function {wanted}")
 
-    def make() -> Recipe:
+    def call(*arguments: Any) -> Any:
         with _beside(path):
-            made = found()
-        if made is None:
-            raise ValueError(f"recipe: {path}: recipe() returned nothing; end it with return and a train.recipe.Recipe")
-        if not isinstance(made, Recipe):
-            raise ValueError(f"recipe: {path}: recipe() returned {_article(made)}, not a train.recipe.Recipe")
-        return made
+            return found(*arguments)
 
-    make.__module__ = name  # its docstring is what --help says of the recipe
-    return make
+    call.__module__ = name
+    return call
 
 
 def _article(value: Any) -> str:
@@ -313,7 +331,12 @@ def to_json(recipe: Recipe) -> str:
 
 def from_json(text: str) -> Recipe:
     """What `to_json` of this gptjax or an older one wrote. Raises ValueError or TypeError where a field is unknown."""
-    return _built(Recipe, recipe_tree(json.loads(text)))
+    tree = recipe_tree(json.loads(text))
+    if "base" in tree:
+        from train.tuning.tune_recipe import TuneRecipe  # which is made of this file's recipe
+
+        return _built(TuneRecipe, tree)
+    return _built(Recipe, tree)
 
 
 def _built(kind: Any, value: Any) -> Any:

@@ -19,6 +19,7 @@ from train.record.progress import Progress
 from train.record.saver import Saver, trees_of
 from train.step import State
 from train.supervision.hosts import from_first
+from train.tuning.tune_recipe import TuneRecipe
 
 # Parts of a state, by the beginning of its leaves' names, and the fields that they are made by.
 MADE_BY = {
@@ -30,10 +31,15 @@ MADE_BY = {
 
 
 def first_state(parts: Assembly, saver: Saver, say: Callable[[str], None]) -> tuple[State, Progress]:
-    """The newest checkpoint whose files are whole, damaged ones set aside; a fresh state where there is none."""
+    """The newest checkpoint whose files are whole, damaged ones set aside; where there is none the base's, of a
+    fine-tuning run, or a fresh state."""
     recipe, run = parts.recipe, parts.recipe.run
     step = from_first(lambda: newest_good(run, say, set_bad_aside=True))
     if step is None:
+        if isinstance(recipe, TuneRecipe):
+            from train.tuning.beginning import tuned_from
+
+            return tuned_from(parts, recipe, say), Progress()
         return parts.fresh(), Progress()
     notes = manifest(run, step)
     trees = saved_trees(run, step, trees_of(parts.abstract), recipe)

@@ -12,10 +12,10 @@ from jax.sharding import Mesh
 from rich.console import Console
 from rich.markup import escape
 
-from data.prepare import begun, vocabulary_bound
+from data.prepare import begun
 from gptjax.config import ModelConfig
 from gptjax.runs.manifest import steps
-from train.assemble import Assembly, Text, assemble, config_of, mesh_of, open_text
+from train.assemble import Assembly, Text, assemble, config_of, mesh_of, open_text, vocabulary_of
 from train.loop import train
 from train.recipe import Recipe
 from train.record.meter import Start
@@ -57,7 +57,7 @@ def run(
     start.finished("imports")
     folder, process = recipe.run, jax.process_index()
     mesh = mesh_of(recipe)
-    config = config_of(recipe, vocabulary_bound(recipe.data), mesh)
+    config = config_of(recipe, vocabulary_of(recipe), mesh)
     for change in changed_fields(folder, recipe, accept_changes):
         console.print(f"changed: {change}", markup=False, highlight=False)
     check_disk(recipe, config)
@@ -97,7 +97,7 @@ def run(
 def _headline(recipe: Recipe, config: ModelConfig, mesh: Mesh) -> str:
     return (
         f"[bold]{escape(str(recipe.run))}[/]  {config.parameters / 1e6:.2f}M parameters, {config.L} layers, width "
-        f"{config.D}, {recipe.batch.rows} rows of {config.T} tokens a step, {recipe.compute.dtype}, mesh "
+        f"{config.D}, {recipe.batch.rows} rows of {recipe.row_length} tokens a step, {recipe.compute.dtype}, mesh "
         f"{dict(mesh.shape)}"
     )
 

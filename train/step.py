@@ -77,7 +77,6 @@ def make_train_step(
     target, `weight/<term>` (targets) and `coefficient/<term>`, `gradient_norm` before clipping, `learning_rate`;
     `skipped`, bool; `rows_hash`, u32 [2].
     """
-    objective = Objective(loss_spec, model, chunks_for(local_rows(mesh, B), model.config.T, model.config.V))
     optimizer = make_optimizer(spec, steps, abstract.params, model.dtype)
     rate = learning_rate(spec, steps)
 
@@ -87,6 +86,8 @@ def make_train_step(
         weighed_at = progress + earlier / jnp.float32(steps)  # weights fall when the rate does
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         trained = optimizer.trainable(state.params)
+        T = batch_ABT.tokens_BT.shape[-1]
+        objective = Objective(loss_spec, model, chunks_for(local_rows(mesh, B), T, model.config.V))
         found = objective.loss(
             trained, lambda trained: merge(trained, state.params), batch_ABT, state.combiner, progress, weighed_at, key
         )
@@ -144,11 +145,10 @@ def make_validation_step(
 
     Dropout is off; `stop_flag` as in `make_train_step`.
     """
-    chunks = chunks_for(local_rows(mesh, B), model.config.T, model.config.V)
-
     def step(
         params: Any, batch: Batch, bytes_V: jax.Array, stop_flag: jax.Array
     ) -> tuple[dict[str, Sums], jax.Array, jax.Array]:
+        chunks = chunks_for(local_rows(mesh, B), batch.tokens_BT.shape[-1], model.config.V)
         target_bytes = jnp.sum(jnp.where(batch.weights_BT > 0, bytes_V[batch.targets_BT], 0))
         return term_sums(params, model, batch, loss_spec.terms, chunks), target_bytes, jnp.max(stop_flag)
 

@@ -12,6 +12,7 @@ import numpy as np
 from data.description import read_prepared
 from data.rows.mixture import RATE_UNIT, lay_out, mixture_rates
 from data.rows.rowplan import Pieces, RowPlan, SequentialPlan, assign, pattern
+from data.rows.wholeplan import WholePlan
 from data.tasks.task import Corpus, Task, Text, phases
 from data.token_store import TokenStore, runs, scramble
 from gptjax.batch import Batch, ClassHead
@@ -47,7 +48,8 @@ class Rows:
         self.plans = []
         for place, (name, store) in enumerate(zip(self.sources, self.corpus.stores, strict=True)):
             try:
-                self.plans.append(RowPlan(store, T, (seed, place)))
+                plan = WholePlan if name in self.corpus.whole else RowPlan
+                self.plans.append(plan(store, T, (seed, place)))
             except ValueError as error:
                 raise ValueError(f"source {name!r}: {error}") from error
         self.builder = Builder(self.corpus, tasks, T)
@@ -163,7 +165,8 @@ def open_corpus(prepared: Path, split: str) -> Corpus:
     classes = {
         name: {field: tuple(names) for field, names in source["labels"].items()} for name, source in sources.items()
     }
-    return Corpus(tuple(sources), stores, classes, Tokenizer.load(prepared / "tokenizer.json"))
+    whole = frozenset(name for name, source in sources.items() if source.get("whole"))
+    return Corpus(tuple(sources), stores, classes, Tokenizer.load(prepared / "tokenizer.json"), whole)
 
 
 def read_text(corpus: Corpus, found: Sequence[tuple[int, Pieces]], T: int, progress_R: np.ndarray, seed: int) -> Text:
@@ -288,7 +291,8 @@ class HeldOutRows:
     def __init__(self, corpus: Corpus, source: int, builder: Builder, task: str, T: int, most_rows: int):
         self._corpus, self._source, self._builder, self.T = corpus, source, builder, T
         self._task = builder.id_of(task) - 1
-        self._plan = SequentialPlan(corpus.stores[source], T)
+        whole, store = corpus.sources[source] in corpus.whole, corpus.stores[source]
+        self._plan = WholePlan(store, T, None) if whole else SequentialPlan(store, T)
         self.count = min(self._plan.rows_per_epoch, most_rows)
 
     def batch(self, row_R: np.ndarray) -> Batch:

@@ -28,6 +28,7 @@ class Corpus:
     stores: tuple[TokenStore, ...]
     classes: Mapping[str, Mapping[str, tuple[str, ...]]]  # source -> label field -> its classes, as stored by number
     tokenizer: Tokenizer
+    whole: frozenset[str] = frozenset()  # sources whose documents are examples, which rows hold whole
 
     @functools.cached_property
     def ordinary_V(self) -> np.ndarray:
@@ -158,7 +159,7 @@ class Task(metaclass=TaskKind):
     token_head: ClassVar[str | None] = None  # head that predicts its token targets; None = the one of the tokens
     compares: ClassVar[bool] = False  # its heads compare the two parts of a segment, cut where the target is read
     # what its model can be used for
-    models_text: ClassVar[bool] = False  # its loss is -log p of the whole text: measured by source, in bits per byte
+    models_text: ClassVar[bool] = False  # its loss is -log p of what is learnt: measured by source, in bits per byte
     generates: ClassVar[bool] = False  # a beginning is continued
     masks: ClassVar[bool] = False  # a masked token is told from all others
 

@@ -12,9 +12,9 @@ from rich.progress import track
 from data.description import read_description
 from data.preparation.prepared_folder import content
 from data.preparation.sources import check
-from data.prepare import begun, prepare
+from data.prepare import begun
 from gptjax.files.plain_json import dumps
-from train.assemble import rows_of
+from train.assemble import prepared_of, rows_of
 from train.recipe import Recipe, changes, from_json
 from train.record.ledger import Entry, hexadecimal, read_ledger, rows_hash
 from train.record.starts import Stretch, number_of, stretches
@@ -111,7 +111,7 @@ class _Texts:
     def _prepared(self, recipe: Recipe) -> Path:
         run = self._run
         with contextlib.chdir(_folder(run, recipe)):
-            prepared = prepare(recipe.data, of_run=begun(run)).absolute()
+            prepared = prepared_of(recipe, begun(run)).absolute()
         description = read_description(run / "data.json")
         was, now = description["content"], content(prepared, description)
         if was != now:

@@ -132,6 +132,8 @@ def describe_run(run: Path, recipe: Recipe, config: ModelConfig, text: Text) -> 
         write_whole(run / CREDIT, attribution(description["sources"]))
         write_whole(run / "data.json", dumps(description, indent=1) + "\n")
         text.tokenizer.save(run / "tokenizer.json")
+        if text.generation_config.chat_template is not None:  # else it talks as all runs do
+            text.generation_config.save(run / GENERATION)
         save_model_config(config, run / "model.json")  # last: marks the description as whole
     return found
 

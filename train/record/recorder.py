@@ -135,7 +135,7 @@ class Recorder:
         loss, tasks = taken
         speed = self.speed.tokens_per_second
         record = Train(
-            step, tokens=self._progress.rows * self._parts.config.T, loss=loss,
+            step, tokens=self._progress.rows * self._parts.recipe.row_length, loss=loss,
             tasks=tasks, coefficients={name: float(found[f"coefficient/{name}"]) for name in tasks},
             learning_rate=float(found["learning_rate"]), gradient_norm=float(found["gradient_norm"]),
             tokens_per_second=speed, mfu=self.speed.mfu, seconds=time.perf_counter() - self._began,

@@ -55,7 +55,9 @@ class Finished(NamedTuple):
     def model(self) -> LanguageModel:
         parts = self.parts
         if jax.process_count() == 1:
-            return LanguageModel(parts.config, self.text.tokenizer, self.state.params, mesh=parts.mesh)
+            params, config = merged(self.state.params, parts.config)
+            talks = self.text.generation_config
+            return LanguageModel(config, self.text.tokenizer, params, generation_config=talks, mesh=parts.mesh)
         local = jax.local_devices()  # the other processes are gone: their share is on disk
         return gptjax.load(self.run, int(self.state.step), mesh=make_mesh(fsdp=len(local), devices=local))
 
@@ -146,13 +148,14 @@ def _last_words(finished: Finished) -> None:
     finished.console.print(f"talk with it: [bold]./launch.sh generate {escape(shlex.quote(str(finished.run)))}[/]")
 
 
+REPORT = Hook("report", _report)
 # What follows pretraining.
 PRETRAINED = (
     Hook("comparison with xz", _compare_with_xz),
     Hook("samples", _sample),
     Hook("table of bits per byte", _show_results),
     Hook("held-out text read both ways", _read_both_ways),
-    Hook("report", _report),
+    REPORT,
     Hook("last words", _last_words),
 )
 

