@@ -10,6 +10,7 @@ from flax import linen as nn
 from gptjax.config import ModelConfig
 from gptjax.exchange.imported_model import ImportedModel
 from gptjax.inference.language_model import LanguageModel
+from gptjax.nn.lora import merged
 from gptjax.nn.model import Transformer, init_params
 from gptjax.runs import checkpoint, manifest
 from gptjax.runs.rundir import Run
@@ -19,7 +20,10 @@ from gptjax.sharding import check_divides, shardings
 def restore_model(
     run: Run, step: int | None, *, weights: Literal["trained", "ema"], dtype: Any, mesh: Any
 ) -> LanguageModel:
-    """The model of a run at a step, None = the newest good one, after verifying the step's files."""
+    """The model of a run at a step, None = the newest good one, after verifying the step's files.
+
+    Adapters are merged into their weights: what comes is a plain model.
+    """
     usable = manifest.steps(run.path)
     if step is None:
         step = manifest.newest_good(run.path, lambda line: warnings.warn(line, stacklevel=5), set_bad_aside=False)
@@ -34,7 +38,8 @@ def restore_model(
         raise ValueError(f"{run.path}: step {step} has no {name}; a run started with --optimizer.ema 0.999 keeps one")
     params = checkpoint.restore(run.path, step, name, abstract_params(run.config, mesh))
     checkpoint.refuse_nonfinite(step, name, params)
-    model = LanguageModel(run.config, run.tokenizer, params, dtype=dtype, mesh=mesh)
+    params, config = merged(params, run.config)
+    model = LanguageModel(config, run.tokenizer, params, dtype=dtype, mesh=mesh)
     model.step = step
     return model
 
