@@ -48,7 +48,7 @@ def examples(source: str, split: str, wanted: Sequence[str], store: epath.Path) 
     that there is not, and for a field that JSON has no room for, such as a picture.
     """
     if source.startswith("files:"):
-        raise ValueError(f"{source!r}: is files already; `gptjax evaluate` reads .txt and .jsonl")
+        raise ValueError(f"{source!r}: is files already; `gptjax evaluate` reads them")
     sources.check(source)
     tfds = sources.load_tfds()
     builder = sources.builder_of(source, store)

@@ -16,15 +16,18 @@ class DataSpec:
     """Which text becomes training rows.
 
     A source is `NAME` or `NAME=RATE`. NAME is a corpus of `data/corpora` (`chitchat`, `wiki_leads/en`), any
-    TensorFlow dataset (`tfds:lm1b`, `tfds:wikipedia/20230601.en`), or a file, folder or glob of .txt and
-    .jsonl (`files:~/novels`). RATE is the source's share of the rows; shares are normalised, and equal when left out.
+    TensorFlow dataset (`tfds:lm1b`, `tfds:wikipedia/20230601.en`), or a file, folder or glob of .txt, .jsonl, .json,
+    .csv, .tsv and .parquet (`files:~/novels`). RATE is the source's share of the rows; shares are normalised, and
+    equal when left out.
     """
 
     sources: tuple[str, ...]  # NAME or NAME=RATE: chitchat, wiki_leads/en=2, tfds:lm1b, files:~/novels
     mixture: str = (
         "rates"  # shares as written; or from the sizes: `proportional`, `temperature T`, `unimax N` (N epochs at most)
     )
-    text_field: str = "text"  # which field of a .jsonl line or a TFDS example holds the text
+    text_field: str = (
+        "text"  # which field of a record or a TFDS example holds the text; in files also a path: answers.text.0
+    )
     label_field: str | None = (
         None  # which field of these holds a label: a class, such as the topic; None = there is none
     )

@@ -17,14 +17,16 @@ import numpy as np
 from etils import epath
 
 from data.corpora import corpus as ours
-from data.preparation.source_files import Found, find
 from gptjax.files.places import expanded
 from gptjax.spelling import nearest
-from gptjax.text.text_files import SUFFIXES, check_kind, decoded, json_lines, read_text
+from gptjax.text.record_files import KNOWN, check_kind, column, kind_of, records
+from gptjax.text.source_files import Found, find
+from gptjax.text.text_files import decoded, opened
 
 WHOLE = 4_000_000  # bytes up to which a .txt file is one document
 PIECE = 1_000_000  # bytes of a document cut out of a larger one, or a little more
 SHARD = 64_000_000  # bytes of files that one machine reads in one go, or a little more
+RECORDS = {".jsonl", ".json", ".csv", ".tsv", ".parquet"}  # the other files are text
 READ_AT_ONCE = 64  # examples of a TensorFlow dataset: one at a time takes three times as long
 
 
@@ -206,8 +208,8 @@ def shards(name: str, store: epath.Path, download_config: Any = None) -> list[Sh
 def documents(shard: Shard, text_field: str, labels: tuple[str, ...]) -> Iterator[Document]:
     """The documents of a shard, always in the same order; empty ones are left out.
 
-    `text_field` and `labels` name fields of a .jsonl line or TFDS example. A .txt file, which has no labels, is one
-    document up to `WHOLE` bytes; the pieces of a larger one, joined, are the file.
+    `text_field` and `labels` name fields of a record or TFDS example; in files dots lead into a field. A .txt file,
+    which has no labels, is one document up to `WHOLE` bytes; the pieces of a larger one, joined, are the file.
 
     Raises ValueError that names the file and line of text that cannot be read.
     """
@@ -215,8 +217,8 @@ def documents(shard: Shard, text_field: str, labels: tuple[str, ...]) -> Iterato
         yield from _records(shard.places[0], *shard.examples, text_field, labels)
         return
     for path in map(Path, shard.places):
-        if path.suffix.lower() == ".jsonl":
-            yield from _jsonl(path, text_field, labels)
+        if kind_of(path) in RECORDS:
+            yield from _of_records(path, text_field, labels)
         else:
             yield from (Document(text, ("",) * len(labels)) for text in _txt(path))
 
@@ -231,7 +233,7 @@ def _files(name: str) -> Found:
         raise ValueError(f"data.sources: {name!r}: no file or folder {pattern}{hint}")
     if not found.files:
         told = found.remark()
-        raise ValueError(f"data.sources: {name!r}: no {' or '.join(SUFFIXES)} file there{f'; {told}' if told else ''}")
+        raise ValueError(f"data.sources: {name!r}: no file there that is read ({KNOWN}){f'; {told}' if told else ''}")
     for file in found.files:
         check_kind(file)
     return found
@@ -247,12 +249,14 @@ def _file_shards(files: Sequence[Path]) -> list[Shard]:
 
 def _txt(path: Path) -> Iterator[str]:
     """A file as one document, or as pieces that end at an empty line, else at a line's end, else anywhere."""
-    if path.stat().st_size <= WHOLE:
-        if text := read_text(path):
+    with opened(path) as file:
+        whole = file.read(WHOLE + 1)
+    if len(whole) <= WHOLE:
+        if text := decoded(whole, path, 1):
             yield text
         return
     piece, line_number = bytearray(), 1
-    with path.open("rb") as file:
+    with opened(path) as file:
         while line := file.readline(PIECE):
             piece += line
             if len(piece) >= PIECE and (not line.strip() or len(piece) >= 2 * PIECE):
@@ -274,9 +278,9 @@ def _whole_characters(text: bytearray) -> int:
     return len(text)
 
 
-def _jsonl(path: Path, text_field: str, labels: tuple[str, ...]) -> Iterator[Document]:
-    """The documents of a file with one JSON object a line."""
-    for where, example in json_lines(path):
+def _of_records(path: Path, text_field: str, labels: tuple[str, ...]) -> Iterator[Document]:
+    """The documents of a file of records."""
+    for where, example in records(path):
         text = _field(example, text_field, "text_field", where)
         of = (_label(_field(example, label, "label_field", where, str | int | None)) for label in labels)
         document = Document(text, tuple(of))
@@ -286,10 +290,10 @@ def _jsonl(path: Path, text_field: str, labels: tuple[str, ...]) -> Iterator[Doc
 
 def _field(example: dict[str, Any], field: str, setting: str, where: str, kind: Any = str) -> Any:
     """A field of an example; raises ValueError if there is no such field, or something of another kind in it."""
-    if field not in example:
-        hint = nearest(field, example)
-        raise ValueError(f"{where}: no field {field!r}{hint}; set data.{setting} to one of {sorted(example)}")
-    value = example[field]
+    try:
+        value = column(example, field, where)
+    except ValueError as error:
+        raise ValueError(f"{error}; set data.{setting} to one of {sorted(example)}") from None
     if not isinstance(value, kind):
         wanted = "text" if kind is str else "a label (text, a whole number, or null for none)"
         raise ValueError(f"{where}: field {field!r} holds a {type(value).__name__}, not {wanted}")
@@ -304,7 +308,7 @@ def _records(folder: str, first: int, stop: int, text_field: str, labels: tuple[
     """The documents of examples `first` to before `stop` of a TFDS data set, in the order in which it wrote them."""
     tfds = load_tfds()
     builder = tfds.builder_from_directory(folder)
-    features = builder.info.features
+    features = dict(builder.info.features)
     names = {field: _class_names(_field(features, field, "label_field", folder, object)) for field in labels}
     feature = _field(features, text_field, "text_field", folder, object)
     if feature.np_dtype != np.dtype(object) or feature.shape != ():

@@ -15,7 +15,6 @@ from etils import epath
 
 from data.preparation import overlap
 from data.preparation.holdout import VALIDATION, Plan, sentence_end
-from data.preparation.source_files import ours_around
 from data.preparation.workitems import (
     Item,
     RunAll,
@@ -27,6 +26,7 @@ from data.preparation.workitems import (
     save_plan,
     save_sought,
 )  # fmt: skip
+from gptjax.text.source_files import ours_around
 
 
 class Measured(NamedTuple):

@@ -63,7 +63,7 @@ class Evaluate(Verb):
     task: Annotated[Task, tyro.conf.Positional]
     """What to measure."""
     files: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE...")]
-    """.txt or .jsonl"""
+    """Files, folders or patterns: .txt, .jsonl, .json, .csv, .tsv, .parquet, packed (.gz, .zst) or not."""
     view: Literal["causal", "bidirectional"] = "causal"
     """Perplexity: predict a token from those before it, or from all others (models trained on masked_lm; slow)."""
     template: str | None = None
@@ -93,7 +93,7 @@ class Evaluate(Verb):
 
     def __post_init__(self):
         if not self.files:
-            raise ValueError("files: give at least one .txt or .jsonl file")
+            raise ValueError("files: give at least one, such as novel.txt or quiz.jsonl")
         if self.task == "classes" and bool(self.labels) == (self.head is not None):
             raise ValueError(
                 "classes need either --labels, the words to choose from, or --head, one of the model's own"

@@ -9,7 +9,8 @@ from typing import Any
 
 from gptjax.files.places import expanded
 from gptjax.spelling import did_you_mean
-from gptjax.text.text_files import check_kind, json_lines, read_text
+from gptjax.text.record_files import KNOWN, records
+from gptjax.text.source_files import find
 
 Item = Mapping[str, Any]
 TEXT, CONTEXT, QUESTION = "{text}", "{context}", "{question}"  # templates: fields of an item in braces
@@ -21,7 +22,7 @@ STOP = ("\n",)  # what ends an answer
 class FileItem(dict[str, Any]):
     """An item that knows where it was read."""
 
-    place: str  # file:line
+    place: str  # file:line, file:record N
 
 
 def name_of(item: Item, number: int) -> str:
@@ -30,16 +31,13 @@ def name_of(item: Item, number: int) -> str:
 
 
 def read_items(files: Sequence[str]) -> Iterator[FileItem]:
-    """The lines of .jsonl files, empty ones left out; any other file is one item, {"text": all of it}."""
+    """The records of files, folders and patterns of files; a file of text is one item, {"text": all of it}."""
     for path in map(expanded, files):
-        check_kind(path)
-        try:
-            if path.suffix.lower() == ".jsonl":
-                yield from (_placed(item, place) for place, item in json_lines(path))
-            else:
-                yield _placed({"text": read_text(path)}, str(path))
-        except OSError as error:
-            raise ValueError(f"{path}: {error.strerror}; give a .txt or .jsonl file that can be read") from None
+        for file in find(path).files or [path]:  # where there is none, opening it says why
+            try:
+                yield from (_placed(item, place) for place, item in records(file))
+            except OSError as error:
+                raise ValueError(f"{file}: {error.strerror}; give one that can be read: {KNOWN}") from None
 
 
 def _placed(fields: Mapping[str, Any], place: str) -> FileItem:

@@ -1,61 +1,63 @@
-"""Text files as people have them: .txt, one text each, and .jsonl, an object a line. The one reader of both.
+"""The text in files: UTF-8, where a byte order mark is no text and line ends of any system stay as they are.
 
-They are UTF-8, and a byte order mark is no text; line ends of any system stay as they are. What is wrong with a file is
-a ValueError that names the file, the line and what to do.
+Files packed with gzip or Zstandard are read as what is in them. What is wrong with a file is a ValueError that names
+the file, the line and what to do.
 """
 
 import codecs
+import contextlib
+import gzip
+import importlib
+import importlib.util
+import io
 import shlex
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gptjax.files.plain_json import loads
-
-SUFFIXES = (".txt", ".jsonl")
 HEAD = 4096  # bytes in which NULs are counted
-UNPACK = {".gz": "gunzip", ".bz2": "bunzip2", ".xz": "unxz", ".zst": "unzstd", ".zip": "unzip"}
+PACKED = (".gz", ".zst")
+UNPACK = {".bz2": "bunzip2", ".xz": "unxz", ".zip": "unzip"}  # what is not read, and what makes it readable
 MARKS = (  # of UTF-32 first: the mark of UTF-16 begins one of them
     (codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),
     (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"),
 )  # fmt: skip
 
 
-def check_kind(path: Path) -> None:
-    """Raises ValueError for a file that is known by its name to be no text, and says how to make it one."""
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[io.BufferedIOBase]:
+    """The bytes of a file, unpacked as they are read. Raises ValueError while they are, if it is packed and damaged."""
     kind = path.suffix.lower()
-    if kind == ".json":
-        raise ValueError(f"{path}: one object a line is read, from a .jsonl file; `jq -c '.[]'` makes it of a list")
-    if kind in UNPACK:
-        raise ValueError(f"{path}: is packed; unpack it first, with `{UNPACK[kind]} {shlex.quote(str(path))}`")
-
-
-def read_text(path: Path) -> str:
-    """All of a file."""
-    return decoded(path.read_bytes(), path, 1)
-
-
-def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file:line, the object in that line) of a .jsonl file; empty lines are left out."""
     with path.open("rb") as file:
-        for number, content in enumerate(file, start=1):
-            line = decoded(content, path, number).removeprefix("\ufeff")  # of a file that was joined to another
-            if line.strip():
-                yield f"{path}:{number}", _object(line, f"{path}:{number}")
+        if kind not in PACKED:
+            yield file
+            return
+        try:
+            yield gzip.GzipFile(fileobj=file) if kind == ".gz" else _zstandard(file, path)
+        except (EOFError, zlib.error, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of what is in the file
+                raise
+            raise ValueError(f"{path}: is damaged, cut short, or no {kind} file ({error}); fetch it again") from None
 
 
-def _object(line: str, where: str) -> dict[str, Any]:
-    try:
-        found = loads(line, parse_constant=_no_number)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f'{where}: a {type(found).__name__}; a line is an object such as {{"text": "..."}}')
-    return found
+def _zstandard(file: io.BufferedIOBase, path: Path) -> io.BufferedIOBase:
+    pyarrow = arrow("pyarrow", path)
+    return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.PythonFile(file, mode="r"), "zstd"))
 
 
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON; write null")
+def arrow(module: str, path: Path) -> Any:
+    """A module of pyarrow, which the library does not need but for these files."""
+    check_arrow(path)
+    return importlib.import_module(module)
+
+
+def check_arrow(path: Path) -> None:
+    """Raises ValueError if pyarrow, which a file needs, is not installed."""
+    if importlib.util.find_spec("pyarrow") is None:
+        raise ValueError(
+            f"{path}: {path.suffix} files are read by pyarrow, which is not installed: `pip install pyarrow`"
+        )
 
 
 def decoded(content: bytes, path: Path, line: int) -> str:

@@ -157,7 +157,7 @@ def test_a_name_with_no_file_behind_it_is_refused(tmp_path):
     write(tmp_path / "other" / "a.md", "one")
     with pytest.raises(ValueError, match=r"no file or folder .*novel\.txt; did you mean 'novels\.txt'"):
         sources.check(f"files:{tmp_path}/novel.txt")
-    with pytest.raises(ValueError, match=r"no \.txt or \.jsonl file there"):
+    with pytest.raises(ValueError, match=r"no file there that is read \(\.txt, "):
         sources.check(f"files:{tmp_path}/other")
     sources.check(f"files:{tmp_path}/novels.txt")
 

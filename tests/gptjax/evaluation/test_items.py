@@ -46,13 +46,15 @@ def test_a_byte_order_mark_is_no_text_and_line_ends_stay(tmp_path):
 
 
 def test_files_that_cannot_be_items_are_refused_with_the_remedy(tmp_path):
-    """One JSON value for all, no file, a folder; any other ending is text."""
-    (tmp_path / "a.json").write_text("[]")
+    """Another JSON value, no file, a folder or pattern without any; any other ending is text."""
+    (tmp_path / "a.json").write_text("3")
     (tmp_path / "a.md").write_text("# text")
+    (tmp_path / "none").mkdir()
     for name, said in {
-        "a.json": r"a\.json: one object a line is read, from a \.jsonl file",
-        "b.txt": r"b\.txt: No such file or directory; give a \.txt or \.jsonl file",
-        ".": r"Is a directory; give",
+        "a.json": r"a\.json: a int; a \.json file holds a list of objects",
+        "b.txt": r"b\.txt: No such file or directory; give one that can be read: \.txt, ",
+        "b*.txt": r"b\*\.txt: No such file or directory; give",
+        "none": r"Is a directory; give",
     }.items():
         with pytest.raises(ValueError, match=said):
             list(read_items([str(tmp_path / name)]))

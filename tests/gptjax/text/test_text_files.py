@@ -1,4 +1,4 @@
-"""One reader of .txt and .jsonl: training and evaluation read the same of a file, and say the same of a bad one."""
+"""Text in files: training and evaluation read the same of a file, and say the same of a bad one."""
 
 import pytest
 

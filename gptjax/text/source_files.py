@@ -1,4 +1,4 @@
-"""Which files a path or pattern of a `files:` source gives, and which it leaves out.
+"""Which files a path or pattern gives, and which it leaves out.
 
 A path that exists is no pattern. Folders are searched as a shell's globs are: hidden names are left out, and a linked
 folder is read where it is not read already, so that no loop is one. Folders that gptjax wrote are left out too.
@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from gptjax.text.text_files import SUFFIXES
+from gptjax.text.record_files import KNOWN, SUFFIXES
 
 OURS = (  # what a folder is that holds all of these names
     ("a run", {"model.json", "tokenizer.json"}),
@@ -40,7 +40,7 @@ class Found:
         folders = [f"{path} ({what})" for path, what in sorted(self.ours.items())]
         parts = []
         if kinds:
-            parts.append(f"not read, for only {' and '.join(SUFFIXES)} are: {_some(kinds)}")
+            parts.append(f"not read, for only {KNOWN} are: {_some(kinds)}")
         if folders:
             parts.append(f"left out as written by gptjax: {_some(folders)}")
         return "; ".join(parts) or None
@@ -59,7 +59,7 @@ def find(pattern: Path) -> Found:
     for path in _once(_matching(base, parts, found)):
         if not path.is_file():
             found.skipped["links to nothing, or no files"] += 1
-        elif path.suffix.lower() in SUFFIXES:
+        elif path.name.lower().endswith(SUFFIXES):
             found.files.append(path)
         else:
             found.skipped[path.suffix.lower() or "without an ending"] += 1

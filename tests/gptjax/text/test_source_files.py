@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from data.preparation import sources
-from data.preparation.source_files import find
+from gptjax.text.record_files import KNOWN
+from gptjax.text.source_files import find
 from tests.tiny_run import random_model, write_run
 from tests.tiny_text import write_prepared
 
@@ -63,23 +64,23 @@ def test_what_is_not_read_is_told_with_counts(tmp_path):
         "a.txt",
         "b.md",
         "c.md",
-        "d.txt.gz",
-        "e.json",
+        "d.txt.xz",
+        "e.doc",
         ".f.txt",
         ".DS_Store",
         "LICENSE",
-        "g.csv",
-        "h.tsv",
+        "g.log",
+        "h.html",
         "i.pdf",
     ):
         write(tmp_path / name)
     (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
     said = sources.describe(f"files:{tmp_path}", tmp_path).warning
-    assert said.startswith("not read, for only .txt and .jsonl are: 2 .md, 1 ")
+    assert said.startswith(f"not read, for only {KNOWN} are: 2 .md, 1 ")
     assert said.endswith("and 4 more")
     for name in ("a.txt", "gone.txt"):
         (tmp_path / name).unlink()
-    with pytest.raises(ValueError, match=r"no \.txt or \.jsonl file there; not read, .*2 \.md, "):
+    with pytest.raises(ValueError, match=r"no file there that is read \(\.txt, .*\); not read, .*2 \.md, "):
         sources.check(f"files:{tmp_path}")
     alone = write(tmp_path / "alone" / "a.txt")
     assert sources.describe(f"files:{alone.parent}", tmp_path).warning is None
@@ -89,7 +90,7 @@ def test_a_file_named_outright_is_text_unless_its_kind_is_known(tmp_path):
     """As in an evaluation; what can be done is said of the others."""
     file = write(tmp_path / "a.md", "# one")
     assert sources.shards(f"files:{file}", tmp_path) == [sources.Shard((str(file),))]
-    for name, advice in {"a.json": "jq -c", "b.txt.gz": "gunzip", "c.zip": "unzip"}.items():
+    for name, advice in {"b.txt.xz": "unxz", "c.zip": "unzip"}.items():
         with pytest.raises(ValueError, match=rf"{name}: .*`{advice} "):
             sources.check(f"files:{write(tmp_path / name)}")
 
@@ -116,7 +117,7 @@ def test_what_gptjax_wrote_is_no_source(tmp_path, monkeypatch):
         said = sources.describe(pattern, tmp_path).warning
         for told in ("prepared/0123456789abcdef (prepared text)", "results/quiz (results of an evaluation)", "a run)"):
             assert told in said
-    with pytest.raises(ValueError, match=r"no .txt or .jsonl file there; left out .*runs/first \(a run\)"):
+    with pytest.raises(ValueError, match=r"no file there that is read .*; left out .*runs/first \(a run\)"):
         sources.check("files:runs/first")
     write(tmp_path / "b.txt")
     assert sources.identity("files:.") != before
@@ -126,7 +127,7 @@ def test_names_that_ours_share_with_others_are_read(tmp_path):
     """A cookbook's recipe.json, a model.json alone."""
     for name in ("recipe.json", "model.json", "result.json", "a.txt"):
         write(tmp_path / name)
-    assert names(tmp_path, tmp_path) == ["a.txt"]
+    assert names(tmp_path, tmp_path) == ["a.txt", "model.json", "recipe.json", "result.json"]
 
 
 def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
