@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from etils import epath
 
 from data.description import FORMAT, NAME, Source, Split, is_prepared, read_prepared, write_description
 from data.examples.choosing import DUPLICATE, TWIN, VALIDATION, sides, told
-from data.examples.dialogues import Rejected, examples
+from data.examples.dialogues import Rejected, check, examples, source_of
 from data.examples.fitting import Fitter, Left
 from data.examples.forms import Conversation
 from data.examples.spec import ExamplesSpec
@@ -53,7 +52,7 @@ def prepare_examples(
     Raises ValueError where a source cannot be read, a record is no conversation, or nothing is left to learn.
     """
     for name in spec.shares:
-        sources.check(name)
+        check(name)
     folder = root / fingerprint(spec, talks, T, running, replay)
     if is_prepared(folder):
         return folder
@@ -171,7 +170,7 @@ def _stored(
         for split, examples in zip(SPLITS, made, strict=True)
     }
     (folder / inside / "validation" / TALKS).write_text("".join(f"{line}\n" for line in talks), encoding="utf-8")
-    card = sources.describe(name, epath.Path(folder.parent / "corpora"))
+    card = source_of(name)
     return Source(
         licence=card.licence, attribution=card.attribution, citation=card.citation, language=card.language,
         domain=card.domain, warning=card.warning, folder=inside, share=1.0,

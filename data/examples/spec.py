@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from data.corpora.corpus import corpora
+from data.examples.forms import Learn
 from data.spec import share_of
 from gptjax.files.places import expanded
 from gptjax.spelling import did_you_mean
 
-Learn = Literal["all", "last", "marked"]
 TooLong = Literal["cut", "drop"]
 Bad = Literal["stop", "skip"]
 LONGEST_ROW = 512  # tokens of a row where nothing else is asked for, and the context has room
