@@ -34,7 +34,9 @@ def restore_model(
         raise ValueError(f"{run.path}: step {step} has no {name}; a run started with --optimizer.ema 0.999 keeps one")
     params = checkpoint.restore(run.path, step, name, abstract_params(run.config, mesh))
     checkpoint.refuse_nonfinite(step, name, params)
-    model = LanguageModel(run.config, run.tokenizer, params, dtype=dtype, mesh=mesh)
+    model = LanguageModel(
+        run.config, run.tokenizer, params, generation_config=run.generation_config, dtype=dtype, mesh=mesh
+    )
     model.step = step
     return model
 
