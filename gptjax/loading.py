@@ -39,7 +39,8 @@ def restore_model(
     params = checkpoint.restore(run.path, step, name, abstract_params(run.config, mesh))
     checkpoint.refuse_nonfinite(step, name, params)
     params, config = merged(params, run.config)
-    model = LanguageModel(config, run.tokenizer, params, dtype=dtype, mesh=mesh)
+    talks = run.generation_config
+    model = LanguageModel(config, run.tokenizer, params, generation_config=talks, dtype=dtype, mesh=mesh)
     model.step = step
     return model
 

@@ -21,6 +21,18 @@ LINES = (
     f"{{% endfor %}}{{% if add_generation_prompt %}}{SPEAKERS[1]}:{{% endif %}}"
 )
 
+# The same lines for a model that was taught to talk: EOS ends an answer, and there may be others who speak. What
+# anybody says is one line, so that nobody's text begins another's.
+TURNS = (
+    "{{ bos_token }}{% for message in messages %}{% set text = message['content'].split() | join(' ') %}"
+    f"{{% if message['role'] == 'assistant' %}}{SPEAKERS[1]}: {{{{ text + eos_token }}}}"
+    f"{{% elif message['role'] == 'user' %}}{SPEAKERS[0]}: {{{{ text }}}}"
+    "{% elif message['role'] == 'tool' %}T: {{ text }}"
+    "{% elif message['role'] == 'system' and loop.first %}S: {{ text }}"
+    "{% else %}{{ raise_exception('the roles are user, assistant and tool, and system for the first message') }}"
+    f"{{% endif %}}{{{{ '\\n' }}}}{{% endfor %}}{{% if add_generation_prompt %}}{SPEAKERS[1]}:{{% endif %}}"
+)
+
 
 class Chat:
     """Keeps earlier turns in context. When it is full, whole oldest turns leave it; it begins with one of yours.

@@ -23,11 +23,17 @@ def written(model: "LanguageModel", messages: Sequence[Mapping[str, str]], *, co
     try:
         return render(template, messages, generation_config.names, tokenizer, continues=continues)
     except ValueError:
-        if [one["role"] for one in messages[:2]] != ["system", "user"]:
+        if (joined := joined_system(messages)) is None:
             raise
+    return render(template, joined, generation_config.names, tokenizer, continues=continues)
+
+
+def joined_system(messages: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]] | None:
+    """The same with the system message before the first turn, in one; None where it has no such message."""
+    if [one["role"] for one in messages[:2]] != ["system", "user"]:
+        return None
     system, first, *others = messages
-    joined = {**first, "content": f"{system['content']}\n\n{first['content']}"}
-    return render(template, [joined, *others], generation_config.names, tokenizer, continues=continues)
+    return [{**first, "content": f"{system['content']}\n\n{first['content']}"}, *others]
 
 
 def turn_ids(model: "LanguageModel", chat: Chat, turn: str, system: str | None) -> list[int]:

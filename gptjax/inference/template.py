@@ -6,16 +6,19 @@ models that talk from people whom you trust.
 Source: documentation of transformers, "Writing a chat template"; environment and functions as described there.
 """
 
+import contextlib
 import functools
 import json
+import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import CodeType
 from typing import Any
 
 import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
+from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
@@ -46,22 +49,72 @@ def render(
     beginning of what the assistant says.
     Raises ValueError where the template is malformed, refuses the conversation, or reaches for what it may not.
     """
-    given = [_normal(message) for message in messages]
-    guard = Guard(tokenizer.added_names, tokenizer.special_names, [template, *texts_in(given), *texts_in(tools)])
-    if continues:
-        given = [*given[:-1], given[-1] | {"content": given[-1]["content"] + CONTINUED}]
-    typed = [guard.typed(message, message.get("role") == "assistant") for message in given]
-    offered: dict[str, Any] = {"add_generation_prompt": not continues, "tools": guard.typed(tools), "documents": None}
-    try:
-        environment = _Environment(guard)
-        compiled = environment.template_class.from_code(environment, _code(template), environment.make_globals(None))
-        text = compiled.render(messages=typed, **offered, **names)
-    except (Exception, MemoryError) as error:  # a template can raise whatever an expression can
-        raise ValueError(f"the model's chat template cannot write this conversation: {error}") from error
-    text = guard.shielded(text)
-    if continues and messages[-1]["content"].strip() not in text.replace(SHIELD, ""):
+    if not continues:
+        return Writing(template, messages, names, tokenizer, tools=tools).text(len(messages))
+    given = [*messages[:-1], {**messages[-1], "content": messages[-1]["content"] + CONTINUED}]
+    writing = Writing(template, given, names, tokenizer, tools=tools)
+    text = writing.text(len(given), add_generation_prompt=False)
+    if messages[-1]["content"].strip() not in text.replace(SHIELD, ""):
         raise ValueError(f"{UNCONTINUED}: {messages[-1]['content'].strip()[:60]!r}")
-    return _cut(text) if continues else text
+    return _cut(text)
+
+
+class Writing:
+    """A conversation that is written more than once: whole, and up to some of its turns. Arguments: see `render`."""
+
+    def __init__(
+        self,
+        template: str,
+        messages: Sequence[Mapping[str, Any]],
+        names: Mapping[str, str],
+        tokenizer: Tokenizer,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ):
+        given = [_normal(message) for message in messages]
+        guard = Guard(tokenizer.added_names, tokenizer.special_names, [template, *texts_in(given), *texts_in(tools)])
+        self._typed = [guard.typed(message, message.get("role") == "assistant") for message in given]
+        self._offered = {"tools": guard.typed(tools), "documents": None, **names}
+        self._environment = _Environment(guard)
+        with _telling():
+            code, names_of_all = _code(template), self._environment.make_globals(None)
+            self._template = self._environment.template_class.from_code(self._environment, code, names_of_all)
+
+    def text(self, count: int, *, add_generation_prompt: bool = True) -> str:
+        """The first `count` messages, and with `add_generation_prompt` the beginning of the assistant's answer."""
+        offered = {"messages": self._typed[:count], "add_generation_prompt": add_generation_prompt, **self._offered}
+        with _telling():
+            text = self._template.render(offered)
+        return self._environment.guard.shielded(text)
+
+    def generated(self) -> list[tuple[int, int]]:
+        """What of the whole text is in `{% generation %}`: (first, one past the last) character of each stretch.
+
+        Raises ValueError where the template writes such a stretch, and then changes it.
+        """
+        begin, end = self._environment.guard.marks
+        self._environment.marks_generation = True
+        marked = self.text(len(self._typed), add_generation_prompt=False)
+        self._environment.marks_generation = False
+        text, found = "", []
+        for number, part in enumerate(re.split(f"[{begin}{end}]", marked)):
+            if number % 2:
+                found.append((len(text), len(text) + len(part)))
+            text += part
+        if text != self.text(len(self._typed), add_generation_prompt=False) or re.sub(
+            f"[^{begin}{end}]", "", marked
+        ) != (begin + end) * len(found):
+            raise ValueError("the model's chat template changes what it has in {% generation %}; spans cannot be told")
+        return found
+
+
+@contextlib.contextmanager
+def _telling() -> Iterator[None]:
+    """A template can raise whatever an expression can."""
+    try:
+        yield
+    except (Exception, MemoryError) as error:
+        raise ValueError(f"the model's chat template cannot write this conversation: {error}") from error
 
 
 @functools.lru_cache(maxsize=8)
@@ -91,17 +144,23 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def __init__(self, guard: Guard):
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation])
-        self._guard = guard
+        self.guard, self.marks_generation = guard, False
         self.filters = {name: self._seeing(filter) for name, filter in self.filters.items()} | {"tojson": self._tojson}
         self.filters["~"] = lambda parts: guard.seen("".join(map(str, parts)))
         self.filters["in"] = self._searched
         self.globals |= {"raise_exception": _refuse, "strftime_now": time.strftime}
         self.concat = lambda parts: guard.seen("".join(parts))
 
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """As in any sandbox, and at once where a template asks its loop how far it is."""
+        if type(obj) is LoopContext and attribute in ("first", "index", "index0"):
+            return getattr(obj, attribute)
+        return super().getattr(obj, attribute)
+
     def call(self, context: Any, function: Any, /, *values: Any, **named: Any) -> Any:
         found = super().call(context, function, *values, **named)
         if not isinstance(text := getattr(function, "__self__", None), TypedText):
-            return self._guard.seen(found)
+            return self.guard.seen(found)
         of_plain = getattr(plain_of(text), function.__name__)
         return self._as_of_plain(found, super().call(context, of_plain, *map(plain_of, values), **named))
 
@@ -111,7 +170,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             found = filter(*values, **named)
             if isinstance(found, str) and any(isinstance(value, TypedText) for value in values):
                 return self._as_of_plain(found, filter(*map(plain_of, values), **named))
-            return self._guard.seen(found)
+            return self.guard.seen(found)
 
         return seeing
 
@@ -119,14 +178,12 @@ class _Environment(ImmutableSandboxedEnvironment):
         """What came of typed text, but as it reads what comes of the plain text, as with `upper` or `escape`."""
         if isinstance(found, bool | int):
             return wanted
-        found = self._guard.seen(found)
-        return (
-            found if not isinstance(found, str) or plain_of(found) == wanted else self._guard.typed("".join([wanted]))
-        )
+        found = self.guard.seen(found)
+        return found if not isinstance(found, str) or plain_of(found) == wanted else self.guard.typed("".join([wanted]))
 
     def _searched(self, whole: Any) -> Any:
         """What is searched for typed text finds it too, where it is a text of the template's own."""
-        whole = self._guard.seen(whole)
+        whole = self.guard.seen(whole)
         return TypedText(whole) if type(whole) is str else whole
 
     def _tojson(
@@ -138,7 +195,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         sort_keys: bool = False,
     ) -> Any:
         text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-        return self._guard.seen(self._guard.unescaped(text))
+        return self.guard.seen(self.guard.unescaped(text))
 
 
 class _Operators(NodeTransformer):
@@ -156,13 +213,19 @@ class _Operators(NodeTransformer):
 
 
 class _Generation(Extension):
-    """`{% generation %}` marks what the assistant said, for training; here it changes nothing."""
+    """`{% generation %}` tells what the assistant said, for training: see `Writing.generated`."""
 
     tags = {"generation"}  # noqa: RUF012  Jinja makes a copy of its own for each environment
 
     def parse(self, parser: Any) -> Any:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        begin, end = (nodes.Output([self.call_method("mark", [nodes.Const(place)])], lineno=line) for place in (0, 1))
+        return [begin, *body, end]
+
+    def mark(self, place: int) -> str:
+        environment: Any = self.environment
+        return environment.guard.marks[place] if environment.marks_generation else ""
 
 
 def _refuse(why: Any) -> None:

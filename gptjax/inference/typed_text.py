@@ -165,14 +165,17 @@ class Guard:
         free = (chr(code) for code in range(FIRST, LAST + 1) if chr(code) not in taken)
         self._typed = dict(zip(firsts, free, strict=False))
         self._said = dict(zip(firsts, free, strict=False))
-        self._back = {private: first for table in (self._typed, self._said) for first, private in table.items()}
-        self._tables = [str.maketrans(table) for table in (self._typed, self._said, self._back)]
+        self.marks = tuple(itertools.islice(free, 2))  # for places in what a template writes
+        self._used: dict[str, str] = {}  # private character -> what it reads as, of those that are in some text
 
     def typed(self, value: Any, by_assistant: bool = False) -> Any:
         """The texts in messages or the like, wherever they are in it."""
         if isinstance(value, str):
-            plain = value.replace(SHIELD, "")
-            text = plain.translate(self._tables[by_assistant])
+            text = plain = value.replace(SHIELD, "")
+            for first, private in (self._said if by_assistant else self._typed).items():
+                if first in plain:
+                    text = text.replace(first, private)
+                    self._used[private] = first
             return plain if text == plain else TypedText(text, plain)
         if isinstance(value, Mapping):
             return {self.typed(key, by_assistant): self.typed(one, by_assistant) for key, one in value.items()}
@@ -180,14 +183,21 @@ class Guard:
 
     def seen(self, value: Any) -> Any:
         """A result in a template: a text with private characters is a TypedText again."""
-        if not isinstance(value, str):
+        if not self._used or not isinstance(value, str):
             return value
-        text, plain = "".join([value]), value.translate(self._tables[2])
+        text = "".join([value])
+        plain = self._read(text)
         return TypedText(text, plain) if text != plain else value
+
+    def _read(self, text: str) -> str:
+        """What a text with private characters reads as."""
+        for private, first in self._used.items():
+            text = text.replace(private, first)
+        return text
 
     def unescaped(self, text: str) -> str:
         """JSON in ASCII, with private characters as they are."""
-        for private in self._back if "\\" in text else ():
+        for private in self._used if "\\" in text else ():
             high, low = divmod(ord(private) - 0x10000, 0x400)
             text = text.replace(f"\\u{0xD800 + high:04x}\\u{0xDC00 + low:04x}", private)
         return text
@@ -195,7 +205,9 @@ class Guard:
     def shielded(self, text: str) -> str:
         """The text as it reads, with a SHIELD in every name that was typed: see Tokenizer.shielded."""
         text = "".join([text])  # as it is, whatever it reads as
-        plain, said = text.translate(self._tables[2]), set(self._said.values())
+        plain, said = self._read(text), set(self._said.values())
+        if plain == text:
+            return text
         marks: set[int] = set()
         for name in self._names:
             at = plain.find(name)

@@ -7,19 +7,22 @@ from pathlib import Path
 
 from gptjax.config import ModelConfig, load_model_config
 from gptjax.files.bounded_files import read_text
+from gptjax.inference.generation_config import GenerationConfig
 from gptjax.spelling import did_you_mean
 from gptjax.text.tokenizer import Tokenizer
 
 CREDIT = "ATTRIBUTION.md"  # whose texts a model has read, and under which licences; it goes where the model goes
+GENERATION = "generation.json"  # how the model talks; a run without one does as GenerationConfig.of_runs
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run whose `model.json` and `tokenizer.json` were read and found to agree."""
+    """A run whose `model.json`, `tokenizer.json` and `generation.json` were read and found to agree."""
 
     path: Path
     config: ModelConfig
     tokenizer: Tokenizer
+    generation_config: GenerationConfig
 
 
 def read_run(path: str | os.PathLike[str]) -> Run:
@@ -30,13 +33,18 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     config = load_model_config(path / "model.json")
     if not (path / "tokenizer.json").is_file():
         raise ValueError(f"{path}: has a model.json but no tokenizer.json; copy the whole run directory")
-    tokenizer = Tokenizer.load(path / "tokenizer.json")
-    if tokenizer.size != config.vocabulary:
+    generation_config, roles = None, {}
+    if (path / GENERATION).is_file():
+        generation_config, roles = GenerationConfig.load(path / GENERATION, config.vocabulary)
+    tokenizer = Tokenizer.load(path / "tokenizer.json", roles)
+    # a model that began as somebody else's may have rows of its token table without a token
+    spare = config.vocabulary - tokenizer.size
+    if spare < 0 or (spare and generation_config is None):
         raise ValueError(
             f"{path}: tokenizer.json has {tokenizer.size} tokens, model.json says vocabulary={config.vocabulary}; "
             f"they are not of one run"
         )
-    return Run(path, config, tokenizer)
+    return Run(path, config, tokenizer, generation_config or GenerationConfig.of_runs(tokenizer))
 
 
 def credit_of(folder: Path) -> str | None:

@@ -103,18 +103,18 @@ class Tokenizer:
         return _from_rules, (self._rules.to_str(), self.roles)
 
     @classmethod
-    def load(cls, path: Path) -> "Tokenizer":
+    def load(cls, path: Path, roles: Mapping[str, str] = MappingProxyType({})) -> "Tokenizer":
         """Reads a `tokenizer.json` or a SentencePiece `.model`. Raises ValueError if the file is neither."""
-        return cls.parsed(Path(path).read_bytes(), str(path))
+        return cls.parsed(Path(path).read_bytes(), str(path), roles)
 
     @classmethod
-    def parsed(cls, content: bytes, where: str) -> "Tokenizer":
+    def parsed(cls, content: bytes, where: str, roles: Mapping[str, str] = MappingProxyType({})) -> "Tokenizer":
         """`load`, of what the file named `where` holds."""
         try:
             refuse_pointer(content)
             if content.lstrip()[:1] == b"{":
-                return _from_rules(content.decode("utf-8"))
-            return Tokenizer(convert(content))
+                return _from_rules(content.decode("utf-8"), roles)
+            return Tokenizer(convert(content), roles)
         except Exception as error:  # the library raises bare Exception
             raise ValueError(f"{where}: not a usable tokenizer.json or SentencePiece model: {error}") from error
 
@@ -172,6 +172,11 @@ class Tokenizer:
         """Token ids of a text whose special tokens are spelt out by name, but for what `shielded` has marked."""
         return self._spelling_rules.encode(text, add_special_tokens=False).ids
 
+    def encode_spelt_at(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """`encode_spelt`, and the (first, one past the last) character of the text that each id stands for."""
+        encoding = self._spelling_rules.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
+
     @functools.cached_property
     def _spelling_rules(self) -> tokenizers.Tokenizer:
         """The rules, which drop the marks once they have found the added tokens; the special ones by their exact names.
@@ -193,6 +198,11 @@ class Tokenizer:
     def special_ids(self) -> frozenset[int]:
         """Ids that no text is made of."""
         return frozenset(self._special)
+
+    @functools.cached_property
+    def added_ids(self) -> frozenset[int]:
+        """Ids of all added tokens; the special ones are among them."""
+        return frozenset({*self._special, *self._added})
 
     def with_mask(self) -> "Tokenizer":
         """The same with a MASK, one more token unless there is one."""

@@ -25,7 +25,7 @@ from gptjax.files.atomic_file import write_whole
 from gptjax.files.places import standing
 from gptjax.files.plain_json import dumps
 from gptjax.runs.manifest import manifest, steps
-from gptjax.runs.rundir import CREDIT
+from gptjax.runs.rundir import CREDIT, GENERATION
 from gptjax.text.tokenizer import Tokenizer
 from train.assemble import Text
 from train.optimizer import cooldown_start, learning_rate
@@ -133,7 +133,7 @@ def describe_run(run: Path, recipe: Recipe, config: ModelConfig, text: Text) -> 
         write_whole(run / "data.json", dumps(description, indent=1) + "\n")
         text.tokenizer.save(run / "tokenizer.json")
         if text.generation_config.chat_template is not None:  # else it talks as all runs do
-            text.generation_config.save(run / GENERATION)
+            text.generation_config.save(run / GENERATION, text.tokenizer)
         save_model_config(config, run / "model.json")  # last: marks the description as whole
     return found
 

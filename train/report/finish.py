@@ -22,6 +22,7 @@ from data.preparation.prepared_folder import xz_figures
 from gptjax.files.atomic_file import write_whole
 from gptjax.files.plain_json import dumps
 from gptjax.inference.language_model import LanguageModel
+from gptjax.nn.lora import merged
 from gptjax.sharding import make_mesh
 from train.assemble import Assembly, Text
 from train.record.metrics import read_metrics

@@ -14,12 +14,11 @@ import numpy as np
 from data.description import read_prepared
 from data.examples.preparing import TALKS
 from data.preparation.prepared_folder import stored_text
-from gptjax.inference.chat import turn_text
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.learned_spans import ConversationEncoder
 from gptjax.inference.prompt import encode_prompts
 from gptjax.inference.scoring import Row
-from gptjax.text.tokenizer import SPEAKERS
+from gptjax.text.tokenizer import SPEAKERS, dialogue_text
 
 Message = Mapping[str, str]
 MEASURED_TOKENS = 20_000  # of all that is read to score replies
@@ -138,7 +137,9 @@ def _first_exchanges(conversations: Sequence[Sequence[Message]], count: int) -> 
 
 
 def _lines(messages: Sequence[Message]) -> str:
-    return "".join(turn_text(message["role"], message["content"]) for message in messages)
+    """What pretraining wrote of such a conversation: see gptjax.text.tokenizer.dialogue_text."""
+    said = [message["content"] for message in messages if message["role"] in ("user", "assistant")]
+    return dialogue_text(said)
 
 
 def held_out_conversations(prepared: Path) -> list[list[dict[str, str]]]:
