@@ -128,8 +128,8 @@ class Chain:
 
 
 VERBS = {
-    "pretrain": Pretrain, "finetune": Finetune, "chain": Chain, "bench": Bench, "report": OfRun, "audit": Audit, "verify-resume": VerifyResume,
-    "experiment": Experiment,
+    "pretrain": Pretrain, "finetune": Finetune, "chain": Chain, "bench": Bench, "report": OfRun, "audit": Audit,
+    "verify-resume": VerifyResume, "experiment": Experiment,
 }  # fmt: skip
 
 
@@ -137,8 +137,8 @@ def main(arguments: list[str]) -> int:
     """Runs one verb; returns the exit code, as train/supervision/exits.py lists them."""
     print_any_text()
     verbs = {
-        "pretrain": _pretrain, "finetune": _finetune, "chain": _chain, "bench": _bench, "report": _report, "audit": _audit, "verify-resume": _verify_resume,
-        "experiment": _experiment,
+        "pretrain": _pretrain, "finetune": _finetune, "chain": _chain, "bench": _bench, "report": _report,
+        "audit": _audit, "verify-resume": _verify_resume, "experiment": _experiment,
     }  # fmt: skip
     if not arguments or arguments[0] in ("-h", "--help"):
         verbs = "\n".join(f"  {verb:<14} {of_verb.__doc__}" for verb, of_verb in VERBS.items())

@@ -145,6 +145,7 @@ def make_validation_step(
 
     Dropout is off; `stop_flag` as in `make_train_step`.
     """
+
     def step(
         params: Any, batch: Batch, bytes_V: jax.Array, stop_flag: jax.Array
     ) -> tuple[dict[str, Sums], jax.Array, jax.Array]:

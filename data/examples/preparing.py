@@ -1,4 +1,4 @@
-"""Conversations to a prepared folder, once: read, checked, split, rendered by the template that will talk, stored whole.
+"""Conversations to a prepared folder, once: read, checked, split, rendered by the template that talks, stored whole.
 
 The folder is as `data.prepare` makes them, and rows are read from it alike; its documents are examples, and the tokens
 that are to be learnt are marked. It may name running text of another prepared folder beside, to be replayed.
@@ -88,7 +88,7 @@ def _make(spec: ExamplesSpec, talks: Talks, T: int, folder: Path, running: Path 
     read = [(name, one) for name in spec.shares for one in _read(name, spec, tallies[name])]
     told_E = [told(name, conversation) for name, conversation in read]
     side_E = sides(told_E, spec.held_out, _held_before(running))
-    fitter = Fitter(ConversationEncoder(*talks), T, spec.too_long == "cut")
+    fitter = Fitter(ConversationEncoder(*talks), talks.tokenizer, T, spec.too_long == "cut")
     made: dict[str, tuple[list[Example], list[Example]]] = {name: ([], []) for name in spec.shares}
     kept_talks: dict[str, list[str]] = {name: [] for name in spec.shares}
     for (name, conversation), side in zip(read, side_E.tolist(), strict=True):
@@ -133,11 +133,9 @@ def _fit(fitter: Fitter, conversation: Conversation, examples: list[Example], ta
             tally[f"dropped: {found.reason}"] += 1
             continue
         pieces += 1
-        _, rendered = found
-        key = text_hash(np.array(rendered.ids, "<u4").tobytes())
-        examples.append(Example(rendered.ids, rendered.learned, key))
-        tally["tokens"] += len(rendered.ids)
-        tally["learned tokens"] += sum(rendered.learned)
+        examples.append(Example(*found, text_hash(np.array(found.ids, "<u4").tobytes())))
+        tally["tokens"] += len(found.ids)
+        tally["learned tokens"] += sum(found.learned)
     tally["kept"] += pieces > 0
     tally["cut between exchanges"] += pieces > 1
     tally["examples"] += pieces
@@ -207,7 +205,9 @@ def _check_some_left(described: Mapping[str, Source], tallies: Mapping[str, Mapp
                 )
 
 
-def _share_out(described: dict[str, Source], written: Mapping[str, float | None], running: Path | None, replay: float) -> None:
+def _share_out(
+    described: dict[str, Source], written: Mapping[str, float | None], running: Path | None, replay: float
+) -> None:
     """Gives every source its share of the rows, and adds the running text."""
     tokens = {name: source["splits"]["train"]["tokens"] for name, source in described.items()}
     for name, source in described.items():
@@ -239,5 +239,3 @@ def tallies_of(folder: Path) -> dict[str, dict[str, Any]]:
 def is_of_examples(folder: Path) -> bool:
     """Whether a prepared folder holds examples."""
     return (folder / TALLIES).exists() and (folder / NAME).exists()
-
-

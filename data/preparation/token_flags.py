@@ -16,7 +16,11 @@ import unicode_segmentation_rs as unicode_segmentation
 
 from gptjax.text.tokenizer import Tokenizer
 
-WORD_START, SENTENCE_END, LEARNED = 1, 2, 4  # bits of a mark; LEARNED of examples alone: said by who is to be learnt from
+WORD_START, SENTENCE_END, LEARNED = (
+    1,
+    2,
+    4,
+)  # bits of a mark; LEARNED in examples alone
 WRAPPED = 40  # characters above which a line may be one of a wrapped paragraph
 HAN = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 

@@ -115,7 +115,7 @@ def bench(recipe: Recipe, steps: int, started: float) -> Measured:
     start.finished("imports")
     mesh = mesh_of(recipe)
     config_of(recipe, vocabulary_bound(recipe.data), mesh)
-    _, tokenizer, rows, loss_spec = open_text(recipe)
+    _, tokenizer, rows, loss_spec, _ = open_text(recipe)
     start.finished("text")
     with jax.set_mesh(mesh), Compilations() as compilations:
         parts = assemble(recipe, tokenizer.size, loss_spec, mesh)

@@ -71,10 +71,10 @@ def compile_for(recipe: Recipe, topology: str) -> CompiledFor:
     with jax.set_mesh(mesh):
         vocabulary, loss_spec = vocabulary_bound(recipe.data), causal_only()
         if not recipe.objectives.only_causal:  # what heads there are, the text says
-            _, tokenizer, _, loss_spec = open_text(recipe)
-            vocabulary = tokenizer.size
+            text = open_text(recipe)
+            vocabulary, loss_spec = text.tokenizer.size, text.loss_spec
         assembly = assemble(recipe, vocabulary, loss_spec, mesh)
-        T, rows = assembly.config.T, recipe.batch
+        T, rows = recipe.row_length, recipe.batch
         zeros = np.zeros((rows.micro_batches, rows.micro_rows, T), np.int32)
         batch = text_batch(zeros, zeros, zeros.astype(np.float32), zeros, zeros, zeros, zeros > 0, Q=loss_spec.targets)
         place = batch_sharding(mesh, leading=1)

@@ -24,12 +24,14 @@ def replies(found: Mapping[str, Any]) -> str:
         for source in after["forgotten"]
     ]
     note = (
-        f"<p>{after['replies']} replies of conversations that neither pretraining nor tuning has read, each model in its "
-        "own way of talking; the token that ends a turn is counted apart. Bits a byte are those of held-out text that the "
-        "base was trained on, or of an encyclopaedia: what rises there was forgotten.</p>"
+        f"<p>{after['replies']} replies of conversations that neither pretraining nor tuning has read, each model "
+        "in its own way of talking; the token that ends a turn is counted apart. Bits a byte are those of held-out "
+        "text that the base was trained on, or of an encyclopaedia: what rises there was forgotten.</p>"
     )
     figures = note + table(rows, "numbers", ("", "before", "after"))
-    talks = [tuple(escape(sample[key]) for key in ("prompt", "person", "before", "after")) for sample in found["samples"]]
+    talks = [
+        tuple(escape(sample[key]) for key in ("prompt", "person", "before", "after")) for sample in found["samples"]
+    ]
     told = "<p>The most probable reply to the first turn of held-out conversations. None was picked.</p>"
     side_by_side = told + table(talks, "words", ("you say", "a person replied", "before", "after"))
     return section("How it replies", figures) + section("Replies before and after", side_by_side if talks else "")

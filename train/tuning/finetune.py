@@ -1,4 +1,4 @@
-"""Fine-tuning from the words of a command line: a base, examples, and one stage after another, each a run of its own."""
+"""Fine-tuning from the words of a command line: a base, examples, and stages in turn, each a run of its own."""
 
 import dataclasses
 import math
@@ -83,7 +83,7 @@ def parse(words: Sequence[str]) -> tuple[Finetune, list[TuneRecipe]]:
     words = ["--examples.sources" if word == "--data" else word for word in words]
     asked, rest = take(Finetune, words)
     if not asked.base and not {"--help", "-h", "--help-all"} & {*rest}:
-        raise ValueError("finetune: what with? Give a base: a run such as runs/laptop, a folder, a .gguf file or smollm2")
+        raise ValueError("finetune: give a base: a run such as runs/laptop, a folder, a .gguf file, or smollm2")
     if asked.train not in (None, "all", "lora"):
         raise ValueError(f"--train {asked.train}: give all or lora")
     stages = _stages(asked) if asked.base else [None]
@@ -109,7 +109,9 @@ def chained(stages: Sequence[TuneRecipe]) -> list[TuneRecipe]:
     """The stages, each beginning with the run of the one before it; the last one's run is the whole's."""
     runs = [stages[-1].run / "stages" / f"{n + 1}" for n in range(len(stages) - 1)] + [stages[-1].run]
     bases = [stages[0].base, *map(str, runs)]
-    return [dataclasses.replace(stage, run=run, base=base) for stage, run, base in zip(stages, runs, bases, strict=False)]
+    return [
+        dataclasses.replace(stage, run=run, base=base) for stage, run, base in zip(stages, runs, bases, strict=False)
+    ]
 
 
 def settled(recipe: TuneRecipe, epochs: float | None, says_steps: bool, say: Callable[[str], None]) -> TuneRecipe:

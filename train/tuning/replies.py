@@ -77,16 +77,16 @@ class Speaker:
         stop = ("\n",) if self._encoder is None else ()
         room = self.model.config.T - LONGEST
         given = [self.prompt(messages) for messages in prompts]
-        found = self.model.generate(
-            [ids[-room:] for ids in given], tokens=LONGEST, temperature=0.0, stop=stop
-        )
+        found = self.model.generate([ids[-room:] for ids in given], tokens=LONGEST, temperature=0.0, stop=stop)
         return [samples[0] for samples in found]
 
     def _encoded(self, text: str) -> list[int]:
         return encode_prompts(self.model.tokenizer, self.model.generation_config, [text])[0]
 
 
-def measured(model: LanguageModel, conversations: Sequence[Sequence[Message]], texts: Mapping[str, Sequence[str]]) -> tuple[Talking, list[str]]:
+def measured(
+    model: LanguageModel, conversations: Sequence[Sequence[Message]], texts: Mapping[str, Sequence[str]]
+) -> tuple[Talking, list[str]]:
     """(figures of a model's replies, its greedy replies to the first turns)."""
     speaker = Speaker(model)
     turns = list(_within_budget(speaker, conversations))
@@ -168,7 +168,9 @@ def held_out_texts(running: Path) -> dict[str, list[str]]:
     return found
 
 
-def compared(before: tuple[Talking, list[str]], after: tuple[Talking, list[str]], conversations: Sequence[Sequence[Message]]) -> dict[str, Any]:
+def compared(
+    before: tuple[Talking, list[str]], after: tuple[Talking, list[str]], conversations: Sequence[Sequence[Message]]
+) -> dict[str, Any]:
     """What `replies.json` holds: figures before and after, and replies side by side."""
     exchanges = _first_exchanges(conversations, GREEDY)[:SHOWN]
     samples = [

@@ -36,5 +36,3 @@ def test_running_text_has_nothing_to_learn():
     text = two_examples()
     batch = Reply().build(text._replace(mark_I=text.mark_I & WORD_START))
     assert not batch.weights_BT.any()
-
-
