@@ -47,7 +47,7 @@ def check(name: str) -> None:
     """Raises ValueError for a source that cannot exist: within milliseconds, without TensorFlow."""
     kind, _, rest = name.partition(":")
     if kind == "files" and rest:
-        _files(name)
+        files_of(name)
     elif kind == "tfds" and rest:
         if importlib.util.find_spec("tensorflow_datasets") is None:
             raise ValueError(
@@ -71,7 +71,7 @@ def identity(name: str) -> list[Any]:
     """
     kind, _, _ = name.partition(":")
     if kind == "files":
-        stats = [(str(path), path.stat()) for path in _files(name).files]
+        stats = [(str(path), path.stat()) for path in files_of(name).files]
         return [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats]
     if kind == "tfds":
         info = _tfds_builder(name).info
@@ -118,7 +118,7 @@ def describe(name: str, store: epath.Path) -> SourceCard:
             citation=None,
             language=None,
             domain=None,
-            warning=_files(name).remark(),
+            warning=files_of(name).remark(),
         )
     if kind == "tfds":
         info = builder_of(name, store).info
@@ -188,7 +188,7 @@ def shards(name: str, store: epath.Path, download_config: Any = None) -> list[Sh
     """
     kind, _, _ = name.partition(":")
     if kind == "files":
-        return _file_shards(_files(name).files)
+        return _file_shards(files_of(name).files)
     tfds = load_tfds()
     if kind == "tfds":
         make_records(name, download_config)
@@ -223,7 +223,7 @@ def documents(shard: Shard, text_field: str, labels: tuple[str, ...]) -> Iterato
             yield from (Document(text, ("",) * len(labels)) for text in _txt(path))
 
 
-def _files(name: str) -> Found:
+def files_of(name: str) -> Found:
     """The files of a `files:` source. Raises ValueError if there are none."""
     pattern = expanded(name.removeprefix("files:"))
     found = find(pattern)
