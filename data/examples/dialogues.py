@@ -29,7 +29,7 @@ class Rejected(NamedTuple):
 def check(source: str) -> None:
     """Raises ValueError for a source that cannot exist, or that holds no conversations: quickly, reading no text."""
     sources.check(source)
-    if _is_corpus(source) and (known := dialogue_corpora()) and source not in known:
+    if _is_corpus(source) and source not in (known := dialogue_corpora()):
         raise ValueError(
             f"{source!r} is no corpus of conversations{nearest(source, known)}; those are {', '.join(known)}; "
             "or write 'files:talks.jsonl' for examples of your own"

