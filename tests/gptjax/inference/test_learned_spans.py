@@ -9,7 +9,7 @@ import pytest
 import tokenizers
 from tokenizers import decoders, normalizers, pre_tokenizers
 
-from gptjax.inference.chat import Chat
+from gptjax.inference.chat import TURNS, Chat
 from gptjax.inference.generation_config import GenerationConfig
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.learned_spans import ConversationEncoder
@@ -144,7 +144,7 @@ def test_what_is_learnt_reads_as_what_the_assistant_says_and_its_end(name):
 
 
 @pytest.mark.parametrize("kind", ["bytes", "words", "spaces", "spaces whole", "a first space"])
-@pytest.mark.parametrize("template", [*(HELD[name]["template"] for name in AROUND), SMOLLM2, MARKED])
+@pytest.mark.parametrize("template", [*(HELD[name]["template"] for name in AROUND), SMOLLM2, MARKED, TURNS])
 def test_the_chat_reads_the_beginning_of_what_is_learnt(template, kind):
     """`Chat.tokens` of each prefix is the prefix of the ids, up to the first that is learnt of the next turn."""
     encoder, tokenizer, generation_config = encoder_of(template, kind)
@@ -167,6 +167,15 @@ def test_the_end_is_learnt_where_it_also_fills_rows_and_where_a_block_forgets_it
     encoder = ConversationEncoder(tokenizer, generation_config)
     assert encoder.end == tokenizer.pad == tokenizer.eos
     assert learnt(tokenizer, encoder.encode(TALK[:2], every(TALK[:2]))) == "It is 144.\n\n  Yes <|im_end|>"
+
+
+def test_turns_of_ours_are_learnt_up_to_eos():
+    """In which line breaks of an answer are spaces."""
+    encoder, tokenizer, _ = encoder_of(TURNS)
+    rendered = encoder.encode([{"role": "system", "content": "be brief"}, *TALK[:2]], [False, False, True])
+    assert learnt(tokenizer, rendered) == " It is 144. Yes<|eos|>"
+    assert spelt(tokenizer, rendered.ids).startswith("<|bos|>S: be brief\nA: Hello there")
+    assert encoder.end == tokenizer.eos
 
 
 def test_a_template_may_say_that_less_is_learnt():
