@@ -15,10 +15,11 @@ from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.learned_spans import ConversationEncoder
 from gptjax.inference.sampling import Sampling
 from gptjax.text.tokenizer import Tokenizer, byte_tokenizer
-from tests.campaigns.templates import AGAIN, CONVERSATIONS, GOLDEN, NAMES, USER, parts, rules_of
+from tests.campaigns.templates import AGAIN, CONVERSATIONS, GOLDEN, MASKS, NAMES, USER, parts, rules_of
 from tests.tiny_run import bpe, random_model
 
 HELD = json.loads(GOLDEN.read_text(encoding="utf-8"))
+MASKED = json.loads(MASKS.read_text(encoding="utf-8"))
 # By hand: what stands before an answer, and the token that ends it.
 AROUND = {
     "trl qwen2_5": ("<|im_start|>assistant\n", "<|im_end|>"),
@@ -157,6 +158,22 @@ def test_the_chat_reads_the_beginning_of_what_is_learnt(template, kind):
         assert ids == encoder.prompt(TALK[:count]) == rendered.ids[: len(ids)]
         assert rendered.learned[len(ids)]
         assert not rendered.learned[len(ids) - 1]
+
+
+@pytest.mark.parametrize("name", MASKED)
+@pytest.mark.parametrize("what", ["turns", "system", "code"])
+def test_blocks_are_learnt_as_transformers_marks_them(name, what):
+    """But for white space in them that belongs to the header, or stands behind the end: it is not learnt here."""
+    messages, (ids, mask) = CONVERSATIONS[what][0], MASKED[name]["expected"][what]
+    encoder, tokenizer, _ = encoder_of(MASKED[name]["template"])
+    rendered, added = encoder.encode(messages, every(messages)), set(tokenizer.added_ids)
+    assert parts(tokenizer._rules, rendered.ids, added) == ids
+    end = tokenizer.token(encoder.end)
+    theirs = "".join(tokenizer.token(part) if isinstance(part, int) else part for part in mask)
+    *said, behind = learnt(tokenizer, rendered).split(end)
+    assert said == [text.strip() for text in theirs.split(end)[:-1]]
+    assert not behind
+    assert len(said) == sum(every(messages))
 
 
 @pytest.mark.parametrize("template", [SMOLLM2, MARKED])
