@@ -19,7 +19,7 @@ import gptjax
 from gptjax.command.progress import bar
 from gptjax.evaluation.evaluate import continued
 from gptjax.inference import conversation
-from gptjax.inference.chat import LINES
+from gptjax.inference.chat import LINES, TURNS
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.prompt import encode_prompts, encode_rendered
 from gptjax.inference.sampling import Sampling
@@ -142,7 +142,7 @@ class Adapter:
         for number, text in enumerate(texts):
             if parts := RENDERED.fullmatch(text):
                 behind = tokenizer.shielded(parts[2])
-                if self._template == LINES and behind and not behind[0].isspace():
+                if self._template in (LINES, TURNS) and behind and not behind[0].isspace():
                     behind = f" {behind}"  # as our lines have it between the speaker and what it says
                 found[number] = encode_rendered(tokenizer, parts[1] + behind)
         return found

@@ -96,4 +96,4 @@ def _check_types(fields: Mapping[str, Any]) -> None:
     }
     for name, (what, fits) in wanted.items():
         if not fits(fields[name]):
-            raise ValueError(f"{name} is {str(fields[name])[:60]!r}; must be {what}")
+            raise ValueError(f"{name} is {fields[name]!r:.60}; must be {what}")

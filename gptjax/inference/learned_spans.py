@@ -112,10 +112,10 @@ class ConversationEncoder:
             writing = self._writing(messages)
             return writing, writing.text(len(messages), add_generation_prompt=False), 0
         except ValueError:
-            if (messages := joined_system(messages)) is None:
+            if (joined := joined_system(messages)) is None:
                 raise
-        writing = self._writing(messages)
-        return writing, writing.text(len(messages), add_generation_prompt=False), 1
+        writing = self._writing(joined)
+        return writing, writing.text(len(joined), add_generation_prompt=False), 1
 
     def _writing(self, messages: Sequence[Mapping[str, str]]) -> Writing:
         return Writing(self._template, messages, self._names, self._tokenizer)

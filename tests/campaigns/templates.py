@@ -4,6 +4,7 @@
     pip install --no-deps trl axolotl unsloth litellm # they carry the templates; none of them is imported
     python -m tests.campaigns.templates               # every template; the exit status is 1 if any id differs
     python -m tests.campaigns.templates golden        # writes golden_templates.json, which the suite compares with
+    python -m tests.campaigns.templates masks         # writes golden_masks.json, the same of {% generation %}
 
 Both sides have one tokenizer, to which the marks of a template are added: its special tokens, and as tokens that are
 not special those of thoughts and tools, as published tokenizers have them. A template that refuses a conversation must
@@ -28,11 +29,15 @@ from gptjax.inference.template import render
 from gptjax.text.tokenizer import Tokenizer, byte_tokenizer, train_bpe
 
 GOLDEN = Path(__file__).with_name("golden_templates.json")
+MASKS = Path(__file__).with_name("golden_masks.json")
 PACKAGES = ("trl", "axolotl", "unsloth", "litellm")
 CHOSEN = (  # for the suite: of licences that let them be passed on
     "trl qwen3", "trl qwen2_5", "trl llama3", "trl gemma3", "trl cohere", "trl lfm2", "trl phi3_5",
     "trl deepseek_r1_distill", "unsloth zephyr_template", "unsloth vicuna_template", "litellm 0", "litellm 2",
 )  # fmt: skip
+MASKED = tuple(  # of the same package, with {% generation %}
+    f"trl {name}_training" for name in ("qwen2_5", "llama3", "gemma3", "cohere", "lfm2", "phi3_5", "qwen3", "phi3")
+)
 MARK = re.compile(r"</?[|｜]?[A-Za-z_▁][\w▁ /.-]*[|｜]?>|\[/?[A-Z_]{3,}\]")
 PLAIN = re.compile(r"</?(think|tool\w*|answer|function\w*|parameter\w*|arg_\w+|name|tools|documents?|results?)>")
 NAMES = {"bos_token": "<|bos|>", "eos_token": "<|eos|>", "pad_token": "<|pad|>"}
@@ -126,6 +131,13 @@ class Theirs:
             (Path(folder) / "tokenizer_config.json").write_text(json.dumps(settings))
             self._tokenizer = AutoTokenizer.from_pretrained(folder)
 
+    def mask(self, messages: Sequence[Any]) -> tuple[list[int], list[int]]:
+        """Ids of a whole conversation, and 1 for each that a template has in {% generation %}."""
+        found = self._tokenizer.apply_chat_template(
+            messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+        )
+        return found["input_ids"], found["assistant_masks"]
+
     def __call__(self, messages: Sequence[Any], asked: dict[str, Any]) -> list[int]:
         how = {"add_generation_prompt": "continues" not in asked, "continue_final_message": "continues" in asked}
         return self._tokenizer.apply_chat_template(
@@ -191,6 +203,24 @@ def golden() -> None:
     GOLDEN.write_text(json.dumps(held, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
 
 
+def masks() -> None:
+    """Ids of whole conversations and what of them is the assistant's, both as `parts`."""
+    base, held = byte_tokenizer(), {}
+    for name, origin, template in published():
+        if name not in MASKED:
+            continue
+        rules = rules_of(template, base)
+        theirs, added = Theirs(template, rules), set(rules.get_added_tokens_decoder())
+        expected = {}
+        for what in ("system", "turns", "code"):
+            messages = CONVERSATIONS[what][0]
+            ids, mask = theirs.mask(messages)
+            of_assistant = [id for id, is_theirs in zip(ids, mask, strict=True) if is_theirs]
+            expected[what] = [parts(rules, one, added) for one in (ids, of_assistant)]
+        held[name] = {"origin": origin, "template": template, "expected": expected}
+    MASKS.write_text(json.dumps(held, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+
+
 def parts(rules: tokenizers.Tokenizer, ids: Sequence[int], added: set[int]) -> list[int | str]:
     """Runs of ids of bytes as their text."""
     found: list[int | str] = []
@@ -222,5 +252,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    golden() if sys.argv[1:] == ["golden"] else main()
+    {"golden": golden, "masks": masks}.get("".join(sys.argv[1:]), main)()
     sys.exit(bool(wrong))

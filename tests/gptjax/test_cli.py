@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from gptjax import cli
+from gptjax.inference.generation_config import GenerationConfig
 from gptjax.inference.language_model import LanguageModel
 from gptjax.runs.checkpoint import CheckpointWriter
 from gptjax.runs.manifest import MANIFEST
+from gptjax.runs.rundir import GENERATION
 from gptjax.text.tokenizer import train_characters
 from tests.tiny_run import characters, random_model, reciter, write_run
 
@@ -253,6 +255,19 @@ def test_an_empty_answer_to_a_piped_line_is_told(talker, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.StringIO("hi\n"))
     out, err = in_process(monkeypatch, capsys, "generate", "model", "--temperature", "0", "--stop", " ")
     assert (out, err) == ("\n", "[nothing: a stop string came first]\n")
+
+
+def test_a_run_that_was_taught_to_talk_answers_until_it_ends_by_itself(tmp_path, monkeypatch, capsys):
+    """Also over several lines; one that was not taught stops with its line."""
+    letters, asked = characters(), "<|bos|>A: hello\nB:"
+    said = [letters.pad] * (len(letters.encode_spelt(asked)) - 1) + [*letters.encode(" the\nfox"), letters.eos]
+    run = write_run(tmp_path / "run", reciter(said, letters))
+    words = ("generate", run, "--temperature", "0")
+    for wanted in ("the\n", "the\nfox\n"):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("hello\n"))
+        assert in_process(monkeypatch, capsys, *words).out == wanted
+        assert in_process(monkeypatch, capsys, *words, "--prompt", "hello", "--chat").out == wanted
+        GenerationConfig.of_turns(letters).save(run / GENERATION, letters)
 
 
 def test_a_session_greets_and_leaves_cleanly(runs, monkeypatch, capsys):

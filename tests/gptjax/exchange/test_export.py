@@ -18,12 +18,13 @@ from gptjax.command.export_verb import Export
 from gptjax.config import ClassHead, ModelConfig
 from gptjax.exchange import heads_file
 from gptjax.exchange.export import PROOF, export
-from gptjax.inference.chat import LINES
+from gptjax.inference.chat import LINES, TURNS, Chat
 from gptjax.inference.generation_config import GenerationConfig
 from gptjax.inference.language_model import LanguageModel
+from gptjax.inference.sampling import Sampling
 from gptjax.nn.model import Transformer, init_params
 from gptjax.runs.manifest import sha256
-from gptjax.runs.rundir import CREDIT
+from gptjax.runs.rundir import CREDIT, GENERATION
 from gptjax.sharding import make_mesh
 from gptjax.text.tokenizer import Tokenizer
 from tests.gguf_writer import neighbours
@@ -102,6 +103,22 @@ def test_another_models_habits_go_with_it(tmp_path):
     assert gptjax.load(tmp_path / "model").generation_config == generation_config
     rules = tokenizers.Tokenizer.from_file(str(tmp_path / "model" / "tokenizer.json"))
     assert rules.encode("hello").ids == bpe().encode("hello")
+
+
+@pytest.mark.parametrize("ends", [{2}, {2, 9}])
+def test_a_run_that_was_taught_to_talk_is_exported_with_how(tmp_path, ends):
+    """Its template and its ends; what is read again talks alike, token by token."""
+    run = write_run(tmp_path / "run", random_model())
+    talks = dataclasses.replace(GenerationConfig.of_turns(bpe()), ends=frozenset(ends))
+    talks.save(run / GENERATION, bpe())
+    export(gptjax.load(run), tmp_path / "model")
+    assert text_file(tmp_path / "model", "tokenizer_config.json")["chat_template"] == TURNS
+    loaded = gptjax.load(tmp_path / "model")
+    assert loaded.generation_config == talks
+    chats = [Chat(model, Sampling(temperature=0, tokens=12)) for model in (gptjax.load(run), loaded)]
+    assert chats[0].tokens("the fox") == chats[1].tokens("the fox")
+    assert [*chats[0].say("the fox")] == [*chats[1].say("the fox")]
+    assert "How it talks" not in (tmp_path / "model" / "README.md").read_text()
 
 
 def test_a_model_without_bos_and_template_gets_neither(tmp_path):

@@ -9,16 +9,17 @@ import pytest
 import tokenizers
 from tokenizers import decoders, normalizers, pre_tokenizers
 
-from gptjax.inference.chat import Chat
+from gptjax.inference.chat import TURNS, Chat
 from gptjax.inference.generation_config import GenerationConfig
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.learned_spans import ConversationEncoder
 from gptjax.inference.sampling import Sampling
 from gptjax.text.tokenizer import Tokenizer, byte_tokenizer
-from tests.campaigns.templates import AGAIN, CONVERSATIONS, GOLDEN, NAMES, USER, parts, rules_of
+from tests.campaigns.templates import AGAIN, CONVERSATIONS, GOLDEN, MASKS, NAMES, USER, parts, rules_of
 from tests.tiny_run import bpe, random_model
 
 HELD = json.loads(GOLDEN.read_text(encoding="utf-8"))
+MASKED = json.loads(MASKS.read_text(encoding="utf-8"))
 # By hand: what stands before an answer, and the token that ends it.
 AROUND = {
     "trl qwen2_5": ("<|im_start|>assistant\n", "<|im_end|>"),
@@ -144,7 +145,7 @@ def test_what_is_learnt_reads_as_what_the_assistant_says_and_its_end(name):
 
 
 @pytest.mark.parametrize("kind", ["bytes", "words", "spaces", "spaces whole", "a first space"])
-@pytest.mark.parametrize("template", [*(HELD[name]["template"] for name in AROUND), SMOLLM2, MARKED])
+@pytest.mark.parametrize("template", [*(HELD[name]["template"] for name in AROUND), SMOLLM2, MARKED, TURNS])
 def test_the_chat_reads_the_beginning_of_what_is_learnt(template, kind):
     """`Chat.tokens` of each prefix is the prefix of the ids, up to the first that is learnt of the next turn."""
     encoder, tokenizer, generation_config = encoder_of(template, kind)
@@ -159,6 +160,22 @@ def test_the_chat_reads_the_beginning_of_what_is_learnt(template, kind):
         assert not rendered.learned[len(ids) - 1]
 
 
+@pytest.mark.parametrize("name", MASKED)
+@pytest.mark.parametrize("what", ["turns", "system", "code"])
+def test_blocks_are_learnt_as_transformers_marks_them(name, what):
+    """But for white space in them that belongs to the header, or stands behind the end: it is not learnt here."""
+    messages, (ids, mask) = CONVERSATIONS[what][0], MASKED[name]["expected"][what]
+    encoder, tokenizer, _ = encoder_of(MASKED[name]["template"])
+    rendered, added = encoder.encode(messages, every(messages)), set(tokenizer.added_ids)
+    assert parts(tokenizer._rules, rendered.ids, added) == ids
+    end = tokenizer.token(encoder.end)
+    theirs = "".join(tokenizer.token(part) if isinstance(part, int) else part for part in mask)
+    *said, behind = learnt(tokenizer, rendered).split(end)
+    assert said == [text.strip() for text in theirs.split(end)[:-1]]
+    assert not behind
+    assert len(said) == sum(every(messages))
+
+
 @pytest.mark.parametrize("template", [SMOLLM2, MARKED])
 def test_the_end_is_learnt_where_it_also_fills_rows_and_where_a_block_forgets_it(template):
     _, tokenizer, generation_config = encoder_of(template)
@@ -167,6 +184,15 @@ def test_the_end_is_learnt_where_it_also_fills_rows_and_where_a_block_forgets_it
     encoder = ConversationEncoder(tokenizer, generation_config)
     assert encoder.end == tokenizer.pad == tokenizer.eos
     assert learnt(tokenizer, encoder.encode(TALK[:2], every(TALK[:2]))) == "It is 144.\n\n  Yes <|im_end|>"
+
+
+def test_turns_of_ours_are_learnt_up_to_eos():
+    """In which line breaks of an answer are spaces."""
+    encoder, tokenizer, _ = encoder_of(TURNS)
+    rendered = encoder.encode([{"role": "system", "content": "be brief"}, *TALK[:2]], [False, False, True])
+    assert learnt(tokenizer, rendered) == " It is 144. Yes<|eos|>"
+    assert spelt(tokenizer, rendered.ids).startswith("<|bos|>S: be brief\nA: Hello there")
+    assert encoder.end == tokenizer.eos
 
 
 def test_a_template_may_say_that_less_is_learnt():

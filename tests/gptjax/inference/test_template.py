@@ -8,7 +8,7 @@ import tokenizers
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 import gptjax.inference.template
-from gptjax.inference.template import render
+from gptjax.inference.template import Writing, render
 from gptjax.inference.typed_text import FIRST
 from gptjax.text.tokenizer import SHIELD, Tokenizer, byte_tokenizer
 from tests.campaigns.templates import CONVERSATIONS, GOLDEN, NAMES, ours, parts, rules_of
@@ -200,3 +200,38 @@ def test_a_template_is_compiled_once_and_each_conversation_is_its_own():
     assert [render(source, conversation(content), {}, TOKENIZER) for content in typed] == fresh
     assert len(set(fresh)) == 3
     assert gptjax.inference.template._code.cache_info().misses == 1
+
+
+BLOCKS = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}<turn>{% generation %}{{ m.content }}<end>{% endgeneration %}"
+    "{% else %}{{ m.content }}{% endif %}{% endfor %}"
+)
+
+
+def test_what_is_in_blocks_of_generation_is_told_and_written_as_if_they_were_not_there():
+    """In characters of what is encoded, with the marks of what was typed."""
+    messages = conversation("a <end>", "b <end>", "c", "d")
+    writing = Writing(BLOCKS, messages, {}, TOKENIZER)
+    text = writing.text(4, add_generation_prompt=False)
+    assert [text[begin:end] for begin, end in writing.generated()] == [f"b <{SHIELD}end><end>", "d<end>"]
+    bare = BLOCKS.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    assert text == Writing(bare, messages, {}, TOKENIZER).text(4, add_generation_prompt=False)
+    assert Writing(bare, messages, {}, TOKENIZER).generated() == []
+
+
+@pytest.mark.parametrize("change", ["x | trim", "x | reverse", "x[1:]", "x ~ x[:1]"])
+def test_blocks_that_a_template_changes_once_they_are_written_are_refused(change):
+    block = "{% generation %} {{ messages[0].content }}{% endgeneration %}"
+    changed = f"{{% set x %}}{block}{{% endset %}}{{{{ {change} }}}}"
+    with pytest.raises(ValueError, match=r"changes what it has in \{% generation %\}"):
+        Writing(changed, conversation("a"), {}, TOKENIZER).generated()
+    kept = f"{{% set x %}}{block}{{% endset %}}{{{{ 'so:' ~ x }}}}"
+    assert Writing(kept, conversation("a"), {}, TOKENIZER).generated() == [(3, 5)]
+
+
+def test_of_a_conversation_the_beginning_can_be_written_too():
+    messages = conversation("a <end>", "b", "c")
+    writing = Writing(THINKING, messages, {}, TOKENIZER)
+    for count in (1, 2, 3):
+        assert writing.text(count) == render(THINKING, messages[:count], {}, TOKENIZER)
+    assert writing.text(1) != writing.text(2)
