@@ -8,6 +8,7 @@ V vocabulary (padded rows)  L layers  C classes
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -44,6 +45,40 @@ class RopeScaling:
                 f"model.rope_scaling.low_turns={self.low_turns} must be below high_turns={self.high_turns}, "
                 f"such as 1 and 4"
             )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lora:
+    """A trained product of two thin matrices beside each targeted weight, y = x W + scale (x A) B, where B starts at 0.
+
+    Source: Hu et al. 2021, arXiv:2106.09685, section 4.1.
+    """
+
+    rank: int = 8  # columns of A, rows of B
+    alpha: float = 16.0  # scale is alpha / rank
+    dropout: float = 0.0  # share of x dropped before A in training
+    targets: tuple[str, ...] = (".*",)  # regular expressions over whole names of linear layers, such as "query|value"
+    rank_stabilised: bool = False  # scale is alpha / sqrt(rank): Kalajdzievski 2023, arXiv:2312.03732, section 3
+
+    def __post_init__(self):
+        if type(self.rank) is not int or self.rank < 1:
+            raise ValueError(f"lora.rank={self.rank!r}: must be a whole number, at least 1")
+        if not 0 < self.alpha < math.inf:
+            raise ValueError(f"lora.alpha={self.alpha}: must be a number above 0")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"lora.dropout={self.dropout}: must be at least 0 and below 1")
+        if not self.targets:
+            raise ValueError("lora.targets=(): must name linear layers, such as ('.*',) for all of them")
+        for pattern in self.targets:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"lora.targets: {pattern!r} is no regular expression ({error})") from error
+
+    @property
+    def scale(self) -> float:
+        """What the product is multiplied by."""
+        return self.alpha / (self.rank**0.5 if self.rank_stabilised else self.rank)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,6 +186,16 @@ class Architecture(Shape):
         """Width of one head."""
         return self.D // self.N if self.head_width is None else self.head_width
 
+    @property
+    def projections(self) -> dict[str, tuple[int, int]]:
+        """Width in and out of every linear layer of a block, by name."""
+        attended, shared = self.N * self.H, self.K * self.H
+        gate = {"gate": (self.D, self.F)} if self.activation == "swiglu" else {}
+        return {
+            "query": (self.D, attended), "key": (self.D, shared), "value": (self.D, shared),
+            "attention_out": (attended, self.D), **gate, "up": (self.D, self.F), "down": (self.F, self.D),
+        }  # fmt: skip
+
     def biased(self, part: Literal["heads", "mlp"]) -> bool:
         """Whether the products of attention, or of the feed-forward block, have a bias."""
         return self.family == "gpt2" or (self.attention_bias if part == "heads" else self.mlp_bias)
@@ -162,6 +207,7 @@ class ModelConfig(Architecture):
 
     vocabulary: int  # token ids in use; the table has V rows
     class_heads: tuple[ClassHead, ...] = ()  # one bank of them, in this order
+    lora: Lora | None = None  # None = weights alone
 
     @classmethod
     def of(cls, shape: Shape, vocabulary: int, heads: Sequence[ClassHead] = ()) -> "ModelConfig":
@@ -173,6 +219,25 @@ class ModelConfig(Architecture):
         super().__post_init__()
         if self.vocabulary < 1:
             raise ValueError(f"model.vocabulary={self.vocabulary}: must be at least 1")
+        names = self.projections
+        for pattern in self.lora.targets if self.lora else ():
+            if not any(re.fullmatch(pattern, name) for name in names):
+                raise ValueError(f"lora.targets: {pattern!r} matches no linear layer{did_you_mean(pattern, names)}")
+
+    @property
+    def adapted(self) -> dict[str, tuple[int, int]]:
+        """Those of `projections` that have two thin matrices beside them."""
+        targets = self.lora.targets if self.lora else ()
+        return {
+            name: widths
+            for name, widths in self.projections.items()
+            if any(re.fullmatch(pattern, name) for pattern in targets)
+        }
+
+    @property
+    def drops(self) -> bool:
+        """Whether training draws what to leave out."""
+        return self.dropout > 0 or (self.lora is not None and self.lora.dropout > 0)
 
     @property
     def C(self) -> int:
@@ -187,19 +252,19 @@ class ModelConfig(Architecture):
     @property
     def parameters(self) -> int:
         """Number of trainable values, table padding included."""
-        attention = self.D * self.H * (2 * self.N + 2 * self.K) + (2 * self.H if self.qk_norm else 0)
-        feed_forward = self.D * self.F * (3 if self.activation == "swiglu" else 2)
-        norms = 2 * self.D
+        products = sum(width * height for width, height in self.projections.values())
+        adapters = sum(width + height for width, height in self.adapted.values()) * (self.lora.rank if self.lora else 0)
+        norms = 2 * self.D + (2 * self.H if self.qk_norm else 0)
         outside = self.V * self.D * (1 if self.tied else 2) + self.D
         if self.biased("heads"):
-            attention += self.H * (self.N + 2 * self.K) + self.D
+            products += self.H * (self.N + 2 * self.K) + self.D
         if self.biased("mlp"):
-            feed_forward += self.F * (2 if self.activation == "swiglu" else 1) + self.D
+            products += self.F * (2 if self.activation == "swiglu" else 1) + self.D
         if self.family == "gpt2":
             norms *= 2
             outside += self.T * self.D + self.D
         outside += len(self.class_heads) * (self.D + 1) * self.C
-        return self.L * (attention + feed_forward + norms) + outside
+        return self.L * (products + adapters + norms) + outside
 
     @property
     def flops_per_token(self) -> int:
@@ -250,9 +315,11 @@ SIZES: dict[str, Callable[[], Shape]] = {
 
 
 def save_model_config(config: ModelConfig, path: Path) -> None:
-    path.write_text(
-        json.dumps({"format": FORMAT, **dataclasses.asdict(config)}, indent=1, allow_nan=False) + "\n", encoding="utf-8"
-    )
+    """`lora` only where there is one: a gptjax from before it reads the file without, and refuses the other."""
+    fields = {"format": FORMAT, **dataclasses.asdict(config)}
+    if config.lora is None:
+        del fields["lora"]
+    path.write_text(json.dumps(fields, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def load_model_config(path: Path) -> ModelConfig:
@@ -272,13 +339,19 @@ def load_model_config(path: Path) -> ModelConfig:
         if default in (None, ()) or default is False:  # a part that is off, and was unknown when the file was written
             continue
         raise ValueError(f"{path}: field {name!r} is missing")
-    if fields.get("rope_scaling") is not None:
-        try:
-            fields["rope_scaling"] = RopeScaling(**fields["rope_scaling"])
-        except TypeError as error:
-            raise ValueError(f"{path}: field 'rope_scaling': {error}") from error
+    for name, kind in (("rope_scaling", RopeScaling), ("lora", Lora)):
+        if fields.get(name) is not None:
+            try:
+                fields[name] = kind(**{key: _tuple_of(value) for key, value in fields[name].items()})
+            except (TypeError, AttributeError) as error:
+                raise ValueError(f"{path}: field {name!r}: {error}") from error
     fields["class_heads"] = tuple(
         ClassHead(name=head["name"], classes=tuple(head["classes"]), pair=head.get("pair", False))
         for head in fields.get("class_heads", ())
     )
     return ModelConfig(**fields)
+
+
+def _tuple_of(value: Any) -> Any:
+    """A list of JSON as the tuple that was written."""
+    return tuple(value) if isinstance(value, list) else value

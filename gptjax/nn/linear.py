@@ -14,7 +14,9 @@ RESULT = "linear result"  # what a rematerialisation policy may keep
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def linear(x_BTX: Float[Array, "B T X"], w_XY: Float[Array, "X Y"], axes: tuple[str, str]) -> Float[Array, "B T Y"]:
+def linear(
+    x_BTX: Float[Array, "B T X"], w_XY: Float[Array, "X Y"], axes: tuple[str | None, str | None]
+) -> Float[Array, "B T Y"]:
     """x @ w in x's dtype with float32 accumulation; the result has x's dtype, w's gradient w's own.
 
     `axes` are w's logical names. What fsdp splits of w is gathered here, cast first, and the gradient is scattered

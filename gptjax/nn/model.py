@@ -21,6 +21,8 @@ Remat = Literal["none", "products", "full"]
 # What the backward pass finds stored: everything; the results of products with weights; only each layer's input.
 REMAT_POLICIES = {"products": jax.checkpoint_policies.save_only_these_names(RESULT), "full": None}
 INIT_STD = 0.02
+LORA_A, LORA_B = "_lora_a", "_lora_b"  # endings of the two matrices beside a weight
+LORA_START = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # A's, within 1/sqrt(width), as PEFT's is
 
 
 class Cache(NamedTuple):
@@ -131,7 +133,7 @@ def rotary_frequencies(config: Architecture) -> Float[Array, "h"]:
 class Block(nn.Module):
     """One layer: attention and a feed-forward block, each on a normalised copy added back to the residual stream."""
 
-    config: Architecture
+    config: ModelConfig
     kernel: Kernel
     deterministic: bool
     # Norms and activations anew in the backward pass, from their inputs: it then keeps no float32 parts of them, half
@@ -185,9 +187,22 @@ class Block(nn.Module):
 
     def _project(self, x_BTX, name, axes, width, std=INIT_STD):
         y_BTY = linear(x_BTX, weight(self, name, axes, (x_BTX.shape[-1], width), std), axes)
+        if name in self.config.adapted:
+            y_BTY = y_BTY + self._adapter(x_BTX, name, axes, width)
         if self.config.biased("heads" if "heads" in axes else "mlp"):
             y_BTY = y_BTY + vector(self, f"{name}_bias", width).astype(y_BTY.dtype)[None, None, :]
         return y_BTY
+
+    def _adapter(self, x_BTX, name, axes, width):
+        """Scale (x A) B. The rank, a few columns, lies whole on every device."""
+        lora, X = self.config.lora, x_BTX.shape[-1]
+        assert lora is not None
+        into, out = (axes[0], None), (None, axes[1])
+        start: Any = nn.with_logical_partitioning(LORA_START, into)
+        a_Xr = self.param(f"{name}{LORA_A}", start, (X, lora.rank))
+        b_rY = weight(self, f"{name}{LORA_B}", out, (lora.rank, width), std=0.0)
+        dropout = nn.Dropout(lora.dropout, deterministic=self.deterministic, name=f"{name}_lora_dropout")
+        return linear(lora.scale * linear(dropout(x_BTX), a_Xr, into), b_rY, out)
 
     def _norm(self, name, centred=False):
         return Norm(self.config, centred=centred, recomputed=self.recomputed, name=name)

@@ -9,7 +9,7 @@ import jax
 import pytest
 
 import gptjax.config
-from gptjax.config import SIZES, ModelConfig, RopeScaling, gpt2, llama, load_model_config, save_model_config
+from gptjax.config import SIZES, Lora, ModelConfig, RopeScaling, gpt2, llama, load_model_config, save_model_config
 from gptjax.nn.model import Transformer, init_params
 
 TINY = {"vocabulary": 60, "T": 8, "D": 16, "L": 2, "N": 4, "K": 2, "head_width": 4, "F": 24}
@@ -26,7 +26,10 @@ LLAMAS = [
 BIASED = [{"attention_bias": True}, {"mlp_bias": True}, {"mlp_bias": True, "activation": "relu2"}]
 
 
-@pytest.mark.parametrize("fields", [*LLAMAS, *BIASED, GPT2, {**GPT2, "tied": False}], ids=str)
+ADAPTED = [{"lora": Lora(rank=3)}, {**GPT2, "lora": Lora(rank=3, targets=("query|up",))}]
+
+
+@pytest.mark.parametrize("fields", [*LLAMAS, *BIASED, GPT2, {**GPT2, "tied": False}, *ADAPTED], ids=str)
 def test_parameters_is_the_number_of_values_that_init_makes(fields):
     """The formula agrees with the tree, for every family, sharing of heads, tie, QK-norm and biases."""
     config = ModelConfig(**{**TINY, **fields})
@@ -146,6 +149,20 @@ def test_model_json_round_trips(tmp_path):
     )
     save_model_config(long, tmp_path / "model.json")
     assert load_model_config(tmp_path / "model.json") == long
+    adapted = ModelConfig(
+        **TINY, lora=Lora(rank=3, alpha=5.0, dropout=0.1, targets=("query", "up|down"), rank_stabilised=True)
+    )
+    save_model_config(adapted, tmp_path / "model.json")
+    assert load_model_config(tmp_path / "model.json") == adapted
+
+
+def test_a_model_json_says_nothing_of_adapters_where_there_are_none(tmp_path):
+    """A gptjax from before them reads it, and refuses one with them: to it, `lora` is an unknown field."""
+    path = tmp_path / "model.json"
+    save_model_config(ModelConfig(**TINY), path)
+    assert "lora" not in json.loads(path.read_text())
+    save_model_config(ModelConfig(**TINY, lora=Lora()), path)
+    assert json.loads(path.read_text())["lora"]["rank"] == 8
 
 
 def test_a_model_json_from_before_a_part_existed_is_a_model_without_it(tmp_path):
@@ -170,6 +187,8 @@ def test_a_model_json_from_before_a_part_existed_is_a_model_without_it(tmp_path)
         ({"D": None}, ("field 'D' is missing",)),
         ({"format": 2}, ("format 2", "reads 1")),
         ({"format": None}, ("not a model.json",)),
+        ({"lora": {"rnk": 3}}, ("field 'lora'", "rnk")),
+        ({"lora": 3}, ("field 'lora'",)),
     ],
     ids=str,
 )
