@@ -21,13 +21,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from gptjax import moved
 
 if TYPE_CHECKING:
+    from gptjax.config import ModelConfig
+    from gptjax.exchange.peft_adapter import Adapter
     from gptjax.inference.language_model import LanguageModel, Sample
     from gptjax.inference.scoring import Row
     from gptjax.results import Result
 
 moved.install()
 
-__all__ = ["LanguageModel", "Result", "Row", "Sample", "export", "load"]
+__all__ = ["LanguageModel", "Result", "Row", "Sample", "export", "export_adapter", "load"]
 
 _HOMES = {
     "LanguageModel": "inference.language_model", "Result": "results", "Row": "inference.scoring",
@@ -53,6 +55,7 @@ def load(
     weights: Literal["trained", "ema"] = "trained",
     dtype: Any = "float32",
     mesh: Any = None,
+    adapter: str | os.PathLike[str] | None = None,
 ) -> "LanguageModel":
     """The model of a run directory, of a folder in Hugging Face's layout, or of a .gguf file, ready to work.
 
@@ -68,9 +71,10 @@ def load(
     Its files are verified first. `weights`: "ema" = their moving average, where the run kept one.
 
     `dtype`: of the products, float32, bfloat16 or float16; scores are float32. `mesh`: from
-    gptjax.sharding.make_mesh, to spread the parameters; None = all on one device.
+    gptjax.sharding.make_mesh, to spread the parameters; None = all on one device. `adapter`: the folder of a LoRA
+    adapter in PEFT's layout, which is merged into the weights in float32.
     Raises ValueError if there is no such model or step, if its files do not belong together, are damaged or ask for
-    what is not supported, or if a weight is NaN or infinite.
+    what is not supported, if a weight is NaN or infinite, or if the adapter is for another model.
     """
     from gptjax import arguments
     from gptjax.files.places import expanded
@@ -89,10 +93,11 @@ def load(
     is_folder = (path / "config.json").is_file() and not (path / "model.json").is_file()
     if not is_gguf and not is_folder:
         run = read_run(path)  # before the slow import, so that a typo is reported at once
+        beside = None if adapter is None else _adapter(adapter, run.config)
 
         from gptjax.loading import restore_model
 
-        model = restore_model(run, step, weights=weights, dtype=dtype, mesh=mesh)
+        model = restore_model(run, step, weights=weights, dtype=dtype, mesh=mesh, adapter=beside)
     else:
         if step is not None or weights != "trained":
             chosen = f"step={step}" if step is not None else f"weights={weights!r}"
@@ -101,12 +106,49 @@ def load(
         from gptjax.exchange.hf_folder import read_folder
 
         imported = read_gguf(path) if is_gguf else read_folder(path)
+        beside = None if adapter is None else _adapter(adapter, imported.config)
 
         from gptjax.loading import place_model
 
-        model = place_model(imported, dtype=dtype, mesh=mesh)
+        model = place_model(imported, dtype=dtype, mesh=mesh, adapter=beside)
     model.credit = credit
     return model
+
+
+def _adapter(folder: Any, config: "ModelConfig") -> "Adapter":
+    from gptjax import arguments
+    from gptjax.exchange.peft_adapter import read_adapter
+    from gptjax.files.places import expanded
+
+    if not isinstance(folder, str | os.PathLike):
+        raise ValueError(f"adapter: must be the folder of an adapter, not {arguments.kind(folder)}")
+    return read_adapter(expanded(folder), config)
+
+
+def export_adapter(
+    path: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    step: int | None = None,
+    *,
+    weights: Literal["trained", "ema"] = "trained",
+) -> None:
+    """Writes the adapters of a run as a folder in PEFT's layout, which appears whole or not at all.
+
+    It is for the weights that the run froze: `gptjax.load(base, adapter=folder)` refuses others. Raises ValueError
+    where the run has no adapters, PEFT has no name for a layer, or the folder exists.
+    """
+    from gptjax.exchange.peft_adapter import check_writable, write_adapter
+    from gptjax.files.places import expanded
+    from gptjax.runs.rundir import read_run
+
+    run = read_run(expanded(path))
+    check_writable(folder, run.config)
+
+    from gptjax.loading import restore_model
+    from gptjax.nn.fingerprint import fingerprint
+
+    model = restore_model(run, step, weights=weights, dtype="float32", mesh=None, merge=False)
+    write_adapter(folder, model.params, model.config, fingerprint(model.params, model.config))
 
 
 def export(model: "LanguageModel", folder: str | os.PathLike[str]) -> dict[str, Any]:

@@ -68,6 +68,8 @@ class Generate(Verb):
     """Checkpoint to load; None = the newest good one."""
     weights: Literal["trained", "ema"] = "trained"
     """Those of the step itself, or their moving average, where the run kept one."""
+    adapter: str | None = None
+    """Folder of a LoRA adapter in PEFT's layout, merged into the weights."""
     log_probs: bool = False
     """After a text, list its tokens: log-probability in nats and probability, as the model believes, and the token."""
     sampling: Annotated[Sampling, tyro.conf.OmitArgPrefixes] = dataclasses.field(default_factory=Sampling)
@@ -88,7 +90,7 @@ class Generate(Verb):
             raise ValueError("log_probs needs --prompt: a conversation shows replies only")
 
     def run(self) -> None:
-        model = gptjax.load(self.directory, self.step, weights=self.weights)
+        model = gptjax.load(self.directory, self.step, weights=self.weights, adapter=self.adapter)
         sampling = typed(self.sampling)
         if self.prompt is None:
             converse(model, self.directory, sampling)

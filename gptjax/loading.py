@@ -1,5 +1,6 @@
 """Parameters onto devices: from a run's checkpoint, or from files that somebody else wrote."""
 
+import dataclasses
 import math
 import warnings
 from typing import Any, Literal
@@ -9,8 +10,10 @@ from flax import linen as nn
 
 from gptjax.config import ModelConfig
 from gptjax.exchange.imported_model import ImportedModel
+from gptjax.exchange.peft_adapter import Adapter, check_base
 from gptjax.inference.language_model import LanguageModel
-from gptjax.nn.lora import merged
+from gptjax.nn.fingerprint import fingerprint
+from gptjax.nn.lora import adapters_of, merged, with_adapters
 from gptjax.nn.model import Transformer, init_params
 from gptjax.runs import checkpoint, manifest
 from gptjax.runs.rundir import Run
@@ -18,11 +21,19 @@ from gptjax.sharding import check_divides, shardings
 
 
 def restore_model(
-    run: Run, step: int | None, *, weights: Literal["trained", "ema"], dtype: Any, mesh: Any
+    run: Run,
+    step: int | None,
+    *,
+    weights: Literal["trained", "ema"],
+    dtype: Any,
+    mesh: Any,
+    adapter: Adapter | None = None,
+    merge: bool = True,
 ) -> LanguageModel:
     """The model of a run at a step, None = the newest good one, after verifying the step's files.
 
-    Adapters are merged into their weights: what comes is a plain model.
+    The run's own adapters are merged into their weights, then `adapter`, so that what comes is a plain model; without
+    `merge` it is as it was trained.
     """
     usable = manifest.steps(run.path)
     if step is None:
@@ -38,25 +49,41 @@ def restore_model(
         raise ValueError(f"{run.path}: step {step} has no {name}; a run started with --optimizer.ema 0.999 keeps one")
     params = checkpoint.restore(run.path, step, name, abstract_params(run.config, mesh))
     checkpoint.refuse_nonfinite(step, name, params)
-    params, config = merged(params, run.config)
+    params, config = merged(params, run.config) if merge else (params, run.config)
+    if adapter is not None:
+        params, config = adapted(params, config, adapter, mesh)
     talks = run.generation_config
     model = LanguageModel(config, run.tokenizer, params, generation_config=talks, dtype=dtype, mesh=mesh)
     model.step = step
     return model
 
 
-def place_model(imported: ImportedModel, *, dtype: Any, mesh: Any) -> LanguageModel:
-    """The model of somebody else's files, on its devices."""
-    abstract = abstract_params(imported.config, mesh)
-    params = jax.tree.map(lambda leaf, place: jax.device_put(leaf, place.sharding), imported.params, abstract)
+def place_model(imported: ImportedModel, *, dtype: Any, mesh: Any, adapter: Adapter | None = None) -> LanguageModel:
+    """The model of somebody else's files, on its devices, with an adapter merged into it."""
+    params, config = placed(imported.params, abstract_params(imported.config, mesh)), imported.config
+    if adapter is not None:
+        params, config = adapted(params, config, adapter, mesh)
     return LanguageModel(
-        imported.config,
+        config,
         imported.tokenizer,
         params,
         generation_config=imported.generation_config,
         dtype=dtype,
         mesh=mesh,
     )
+
+
+def adapted(params: Any, config: ModelConfig, adapter: Adapter, mesh: Any) -> tuple[Any, ModelConfig]:
+    """The plain model that an adapter makes of its base. Raises ValueError where it is for another base."""
+    check_base(adapter.folder, fingerprint(params, config))
+    config = dataclasses.replace(config, lora=adapter.lora)
+    leaves = placed(adapter.leaves, adapters_of(abstract_params(config, mesh)))
+    return merged(with_adapters(params, leaves), config)
+
+
+def placed(params: Any, abstract: Any) -> Any:
+    """The arrays where `abstract` has its leaves."""
+    return jax.tree.map(lambda leaf, place: jax.device_put(leaf, place.sharding), params, abstract)
 
 
 def abstract_params(config: ModelConfig, mesh: Any) -> Any:

@@ -178,6 +178,11 @@ def scatter(logical: str, x: jax.Array, axis: int) -> jax.Array:
     return jax.lax.psum_scatter(x, split, scatter_dimension=axis, tiled=True) if split else x
 
 
+def highest(x: jax.Array) -> jax.Array:
+    """Inside `per_device`: the highest of every device's x."""
+    return x if row_ways() == 1 else jax.lax.pmax(x, row_axes())
+
+
 def _row_axes_of(logical: str) -> tuple[str, ...]:
     """The mesh axes that split a logical axis and the rows of a batch."""
     return tuple(name for name in axes_of(logical) if name in row_axes())

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from data.rows.rows import Rows
 
 CombinerName = Literal["static", "uncertainty", "famo", "pcgrad"]
+SPARSE = 0.7  # share of all positions that are targets, up to which it is faster not to score the others
 FEW_EPOCHS, MANY_EPOCHS = 16, 32  # text read less often is all new to a causal model; more often, it learns it by heart
 
 
@@ -169,6 +170,7 @@ class Term(NamedTuple):
     shares: tuple[float, ...]  # of the run, rising; between them the weight changes evenly
     weights: tuple[float, ...]  # lambda there
     expected: tuple[float, ...] | None  # targets in a step, in every phase; None = divide by those that are there
+    sparse: bool = False  # few positions are targets of the head of the tokens, and the others are not scored
 
 
 class LossSpec(NamedTuple):
@@ -194,7 +196,7 @@ def loss_spec(rows: "Rows", rows_a_step: int, combine: CombinerName) -> LossSpec
     """
     builder, found = rows.builder, rows.targets_found
     rates_S = np.array([rows.rates[source] for source in rows.sources]) / sum(rows.rates.values())
-    terms = []
+    terms, token_targets_F = [], np.zeros(len(rows.timetable.starts))
     for o, (name, task) in enumerate(builder.tasks.items()):
         if not rows.reads.get(name):
             continue
@@ -211,6 +213,7 @@ def loss_spec(rows: "Rows", rows_a_step: int, combine: CombinerName) -> LossSpec
             of_term = [(f"{name}/{labels[head]}", head, expected_FX[:, 1 + n]) for n, head in enumerate(heads)]
         else:
             of_term = [(name, None if task.token_head is None else labels.index(task.token_head), expected_FX[:, 0])]
+            token_targets_F += expected_FX[:, 0] if task.token_head is None else 0
         for called, head, expected_F in of_term:
             terms.append(
                 Term(
@@ -220,5 +223,7 @@ def loss_spec(rows: "Rows", rows_a_step: int, combine: CombinerName) -> LossSpec
                     expected=tuple(expected_F.tolist()) if task.rare(rows_a_step) else None,
                 )
             )  # fmt: skip
+    if token_targets_F.max() <= SPARSE * rows_a_step * rows.T:
+        terms = [term._replace(sparse=term.head is None) for term in terms]
     phases = tuple(rows.timetable.starts.tolist())
     return LossSpec(tuple(terms), tuple(builder.heads.values()), phases, combine, builder.Q)

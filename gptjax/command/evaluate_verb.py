@@ -88,6 +88,8 @@ class Evaluate(Verb):
     """Checkpoint of a run; None = the newest good one."""
     weights: Literal["trained", "ema"] = "trained"
     """Those of the step itself, or their moving average, where the run kept one."""
+    adapter: str | None = None
+    """Folder of a LoRA adapter in PEFT's layout, merged into the weights."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the products; scores are float32."""
 
@@ -116,7 +118,7 @@ class Evaluate(Verb):
         words = words_of(self.labels)
         if self.out is not None:
             place_for(self.out)
-        model = gptjax.load(self.directory, self.step, weights=self.weights, dtype=self.dtype)
+        model = gptjax.load(self.directory, self.step, weights=self.weights, dtype=self.dtype, adapter=self.adapter)
 
         from gptjax.command.progress import bar
         from gptjax.evaluation import evaluate

@@ -20,6 +20,8 @@ class Export(Verb):
       gptjax export runs/first exported
       gptjax export runs/first exported --step 1200 --weights ema
       gptjax export SmolLM2.gguf smollm2
+      gptjax export smollm2 tuned --adapter an-adapter
+      gptjax export runs/tuned an-adapter --only-adapter
     """
 
     directory: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -30,6 +32,14 @@ class Export(Verb):
     """Checkpoint to export; None = the newest good one."""
     weights: Literal["trained", "ema"] = "trained"
     """Those of the step itself, or their moving average, where the run kept one."""
+    adapter: str | None = None
+    """Folder of a LoRA adapter in PEFT's layout, merged into the weights."""
+    only_adapter: bool = False
+    """Not the model but the LoRA adapters of a run alone, in PEFT's layout."""
+
+    def __post_init__(self):
+        if self.only_adapter and self.adapter is not None:
+            raise ValueError("adapter is merged into a model, only_adapter takes a run's out of it: use one of them")
 
     def run(self) -> None:
         absent(self.folder)  # before the slow import, so that it is reported at once
@@ -37,7 +47,11 @@ class Export(Verb):
         import jax
 
         jax.config.update("jax_platforms", "cpu")  # the accelerator may be training this very run
-        model = gptjax.load(self.directory, self.step, weights=self.weights)
+        if self.only_adapter:
+            gptjax.export_adapter(self.directory, self.folder, self.step, weights=self.weights)
+            print(f"{self.folder}: LoRA adapters in PEFT's layout, for the weights that {self.directory} began with")
+            return
+        model = gptjax.load(self.directory, self.step, weights=self.weights, adapter=self.adapter)
         proof = gptjax.export(model, self.folder)
         logits = proof["logits"]
         print(

@@ -118,7 +118,7 @@ def read_params(config: ModelConfig, found: Mapping[str, np.ndarray]) -> dict[st
         ours = shape[::-1] if tensor.turned else (config.V, *shape[1:]) if tensor.axes[0] == "V" else shape
         whole = np.zeros(0, np.float32)
         for layer, name in enumerate(names(tensor, config)):
-            array = _sound(name, found[keys[name]], shape)
+            array = sound(name, found[keys[name]], shape)
             if layer == 0:  # not before a tensor has shown that the config's sizes are true
                 whole = np.zeros((config.L, *ours) if of_layers else ours, np.float32)
             array = array.T if tensor.turned else array
@@ -150,7 +150,7 @@ def _refuse(wrong: Iterable[str], which: str) -> None:
         raise ValueError(f"tensor {first!r} is {which}{f', and {count - 1} more are' if count > 1 else ''}")
 
 
-def _sound(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def sound(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """The array, if it is what the config says."""
     if array.shape != shape:
         raise ValueError(f"tensor {name!r} has shape {list(array.shape)}; the config makes it {list(shape)}")

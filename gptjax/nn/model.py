@@ -196,6 +196,7 @@ class Block(nn.Module):
     def _adapter(self, x_BTX, name, axes, width):
         """Scale (x A) B. The rank, a few columns, lies whole on every device."""
         lora, X = self.config.lora, x_BTX.shape[-1]
+        assert lora is not None
         into, out = (axes[0], None), (None, axes[1])
         start: Any = nn.with_logical_partitioning(LORA_START, into)
         a_Xr = self.param(f"{name}{LORA_A}", start, (X, lora.rank))

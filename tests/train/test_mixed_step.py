@@ -140,6 +140,30 @@ def test_losses_and_gradients_of_a_mixed_step_are_those_of_steps_of_one_task_eac
     assert parts.step._cache_size() == 1
 
 
+def loops_in(parts: Compiled) -> int:
+    with jax.set_mesh(parts.mesh):
+        return str(parts.step.trace(parts.start, batch_of(), stop_flag(parts.mesh)).jaxpr).count("while[")
+
+
+def sparse() -> LossSpec:
+    """The mixed step again, told that few positions are targets."""
+    return mixed()._replace(terms=tuple(term._replace(sparse=term.head is None) for term in terms()))
+
+
+@pytest.mark.parametrize(("shape", "A"), [ALONE, SPREAD, IN_PARTS])
+def test_a_step_that_scores_its_targets_alone_is_the_step_that_scores_all(shape, A):
+    """Within 1e-5 in every loss and gradient, also where no target is for the head of the tokens."""
+    for without in ((), (0, 1)):
+        _, wanted, gradient = once(compiled(mixed), batch_of(without=without))
+        _, found, same = once(compiled(sparse, shape, A), batch_of(A, without=without))
+        for term in terms():
+            np.testing.assert_allclose(found[f"loss/{term.name}"], wanted[f"loss/{term.name}"], rtol=1e-5)
+        assert_near(same, gradient)
+        assert norm(gradient) > 1e-3
+    loops = [loops_in(compiled(spec)) for spec in (sparse, mixed)]
+    assert loops[0] == loops[1] + 2  # forward, and back
+
+
 @pytest.mark.parametrize(("shape", "A"), [ALONE, IN_PARTS])
 def test_a_task_that_is_absent_gives_finite_metrics_and_its_head_no_gradient(shape, A):
     """Trap 6: exactly 0, where it is not 0 when the task is there."""

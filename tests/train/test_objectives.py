@@ -241,6 +241,22 @@ def test_what_is_compiled_without_a_text_is_what_the_default_objectives_make_of_
     assert loss_spec(Rows(prepared, 64, 0, None, objectives.tasks), 32, "static") == causal_only()
 
 
+@pytest.mark.parametrize(
+    ("rows", "sparse"),
+    [
+        (("masked_lm",), [True]),
+        (("causal_lm=0.3", "masked_lm=0.7"), [True, True]),
+        (("causal_lm=0.9", "masked_lm=0.1"), [False, False]),
+        (("causal_lm=0.3", "masked_lm=0.7", "causal_lm=0.9@0.5", "masked_lm=0.1@0.5"), [False, False]),
+        (("masked_lm=0.9", "position=0.1"), [True, False]),
+    ],
+)
+def test_positions_without_a_target_are_left_out_where_there_are_many_in_every_phase(prepared, rows, sparse):
+    """Of all that the head of the tokens predicts: what heads of their own predict is not its affair."""
+    found = loss_spec(Rows(prepared, 64, 0, None, Objectives(rows=rows).tasks), 32, "static")
+    assert [term.sparse for term in found.terms] == sparse
+
+
 def test_a_tasks_settings_are_its_own(made):
     """The table holds tasks and nothing else under their names."""
     others = {"rows", "sources", "rare", "combine", "by_repetition", "conflicts"}

@@ -3,11 +3,12 @@
 Axes: B batch  T position.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from gptjax.batch import Batch
 from gptjax.nn.class_heads import class_logits, class_nll
@@ -34,7 +35,7 @@ class Tokens(Classified):
         """The terms that the head of the tokens predicts share its one pass over the vocabulary."""
         by_token_head: Any = None
         if any(term.head is None for term in terms):
-            by_token_head = token_nll(*self._likelihood(seen), **self._settings(seen))
+            by_token_head = token_nll(*self._likelihood(seen), **self._settings(seen, terms))
         return [
             by_token_head if term.head is None else class_nll(self._logits(seen, term.head), seen.batch.targets_BT)
             for term in terms
@@ -43,7 +44,7 @@ class Tokens(Classified):
     def answers(self, seen: Seen, terms: Sequence[Term]) -> list[tuple[Float[Array, "B T"], Int[Array, "B T"]]]:
         by_token_head: Any = None
         if any(term.head is None for term in terms):
-            by_token_head = token_scores(*self._likelihood(seen), **self._settings(seen))
+            by_token_head = token_scores(*self._likelihood(seen), **self._settings(seen, terms))
         found = []
         for term in terms:
             if term.head is None:
@@ -56,8 +57,21 @@ class Tokens(Classified):
     def _likelihood(self, seen: Seen) -> tuple[Array, Array, Array]:
         return seen.hidden_BTD, head(seen.params), seen.batch.targets_BT
 
-    def _settings(self, seen: Seen) -> dict[str, Any]:
-        return {"vocabulary": seen.config.vocabulary, "chunks": seen.chunks, "cap": seen.config.logit_cap}
+    def _settings(self, seen: Seen, terms: Sequence[Term]) -> dict[str, Any]:
+        config, counted_BT = seen.config, self._counted(seen.batch, terms)
+        return {
+            "vocabulary": config.vocabulary,
+            "chunks": seen.chunks,
+            "cap": config.logit_cap,
+            "counted_BT": counted_BT,
+        }
+
+    def _counted(self, batch: Batch, terms: Sequence[Term]) -> Bool[Array, "B T"] | None:
+        """The only positions to be scored; None = all."""
+        own = [term for term in terms if term.head is None]
+        if not all(term.sparse for term in own):
+            return None
+        return functools.reduce(jnp.logical_or, (self.weights(batch, term) > 0 for term in own))
 
     def _logits(self, seen: Seen, number: int) -> Float[Array, "B T C"]:
         return class_logits(seen.params, seen.config, seen.hidden_BTD, number)

@@ -160,6 +160,118 @@ def test_the_number_of_pieces_divides_t_and_fits(rows, T, V):
     assert all(rows * (T // count) * V * 4 > CHUNK_BYTES for count in fewer)
 
 
+COUNTED = {
+    "some": jax.random.uniform(jax.random.key(5), (4, 8)) < 0.4,
+    "one": jnp.zeros((4, 8), bool).at[2, 3].set(True),
+    "none": jnp.zeros((4, 8), bool),
+    "all": jnp.ones((4, 8), bool),
+}
+
+
+def value_and_slopes(inputs, counted_BT=None, chunks=2, cap=None, learns=True):
+    """(nats, slope by hidden, and by the table where it learns) of a sum in which every counted place has a weight."""
+    hidden_BTD, table_VD, targets_BT = inputs
+    weight_BT = jnp.linspace(-1, 2, targets_BT.size).reshape(targets_BT.shape)
+    counts_BT = COUNTED["all"] if counted_BT is None else counted_BT
+
+    def loss(hidden_BTD, table_VD):
+        nll_BT = token_nll(
+            hidden_BTD, table_VD, targets_BT, vocabulary=VOCABULARY, chunks=chunks, cap=cap, counted_BT=counted_BT
+        )
+        return jnp.sum(jnp.where(counts_BT, nll_BT * weight_BT, 0)), nll_BT
+
+    slopes = jax.jit(jax.value_and_grad(loss, argnums=(0, 1) if learns else (0,), has_aux=True))
+    (_, nll_BT), gradient = slopes(hidden_BTD, table_VD)
+    return nll_BT, *gradient
+
+
+def dense(inputs, counted_BT, **settings):
+    """The oracle: all places scored, and those that do not count weighed with 0."""
+    hidden_BTD, table_VD, targets_BT = inputs
+    weight_BT = jnp.where(counted_BT, jnp.linspace(-1, 2, targets_BT.size).reshape(targets_BT.shape), 0)
+
+    def loss(hidden_BTD, table_VD):
+        nll_BT = token_nll(hidden_BTD, table_VD, targets_BT, vocabulary=VOCABULARY, **settings)
+        return jnp.sum(nll_BT * weight_BT), nll_BT
+
+    (_, nll_BT), gradient = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(hidden_BTD, table_VD)
+    return jnp.where(counted_BT, nll_BT, 0), *gradient
+
+
+@pytest.mark.parametrize("learns", [True, False])
+@pytest.mark.parametrize(
+    ("which", "chunks", "cap"), [("some", 1, None), ("some", 8, 2.0), ("all", 2, None), ("one", 2, None)]
+)
+def test_counted_places_alone_have_the_nats_and_slopes_of_all(which, chunks, cap, learns):
+    """Within 1e-6, in float32, whether or not the table learns; all others are exactly 0."""
+    counted_BT = COUNTED[which]
+    found = value_and_slopes(inputs(B=4), counted_BT, chunks, cap, learns)
+    wanted = dense(inputs(B=4), counted_BT, chunks=chunks, cap=cap)
+    assert len(found) == 2 + learns
+    for a, b in zip(found, wanted, strict=False):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+        assert a.dtype == b.dtype
+    assert not found[0][~counted_BT].any()
+    assert not found[1][~counted_BT].any()
+    assert np.abs(wanted[1][counted_BT]).max() > 1e-3
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_what_stands_at_places_that_do_not_count_changes_nothing(learns):
+    """Numbers beyond all bounds, NaN, and other targets there: bit for bit the same; at a place that counts, not."""
+    hidden_BTD, table_VD, targets_BT = inputs(B=4)
+    counted_BT = COUNTED["some"]
+    for garbage in (1e30, np.nan):
+        other = (
+            jnp.where(counted_BT[..., None], hidden_BTD, garbage), table_VD, jnp.where(counted_BT, targets_BT, 7),
+        )  # fmt: skip
+        found = value_and_slopes(other, counted_BT, learns=learns)
+        wanted = value_and_slopes((hidden_BTD, table_VD, targets_BT), counted_BT, learns=learns)
+        jax.tree.map(np.testing.assert_array_equal, found, wanted)
+    moved = value_and_slopes((hidden_BTD * 2, table_VD, targets_BT), counted_BT, learns=learns)
+    assert not np.array_equal(moved[0], wanted[0])
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_a_batch_without_a_target_has_no_nats_and_no_slope(learns):
+    for array in value_and_slopes(inputs(B=4), COUNTED["none"], learns=learns):
+        assert not array.any()
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_counted_places_on_a_mesh_are_those_of_one_device(learns):
+    """Eight devices, of which some have a target in every place, one has none; within 1e-5."""
+    counted_BT = COUNTED["some"].at[0].set(False).at[1].set(True)
+    alone = value_and_slopes(inputs(B=4), counted_BT, learns=learns)
+    for sizes in ((2, 2, 2), (4, 1, 2)):
+        with jax.set_mesh(make_mesh(*sizes)):
+            spread = value_and_slopes(inputs(B=4), counted_BT, learns=learns)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), spread, alone)
+
+
+@pytest.mark.parametrize("counted", [None, COUNTED["some"]])
+def test_a_table_that_does_not_learn_costs_two_products_less(counted):
+    """Its slope is never made, nor are the scores made again; the slope by hidden is within 1e-6 the same."""
+    arrays = inputs(B=4)
+    np.testing.assert_allclose(
+        value_and_slopes(arrays, counted, learns=False)[1], value_and_slopes(arrays, counted)[1], rtol=1e-5, atol=1e-6
+    )
+
+    def products(learns):
+        text = str(jax.make_jaxpr(lambda: value_and_slopes(arrays, counted, learns=learns))())
+        return text.count("dot_general")
+
+    assert (products(True), products(False)) == (4, 2)
+
+
+def test_scores_of_counted_places_are_those_of_all():
+    counted_BT, settings = COUNTED["some"], {"vocabulary": VOCABULARY, "chunks": 2}
+    nll_BT, argmax_BT = token_scores(*inputs(B=4), **settings, counted_BT=counted_BT)
+    wanted = token_scores(*inputs(B=4), **settings)
+    np.testing.assert_allclose(nll_BT, jnp.where(counted_BT, wanted[0], 0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(argmax_BT, jnp.where(counted_BT, wanted[1], 0))
+
+
 def test_pieces_that_do_not_divide_t_are_refused():
     """The error holds both numbers."""
     with pytest.raises(ValueError, match=r"chunks=3 .* T=8"):
