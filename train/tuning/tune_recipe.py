@@ -6,7 +6,7 @@ Imports neither JAX nor TensorFlow.
 import dataclasses
 import math
 
-from data.examples.spec import ExamplesSpec
+from data.examples.example_spec import ExamplesSpec
 from gptjax.config import Lora
 from train.objectives import Objectives
 from train.recipe import OptimizerSpec, Recipe
