@@ -89,7 +89,7 @@ def _whole(text: str, act: str) -> bool:
 
 def _filled(text: str, chance: int, *, asks: bool) -> str:
     """A text with values in its blanks; by the same chance, those of an answer agree with those of its question."""
-    filled = BLANK.sub(lambda blank: _value(*blank.groups(), chance, asks=asks), text)
+    filled = BLANK.sub(lambda blank: _value(blank[1], blank[2], blank[3], blank[4], chance, asks=asks), text)
     return re.sub(r"(元|分|站|型|小时|服务)\1", r"\1", filled)  # where the text has the unit, too
 
 
