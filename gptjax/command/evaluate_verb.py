@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.metadata
 import itertools
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ from gptjax.evaluation.items import (
     STOP,
     TEXT,
     TOKENS,
+    left_out,
     prompts,
     read_items,
     unescaped,
@@ -41,7 +43,7 @@ USERS = {  # of the options that not every task has
 class Evaluate(Verb):
     """Measure a model: perplexity of text, multiple choice, classification, answers in free words.
 
-    Files are .txt, one text each, or .jsonl, an object a line. What the lines hold, for each task:
+    Files are .txt, one text each, or hold records: .jsonl, .json, .csv, .tsv, .parquet. What these hold, for each task:
 
       perplexity   {"text": "..."}
       choices      {"context": "...", "choices": ["...", "..."], "answer": 0}   the right one, by number or as text
@@ -115,6 +117,8 @@ class Evaluate(Verb):
         items = list(itertools.islice(read_items(self.files), self.most))
         if not items:
             raise ValueError(f"{self.files[0]}: there are no items to evaluate")
+        for remark in left_out(self.files):
+            print(remark, file=sys.stderr)
         words = words_of(self.labels)
         if self.out is not None:
             place_for(self.out)

@@ -40,6 +40,13 @@ def read_items(files: Sequence[str]) -> Iterator[FileItem]:
                 raise ValueError(f"{file}: {error.strerror}; give one that can be read: {KNOWN}") from None
 
 
+def left_out(files: Sequence[str]) -> Iterator[str]:
+    """What beside the items of folders and patterns of files is not read."""
+    for path in map(expanded, files):
+        if remark := find(path).remark():
+            yield f"{path}: {remark}"
+
+
 def _placed(fields: Mapping[str, Any], place: str) -> FileItem:
     item = FileItem(fields)
     item.place = place

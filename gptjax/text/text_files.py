@@ -92,5 +92,7 @@ def _wide(content: bytes) -> str | None:
 
 
 def _convert(encoding: str, path: Path) -> str:
+    if path.suffix.lower() in PACKED:
+        return f"unpack it, then {_convert(encoding, path.with_suffix(''))}"
     name, new = shlex.quote(str(path)), shlex.quote(f"{path}.new")
     return f"`iconv -f {encoding} -t UTF-8 {name} > {new} && mv {new} {name}`"

@@ -19,7 +19,11 @@ SEPARATORS = (
     (r"[，、；]+(?=[。！？]|$)", ""),
     (r"\.$", "。"),
 )  # of lists, and at an end
-LEFT = re.compile(r"[0-9A-Za-z\[\]#]|北京|[店园馆][)）]")  # what tells that a value was not blanked
+PLACES = (
+    "北京|国家|天安门|故宫|长城|清华|北大|大观园|恭王府|水立方|什刹海|天坛|颐和园|小汤山|动物园|奥林匹克|鸟巢|雍和宫|"
+    "景山|王府井|全聚德|海底捞"
+)
+LEFT = re.compile(rf"[0-9A-Za-z\[\]#]|[店园馆][)）]|{PLACES}")  # what tells that a value was not blanked
 LEFT_IN_LIST = re.compile(r"、(?!\[)|(?<!\])、|\][，；][^\[\]，。；！？]{2,10}，\[")
 TAXI, FREE, FACILITIES = "出租", "免费", ("酒店", "酒店设施")
 
@@ -89,7 +93,7 @@ def _whole(text: str, act: str) -> bool:
 
 def _filled(text: str, chance: int, *, asks: bool) -> str:
     """A text with values in its blanks; by the same chance, those of an answer agree with those of its question."""
-    filled = BLANK.sub(lambda blank: _value(*blank.groups(), chance, asks=asks), text)
+    filled = BLANK.sub(lambda blank: _value(blank[1], blank[2], blank[3], blank[4], chance, asks=asks), text)
     return re.sub(r"(元|分|站|型|小时|服务)\1", r"\1", filled)  # where the text has the unit, too
 
 

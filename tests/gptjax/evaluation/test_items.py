@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gptjax.arguments import listed
-from gptjax.evaluation.items import label_of, prompts, read_items, right_choice, texts_of, word_of_label
+from gptjax.evaluation.items import label_of, left_out, prompts, read_items, right_choice, texts_of, word_of_label
 
 
 def test_lines_are_items_and_other_files_are_texts(tmp_path):
@@ -59,6 +59,16 @@ def test_files_that_cannot_be_items_are_refused_with_the_remedy(tmp_path):
         with pytest.raises(ValueError, match=said):
             list(read_items([str(tmp_path / name)]))
     assert list(read_items([str(tmp_path / "a.md")])) == [{"text": "# text"}]
+
+
+def test_what_a_folder_holds_beside_items_is_told(tmp_path):
+    """Of a file that is named, nothing."""
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
+    (tmp_path / "b.pdf").write_text("b")
+    assert len(list(read_items([str(tmp_path)]))) == 1
+    (said,) = left_out([str(tmp_path), str(tmp_path / "a.jsonl")])
+    assert said.startswith(f"{tmp_path}: not read, for only .txt, ")
+    assert said.endswith("are: 1 .pdf")
 
 
 def test_templates_take_fields_and_leave_braces_in_them_alone():

@@ -159,6 +159,7 @@ def test_large_files_are_read_piece_by_piece(tmp_path, kind, packed):
         ("a.csv", "a,b,a\n", r"a\.csv:1: the first row names the fields, and 'a' twice"),
         ("a.csv", b"a\nx\ncaf\xe9\n", r"a\.csv:3: byte 4 of the line \(0xe9\) is not UTF-8"),
         ("a.tsv", "a\n1\n".encode("utf-16"), r"a\.tsv: is UTF-16, or no text"),
+        ("a.csv.gz", gzip.compress(b"a\ncaf\xe9\n"), r"a\.csv\.gz:2: byte 4 .*unpack it, then `iconv .*a\.csv > "),
         ("a.json", b'[{"a": "\xe9"}]', r"a\.json:1: byte 9 of the line"),
         ("a.json", '[{"a": NaN}]', r"a\.json: .*NaN is no number of JSON; write null"),
         ("a.parquet", b"PAR1 and no more", r"a\.parquet: is damaged, or no \.parquet file"),
