@@ -75,6 +75,8 @@ class ConversationEncoder:
         writing, text, joined = self._whole(messages)
         ids, offsets = self._tokenizer.encode_spelt_at(text)
         added = [place for place, id in enumerate(ids) if id in self._tokenizer.added_ids]
+        if sum(learn) > 1:
+            writing.prepare_beginnings()
         blocks = writing.generated() if self._in_blocks and any(learn) else [(0, len(text))]
         learned = [False] * len(ids)
         for number, message in enumerate(messages):
