@@ -75,6 +75,8 @@ class ConversationEncoder:
         writing, text, joined = self._whole(messages)
         ids, offsets = self._tokenizer.encode_spelt_at(text)
         added = [place for place, id in enumerate(ids) if id in self._tokenizer.added_ids]
+        if sum(learn) > 1:
+            writing.prepare_beginnings()
         blocks = writing.generated() if self._in_blocks and any(learn) else [(0, len(text))]
         learned = [False] * len(ids)
         for number, message in enumerate(messages):
@@ -97,7 +99,9 @@ class ConversationEncoder:
             except ValueError as error:
                 raise ValueError(f"message {number} of the assistant, by the model's chat template: {error}") from error
             for place in range(first, last):
-                learned[place] = any(offsets[place][0] < b and offsets[place][1] > a for a, b in spans)
+                starts, stops = offsets[place]  # alike of a space that the tokenizer puts there
+                in_block = any(starts < b and max(stops, starts + 1) > a for a, b in spans)
+                learned[place] = in_block or not self._in_blocks
             learned[last] = True
         return Rendered(ids or [self._tokenizer.bos], learned or [False])
 
@@ -154,7 +158,8 @@ class ConversationEncoder:
 
     def _refuse_lacking(self, text: str) -> None:
         """Raises ValueError naming a special token of the template that the tokenizer has not."""
-        written = {*MARK.findall(text), *(name for name in self._names.values() if name in text)}
+        named = {self._names[role] for role in ("bos_token", "eos_token") if role in self._names}
+        written = {*MARK.findall(text), *(name for name in named if name in text)}
         if lacking := sorted(written - self._tokenizer.added_names):
             raise ValueError(
                 f"the chat template writes {', '.join(map(repr, lacking))}, which the tokenizer does not have as "

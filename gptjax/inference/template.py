@@ -8,9 +8,11 @@ Source: documentation of transformers, "Writing a chat template"; environment an
 
 import contextlib
 import functools
+import itertools
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import CodeType
 from typing import Any
@@ -76,36 +78,63 @@ class Writing:
         self._typed = [guard.typed(message, message.get("role") == "assistant") for message in given]
         self._offered = {"tools": guard.typed(tools), "documents": None, **names}
         self._environment = _Environment(guard)
+        self._parts: tuple[str, list[int], dict[bool, str]] | None = None  # see `prepare_beginnings`
         with _telling():
-            code, names_of_all = _code(template), self._environment.make_globals(None)
-            self._template = self._environment.template_class.from_code(self._environment, code, names_of_all)
+            code, shared = _code(template), self._environment.make_globals(None)
+            self._template = self._environment.template_class.from_code(self._environment, code, shared)
 
     def text(self, count: int, *, add_generation_prompt: bool = True) -> str:
         """The first `count` messages, and with `add_generation_prompt` the beginning of the assistant's answer."""
-        offered = {"messages": self._typed[:count], "add_generation_prompt": add_generation_prompt, **self._offered}
-        with _telling():
-            text = self._template.render(offered)
-        return self._environment.guard.shielded(text)
+        if self._parts is None or not count:
+            return self._rendered(count, add_generation_prompt)
+        whole, begins, tails = self._parts
+        return whole[: begins[count]] + tails[add_generation_prompt]
+
+    def prepare_beginnings(self) -> None:
+        """From now on `text` is cut out of the whole text, as far as the template is of the kind that allows it.
+
+        It is for conversations of which many beginnings are asked for: `text` itself does not change. See
+        `_loop_over_messages`.
+        """
+        count, mark = len(self._typed), self._environment.guard.marks[2]
+        whole = self._rendered(count, add_generation_prompt=False)
+        parts = self._marked(mark).split(mark)  # what is before the messages, each of them, what is behind
+        if len(parts) != count + 2 or not count or "".join(parts) != whole:
+            return
+        begins = [*itertools.accumulate(map(len, parts[:-1]))]
+        one = self._rendered(1, add_generation_prompt=True)
+        if one.startswith(whole[: begins[1]]):
+            self._parts = whole, begins, {True: one[begins[1] :], False: parts[-1]}
 
     def generated(self) -> list[tuple[int, int]]:
         """What of the whole text is in `{% generation %}`: (first, one past the last) character of each stretch.
 
         Raises ValueError where the template writes such a stretch, and then changes it.
         """
-        begin, end = self._environment.guard.marks
-        self._environment.marks_generation = True
-        marked = self.text(len(self._typed), add_generation_prompt=False)
-        self._environment.marks_generation = False
+        begin, end, _ = self._environment.guard.marks
+        marked = self._marked(begin + end)
         text, found = "", []
         for number, part in enumerate(re.split(f"[{begin}{end}]", marked)):
             if number % 2:
                 found.append((len(text), len(text) + len(part)))
             text += part
-        if text != self.text(len(self._typed), add_generation_prompt=False) or re.sub(
-            f"[^{begin}{end}]", "", marked
-        ) != (begin + end) * len(found):
+        in_turn = re.sub(f"[^{begin}{end}]", "", marked) == (begin + end) * len(found)
+        if not in_turn or text != self.text(len(self._typed), add_generation_prompt=False):
             raise ValueError("the model's chat template changes what it has in {% generation %}; spans cannot be told")
         return found
+
+    def _marked(self, marks: str) -> str:
+        """The whole text with some of the guard's marks in it."""
+        self._environment.marks = marks
+        text = self._rendered(len(self._typed), add_generation_prompt=False)
+        self._environment.marks = ""
+        return text
+
+    def _rendered(self, count: int, add_generation_prompt: bool) -> str:
+        offered = {"messages": self._typed[:count], "add_generation_prompt": add_generation_prompt, **self._offered}
+        with _telling():
+            text = self._template.render(offered)
+        return self._environment.guard.shielded(text)
 
 
 @contextlib.contextmanager
@@ -121,7 +150,46 @@ def _telling() -> Iterator[None]:
 def _code(template: str) -> CodeType:
     """A template compiled: it takes 20 ms or so, and names the filters of its environment, whichever renders it."""
     environment = _Environment(Guard((), (), (template,)))
-    return environment.compile(_Operators().visit(environment.parse(template)))
+    tree = environment.parse(template)
+    if (loop := _loop_over_messages(tree)) is not None:
+        loop.body.insert(0, mark := nodes.Output([_Generation.mark_of(environment, 2)], lineno=loop.lineno))
+        tree.body.insert(tree.body.index(loop) + 1, mark)
+    return environment.compile(_Operators().visit(tree))
+
+
+def _loop_over_messages(tree: nodes.Template) -> nodes.For | None:
+    """The loop of a template that writes something, then each message by itself, then something; else None.
+
+    What is before and in the loop does not know which message is the last, nor whether an answer is asked for, and
+    nothing is kept from one message for the next or for what is behind. So the text of the first messages is the
+    beginning of the text of all, and what is behind is the same of any number of messages but none.
+    """
+    loops = [node for node in tree.body if isinstance(node, nodes.For)]
+    kept = (nodes.Macro, nodes.CallBlock, nodes.Block, nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
+    if len(loops) != 1 or next(tree.find_all((*kept, nodes.NSRef, nodes.Break)), None):
+        return None
+    (loop,) = loops
+    uses = Counter(name.name for name in tree.find_all(nodes.Name))
+    first = [node for node in tree.find_all(nodes.Getitem) if node.arg == nodes.Const(0)]
+    known = {
+        "messages": 1 + sum(node.node == nodes.Name("messages", "load") for node in first),
+        "loop": sum(
+            node.node == nodes.Name("loop", "load") and node.attr in ("first", "index", "index0")
+            for node in tree.find_all(nodes.Getattr)
+        ),
+        "add_generation_prompt": sum(
+            name.name == "add_generation_prompt"
+            for behind in tree.body[tree.body.index(loop) + 1 :]
+            for name in (behind, *behind.find_all(nodes.Name))
+            if isinstance(name, nodes.Name)
+        ),
+        **dict.fromkeys(("namespace", "cycler", "joiner", "lipsum", "self"), 0),
+    }
+    sets = [len([*part.find_all((nodes.Assign, nodes.AssignBlock))]) for part in (tree, loop)]
+    plain = sets[0] == sets[1] and loop.iter == nodes.Name("messages", "load") and isinstance(loop.target, nodes.Name)
+    plain = plain and not (loop.test or loop.else_ or loop.recursive)
+    plain = plain and all(node.name != "random" for node in tree.find_all(nodes.Filter))
+    return loop if plain and all(uses[name] == count for name, count in known.items()) else None
 
 
 def _normal(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,7 +212,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def __init__(self, guard: Guard):
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation])
-        self.guard, self.marks_generation = guard, False
+        self.guard, self.marks = guard, ""  # marks: those that are written
         self.filters = {name: self._seeing(filter) for name, filter in self.filters.items()} | {"tojson": self._tojson}
         self.filters["~"] = lambda parts: guard.seen("".join(map(str, parts)))
         self.filters["in"] = self._searched
@@ -220,12 +288,18 @@ class _Generation(Extension):
     def parse(self, parser: Any) -> Any:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        begin, end = (nodes.Output([self.call_method("mark", [nodes.Const(place)])], lineno=line) for place in (0, 1))
+        begin, end = (nodes.Output([self.mark_of(self.environment, place)], lineno=line) for place in (0, 1))
         return [begin, *body, end]
+
+    @classmethod
+    def mark_of(cls, environment: jinja2.Environment, place: int) -> nodes.Expr:
+        """What in a template writes one of the guard's marks, whenever these are asked for."""
+        return environment.extensions[cls.identifier].call_method("mark", [nodes.Const(place)])
 
     def mark(self, place: int) -> str:
         environment: Any = self.environment
-        return environment.guard.marks[place] if environment.marks_generation else ""
+        mark = environment.guard.marks[place]
+        return mark if mark in environment.marks else ""
 
 
 def _refuse(why: Any) -> None:

@@ -165,7 +165,7 @@ class Guard:
         free = (chr(code) for code in range(FIRST, LAST + 1) if chr(code) not in taken)
         self._typed = dict(zip(firsts, free, strict=False))
         self._said = dict(zip(firsts, free, strict=False))
-        self.marks = tuple(itertools.islice(free, 2))  # for places in what a template writes
+        self.marks = tuple(itertools.islice(free, 3))  # for places in what a template writes
         self._used: dict[str, str] = {}  # private character -> what it reads as, of those that are in some text
 
     def typed(self, value: Any, by_assistant: bool = False) -> Any:

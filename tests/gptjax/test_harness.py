@@ -10,7 +10,7 @@ import pytest
 import gptjax.harness
 from gptjax.evaluation.evaluate import continued
 from gptjax.harness import Adapter, settings_of
-from gptjax.inference.chat import Chat
+from gptjax.inference.chat import TURNS, Chat
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.sampling import Sampling
 from tests.tiny_run import random_model, write_run
@@ -176,9 +176,10 @@ def test_an_answer_that_is_begun_is_written_as_the_template_writes_the_assistant
     assert text.replace("\ufdd1", "") == "<|bos|>user hello<|eos|><|bos|>assistant the fox"
 
 
-def test_an_answer_that_is_begun_follows_where_the_assistant_speaks():
+@pytest.mark.parametrize("template", [None, TURNS])
+def test_an_answer_that_is_begun_follows_where_the_assistant_speaks(template):
     """In our lines behind a space, as in training, and so does a choice; not where another template writes."""
-    lm, encode = Joined(MODEL), MODEL.tokenizer.encode
+    lm, encode = talking(template), MODEL.tokenizer.encode
     text = lm.apply_chat_template([USER, {"role": "assistant", "content": "the"}], add_generation_prompt=False)
     bos = MODEL.tokenizer.bos
     assert lm._encode([text]) == [[bos, *encode("A: hello\nB: the")]]

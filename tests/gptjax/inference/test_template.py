@@ -8,6 +8,7 @@ import tokenizers
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 import gptjax.inference.template
+from gptjax.inference.chat import TURNS
 from gptjax.inference.template import Writing, render
 from gptjax.inference.typed_text import FIRST
 from gptjax.text.tokenizer import SHIELD, Tokenizer, byte_tokenizer
@@ -235,3 +236,45 @@ def test_of_a_conversation_the_beginning_can_be_written_too():
     for count in (1, 2, 3):
         assert writing.text(count) == render(THINKING, messages[:count], {}, TOKENIZER)
     assert writing.text(1) != writing.text(2)
+
+
+EACH = "{% for m in messages %}{{ m.content }}<end>{% endfor %}"
+# Each tells a beginning from the whole in another way.
+LOOKING = {
+    "the last": EACH.replace("<end>", "{% if not loop.last %}<end>{% endif %}"),
+    "the next": EACH.replace("<end>", "{{ loop.nextitem is defined }}"),
+    "how many": EACH.replace("<end>", "{{ messages | length }}"),
+    "the last from the end": EACH + "{{ messages[-1].content }}",
+    "whether an answer is asked for": EACH.replace("<end>", "{{ add_generation_prompt }}"),
+    "that before": "{{ add_generation_prompt }}" + EACH,
+    "a count": "{% set ns = namespace(n=0) %}" + EACH.replace("<end>", "{% set ns.n = ns.n + 1 %}") + "{{ ns.n }}",
+    "a turn of its own": "{% set c = cycler('a', 'b', 'c') %}"
+    + EACH.replace("<end>", "{{ c.next() }}")
+    + "{{ c.next() }}",
+    "what is used up": "{% set all = messages[0].content | map('upper') %}" + EACH + "{{ all | first }}",
+    "another name": "{% set all = messages %}" + EACH.replace("<end>", "{{ all | length }}"),
+    "in a macro": "{% macro f() %}{{ messages | length }}{% endmacro %}" + EACH.replace("<end>", "{{ f() }}"),
+    "where it breaks": EACH.replace("{{", "{% if m.content == 'c' %}{% break %}{% endif %}{{"),
+    "backwards": EACH.replace("in messages", "in messages | reverse"),
+    "some": EACH.replace("in messages", "in messages if m.content != 'b'"),
+    "twice": EACH + EACH,
+}
+SIMPLE = {
+    "of us": TURNS,
+    "ends": EACH + "{% if add_generation_prompt %}<turn>{% else %}</end>{% endif %}",
+    "first": "{{ bos_token }}{{ messages[0].role }}" + EACH.replace("<end>", "{{ loop.index0 }}{{ loop.first }}"),
+}
+
+
+@pytest.mark.parametrize("name", [*LOOKING, *SIMPLE, *HELD])
+def test_beginnings_that_are_cut_out_of_the_whole_are_those_that_are_written(name):
+    """Only of templates that write one message after another, each by itself; others are written each time."""
+    template = {**LOOKING, **SIMPLE, **{held: HELD[held]["template"] for held in HELD}}[name]
+    names = {"bos_token": "<turn>", "eos_token": "<end>"}
+    fresh, cut = (Writing(template, conversation("a<end>", "b", "c", "d"), names, TOKENIZER) for _ in range(2))
+    cut.prepare_beginnings()
+    assert (cut._parts is not None) == (name in (*SIMPLE, "trl phi3_5", "unsloth zephyr_template", "litellm 0"))
+    for count in range(1, 5):
+        for asks in (False, True):
+            wanted = fresh.text(count, add_generation_prompt=asks)
+            assert cut.text(count, add_generation_prompt=asks) == wanted
