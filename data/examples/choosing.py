@@ -55,12 +55,11 @@ def sides(told_E: Sequence[Told], held_out: int, held_before: Mapping[str, froze
     seen = {told.text for told, side in zip(told_E, side_E, strict=True) if side == VALIDATION}
     first: set[int] = set()
     for e, told in enumerate(told_E):
-        if told.text in first:
-            side_E[e] = DUPLICATE
-        elif side_E[e] == TRAIN and told.text in seen:
+        if side_E[e] == TRAIN and told.text in seen:
             side_E[e] = TWIN
-        else:
-            first.add(told.text)
+        elif told.text in first:
+            side_E[e] = DUPLICATE
+        first.add(told.text)
     return side_E
 
 

@@ -43,14 +43,14 @@ def test_what_answers_one_question_is_on_one_side():
 
 
 def test_a_twin_of_a_held_out_conversation_does_not_train_whatever_its_spelling():
-    alone = many(100)
-    held = int(np.flatnonzero(sides(alone, 10, {}) == VALIDATION)[0])
-    again = told("two", talk(f"WHAT is  {held}?", "x" * (held % 90), group="another context"))
-    other = [told("two", talk(f"who is {n}?", "y")) for n in range(50)]
-    side_E = sides([*alone, *other, again], 15, {})
-    if side_E[held] == VALIDATION and side_E[-1] != VALIDATION:
-        assert side_E[-1] == TWIN
-    assert {TWIN, DUPLICATE} & {side_E[-1]}
+    told_E = many(100)
+    held = int(np.flatnonzero(sides(told_E, 10, {}) == VALIDATION)[0])
+    again = told("one", talk(f"WHAT  is {held}?\n", "X" * (held % 90), group="a group of its own"))
+    side_E = sides([*told_E, again], 10, {"one": frozenset({told_E[held].exact_group})})
+    assert side_E[held] == VALIDATION
+    assert side_E[-1] == TWIN
+    other = told("one", talk(f"what is {held}?", "another answer", group="a group of its own"))
+    assert sides([*told_E, other], 10, {"one": frozenset({told_E[held].exact_group})})[-1] == TRAIN
 
 
 def test_the_same_conversation_twice_trains_once():
