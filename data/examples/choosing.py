@@ -28,9 +28,9 @@ class Told(NamedTuple):
 
 
 def told(source: str, conversation: Conversation) -> Told:
-    said = "\0".join(f"{message.role}:{message.content}" for message in conversation.messages)
+    said = "\0".join(f"{message.role}:{plain(message.content)}" for message in conversation.messages)
     group = conversation.group
-    return Told(source, _hash(plain(said)), _hash(plain(group)), _hash(group), len(said))
+    return Told(source, _hash(said), _hash(plain(group)), _hash(group), len(said))
 
 
 def plain(text: str) -> str:

@@ -16,9 +16,9 @@ import numpy as np
 from data.description import FORMAT, NAME, Source, Split, is_prepared, read_prepared, write_description
 from data.examples.choosing import DUPLICATE, TWIN, VALIDATION, sides, told
 from data.examples.dialogues import Rejected, check, examples, source_of
+from data.examples.example_spec import ExamplesSpec
 from data.examples.fitting import Fitter, Left
 from data.examples.forms import Conversation
-from data.examples.example_spec import ExamplesSpec
 from data.preparation import sources
 from data.preparation.holdout import SPLITS, text_hash
 from data.preparation.prepared_folder import content_hash

@@ -11,8 +11,8 @@ import tyro
 from rich.console import Console
 
 from data.description import read_prepared
-from data.examples.preparing import lines, tallies_of
 from data.examples.example_spec import ExamplesSpec
+from data.examples.preparing import lines, tallies_of
 from data.rows.wholeplan import packing
 from data.token_store import TokenStore
 from gptjax.command.options import read, take
