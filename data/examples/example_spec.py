@@ -20,7 +20,7 @@ class ExamplesSpec:
     """Conversations to learn from. A source is `NAME` or `NAME=RATE` as for running text, or the path of a file, folder
     or glob of records; without rates, every example is read equally often."""
 
-    sources: tuple[str, ...] = ("chitchat",)  # files of records; built in: chitchat, crosswoz, chatterbot/chinese
+    sources: tuple[str, ...] = ("chitchat", "crosswoz")  # or files of records; chatterbot/chinese is built in too
     form: str | None = None  # of the records, such as messages or alpaca; None = recognised by their fields
     columns: tuple[str, ...] = ()  # where a field of the form lies, as in prompt=data.question
     learn: Learn = "all"  # which turns of an assistant are learnt: all, the last, or those marked in the records
