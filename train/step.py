@@ -16,9 +16,9 @@ from gptjax.sharding import batch_sharding, local_rows, one_a_device, replicated
 from train.losses.loss import Sums
 from train.losses.terms import Objective, StepLoss, term_sums
 from train.objectives import LossSpec, Term
-from train.optimizer import cooldown_start, learning_rate, make_optimizer, merge
 from train.recipe import OptimizerSpec
 from train.record.ledger import rows_hash
+from train.updates.optimizer import cooldown_start, learning_rate, make_optimizer
 
 # On a CPU, running independent operations side by side costs 20 to 40 % of a step (docs/log.md, 2026-11-22).
 COMPILER_OPTIONS = {"cpu": {"xla_cpu_enable_concurrency_optimized_scheduler": False}}
@@ -77,8 +77,9 @@ def make_train_step(
     target, `weight/<term>` (targets) and `coefficient/<term>`, `gradient_norm` before clipping, `learning_rate`;
     `skipped`, bool; `rows_hash`, u32 [2].
     """
-    objective = Objective(loss_spec, model, chunks_for(local_rows(mesh, B), model.config.T, model.config.V))
     optimizer = make_optimizer(spec, steps, abstract.params, model.dtype)
+    chunks = chunks_for(local_rows(mesh, B), model.config.T, model.config.V)
+    objective = Objective(loss_spec, model.clone(parts=optimizer.parts), chunks)
     rate = learning_rate(spec, steps)
 
     def step(state: State, batch_ABT: Batch, stop_flag: jax.Array) -> tuple[State, dict[str, jax.Array]]:
@@ -87,13 +88,15 @@ def make_train_step(
         weighed_at = progress + earlier / jnp.float32(steps)  # weights fall when the rate does
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         trained = optimizer.trainable(state.params)
-        found = objective.loss(
-            trained, lambda trained: merge(trained, state.params), batch_ABT, state.combiner, progress, weighed_at, key
-        )
+
+        def whole(trained: Any) -> Any:
+            return optimizer.in_parts(trained, state.params)
+
+        found = objective.loss(trained, whole, batch_ABT, state.combiner, progress, weighed_at, key)
         updates, moments, norm = optimizer.update(
             found.gradient, state.optimizer, state.params, state.step, state.cooldown
         )
-        params = merge(optax.apply_updates(trained, updates), state.params)
+        params = optimizer.merge(optax.apply_updates(trained, updates), state.params)
         ema = None if spec.ema is None else _averaged(state.ema, params, state.step, spec.ema)
         finite = jnp.isfinite(found.loss) & jnp.isfinite(norm)
         changed = (params, ema, moments, found.combiner)
