@@ -10,7 +10,6 @@ from rich.console import Console
 from gptjax.runs.manifest import steps
 from train.assemble import Assembly, Text
 from train.measuring.measure import Measuring
-from train.optimizer import cooldown_steps
 from train.record.ledger import entry_of
 from train.record.meter import Start
 from train.record.progress import Progress
@@ -23,6 +22,7 @@ from train.supervision.exits import INTERRUPTED, STOPPED, StoppedError
 from train.supervision.guards import Guards
 from train.supervision.lease import LeaseLostError
 from train.supervision.stop_flag import StopFlag
+from train.updates.optimizer import cooldown_steps
 
 RECORD_EVERY = 10  # steps
 

@@ -41,7 +41,7 @@ class OptimizerSpec:
 
     name: OptimizerName = "adamw"  # how a gradient becomes a direction
     learning_rate: float = 3e-3  # the learning rate at its peak
-    schedule: Schedule = "cosine"  # how the learning rate rises and falls; each is described in train/optimizer.py
+    schedule: Schedule = "cosine"  # how the learning rate rises and falls: train/updates/optimizer.py has each
     warmup: int = 100  # steps from 0 to the peak, linear; slanted has its own
     decay: float = 0.2  # share of the steps that wsd falls over
     final: float = 0.1  # where the learning rate ends, as a share of its peak; slanted has its own

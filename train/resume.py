@@ -12,7 +12,6 @@ from gptjax.files.plain_json import dumps
 from gptjax.runs.checkpoint import restore, saved_shapes
 from gptjax.runs.manifest import manifest, newest_good
 from train.assemble import Assembly
-from train.optimizer import by_thaw_step, cooldown_start, from_thaw_step
 from train.recipe import Recipe, changes, to_json
 from train.record.older import recipe_tree
 from train.record.progress import Progress
@@ -20,6 +19,7 @@ from train.record.saver import Saver, trees_of
 from train.step import State
 from train.supervision.hosts import from_first
 from train.tuning.tune_recipe import TuneRecipe
+from train.updates.optimizer import by_thaw_step, cooldown_start, from_thaw_step
 
 # Parts of a state, by the beginning of its leaves' names, and the fields that they are made by.
 MADE_BY = {

@@ -16,9 +16,9 @@ from gptjax.sharding import batch_sharding, local_rows, one_a_device, replicated
 from train.losses.loss import Sums
 from train.losses.terms import Objective, StepLoss, term_sums
 from train.objectives import LossSpec, Term
-from train.optimizer import cooldown_start, learning_rate, make_optimizer, merge
 from train.recipe import OptimizerSpec
 from train.record.ledger import rows_hash
+from train.updates.optimizer import cooldown_start, learning_rate, make_optimizer
 
 # On a CPU, running independent operations side by side costs 20 to 40 % of a step (docs/log.md, 2026-11-22).
 COMPILER_OPTIONS = {"cpu": {"xla_cpu_enable_concurrency_optimized_scheduler": False}}
@@ -87,14 +87,17 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         trained = optimizer.trainable(state.params)
         T = batch_ABT.tokens_BT.shape[-1]
-        objective = Objective(loss_spec, model, chunks_for(local_rows(mesh, B), T, model.config.V))
-        found = objective.loss(
-            trained, lambda trained: merge(trained, state.params), batch_ABT, state.combiner, progress, weighed_at, key
-        )
+        in_parts = model.clone(parts=optimizer.parts)
+        objective = Objective(loss_spec, in_parts, chunks_for(local_rows(mesh, B), T, model.config.V))
+
+        def whole(trained: Any) -> Any:
+            return optimizer.in_parts(trained, state.params)
+
+        found = objective.loss(trained, whole, batch_ABT, state.combiner, progress, weighed_at, key)
         updates, moments, norm = optimizer.update(
             found.gradient, state.optimizer, state.params, state.step, state.cooldown
         )
-        params = merge(optax.apply_updates(trained, updates), state.params)
+        params = optimizer.merge(optax.apply_updates(trained, updates), state.params)
         ema = None if spec.ema is None else _averaged(state.ema, params, state.step, spec.ema)
         finite = jnp.isfinite(found.loss) & jnp.isfinite(norm)
         changed = (params, ema, moments, found.combiner)

@@ -4,6 +4,7 @@ Pure init and apply; what a token sees is decided by the batch.
 Axes: B batch  T position  S key position  D residual  N query heads  K kv heads  H head width  F mlp width  L layers.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -223,7 +224,9 @@ class Transformer(nn.Module):
 
     `dtype` is that of the products; parameters stay float32. `remat` says what the backward pass may keep; `unroll` how
     many layers one turn of the loop holds (numbers are the same; on a CPU a fully unrolled loop is faster, elsewhere it
-    only compiles longer). `kernel` computes attention where there is no cache.
+    only compiles longer). `kernel` computes attention where there is no cache. `parts`: the stack of layers is given in
+    parts of those lengths, `layers_0`, `layers_1`, ... in place of `layers`, run one after another: what none of
+    a part's parameters is differentiated by costs no gradient. Dropout then draws other numbers.
     """
 
     config: ModelConfig
@@ -231,6 +234,7 @@ class Transformer(nn.Module):
     remat: Remat = "none"
     unroll: int = 1
     kernel: Kernel = "xla"
+    parts: tuple[int, ...] | None = None
 
     @nn.compact
     def __call__(
@@ -275,26 +279,39 @@ class Transformer(nn.Module):
         kernel = self.kernel if cache is None else "xla"
         mask = prepared(kernel, attention_mask(segment_BT, place_BT, segment_BS, place_BS, visible_BS, config.window))
 
-        # an unrolled loop is no loop to XLA, which would then merge what is computed anew with what was computed before
-        block = (
-            Block
-            if self.remat == "none"
-            else nn.remat(Block, policy=REMAT_POLICIES[self.remat], prevent_cse=self.unroll > 1)
-        )
+        angle_BTh = rotary_angles(config, position_BT)
+        assert self.parts is None or cache is None
         recomputed = self.remat == "none"
-        layers = nn.scan(
+        stacks = [("layers", config.L)] if self.parts is None else numbered(self.parts)
+        for name, length in stacks:
+            layers = self._stack(length)(config, kernel, deterministic, recomputed, name=name)
+            x_BTD, layer_cache = layers(x_BTD, layer_cache, mask, angle_BTh, slot_B)
+        hidden_BTD = Norm(config, config.family == "gpt2", recomputed, name="final_norm")(x_BTD)
+        return hidden_BTD, None if layer_cache is None else Cache(*layer_cache, segment_BS, visible_BS)
+
+    def _stack(self, length: int) -> Any:
+        """So many layers one after another, as a module class."""
+        # an unrolled loop is no loop to XLA, nor is one of a single turn, and it would then merge what is computed anew
+        # with what was computed before
+        no_loop = self.unroll > 1 or length < self.config.L
+        block = (
+            Block if self.remat == "none" else nn.remat(Block, policy=REMAT_POLICIES[self.remat], prevent_cse=no_loop)
+        )
+        return nn.scan(
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             # flax leaves in_axes without a type, and int is inferred from its default
             in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
-            length=config.L,
-            unroll=self.unroll,
+            length=length,
+            unroll=min(self.unroll, length),
             metadata_params={nn.PARTITION_NAME: "layers"},
-        )(config, kernel, deterministic, recomputed, name="layers")
-        x_BTD, layer_cache = layers(x_BTD, layer_cache, mask, rotary_angles(config, position_BT), slot_B)
-        hidden_BTD = Norm(config, config.family == "gpt2", recomputed, name="final_norm")(x_BTD)
-        return hidden_BTD, None if layer_cache is None else Cache(*layer_cache, segment_BS, visible_BS)
+        )
+
+
+def numbered(parts: Sequence[int]) -> list[tuple[str, int]]:
+    """The names of a stack's parts, with their lengths."""
+    return [(f"layers_{number}", length) for number, length in enumerate(parts)]
 
 
 def head(params: Any) -> Float[Array, "V D"]:

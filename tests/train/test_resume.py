@@ -21,11 +21,11 @@ from gptjax.runs.checkpoint import CheckpointWriter
 from gptjax.sharding import make_mesh
 from tests.tiny_recipe import recipe, write_text
 from train.objectives import Objectives, causal_only
-from train.optimizer import by_thaw_step
 from train.pretrain import pretrain
 from train.recipe import OptimizerSpec, Recipe, to_json
 from train.resume import saved_trees
 from train.step import abstract_state
+from train.updates.optimizer import by_thaw_step
 
 TINY = ModelConfig(T=8, D=16, L=2, N=2, K=2, head_width=8, F=32, vocabulary=100)
 THAWING = OptimizerSpec(warmup=0, frozen=(("layers/.*", 0.5), ("embedding", 0.4), (".*", 0.0)))

@@ -13,7 +13,7 @@ import pytest
 from gptjax.batch import Batch, text_batch
 from gptjax.config import Lora, ModelConfig
 from gptjax.nn.model import Transformer
-from gptjax.sharding import make_mesh, one_a_device
+from gptjax.sharding import batch_sharding, make_mesh, one_a_device
 from train.objectives import causal_only
 from train.recipe import OptimizerSpec
 from train.record.ledger import rows_hash
@@ -240,18 +240,21 @@ class Steps(NamedTuple):
     flops: float  # of one step
 
 
-def four_steps(config: ModelConfig, spec: OptimizerSpec, shape: tuple[int, int, int] = (1, 1, 1), A: int = 1) -> Steps:
+def four_steps(
+    config: ModelConfig, spec: OptimizerSpec, shape: tuple[int, int, int] = (1, 1, 1), A: int = 1, **of_model: Any
+) -> Steps:
     mesh = make_mesh(*shape, devices=jax.devices()[: math.prod(shape)])
-    model = Transformer(config, unroll=config.L)
+    model = Transformer(config, **{"unroll": config.L, **of_model})
     with jax.set_mesh(mesh):
         abstract, fresh = abstract_state(model, spec, causal_only(), 100, mesh, seed=0)
         step = make_train_step(model, spec, causal_only(), 100, abstract, mesh, ROWS // A, seed=0)
-        flops = step.lower(abstract, uneven_batch(0, A), stop_flag(mesh)).compile().cost_analysis()["flops"]
+        compiled = step.lower(abstract, uneven_batch(0, A), stop_flag(mesh)).compile()
         state, losses = fresh(), []
         for number in range(4):
-            state, metrics = step(state, jax.device_put(uneven_batch(number, A)), stop_flag(mesh))
+            batch = jax.device_put(uneven_batch(number, A), batch_sharding(mesh, leading=1))
+            state, metrics = compiled(state, batch, stop_flag(mesh))
             losses.append(float(metrics["loss"]))
-        return Steps(fresh(), state, losses, flops)
+        return Steps(fresh(), state, losses, compiled.cost_analysis()["flops"])
 
 
 def test_a_step_of_adapters_alone_moves_no_weight_keeps_no_moment_of_one_and_costs_less():
@@ -267,3 +270,60 @@ def test_a_step_of_adapters_alone_moves_no_weight_keeps_no_moment_of_one_and_cos
     assert adam(small.last).mu.keys() == {f"layers/{name}_lora_{part}" for name in config.projections for part in "ab"}
     assert small.flops <= 0.75 * four_steps(config, SPEC).flops
     np.testing.assert_allclose(four_steps(adapted, alone, (2, 2, 2), A=2).losses, small.losses, rtol=0, atol=1e-5)
+
+
+DEEP = dataclasses.replace(CONFIG, D=64, F=128, L=4)
+TOP_HALF = (("layers/[01]/.*|embedding|head", 1.0), (".*", 0.0))
+
+
+def products(config: ModelConfig) -> int:
+    """Operations of the products with weights in one layer, forward, over all tokens of a step."""
+    return sum(2 * ROWS * config.T * width * height for width, height in config.projections.values())
+
+
+def test_layers_below_the_lowest_trained_one_cost_no_backward_pass():
+    """It is twice the forward pass: one product for the inputs, one for the weights. Above a table that trains, one."""
+    full, top = four_steps(DEEP, SPEC), four_steps(DEEP, dataclasses.replace(SPEC, frozen=TOP_HALF))
+    assert full.flops - top.flops > 2 * 2 * products(DEEP)
+    middle = ((r"layers/[12]/(up|down|gate)", 1.0), (".*", 0.0))
+    held = four_steps(DEEP, dataclasses.replace(SPEC, frozen=middle))
+    thin = 3 * 2 * ROWS * DEEP.T * DEEP.D * DEEP.F
+    assert 2 * thin < full.flops - held.flops < 2.5 * thin
+    assert adam(top.last).mu["layers/query"].shape[0] == 2
+    assert adam(held.last).mu["layers/query"].shape[0] == 4
+    assert adam(held.last).mu["layers/up"].shape[0] == 2
+
+
+IN_PARTS = {
+    "the lower half": (TOP_HALF, {}),
+    "every other layer, part of another": (
+        (("layers/[02]/.*|layers/3/(up|query_norm/.*)", 1.0), (".*", 0.0)),
+        {"unroll": 1, "remat": "full"},
+    ),
+    "thawing one by one": (
+        (("layers/0/.*", 1.0), ("layers/1/.*", 0.02), ("layers/2/up", 0.01), (".*", 0.0)),
+        {"unroll": 1},
+    ),
+}
+
+
+@pytest.mark.parametrize(("frozen", "of_model"), IN_PARTS.values(), ids=IN_PARTS)
+def test_a_stack_run_in_parts_learns_what_a_whole_one_learns(frozen, of_model, monkeypatch):
+    """Losses and parameters within 1e-5 of a step that differentiates by whole stacks; frozen layers stay."""
+    spec = dataclasses.replace(SPEC, frozen=frozen)
+    found = four_steps(DEEP, spec, **of_model)
+    monkeypatch.setattr("train.updates.optimizer.runs_alike", lambda trained, layers: None)
+    wanted = four_steps(DEEP, spec, **of_model)
+    np.testing.assert_allclose(found.losses, wanted.losses, rtol=0, atol=1e-5)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-5), found.last.params, wanted.last.params
+    )
+    up = found.last.params["layers"]["up"] != found.first.params["layers"]["up"]
+    assert not up[0].any()
+    assert up.any()
+
+
+def test_a_stack_in_parts_is_the_same_on_a_mesh_in_micro_batches():
+    spec = dataclasses.replace(SPEC, frozen=TOP_HALF)
+    one, spread = four_steps(DEEP, spec, unroll=1), four_steps(DEEP, spec, (2, 2, 2), A=2, unroll=1)
+    np.testing.assert_allclose(spread.losses, one.losses, rtol=0, atol=1e-5)

@@ -3,7 +3,6 @@
 from train.assemble import Assembly, Text
 from train.losses.conflict import Monitor
 from train.measuring.validate import HeldOut, overall
-from train.optimizer import cooldown_steps
 from train.record.metrics import Conflict, Findings, Occasion
 from train.record.progress import Progress
 from train.record.recorder import Recorder
@@ -12,6 +11,7 @@ from train.step import State
 from train.stopping import End, out_of_patience, reached_target
 from train.supervision.guards import Guards
 from train.supervision.stop_flag import StopFlag
+from train.updates.optimizer import cooldown_steps
 
 
 class Measuring:

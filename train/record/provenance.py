@@ -28,8 +28,8 @@ from gptjax.runs.manifest import manifest, steps
 from gptjax.runs.rundir import CREDIT, GENERATION
 from gptjax.text.tokenizer import Tokenizer
 from train.assemble import Text
-from train.optimizer import cooldown_start, learning_rate
 from train.recipe import Change, Recipe, changes, from_json, to_json
+from train.updates.optimizer import cooldown_start, learning_rate
 
 BEFORE_A_RUN = ("lease", "failures.json")  # may lie in a folder that is no run yet
 PLACES = (  # variables that say where a process is, which may differ from one to the next

@@ -11,11 +11,11 @@ import pytest
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from gptjax.config import ModelConfig
+from gptjax.config import Lora, ModelConfig
 from gptjax.nn.model import Transformer, head, init_params
 from gptjax.sharding import make_mesh, shardings
-from train.optimizer import cooldown_start, cooldown_steps, direction_of, learning_rate, make_optimizer, merge
 from train.recipe import OptimizerName, OptimizerSpec
+from train.updates.optimizer import cooldown_start, cooldown_steps, direction_of, learning_rate, make_optimizer
 
 NAMES = get_args(OptimizerName)
 GPT2 = ModelConfig(
@@ -54,7 +54,7 @@ def run(spec: OptimizerSpec, gradients: list[Any], params: Any, steps: int) -> t
     for k, gradient in enumerate(gradients):
         trained = optimizer.trainable(gradient), optimizer.trainable(params)
         updates, state, _ = optimizer.update(trained[0], state, params, jnp.int32(k), jnp.int32(steps))
-        params = merge(optax.apply_updates(trained[1], updates), params)
+        params = optimizer.merge(optax.apply_updates(trained[1], updates), params)
     return params, updates
 
 
@@ -265,7 +265,7 @@ def test_what_is_frozen_costs_no_backward_pass():
         optimizer = make_optimizer(OptimizerSpec(frozen=frozen), 10, params)
 
         def loss(trained, params):
-            whole = merge(trained, params)
+            whole = optimizer.merge(trained, params)
             hidden, _ = model.apply({"params": whole}, tokens, tokens, tokens, tokens > 1)
             return jax.nn.logsumexp(hidden @ head(whole).T)
 
@@ -337,3 +337,91 @@ def test_the_state_of_every_optimizer_has_a_place_on_a_mesh(name):
         else:
             assert place.is_fully_replicated
     assert (found > 0) == (name != "sgd")
+
+
+def deep(seed: int, rows: list[int] | None = None) -> Any:
+    """A table and stacks of four layers, or of those rows of them."""
+    random = np.random.default_rng(seed)
+    shapes = {"embedding": (6, 5), "layers/up": (4, 8, 12), "layers/norm/scale": (4, 8)}
+    flat = {name: jnp.asarray(random.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+    if rows is not None:
+        flat |= {name: leaf[np.array(rows)] for name, leaf in flat.items() if name.startswith("layers/")}
+    return unflatten_dict(flat, sep="/")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_frozen_layers_of_a_stack_are_as_if_they_were_not_there(name):
+    """Updates and state of the others are, bit for bit, those of a stack of them alone; the frozen stay: trap 24."""
+    spec = steady(name=name, weight_decay=0.5, clip=1.0, frozen=(("layers/[02]/.*", 1.0), (".*", 0.0)))
+    after, _ = run(spec, [deep(1), deep(2), deep(3)], deep(0), 10)
+    alone = [deep(seed, [1, 3]) for seed in range(4)]
+    every = dataclasses.replace(spec, frozen=((".*", 0.0),))
+    wanted, _ = run(every, alone[1:], alone[0], 10)
+    np.testing.assert_array_equal(after["embedding"], wanted["embedding"])
+    for key in ("layers/up", "layers/norm/scale"):
+        np.testing.assert_array_equal(flat(after)[key][np.array([1, 3])], flat(wanted)[key])
+        np.testing.assert_array_equal(flat(after)[key][np.array([0, 2])], flat(deep(0))[key][np.array([0, 2])])
+        assert not np.array_equal(flat(after)[key][1], flat(deep(0))[key][1])
+    states = (make_optimizer(spec, 10, deep(0)).init(deep(0)), make_optimizer(every, 10, alone[0]).init(alone[0]))
+    kept, fewer = ([leaf.shape for leaf in jax.tree.leaves(state)] for state in states)
+    assert kept == fewer
+
+
+def test_rates_and_decays_may_differ_from_layer_to_layer():
+    """By rules over single layers; where those agree, nothing is different from one rule for all."""
+    rates = (("layers/0/.*", 0.5), (r"layers/[123]/.*", 0.25), (".*", 1.0))
+    decays = (("layers/3/up", 0.0), (".*", 1.0))
+    _, updates = run(steady(name="sgd", rates=rates, decays=decays, weight_decay=1.0), [deep(1)], deep(0), 10)
+    gradient, params = deep(1)["layers"]["up"], deep(0)["layers"]["up"]
+    for layer, (rate, decay) in enumerate(((0.05, 1), (0.025, 1), (0.025, 1), (0.025, 0))):
+        wanted = -rate * (gradient[layer] + decay * params[layer])
+        np.testing.assert_allclose(updates["layers"]["up"][layer], wanted, rtol=1e-5, atol=1e-7)
+    one_by_one = tuple((f"layers/{layer}/.*", 0.5) for layer in range(4))
+    _, same = run(steady(rates=(*one_by_one, (".*", 1.0))), [deep(1)], deep(0), 10)
+    _, wanted = run(steady(rates=(("layers/.*", 0.5), (".*", 1.0))), [deep(1)], deep(0), 10)
+    jax.tree.map(np.testing.assert_array_equal, same, wanted)
+
+
+@pytest.mark.parametrize("name", ["momentum", "adamw", "muon"])
+def test_each_layer_thaws_at_its_own_step_as_a_fresh_run_begins(name):
+    """Layer 3 from the start, 2 from step 3, 1 from step 5, 0 never: trap 25."""
+    frozen = (("layers/0/.*", 1.0), ("layers/1/.*", 0.5), ("layers/2/.*", 0.3), (".*", 0.0))
+    spec = steady(name=name, frozen=frozen)
+    gradients = [deep(seed) for seed in range(1, 7)]
+    for step in range(6):
+        _, updates = run(spec, gradients[: step + 1], deep(0), 10)
+        for layer, row, start in ((1, 0, 5), (2, 1, 3), (3, 2, 0)):
+            found = updates["layers"]["up"][row]
+            if step < start:
+                assert not found.any()
+                continue
+            alone = [{"layers": deep(seed, [layer])["layers"]} for seed in (0, *range(1 + start, 2 + step))]
+            _, wanted = run(steady(name=name), alone[1:], alone[0], 10)
+            if step == start:  # later ones decay by other parameters
+                np.testing.assert_allclose(found, wanted["layers"]["up"][0], rtol=1e-5, atol=1e-7)
+            assert found.any()
+        assert updates["layers"]["up"].shape[0] == 3
+
+
+def test_the_state_of_single_layers_lies_on_a_mesh_as_their_stack_does():
+    boxed = abstract(ModelConfig(T=8, D=128, L=4, N=2, K=2, F=128, vocabulary=128))
+    frozen = (("layers/[01]/.*", 1.0), ("layers/2/up", 0.5), (".*", 0.0))
+    optimizer = make_optimizer(OptimizerSpec(frozen=frozen), 10, boxed)
+    mesh = make_mesh(2, 2, 2)
+    state = jax.eval_shape(optimizer.init, boxed)
+    places, of_params = shardings(mesh, state), flat(shardings(mesh, boxed))
+    for key, rows in (("adamw_from_0", 1), ("adamw_from_0.5", 1)):
+        assert nn.unbox(state)[key].mu["layers/up"].shape[0] == rows
+        assert places[key].mu["layers/up"] == of_params["layers/up"]
+    assert nn.unbox(state)["adamw_from_0"].mu["layers/down"].shape[0] == 2
+
+
+def test_adapters_are_matrices_to_muon_and_to_weight_decay():
+    """As PEFT's users' optimizers have it, which decay all that is no bias and no norm."""
+    config = dataclasses.replace(LLAMA, lora=Lora(rank=2))
+    params = jax.tree.map(lambda leaf: np.full(leaf.shape, 2.0, np.float32), nn.unbox(abstract(config)))
+    after, _ = run(steady(), [jax.tree.map(np.zeros_like, params)], params, 10)
+    for part in "ab":
+        name = f"layers/query_lora_{part}"
+        assert direction_of(OptimizerSpec(name="muon"), name) == "muon"
+        np.testing.assert_allclose(flat(after)[name], 0.99 * flat(params)[name], rtol=1e-5)

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from gptjax.sharding import make_mesh
-from train.muon import muon, orthogonalised
+from train.updates.muon import muon, orthogonalised
 
 SHAPES = {"query": (3, 16, 16), "out": (3, 16, 16), "up": (3, 16, 40), "down": (3, 40, 16)}
 LAST_TWO = optax.contrib.MuonDimensionNumbers(-2, -1)

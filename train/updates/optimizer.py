@@ -4,19 +4,30 @@ Every step changes a parameter p by -rate(step) x factor x (direction + weight d
 """
 
 import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from gptjax.spelling import did_you_mean
-from train.muon import muon
 from train.recipe import WEIGHT_DECAY, OptimizerName, OptimizerSpec
+from train.updates.muon import muon
+from train.updates.parameter_rules import (
+    Rows,
+    Values,
+    along,
+    in_parts,
+    layers_of,
+    put,
+    resolved,
+    rows_where,
+    runs_alike,
+    taken,
+)
 
 Params = Any  # nested dicts of arrays, or of Linen's boxes of them; None = a parameter that never trains
 State = Any  # of every group of parameters, by its name, what optax keeps of it
@@ -25,40 +36,52 @@ State = Any  # of every group of parameters, by its name, what optax keeps of it
 class Optimizer(NamedTuple):
     """Pure functions; one compilation serves all steps, as step and cool-down are traced."""
 
-    trainable: Callable[[Params], Params]  # the same tree with None for what never trains: differentiate by this
+    # the same tree, to differentiate by: None for what never trains, of a stack of layers the rows that do
+    trainable: Callable[[Params], Params]
+    merge: Callable[[Params, Params], Params]  # (trainable, params) -> params with what trains taken from `trainable`
     init: Callable[[Params], State]  # moments of what trains, float32, in boxes where the parameters are
     # (gradient, state, params, step, cooldown) -> (updates, state, norm); gradient and updates are like `trainable`,
     # norm is the gradient's over what trains at this step, before clipping
     update: Callable[[Params, State, Params, jax.Array, jax.Array], tuple[Params, State, jax.Array]]
+    # lengths of the runs of layers in which the same parameters train; None = they do in all
+    parts: tuple[int, ...] | None
+    # as `merge`, for a Transformer with these `parts`: what is frozen then costs no gradient, and layers below the
+    # lowest that trains no backward pass
+    in_parts: Callable[[Params, Params], Params]
 
 
 def make_optimizer(spec: OptimizerSpec, steps: int, params: Params, dtype: Any = jnp.float32) -> Optimizer:
-    """The optimizer of a run of so many steps; of `params`, only the names count. `dtype` is that of Muon's products.
+    """The optimizer of a run of so many steps; of `params`, names and shapes count. `dtype`: of Muon's products.
 
     A parameter frozen for a share of the run trains from step ceil(share x steps) on. Until then its gradient counts
     as zero and its moments stay as they were made, so it thaws with fresh ones and with a bias correction of its own.
+    So does each layer of a stack, where rules name single ones.
     Raises ValueError where the lists of regular expressions and the names do not fit, or nothing would train.
     """
-    names = list(_flat(params))
-    factors, decays, frozen = (_resolved(field, getattr(spec, field), names) for field in ("rates", "decays", "frozen"))
-    weight_decay = WEIGHT_DECAY.get(spec.name, 0.0) if spec.weight_decay is None else spec.weight_decay
-    starts = {name: _thaw_step(share, steps) for name, share in frozen.items() if share < 1}
-    if not starts:
+    layers = layers_of(_flat(params))
+    factors, decays, frozen = (resolved(field, getattr(spec, field), layers) for field in ("rates", "decays", "frozen"))
+    trained = {name: rows_where([share < 1 for share in shares]) for name, shares in frozen.items() if min(shares) < 1}
+    if not trained:
         raise ValueError("optimizer.frozen: every parameter has 1, so nothing would train; give some a share below 1")
-    groups: dict[str, _Group] = {}
-    for name, start in starts.items():
-        kind = direction_of(spec, name)  # named by the share, so that a run may become longer
-        key = f"{kind}_from_{frozen[name] or 0}"
-        groups.setdefault(key, _Group(start, _DIRECTIONS[kind](spec, dtype), [])).names.append(name)
+    weight_decay = WEIGHT_DECAY.get(spec.name, 0.0) if spec.weight_decay is None else spec.weight_decay
+    pieces, groups = _grouped(spec, steps, frozen, trained, dtype)
     rate_at = learning_rate(spec, steps)
     clip: Any = optax.clip_by_global_norm(spec.clip)
 
     def trainable(params: Params) -> Params:
-        return _nested({name: leaf if name in starts else None for name, leaf in _flat(params).items()})
+        return _nested({name: taken(leaf, trained.get(name)) if name in trained else None
+                        for name, leaf in _flat(params).items()})  # fmt: skip
+
+    def merge(trainable: Params, params: Params) -> Params:
+        new, old = _flat(trainable), _flat(params)
+        return _nested(old | {name: put(old[name], rows, new[name]) for name, rows in trained.items()})
 
     def init(params: Params) -> State:
         flat = _flat(params)
-        state = {key: group.direction.init({name: flat[name] for name in group.names}) for key, group in groups.items()}
+        state = {
+            key: group.direction.init({name: taken(flat[name], pieces[name, key].rows) for name in group.names})
+            for key, group in groups.items()
+        }
         return _named(state) if any(map(_is_box, flat.values())) else state
 
     def update(
@@ -67,29 +90,71 @@ def make_optimizer(spec: OptimizerSpec, steps: int, params: Params, dtype: Any =
         def thawed(start: int, new: Any, old: Any) -> Any:
             return new if start == 0 else jax.tree.map(lambda new, old: jnp.where(step >= start, new, old), new, old)
 
-        old, flat = _flat(params), _flat(gradient)
-        flat = {name: thawed(start, flat[name], jnp.zeros_like(flat[name])) for name, start in starts.items()}
+        old, whole = _flat(params), _flat(gradient)
+        flat = {}
+        for (name, key), piece in pieces.items():
+            part = taken(whole[name], piece.places)
+            flat[name, key] = thawed(groups[key].start, part, jnp.zeros_like(part))
         norm = optax.tree.norm(flat)
         clipped, _ = clip.update(flat, clip.init(flat))
         rate = rate_at(step, cooldown)
-        updates, new_state = dict.fromkeys(old), {}
+        moved, new_state = {}, {}
         for key, group in groups.items():
-            its_gradient, its_params = ({name: leaves[name] for name in group.names} for leaves in (clipped, old))
+            its_gradient = {name: clipped[name, key] for name in group.names}
+            its_params = {name: taken(old[name], pieces[name, key].rows) for name in group.names}
             directions, moments = group.direction.update(its_gradient, state[key], its_params)
             new_state[key] = thawed(group.start, moments, state[key])
             for name, direction in directions.items():
-                if decay := weight_decay * decays[name] * _is_matrix(name):
-                    direction += decay * old[name]
-                moved = -rate * factors[name] * direction
-                updates[name] = thawed(group.start, moved, jnp.zeros_like(moved))
+                rows, ndim = pieces[name, key].rows, direction.ndim
+                if weight_decay * max(decays[name]) * _is_matrix(name):
+                    direction += along(decays[name], rows, ndim, weight_decay) * its_params[name]
+                by = -rate * along(factors[name], rows, ndim) * direction
+                moved[name, key] = thawed(group.start, by, jnp.zeros_like(by))
+        updates = dict.fromkeys(old) | {name: _together(name, pieces, moved) for name in trained}
         return _nested(updates), new_state, norm
 
-    return Optimizer(trainable, init, update)
+    parts = runs_alike(trained, layers)
+
+    def parted(trainable: Params, params: Params) -> Params:
+        if parts is None:
+            return merge(trainable, params)
+        return _nested(in_parts(trained, parts, _flat(trainable), _flat(params)))
+
+    return Optimizer(trainable, merge, init, update, parts, parted)
 
 
-def merge(trainable: Params, params: Params) -> Params:
-    """`params` with its trainable parameters taken from `trainable`."""
-    return jax.tree.map(lambda new, old: old if new is None else new, trainable, params, is_leaf=lambda x: x is None)
+class _Piece(NamedTuple):
+    """The layers of a parameter that thaw together."""
+
+    rows: Rows  # of the parameter
+    places: Rows  # the same, of its rows that train
+
+
+def _grouped(
+    spec: OptimizerSpec, steps: int, frozen: Values, trained: Mapping[str, Rows], dtype: Any
+) -> tuple[dict[tuple[str, str], _Piece], dict[str, "_Group"]]:
+    """(pieces by parameter and group, groups by name)."""
+    pieces: dict[tuple[str, str], _Piece] = {}
+    groups: dict[str, _Group] = {}
+    for name, rows in trained.items():
+        kind, shares = direction_of(spec, name), frozen[name]
+        of_trained = shares if rows is None else [shares[row] for row in rows]
+        for share in sorted(set(of_trained)):
+            key = f"{kind}_from_{share or 0}"  # named by the share, so that a run may become longer
+            group = _Group(_thaw_step(share, steps), _DIRECTIONS[kind](spec, dtype), [])
+            groups.setdefault(key, group).names.append(name)
+            alike = ([other == share for other in each] for each in (shares, of_trained))
+            pieces[name, key] = _Piece(*map(rows_where, alike))
+    return pieces, groups
+
+
+def _together(name: str, pieces: Mapping[tuple[str, str], _Piece], moved: Mapping[tuple[str, str], Any]) -> Any:
+    """What the pieces of a parameter became, its rows in order."""
+    own = [at for at in pieces if at[0] == name]
+    if len(own) == 1:
+        return moved[own[0]]
+    order = np.argsort([place for at in own for place in pieces[at].places or ()])
+    return jnp.concatenate([moved[at] for at in own])[order]
 
 
 def by_thaw_step(state: State, steps: int) -> State:
@@ -208,24 +273,6 @@ _DIRECTIONS: dict[OptimizerName, Callable[[OptimizerSpec, Any], Any]] = {
     "lion": lambda spec, _: optax.scale_by_lion(spec.beta1, spec.beta2),
     "muon": lambda spec, dtype: muon(spec.beta1, dtype),
 }
-
-
-def _resolved(field: str, rules: Sequence[tuple[str, float]], names: Sequence[str]) -> dict[str, float]:
-    """Every name's value: that of the first pattern that matches the whole of it. Raises ValueError where none does."""
-    found = {}
-    for pattern, value in rules:
-        matched = [name for name in names if re.fullmatch(pattern, name)]
-        if not matched:
-            raise ValueError(f"optimizer.{field}: {pattern!r} matches no parameter{did_you_mean(pattern, names)}")
-        found |= {name: value for name in matched if name not in found}
-    unmatched = [name for name in names if name not in found]
-    if unmatched:
-        others = f" (+{len(unmatched) - 5} more)" if len(unmatched) > 5 else ""
-        value = 0.0 if field == "frozen" else 1.0
-        raise ValueError(
-            f"optimizer.{field}: no pattern matches {unmatched[:5]}{others}; end the list with ('.*', {value})"
-        )
-    return found
 
 
 def _is_matrix(name: str) -> bool:
