@@ -107,11 +107,11 @@ def _stages(asked: Finetune) -> list[TuneRecipe]:
 
 def chained(stages: Sequence[TuneRecipe]) -> list[TuneRecipe]:
     """The stages, each beginning with the run of the one before it; the last one's run is the whole's."""
-    runs = [stages[-1].run / "stages" / f"{n + 1}" for n in range(len(stages) - 1)] + [stages[-1].run]
+    run = stages[-1].run
+    runs = [run.with_name(f"{run.name}.stage-{n + 1}") for n in range(len(stages) - 1)] + [run]
     bases = [stages[0].base, *map(str, runs)]
-    return [
-        dataclasses.replace(stage, run=run, base=base) for stage, run, base in zip(stages, runs, bases, strict=False)
-    ]
+    links = zip(stages, runs, bases, strict=False)
+    return [dataclasses.replace(stage, run=run, base=base) for stage, run, base in links]
 
 
 def settled(recipe: TuneRecipe, epochs: float | None, says_steps: bool, say: Callable[[str], None]) -> TuneRecipe:
