@@ -1,7 +1,7 @@
 """Conversations as token ids, and which of them are learnt: the template that trains is the one that talks. No JAX."""
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -75,6 +75,7 @@ class ConversationEncoder:
         writing, text, joined = self._whole(messages)
         ids, offsets = self._tokenizer.encode_spelt_at(text)
         added = [place for place, id in enumerate(ids) if id in self._tokenizer.added_ids]
+        ends = [place for place in added if ids[place] == self.end]
         if sum(learn) > 1:
             writing.prepare_beginnings()
         blocks = writing.generated() if self._in_blocks and any(learn) else [(0, len(text))]
@@ -84,9 +85,9 @@ class ConversationEncoder:
                 continue
             try:
                 begin, first = self._begin(text, writing.text(number - joined), ids, offsets, added)
-                last = next((place for place in added if place >= first and ids[place] == self.end), None)
-                if last is None:
+                if (count := bisect_left(ends, first)) == len(ends):
                     raise ValueError(f"no {self._tokenizer.token(self.end)!r} ends it")
+                last = ends[count]
                 end = offsets[last][0]
                 alone = text
                 if number + 1 < len(messages):
@@ -98,11 +99,10 @@ class ConversationEncoder:
                 self._check_said(message["content"], "".join(text[a:b] for a, b in spans))
             except ValueError as error:
                 raise ValueError(f"message {number} of the assistant, by the model's chat template: {error}") from error
-            for place in range(first, last):
+            learned[first : last + 1] = [True] * (last + 1 - first)
+            for place in range(first, last) if self._in_blocks else ():
                 starts, stops = offsets[place]  # alike of a space that the tokenizer puts there
-                in_block = any(starts < b and max(stops, starts + 1) > a for a, b in spans)
-                learned[place] = in_block or not self._in_blocks
-            learned[last] = True
+                learned[place] = any(starts < b and max(stops, starts + 1) > a for a, b in spans)
         return Rendered(ids or [self._tokenizer.bos], learned or [False])
 
     def prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
