@@ -44,7 +44,10 @@ class ConversationEncoder:
         text = writing.text(2, add_generation_prompt=False)
         self._refuse_lacking(asked + text)
         if not text.startswith(asked):
-            raise ValueError(f"the chat template asks for an answer with {_differing(asked, text)}")
+            raise ValueError(
+                f"the chat template asks for an answer with {_differing(asked, text)}: what is learnt would not be "
+                f"what is asked for; take a template that asks as it writes"
+            )
         said = PROBE[1]["content"]
         if (at := text.find(said, len(asked))) < 0:
             raise ValueError(f"the chat template writes {text[len(asked) :]!r} where the assistant says {said!r}")
@@ -94,7 +97,10 @@ class ConversationEncoder:
                     alone = writing.text(number + 1 - joined, add_generation_prompt=False)
                 before = text[: offsets[last][1]].rstrip()
                 if not alone.startswith(before):
-                    raise ValueError(f"once later messages follow, it is rewritten: {_differing(alone, before)}")
+                    raise ValueError(
+                        f"once later messages follow, it is rewritten: {_differing(alone, before)}; learn from the "
+                        f"last turn alone, or by a template that leaves earlier ones as they were"
+                    )
                 spans = [(max(begin, a), min(end, b)) for a, b in blocks if a < end and b > begin]
                 self._check_said(message["content"], "".join(text[a:b] for a, b in spans))
             except ValueError as error:
