@@ -1,7 +1,7 @@
 """Conversations as token ids, and which of them are learnt: the template that trains is the one that talks. No JAX."""
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -44,7 +44,10 @@ class ConversationEncoder:
         text = writing.text(2, add_generation_prompt=False)
         self._refuse_lacking(asked + text)
         if not text.startswith(asked):
-            raise ValueError(f"the chat template asks for an answer with {_differing(asked, text)}")
+            raise ValueError(
+                f"the chat template asks for an answer with {_differing(asked, text)}: what is learnt would not be "
+                f"what is asked for; take a template that asks as it writes"
+            )
         said = PROBE[1]["content"]
         if (at := text.find(said, len(asked))) < 0:
             raise ValueError(f"the chat template writes {text[len(asked) :]!r} where the assistant says {said!r}")
@@ -75,6 +78,7 @@ class ConversationEncoder:
         writing, text, joined = self._whole(messages)
         ids, offsets = self._tokenizer.encode_spelt_at(text)
         added = [place for place, id in enumerate(ids) if id in self._tokenizer.added_ids]
+        ends = [place for place in added if ids[place] == self.end]
         if sum(learn) > 1:
             writing.prepare_beginnings()
         blocks = writing.generated() if self._in_blocks and any(learn) else [(0, len(text))]
@@ -84,25 +88,27 @@ class ConversationEncoder:
                 continue
             try:
                 begin, first = self._begin(text, writing.text(number - joined), ids, offsets, added)
-                last = next((place for place in added if place >= first and ids[place] == self.end), None)
-                if last is None:
+                if (count := bisect_left(ends, first)) == len(ends):
                     raise ValueError(f"no {self._tokenizer.token(self.end)!r} ends it")
+                last = ends[count]
                 end = offsets[last][0]
                 alone = text
                 if number + 1 < len(messages):
                     alone = writing.text(number + 1 - joined, add_generation_prompt=False)
                 before = text[: offsets[last][1]].rstrip()
                 if not alone.startswith(before):
-                    raise ValueError(f"once later messages follow, it is rewritten: {_differing(alone, before)}")
+                    raise ValueError(
+                        f"once later messages follow, it is rewritten: {_differing(alone, before)}; learn from the "
+                        f"last turn alone, or by a template that leaves earlier ones as they were"
+                    )
                 spans = [(max(begin, a), min(end, b)) for a, b in blocks if a < end and b > begin]
                 self._check_said(message["content"], "".join(text[a:b] for a, b in spans))
             except ValueError as error:
                 raise ValueError(f"message {number} of the assistant, by the model's chat template: {error}") from error
-            for place in range(first, last):
+            learned[first : last + 1] = [True] * (last + 1 - first)
+            for place in range(first, last) if self._in_blocks else ():
                 starts, stops = offsets[place]  # alike of a space that the tokenizer puts there
-                in_block = any(starts < b and max(stops, starts + 1) > a for a, b in spans)
-                learned[place] = in_block or not self._in_blocks
-            learned[last] = True
+                learned[place] = any(starts < b and max(stops, starts + 1) > a for a, b in spans)
         return Rendered(ids or [self._tokenizer.bos], learned or [False])
 
     def prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
