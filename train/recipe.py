@@ -36,7 +36,8 @@ class OptimizerSpec:
     """How gradients become updates: clipped by their global norm, given a direction by `name`, scaled by the schedule.
 
     `rates`, `decays` and `frozen` are lists of (regular expression, value) over parameter names such as layers/query or
-    final_norm/scale: the first that matches the whole name counts, and every name must match one.
+    final_norm/scale, or those of single layers, layers/0/query: the first that matches the whole name counts, and every
+    name must match one.
     """
 
     name: OptimizerName = "adamw"  # how a gradient becomes a direction

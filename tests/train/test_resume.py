@@ -97,6 +97,18 @@ def test_a_checkpoint_that_names_its_state_by_steps_goes_on_longer(tmp_path, nam
     jax.tree_util.tree_map_with_path(same, found, state)
 
 
+def test_layers_that_thaw_one_by_one_go_on_longer_and_other_layers_are_refused_by_field(tmp_path):
+    """The moments of layer 1 alone are no moments of layer 0 and 1."""
+    frozen = (("layers/0/.*", 1.0), ("layers/1/up", 0.5), (".*", 0.0))
+    parted = dataclasses.replace(SMALL, optimizer=OptimizerSpec(warmup=0, frozen=frozen))
+    wanted, state = state_of(parted)
+    save(tmp_path, state, parted)
+    assert_same(saved_trees(tmp_path, 6, wanted, dataclasses.replace(parted, steps=100)), state)
+    every = dataclasses.replace(SMALL, optimizer=OptimizerSpec(warmup=0, frozen=(frozen[1], (".*", 0.0))))
+    with pytest.raises(ValueError, match=r"optimizer\.frozen: .*layers/0/"):
+        saved_trees(tmp_path, 6, state_of(every)[0], every)
+
+
 def test_a_combiner_of_other_terms_is_refused_naming_the_fields_that_decide(tmp_path):
     two, three = (dataclasses.replace(SMALL, objectives=TERMS[count]) for count in (2, 3))
     save(tmp_path, state_of(two, 2)[1], two)
