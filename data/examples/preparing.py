@@ -7,7 +7,7 @@ that are to be learnt are marked. It may name running text of another prepared f
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from data.preparation.holdout import SPLITS, text_hash
 from data.preparation.prepared_folder import content_hash
 from data.preparation.token_flags import LEARNED
 from data.preparation.workitems import token_type
+from gptjax.command.progress import track
 from gptjax.files.atomic_folder import appearing
 from gptjax.files.plain_json import dumps
 from gptjax.inference.generation_config import GenerationConfig
@@ -85,13 +86,14 @@ class Example(NamedTuple):
 
 def _make(spec: ExamplesSpec, talks: Talks, T: int, folder: Path, running: Path | None, replay: float) -> None:
     tallies = {name: Counter[str]() for name in spec.shares}
-    read = [(name, one) for name in spec.shares for one in _read(name, spec, tallies[name])]
+    read = [(name, one) for name in spec.shares for one in track(_read(name, spec, tallies[name]), f"reading {name}")]
     told_E = [told(name, conversation) for name, conversation in read]
     side_E = sides(told_E, spec.held_out, _held_before(running))
     fitter = Fitter(ConversationEncoder(*talks), talks.tokenizer, T, spec.too_long == "cut")
     made: dict[str, tuple[list[Example], list[Example]]] = {name: ([], []) for name in spec.shares}
     kept_talks: dict[str, list[str]] = {name: [] for name in spec.shares}
-    for (name, conversation), side in zip(read, side_E.tolist(), strict=True):
+    fitted = track(zip(read, side_E.tolist(), strict=True), "writing examples", len(read))
+    for (name, conversation), side in fitted:
         if side in (DUPLICATE, TWIN):
             tallies[name]["duplicates" if side == DUPLICATE else "twins of held-out ones"] += 1
             continue
@@ -114,15 +116,13 @@ def _make(spec: ExamplesSpec, talks: Talks, T: int, folder: Path, running: Path 
     })  # fmt: skip
 
 
-def _read(name: str, spec: ExamplesSpec, tally: Counter[str]) -> list[Conversation]:
-    found = []
+def _read(name: str, spec: ExamplesSpec, tally: Counter[str]) -> Iterator[Conversation]:
     for one in examples(name, form=spec.form, columns=spec.where, learn=spec.learn, bad=spec.bad):
         tally["read"] += 1
         if isinstance(one, Rejected):
             tally[f"dropped: {one.reason}"] += 1
         else:
-            found.append(one)
-    return found
+            yield one
 
 
 def _fit(fitter: Fitter, conversation: Conversation, examples: list[Example], tally: Counter[str]) -> None:

@@ -20,6 +20,10 @@ def replies(found: Mapping[str, Any]) -> str:
     before, after = found["before"], found["after"]
     rows = [(text, *(format(figures[key], digits) for figures in (before, after))) for key, text, digits in FIGURES]
     rows += [
+        (f"nats a token, {escape(source)}", *(f"{figures['by_source'][source]:.3f}" for figures in (before, after)))
+        for source in after["by_source"]
+    ]
+    rows += [
         (f"bits a byte of {escape(source)}", *(f"{figures['forgotten'][source]:.3f}" for figures in (before, after)))
         for source in after["forgotten"]
     ]

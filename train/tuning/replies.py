@@ -5,7 +5,7 @@ The text of a reply is scored apart from the token that ends it, so that models 
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.learned_spans import ConversationEncoder
 from gptjax.inference.prompt import encode_prompts
 from gptjax.inference.scoring import Row
-from gptjax.text.tokenizer import SPEAKERS, dialogue_text
+from gptjax.text.tokenizer import SPEAKERS, Tokenizer, dialogue_text
 
 Message = Mapping[str, str]
 MEASURED_TOKENS = 20_000  # of all that is read to score replies
@@ -39,6 +39,7 @@ class Talking:
     """How good the replies of one model are."""
 
     nats: float  # a token of the replies' text
+    by_source: dict[str, float]  # the same, source by source
     replies: int  # that were scored
     ending: float  # mean probability of ending the turn where a reply ends
     stops: float  # share of greedy replies that end by themselves within 64 tokens
@@ -64,8 +65,10 @@ class Speaker:
         """The last message as a reply to those before it; None where tokens join across its beginning."""
         prompt = self.prompt(messages[:-1])
         if self._encoder is not None:
-            learn = [False] * (len(messages) - 1) + [True]
-            ids, learned = self._encoder.encode(messages, learn)
+            try:  # it may refuse some, as when it trains
+                ids, learned = self._encoder.encode(messages, [False] * (len(messages) - 1) + [True])
+            except ValueError:
+                return None
             end = max(np.flatnonzero(learned).tolist())
         else:
             ids = self._encoded(_lines(messages))
@@ -84,56 +87,59 @@ class Speaker:
         return encode_prompts(self.model.tokenizer, self.model.generation_config, [text])[0]
 
 
+class Exchange(NamedTuple):
+    """The last of the messages is a person's reply to those before it."""
+
+    source: str
+    messages: Sequence[Message]
+
+
+def exchanges(conversations: Sequence[Exchange], tokenizer: Tokenizer, T: int) -> list[Exchange]:
+    """Replies to be scored: the first ones of all conversations, then the second ones, as many as the budget allows."""
+    found, spent = [], 0
+    for depth in range(max(len(one.messages) for one in conversations)):
+        for source, messages in conversations:
+            if depth >= len(messages) or messages[depth]["role"] != "assistant":
+                continue
+            so_far = messages[: depth + 1]
+            size = sum(map(len, tokenizer.encode_batch([message["content"] for message in so_far])))
+            if size + 8 * len(so_far) > T:  # with room for what a template adds
+                continue
+            if (spent := spent + size) > MEASURED_TOKENS:
+                return found
+            found.append(Exchange(source, so_far))
+    return found
+
+
 def measured(
-    model: LanguageModel, conversations: Sequence[Sequence[Message]], texts: Mapping[str, Sequence[str]]
+    model: LanguageModel, replies: Sequence[Exchange], texts: Mapping[str, Sequence[str]]
 ) -> tuple[Talking, list[str]]:
-    """(figures of a model's replies, its greedy replies to the first turns)."""
+    """(figures of a model's replies, its greedy ones in place of the first of them)."""
     speaker = Speaker(model)
-    turns = list(_within_budget(speaker, conversations))
+    turns = [(one.source, turn) for one in replies if (turn := speaker.turn(one.messages)) is not None]
     rows = [
         Row(
             ids=[*turn.prompt, *turn.reply],
             at=list(range(len(turn.prompt) - 1, len(turn.prompt) + len(turn.reply))),
             targets=[*turn.reply, turn.end],
         )
-        for turn in turns
+        for _, turn in turns
     ]
     scored = [scores.log_probs.astype(np.float64) for scores in model.score(rows)]
-    replies = speaker.greedy([prompt for prompt, _ in _first_exchanges(conversations, GREEDY)])
-    by_itself = [sample for sample in replies if sample.ended in ("eos", "stop")]
+    of_text = {source: [] for source, _ in turns}
+    for (source, _), log_probs in zip(turns, scored, strict=True):
+        of_text[source].append(log_probs[:-1])
+    written = speaker.greedy([one.messages[:-1] for one in replies[:GREEDY]])
+    by_itself = [sample for sample in written if sample.ended in ("eos", "stop")]
     return Talking(
         nats=-float(np.concatenate([log_probs[:-1] for log_probs in scored]).mean()),
+        by_source={source: -float(np.concatenate(found).mean()) for source, found in of_text.items()},
         replies=len(turns),
         ending=float(np.mean([np.exp(log_probs[-1]) for log_probs in scored])),
-        stops=len(by_itself) / len(replies),
-        length=float(np.median([len(sample.ids) for sample in replies])),
+        stops=len(by_itself) / len(written),
+        length=float(np.median([len(sample.ids) for sample in written])),
         forgotten={name: model.perplexity(own).metrics["bits a byte"].value for name, own in texts.items()},
-    ), [sample.text.strip() for sample in replies]
-
-
-def _within_budget(speaker: Speaker, conversations: Sequence[Sequence[Message]]) -> Iterator[Turn]:
-    """Replies of the conversations in turn, first turns first, as many as the budget has room for."""
-    spent, T = 0, speaker.model.config.T
-    for depth in range(max(map(len, conversations))):
-        for messages in conversations:
-            if depth >= len(messages) or messages[depth]["role"] != "assistant":
-                continue
-            turn = speaker.turn(messages[: depth + 1])
-            size = 0 if turn is None else len(turn.prompt) + len(turn.reply)
-            if turn is None or not turn.reply or size > T:
-                continue
-            if (spent := spent + size) > MEASURED_TOKENS:
-                return
-            yield turn
-
-
-def _first_exchanges(conversations: Sequence[Sequence[Message]], count: int) -> list[tuple[Sequence[Message], str]]:
-    """(messages up to the first reply, that reply) of conversations, evenly spread over them."""
-    found = []
-    for messages in conversations:
-        at = next(n for n, message in enumerate(messages) if message["role"] == "assistant")
-        found.append((messages[:at], messages[at]["content"]))
-    return found[:: max(1, len(found) // count)][:count]
+    ), [sample.text.strip() for sample in written]
 
 
 def _lines(messages: Sequence[Message]) -> str:
@@ -142,13 +148,13 @@ def _lines(messages: Sequence[Message]) -> str:
     return dialogue_text(said)
 
 
-def held_out_conversations(prepared: Path) -> list[list[dict[str, str]]]:
+def held_out_conversations(prepared: Path) -> list[Exchange]:
     """The conversations of all sources that were held out, taking turns."""
     by_source = []
-    for source in read_prepared(prepared)["sources"].values():
+    for name, source in read_prepared(prepared)["sources"].items():
         if source.get("whole"):
-            lines = (prepared / source["folder"] / "validation" / TALKS).read_text(encoding="utf-8").splitlines()
-            by_source.append([json.loads(line)["messages"] for line in lines])
+            lines = (prepared / source["folder"] / "validation" / TALKS).read_text(encoding="utf-8").split("\n")
+            by_source.append([Exchange(name, json.loads(line)["messages"]) for line in lines if line])
     most = max(map(len, by_source))
     return [talks[n] for n in range(most) for talks in by_source if n < len(talks)]
 
@@ -169,12 +175,12 @@ def held_out_texts(running: Path) -> dict[str, list[str]]:
 
 
 def compared(
-    before: tuple[Talking, list[str]], after: tuple[Talking, list[str]], conversations: Sequence[Sequence[Message]]
+    before: tuple[Talking, list[str]], after: tuple[Talking, list[str]], replies: Sequence[Exchange]
 ) -> dict[str, Any]:
     """What `replies.json` holds: figures before and after, and replies side by side."""
-    exchanges = _first_exchanges(conversations, GREEDY)[:SHOWN]
     samples = [
-        {"prompt": prompt[-1]["content"], "person": reply, "before": old, "after": new}
-        for (prompt, reply), old, new in zip(exchanges, before[1], after[1], strict=False)
+        {"prompt": one.messages[-2]["content"], "person": one.messages[-1]["content"], "before": old, "after": new}
+        for one, old, new in zip(replies, before[1], after[1], strict=False)
     ]
-    return {"before": dataclasses.asdict(before[0]), "after": dataclasses.asdict(after[0]), "samples": samples}
+    figures = {"before": dataclasses.asdict(before[0]), "after": dataclasses.asdict(after[0])}
+    return {**figures, "samples": samples[:SHOWN]}

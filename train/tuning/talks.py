@@ -6,6 +6,7 @@ from pathlib import Path
 from data.examples.preparing import Talks, prepare_examples
 from data.prepare import begun, prepare
 from data.spec import DataSpec
+from gptjax.inference.learned_spans import ConversationEncoder
 from train.recipe import from_json
 from train.tuning.base import Base, open_base
 from train.tuning.tune_recipe import TuneRecipe
@@ -19,7 +20,8 @@ def talks_of(recipe: TuneRecipe) -> Talks:
     talks = base.generation_config
     if recipe.examples.template is not None:
         talks = dataclasses.replace(talks, chat_template=recipe.examples.template.read_text(encoding="utf-8"))
-    return Talks(base.tokenizer, talks)
+    end = ConversationEncoder(base.tokenizer, talks).end  # is learnt, and so it ends what is written
+    return Talks(base.tokenizer, dataclasses.replace(talks, ends=talks.ends | {end}))
 
 
 def prepared_examples(recipe: TuneRecipe) -> Path:

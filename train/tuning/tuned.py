@@ -11,7 +11,7 @@ from gptjax.files.plain_json import dumps
 from train.report.finish import REPORT, Finished, Hook
 from train.report.report_replies import FIGURES
 from train.tuning.base import base_path
-from train.tuning.replies import compared, held_out_conversations, held_out_texts, measured
+from train.tuning.replies import compared, exchanges, held_out_conversations, held_out_texts, measured
 from train.tuning.talks import running_text
 from train.tuning.tune_recipe import TuneRecipe
 
@@ -23,13 +23,14 @@ def _compare(finished: Finished) -> None:
     recipe = finished.parts.recipe
     assert isinstance(recipe, TuneRecipe)
     conversations = held_out_conversations(finished.text.prepared)
+    replies = exchanges(conversations, finished.text.tokenizer, recipe.row_length)
     texts = held_out_texts(running_text(recipe))
     finished.console.print("\nmeasuring replies before and after ...")
     base = gptjax.load(base_path(recipe.base), dtype=recipe.compute.dtype)
-    before = measured(base, conversations, texts)
+    before = measured(base, replies, texts)
     del base
-    after = measured(finished.model(), conversations, texts)
-    found = compared(before, after, conversations)
+    after = measured(finished.model(), replies, texts)
+    found = compared(before, after, replies)
     write_whole(finished.run / NAME, dumps(found, indent=1, ensure_ascii=False) + "\n")
     finished.console.print(figures_table(found))
     for sample in found["samples"]:
@@ -46,6 +47,9 @@ def figures_table(found: dict[str, Any]) -> Table:
         table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
     for name, text, digits in FIGURES:
         table.add_row(text, *(f"{figures[name]:{digits}}" for figures in (before, after)))
+    for source in after["by_source"]:
+        values = (figures["by_source"][source] for figures in (before, after))
+        table.add_row(f"nats a token, {escape(source)}", *(f"{value:.3f}" for value in values))
     for source in after["forgotten"]:
         values = (figures["forgotten"][source] for figures in (before, after))
         table.add_row(f"bits a byte of {escape(source)}", *(f"{value:.3f}" for value in values))
