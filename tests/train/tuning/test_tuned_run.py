@@ -41,9 +41,8 @@ def folder(tmp_path_factory):
 def tune(folder, run, **changes) -> TuneRecipe:
     base = recipe(folder, "base", steps=4)
     shared = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
-    shared |= {
-        "run": folder / run, "steps": 6, "mesh": MeshSpec(), "optimizer": OPTIMIZER, "model": open_base(str(folder / "base")).architecture,
-    }  # fmt: skip
+    model = open_base(str(folder / "base")).architecture
+    shared |= {"run": folder / run, "steps": 6, "mesh": MeshSpec(), "optimizer": OPTIMIZER, "model": model}
     del shared["objectives"]
     examples = ExamplesSpec(sources=(str(folder / "talks.jsonl"),), held_out=5, length=32)
     return TuneRecipe(**{**shared, "base": str(folder / "base"), "examples": examples, **changes})
