@@ -284,8 +284,7 @@ class Transformer(nn.Module):
         recomputed = self.remat == "none"
         stacks = [("layers", config.L)] if self.parts is None else numbered(self.parts)
         for name, length in stacks:
-            stack: Any = self._stack(length)
-            layers: Any = stack(config, kernel, deterministic, recomputed, name=name)
+            layers: Any = self._stack(length)(config, kernel, deterministic, recomputed, name=name)
             x_BTD, layer_cache = layers(x_BTD, layer_cache, mask, angle_BTh, slot_B)
         hidden_BTD = Norm(config, config.family == "gpt2", recomputed, name="final_norm")(x_BTD)
         return hidden_BTD, None if layer_cache is None else Cache(*layer_cache, segment_BS, visible_BS)
