@@ -148,7 +148,7 @@ def their_step(folder: Path, what: str, dtype: str, steps: int) -> Step:
     import torch
     import transformers
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     kept = torch.bfloat16 if dtype == "bfloat16" else torch.float32
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder / "base", dtype=kept)
     if what == "lora":
@@ -221,7 +221,8 @@ def processor_seconds() -> float:
 def compare(case: str, folder: Path, pythons: dict[str, str], blocks: int, block: int) -> list[dict[str, Any]]:
     """Both sides of a case in turn; one record a side, ours first."""
     what, dtype, others = CASES[case]
-    environment = os.environ | {"OMP_NUM_THREADS": "2", "JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
+    threads = str(len(os.sched_getaffinity(0)))
+    environment = os.environ | {"OMP_NUM_THREADS": threads, "JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
     sides = []
     for side, how in (("ours", dtype), *(("theirs", other) for other in others)):
         command = [pythons[side], "-m", "tests.campaigns.tuning_beside_peft", "work", side, str(folder), what, how]
