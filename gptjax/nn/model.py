@@ -282,13 +282,13 @@ class Transformer(nn.Module):
         angle_BTh = rotary_angles(config, position_BT)
         assert self.parts is None or cache is None
         recomputed = self.remat == "none"
-        kept: Any = layer_cache  # keys and values of all layers
+        kept = layer_cache  # keys and values of all layers
         stacks = [("layers", config.L)] if self.parts is None else numbered(self.parts)
         for name, length in stacks:
             layers = self._stack(length)(config, kernel, deterministic, recomputed, name=name)
             x_BTD, kept = layers(x_BTD, kept, mask, angle_BTh, slot_B)
         hidden_BTD = Norm(config, config.family == "gpt2", recomputed, name="final_norm")(x_BTD)
-        return hidden_BTD, None if kept is None else Cache(*kept, segment_BS, visible_BS)
+        return hidden_BTD, None if kept is None else Cache(kept[0], kept[1], segment_BS, visible_BS)
 
     def _stack(self, length: int) -> Any:
         """So many layers one after another, as a module class."""
