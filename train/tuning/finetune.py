@@ -60,7 +60,7 @@ def talk(base: str, train: Literal["all", "lora"] | None = None) -> TuneRecipe:
     text = text_of(opened, prepared)
     lora = Lora() if (train or ("all" if opened.is_run else "lora")) == "lora" else None
     small = opened.config.parameters <= SMALL
-    rate = (1e-3 if small else 3e-4) if lora is not None else (3e-4 if small else 3e-5)
+    rate = 3e-4 if lora is not None and not small else 1e-3 if small else 3e-5
     return TuneRecipe(
         base=base, data=text, model=opened.architecture, lora=lora,
         examples=ExamplesSpec(length=None if small else min(256, opened.config.T)),
