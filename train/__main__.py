@@ -205,7 +205,7 @@ def _finetune(arguments: list[str]) -> int:
         recipe = finetune.settled(stage, asked.epochs, says_steps, console.print)
         finetune.tell(recipe, console)
         hooks = TUNED if number == len(stages) - 1 else ()
-        run(recipe, hooks, console=console, started=STARTED, signals=signals, accept_changes=asked.accept_changes)
+        run(recipe, hooks, console=console, signals=signals, accept_changes=asked.accept_changes)
     return DONE
 
 

@@ -62,7 +62,7 @@ def talk(base: str, train: Literal["all", "lora"] | None = None) -> TuneRecipe:
     small = opened.config.parameters <= SMALL
     rate = 3e-4 if lora is not None and not small else 1e-3 if small else 3e-5
     return TuneRecipe(
-        base=base, data=text, model=opened.architecture, lora=lora,
+        base=base, data=text, model=opened.architecture, lora=lora, replay=0.2,
         examples=ExamplesSpec(length=None if small else min(256, opened.config.T)),
         optimizer=OptimizerSpec(learning_rate=rate, warmup=20, schedule="cosine", weight_decay=0.01),
         batch=BatchSpec(rows=8 if small else 4),
