@@ -11,6 +11,7 @@ from gptjax.nn.attention import product_precision
 from gptjax.sharding import constrain
 
 RESULT = "linear result"  # what a rematerialisation policy may keep
+THIN = 8  # a weight so many times as high as it is wide, as the first of an adapter's two
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -37,7 +38,11 @@ def _backward(axes, saved, g_BTY):
     g_BTY = g_BTY.astype(x_BTX.dtype)
     dx_BTX = _product("BTY,XY->BTX", g_BTY, _gathered(w_XY, x_BTX.dtype, axes))
     # contracted over two axes: over one flattened axis XLA on the CPU takes twice as long (docs/log.md, 2026-11-22)
-    dw_XY = _product("BTX,BTY->XY", x_BTX, g_BTY)
+    if w_XY.shape[1] * THIN < w_XY.shape[0]:
+        # a CPU lays the first operand out anew, here the small one; merged with `.T`, the product would be slow again
+        dw_XY = jax.lax.optimization_barrier(_product("BTY,BTX->YX", g_BTY, x_BTX)).T
+    else:
+        dw_XY = _product("BTX,BTY->XY", x_BTX, g_BTY)
     return dx_BTX.astype(x_BTX.dtype), constrain(dw_XY, *axes).astype(w_XY.dtype)
 
 

@@ -49,6 +49,15 @@ def test_a_weights_gradient_stays_float32_under_bfloat16():
     np.testing.assert_allclose(dw, exact, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_a_thin_weights_gradient_is_that_of_any_other(width):
+    """Within 1e-5 of the exact one on both sides of where a weight counts as thin."""
+    x, g = (jax.random.normal(jax.random.key(k), (3, 5, size)) for k, size in ((0, module.THIN * 2), (1, width)))
+    _, dw = jax.vjp(linear, x, jnp.ones((module.THIN * 2, width)))[1](g)
+    exact = np.einsum("btx,bty->xy", np.asarray(x, np.float64), np.asarray(g, np.float64))
+    np.testing.assert_allclose(dw, exact, rtol=1e-5, atol=1e-5)
+
+
 def test_many_small_gradients_are_not_lost_in_bfloat16():
     """4,096 ones add up to 4,096; added in bfloat16 they would stop at 256."""
     x, g = jnp.ones((64, 64, 1), jnp.bfloat16), jnp.ones((64, 64, 1), jnp.bfloat16)
