@@ -1,9 +1,9 @@
-"""`python -m tests.campaigns.tuning_kills`: 20 SIGKILLs over three stages of fine-tuning, and nothing differs in the end.
+"""`python -m tests.campaigns.tuning_kills`: 20 SIGKILLs over three stages of fine-tuning, and nothing differs at last.
 
-A small base is pretrained once. One fine-tuning run of three stages (adapters alone; every weight, with layers that thaw
-on the way and an average kept; adapters again, with running text replayed) is left alone; others, by the same command,
-are killed at random times and started again until they end. Then parameters, averages, adapters, moments and row hashes
-of every stage are compared with the first run's, bit for bit.
+A small base is pretrained once. One fine-tuning run of three stages (adapters alone; every weight, with layers that
+thaw on the way and an average kept; adapters again, with running text replayed) is left alone; others, by the same
+command, are killed at random times and started again until they end. Then parameters, averages, adapters, moments and
+row hashes of every stage are compared with the first run's, bit for bit.
 """
 
 import argparse
