@@ -141,12 +141,20 @@ class Recorder:
             tokens_per_second=speed, mfu=self.speed.mfu, seconds=time.perf_counter() - self._began,
         )  # fmt: skip
         self._metrics.write(record)
-        shown = f"loss {loss:.3f}  {record.tokens_per_second:,.0f} tokens/s  MFU {record.mfu:.0%}"
+        shown = f"loss {loss:.3f}  {record.tokens_per_second:,.0f} tokens/s  MFU {record.mfu:.0%}{self._learned(found)}"
         self._bar.update(self._task, description=shown)
         pace = record.tokens_per_second / self._parts.tokens_per_step
         if pace and not self._console.is_terminal and time.monotonic() >= self._told + TELL_EVERY:
             self._told, end = time.monotonic(), self._bar.tasks[0].total or step
             self.say(f"step {step} of {end:.0f}: {shown}, {(end - step) / pace / 60:.0f} min left")
+
+    def _learned(self, found: Mapping[str, Any]) -> str:
+        """Of a step that reads many tokens without a target, how many it learns from; else nothing."""
+        terms = self._parts.loss_spec.terms
+        if not any(term.sparse for term in terms):
+            return ""
+        learned = sum(float(found[f"weight/{term.name}"]) for term in terms)
+        return f"  learns {learned:,.0f} of {self._parts.tokens_per_step:,} tokens"
 
     def scores(self, step: int, occasion: Occasion, averaged: bool, found: Findings) -> None:
         for source, score in found.sources.items():
