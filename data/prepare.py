@@ -115,7 +115,7 @@ def prepare(
     if there:
         return folder
     spec.prepared.mkdir(parents=True, exist_ok=True)
-    with _alone(spec.prepared) as alone:
+    with kept_out(spec.prepared) as alone:
         for name in spec.rates:
             sources.make_records(name, download_config)
         folder, there = _folder(spec, of_run)
@@ -193,8 +193,9 @@ def fingerprint(spec: DataSpec, of_run: Begun | None = None, *, format: int = FO
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[bool]:
-    """Waits until no other process prepares into the folder, and says for whom; yields what `locked` does."""
+def kept_out(folder: Path) -> Iterator[bool]:
+    """Keeps other processes from preparing into the folder, waits for one that does, and says for whom; yields what
+    `locked` does."""
     lock = folder / ".lock"
     with contextlib.ExitStack() as stack:
         try:

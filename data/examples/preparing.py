@@ -24,6 +24,7 @@ from data.preparation.holdout import SPLITS, text_hash
 from data.preparation.prepared_folder import content_hash
 from data.preparation.token_flags import LEARNED
 from data.preparation.workitems import token_type
+from data.prepare import kept_out
 from gptjax.command.progress import track
 from gptjax.files.atomic_folder import appearing
 from gptjax.files.plain_json import dumps
@@ -58,9 +59,11 @@ def prepare_examples(
     if is_prepared(folder):
         return folder
     root.mkdir(parents=True, exist_ok=True)
-    with appearing(folder) as (aside, appear):
-        _make(spec, talks, T, aside, running, replay)
-        appear()
+    with kept_out(root):
+        if not is_prepared(folder):  # another process may just have made it
+            with appearing(folder) as (aside, appear):
+                _make(spec, talks, T, aside, running, replay)
+                appear()
     return folder
 
 
