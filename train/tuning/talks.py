@@ -32,10 +32,18 @@ def prepared_examples(recipe: TuneRecipe) -> Path:
     )  # fmt: skip
 
 
-def running_text(recipe: TuneRecipe) -> Path:
-    """The prepared running text of a run's base."""
+def running_text(recipe: TuneRecipe) -> Path | None:
+    """The prepared running text of a run's base; None where it is here no more, and is not to be replayed.
+
+    Raises ValueError where it is to be.
+    """
     base = open_base(recipe.base)
-    return prepare(recipe.data, of_run=begun(base.path) if base.is_run else None)
+    try:
+        return prepare(recipe.data, of_run=begun(base.path) if base.is_run else None)
+    except ValueError as error:
+        if recipe.replay:
+            raise ValueError(f"{error} (running text of the base {recipe.base}; --replay 0 does without)") from None
+        return None
 
 
 def text_of(base: Base, prepared: Path) -> DataSpec:
