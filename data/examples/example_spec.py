@@ -27,13 +27,17 @@ class ExamplesSpec:
     bad: Bad = "stop"  # what a record that is no conversation does: end all, or be left out and counted
     length: int | None = None  # tokens of a row; None = the model's context, at most 512
     too_long: TooLong = "cut"  # a conversation longer than a row: cut between exchanges, or left out
-    held_out: int = 200  # conversations to measure by, a tenth of a source at most; grouped by what they answer
+    held_out: int = 200  # conversations of each source to measure by, a tenth at most; grouped by what they answer
     template: Path | None = None  # a file with a chat template, Jinja; None = the base's own
 
     def __post_init__(self):
         if not self.sources:
             raise ValueError("examples.sources: empty; name a file of records or a built-in source such as 'chitchat'")
         object.__setattr__(self, "sources", tuple(map(_named, self.sources)))
+        if len(self.shares) < len(self.sources):
+            raise ValueError(
+                f"examples.sources: {list(self.sources)}: one is listed twice; list each once, with a rate"
+            )
         if self.template is not None:
             object.__setattr__(self, "template", expanded(self.template))
             if not self.template.is_file():

@@ -25,7 +25,7 @@ class Fitter:
     def __init__(self, encoder: ConversationEncoder, tokenizer: Tokenizer, T: int, cuts: bool):
         self._encoder, self._tokenizer, self._T, self._cuts = encoder, tokenizer, T, cuts
         turns = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "It is this."}]
-        once, twice = (len(encoder.encode(turns * n, [False, True] * n).ids) for n in (1, 2))
+        once, twice = (len(encoder.encode(turns * n, [False, False] * n).ids) for n in (1, 2))
         said = sum(map(len, self._tokenizer.encode_batch([turn["content"] for turn in turns])))
         self._around = twice - once - said  # tokens that the template adds to an exchange, or so
 
@@ -36,7 +36,8 @@ class Fitter:
         together as a row has room for.
         """
         system, exchanges = _exchanges(messages)
-        said = self._tokenizer.encode_batch([message.content for message in messages])
+        # a template may make one space of many, so that more may fit than the text as it is says
+        said = self._tokenizer.encode_batch([" ".join(message.content.split()) for message in messages])
         sizes, at = [], len(system)
         for exchange in exchanges:
             sizes.append(sum(map(len, said[at : at + len(exchange)])) + self._around)

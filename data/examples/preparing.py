@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.description import FORMAT, NAME, Source, Split, is_prepared, read_prepared, write_description
+from data.description import FORMAT, Source, Split, is_prepared, read_prepared, write_description
 from data.examples.choosing import DUPLICATE, TWIN, VALIDATION, sides, told
 from data.examples.dialogues import Rejected, check, examples, source_of
 from data.examples.example_spec import ExamplesSpec
@@ -25,6 +25,8 @@ from data.preparation.prepared_folder import content_hash
 from data.preparation.token_flags import LEARNED
 from data.preparation.workitems import token_type
 from data.prepare import kept_out
+from data.rows.mixture import RATE_UNIT, mixture_rates
+from data.token_store import TokenStore
 from gptjax.command.progress import track
 from gptjax.files.atomic_folder import appearing
 from gptjax.files.plain_json import dumps
@@ -55,6 +57,7 @@ def prepare_examples(
     """
     for name in spec.shares:
         check(name)
+        sources.make_records(name)
     folder = root / fingerprint(spec, talks, T, running, replay)
     if is_prepared(folder):
         return folder
@@ -80,7 +83,7 @@ def fingerprint(spec: ExamplesSpec, talks: Talks, T: int, running: Path | None, 
 
 
 class Example(NamedTuple):
-    """Token ids of whole turns, which of them are to be learnt, and the text of the conversation they are of."""
+    """Token ids of whole turns, and which of them are to be learnt."""
 
     ids: list[int]
     learned: list[bool]
@@ -101,8 +104,8 @@ def _make(spec: ExamplesSpec, talks: Talks, T: int, folder: Path, running: Path 
             tallies[name]["duplicates" if side == DUPLICATE else "twins of held-out ones"] += 1
             continue
         of_side = made[name][side == VALIDATION]
-        _fit(fitter, conversation, of_side, tallies[name])
-        if side == VALIDATION:
+        some = _fit(fitter, conversation, of_side, tallies[name])
+        if side == VALIDATION and some:
             kept_talks[name].append(_as_line(conversation))
     described = {
         name: _stored(number, name, made[name], kept_talks[name], talks.tokenizer, folder, tallies[name])
@@ -128,8 +131,8 @@ def _read(name: str, spec: ExamplesSpec, tally: Counter[str]) -> Iterator[Conver
             yield one
 
 
-def _fit(fitter: Fitter, conversation: Conversation, examples: list[Example], tally: Counter[str]) -> None:
-    """Appends the examples of a conversation, and counts them."""
+def _fit(fitter: Fitter, conversation: Conversation, examples: list[Example], tally: Counter[str]) -> bool:
+    """Appends the examples of a conversation, and counts them; whether there is one."""
     pieces = 0
     for found in fitter.examples(conversation.messages):
         if isinstance(found, Left):
@@ -142,6 +145,7 @@ def _fit(fitter: Fitter, conversation: Conversation, examples: list[Example], ta
     tally["kept"] += pieces > 0
     tally["cut between exchanges"] += pieces > 1
     tally["examples"] += pieces
+    return pieces > 0
 
 
 def _as_line(conversation: Conversation) -> str:
@@ -202,9 +206,12 @@ def _check_some_left(described: Mapping[str, Source], tallies: Mapping[str, Mapp
     for name, source in described.items():
         for split in SPLITS:
             if not source["splits"][split]["documents"]:
+                too_long = any("longer" in reason for reason in tallies[name])
+                remedy = "make rows longer (--examples.length)" if too_long else "give it more conversations"
                 raise ValueError(
                     f"examples.sources: {name!r}: nothing is left {'to learn' if split == 'train' else 'to measure by'}"
-                    f" ({'; '.join(lines(tallies[name]))}); longer rows (--examples.length), or other records"
+                    f" ({'; '.join(lines(tallies[name]))}); {remedy}, or leave it out. What answers one question is "
+                    "either learnt or measured by, and twice the same is one"
                 )
 
 
@@ -222,11 +229,14 @@ def _share_out(
     if replay:
         assert running is not None
         beside = read_prepared(running)["sources"]
-        total = sum(source["share"] for source in beside.values())
+        folders = {name: running / source["folder"] / "train" for name, source in beside.items()}
+        sizes = {name: len(TokenStore(folder).tokens) for name, folder in folders.items()}
+        shares = {name: source["share"] for name, source in beside.items()}
+        rates = mixture_rates(read_prepared(running)["mixture"], shares, sizes, horizon=sum(sizes.values()))
         for name, source in beside.items():
             called = name if name not in described else f"{name} as running text"
             folder = str(Path("..") / running.name / source["folder"])
-            described[called] = {**source, "folder": folder, "share": replay * source["share"] / total}
+            described[called] = {**source, "folder": folder, "share": replay * rates[name] / RATE_UNIT}
 
 
 def lines(tally: Mapping[str, int]) -> list[str]:
@@ -237,8 +247,3 @@ def lines(tally: Mapping[str, int]) -> list[str]:
 def tallies_of(folder: Path) -> dict[str, dict[str, Any]]:
     """What `prepare_examples` counted."""
     return json.loads((folder / TALLIES).read_text(encoding="utf-8"))
-
-
-def is_of_examples(folder: Path) -> bool:
-    """Whether a prepared folder holds examples."""
-    return (folder / TALLIES).exists() and (folder / NAME).exists()

@@ -115,7 +115,7 @@ def _value(flag: str, given: str, kinds: Collection[Any]) -> Any:
             raise ValueError(f"{flag} {given}: give a whole number")
         return int(given)
     if float in kinds:
-        if not re.fullmatch(r"-?\d+(\.\d*)?([eE][-+]?\d+)?", given):
+        if not re.fullmatch(r"-?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", given):
             raise ValueError(f"{flag} {given}: give a number")
         return float(given)
     return Path(given) if Path in kinds else given

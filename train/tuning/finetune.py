@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,7 +21,7 @@ from gptjax.config import Lora
 from gptjax.files.places import expanded
 from train.recipe import BatchSpec, CheckpointSpec, ComputeSpec, OptimizerSpec, ValidationSpec, own_function
 from train.tuning.base import open_base
-from train.tuning.talks import prepared_examples, talks_of, text_of
+from train.tuning.talks import prepared_examples, running_text, talks_of, text_of
 from train.tuning.tune_recipe import TuneRecipe
 
 EPOCHS, MOST_STEPS = 3.0, 500  # how long a run is where nobody says
@@ -75,13 +76,23 @@ def talk(base: str, train: Literal["all", "lora"] | None = None) -> TuneRecipe:
 
 def run_of(base: Path) -> Path:
     """Where what a base becomes is written, if nothing else is said."""
-    return Path("runs") / f"{base.resolve().name.split('.')[0].lower()}-talks"
+    return Path("runs") / f"{base.resolve().name.removesuffix('.gguf').lower()}-talks"
 
 
 def parse(words: Sequence[str]) -> tuple[Finetune, list[TuneRecipe]]:
     """What is asked for, and the stages. --help prints and exits. Raises ValueError for what cannot be."""
-    words = ["--examples.sources" if word == "--data" else word for word in words]
+    words = [re.sub("^--data(?==|$)", "--examples.sources", word) for word in words]
     asked, rest = take(Finetune, words)
+    if asked.train is None and any(word.startswith("--lora.") for word in rest):
+        asked = dataclasses.replace(asked, train="lora")
+    says_steps = any(word.partition("=")[0] == "--steps" for word in rest)
+    for other, given in (("--steps", says_steps), ("--stages", asked.stages is not None)):
+        if asked.epochs is not None and given:
+            raise ValueError(f"--epochs and {other}: give one of them; each says how long a run is")
+    if asked.train is not None and asked.stages is not None:
+        raise ValueError("--train and --stages: the file says what each stage trains; leave --train, --lora.* out")
+    if asked.epochs is not None and asked.epochs <= 0:
+        raise ValueError(f"--epochs {asked.epochs}: give a number above 0")
     if not asked.base and not {"--help", "-h", "--help-all"} & {*rest}:
         raise ValueError("finetune: give a base: a run such as runs/laptop, a folder, a .gguf file, or smollm2")
     if asked.train not in (None, "all", "lora"):
@@ -124,6 +135,8 @@ def settled(recipe: TuneRecipe, epochs: float | None, says_steps: bool, say: Cal
     read_often = steps * recipe.batch.rows * share / rows
     say(f"{steps} steps of {recipe.batch.rows} rows read the examples {read_often:.2g} times (--epochs, --steps)")
     warmup = min(recipe.optimizer.warmup, steps // 5)
+    if warmup < recipe.optimizer.warmup:
+        say(f"optimizer.warmup={warmup}, a fifth of the steps, in place of {recipe.optimizer.warmup}")
     return dataclasses.replace(recipe, steps=steps, optimizer=dataclasses.replace(recipe.optimizer, warmup=warmup))
 
 
@@ -142,6 +155,8 @@ def tell(recipe: TuneRecipe, console: Console) -> None:
     from train.report.preview import show_examples
 
     prepared = prepared_examples(recipe)
+    if running_text(recipe) is None:
+        console.print(f"the text that {recipe.base} was trained on is not here: what it forgets cannot be measured")
     for name, tally in tallies_of(prepared).items():
         console.print(f"{name}: {', '.join(lines(tally))}", highlight=False, markup=False)
     show_examples(console, talks_of(recipe).tokenizer, _first_examples(prepared, 3))

@@ -3,6 +3,7 @@
 The text of a reply is scored apart from the token that ends it, so that models which end turns otherwise compare.
 """
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from gptjax.inference.prompt import encode_prompts
 from gptjax.inference.scoring import Row
 from gptjax.text.tokenizer import SPEAKERS, Tokenizer, dialogue_text
 
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
 MEASURED_TOKENS = 20_000  # of all that is read to score replies
 FORGOTTEN_BYTES = 30_000  # of the base's held-out text, over all of its sources
 GREEDY, LONGEST, SHOWN = 32, 64, 10  # replies that are written, tokens of the longest, and those that are shown
@@ -51,9 +52,10 @@ class Speaker:
     """A model as it talks: by its chat template, or in lines of A and B, which a line's end closes."""
 
     def __init__(self, model: LanguageModel):
-        self.model = model
-        config = model.generation_config
-        self._encoder = None if config.chat_template is None else ConversationEncoder(model.tokenizer, config)
+        self.model, self._encoder = model, None
+        if model.generation_config.chat_template is not None:
+            with contextlib.suppress(ValueError):  # a template that nothing can be learnt by
+                self._encoder = ConversationEncoder(model.tokenizer, model.generation_config)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """What it reads before it answers."""
@@ -62,10 +64,14 @@ class Speaker:
         return self._encoded(_lines(messages) + f"{SPEAKERS[1]}:")
 
     def turn(self, messages: Sequence[Message]) -> Turn | None:
-        """The last message as a reply to those before it; None where tokens join across its beginning."""
-        prompt = self.prompt(messages[:-1])
+        """The last message as a reply to those before it; None where the template refuses it, as when it trains, or
+        tokens join across its beginning."""
+        try:
+            prompt = self.prompt(messages[:-1])
+        except ValueError:
+            return None
         if self._encoder is not None:
-            try:  # it may refuse some, as when it trains
+            try:
                 ids, learned = self._encoder.encode(messages, [False] * (len(messages) - 1) + [True])
             except ValueError:
                 return None
@@ -99,7 +105,7 @@ def exchanges(conversations: Sequence[Exchange], tokenizer: Tokenizer, T: int) -
     found, spent = [], 0
     for depth in range(max(len(one.messages) for one in conversations)):
         for source, messages in conversations:
-            if depth >= len(messages) or messages[depth]["role"] != "assistant":
+            if depth >= len(messages) or not messages[depth].get("learn", messages[depth]["role"] == "assistant"):
                 continue
             so_far = messages[: depth + 1]
             size = sum(map(len, tokenizer.encode_batch([message["content"] for message in so_far])))
@@ -112,10 +118,10 @@ def exchanges(conversations: Sequence[Exchange], tokenizer: Tokenizer, T: int) -
 
 
 def measured(
-    model: LanguageModel, replies: Sequence[Exchange], texts: Mapping[str, Sequence[str]]
+    speaker: Speaker, replies: Sequence[Exchange], texts: Mapping[str, Sequence[str]]
 ) -> tuple[Talking, list[str]]:
     """(figures of a model's replies, its greedy ones in place of the first of them)."""
-    speaker = Speaker(model)
+    model = speaker.model
     turns = [(one.source, turn) for one in replies if (turn := speaker.turn(one.messages)) is not None]
     rows = [
         Row(

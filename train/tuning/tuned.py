@@ -11,7 +11,7 @@ from gptjax.files.plain_json import dumps
 from train.report.finish import REPORT, Finished, Hook
 from train.report.report_replies import FIGURES
 from train.tuning.base import base_path
-from train.tuning.replies import compared, exchanges, held_out_conversations, held_out_texts, measured
+from train.tuning.replies import Speaker, compared, exchanges, held_out_conversations, held_out_texts, measured
 from train.tuning.talks import running_text
 from train.tuning.tune_recipe import TuneRecipe
 
@@ -27,10 +27,12 @@ def _compare(finished: Finished) -> None:
     running = running_text(recipe)
     texts = {} if running is None else held_out_texts(running)
     finished.console.print("\nmeasuring replies before and after ...")
-    base = gptjax.load(base_path(recipe.base), dtype=recipe.compute.dtype)
-    before = measured(base, replies, texts)
-    del base
-    after = measured(finished.model(), replies, texts)
+    speakers = Speaker(gptjax.load(base_path(recipe.base))), Speaker(finished.model())  # both in float32
+    replies = [one for one in replies if all(speaker.turn(one.messages) is not None for speaker in speakers)]
+    if not replies:
+        finished.console.print("no reply of the held-out conversations fits a row, so none is measured")
+        return
+    before, after = (measured(speaker, replies, texts) for speaker in speakers)
     found = compared(before, after, replies)
     write_whole(finished.run / NAME, dumps(found, indent=1, ensure_ascii=False) + "\n")
     finished.console.print(figures_table(found))

@@ -68,3 +68,19 @@ def test_what_pretraining_held_out_is_held_out_again_and_nothing_else():
     assert np.flatnonzero(side_E == VALIDATION).tolist() == [3, 77]
     elsewhere = sides(told_E, 50, {"other": before})
     assert (elsewhere == VALIDATION).sum() == 20
+
+
+def test_a_question_and_its_answer_go_by_the_question_whatever_the_form():
+    """Of a conversation with more turns, all of it must be the same."""
+    one, other = (talk("what is it?", reply, group=f"what is it? {reply}") for reply in ("this", "that"))
+    assert told("one", one).group == told("one", other).group
+    longer = [one._replace(messages=(*one.messages, *each.messages), group=str(each)) for each in (one, other)]
+    assert told("one", longer[0]).group != told("one", longer[1]).group
+
+
+def test_the_held_out_copy_stays_where_its_twin_comes_first():
+    told_E = [*many(40, "a"), *many(40, "b")]
+    side_E = sides(told_E, 4, {})
+    held = {one.text for one, side in zip(told_E, side_E, strict=True) if side == VALIDATION}
+    assert len(held) == 4
+    assert not held & {one.text for one, side in zip(told_E, side_E, strict=True) if side == TRAIN}

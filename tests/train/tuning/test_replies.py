@@ -37,7 +37,7 @@ def test_a_reply_has_the_same_tokens_in_lines_and_in_turns_and_another_end():
 def test_nats_are_those_of_the_text_behind_its_context():
     """The oracle is the API's own log-likelihood of a continuation."""
     model = random_model()
-    found, _ = measured(model, [Exchange("one", TALK[:2]), Exchange("one", TALK)], {})
+    found, _ = measured(Speaker(model), [Exchange("one", TALK[:2]), Exchange("one", TALK)], {})
     pairs = [
         ("A: hello there\nB:", " the quick brown fox"),
         ("A: hello there\nB: the quick brown fox\nA: hello\nB:", " the lazy dog"),
@@ -60,7 +60,10 @@ def test_the_first_replies_of_all_come_before_the_second_of_any(monkeypatch):
 def test_before_and_after_stand_side_by_side():
     model = random_model()
     talks = [Exchange("one", TALK[:2])]
-    before, after = measured(model, talks, {"text": ["hello there"]}), measured(in_turns(model), talks, {})
+    before, after = (
+        measured(Speaker(model), talks, {"text": ["hello there"]}),
+        measured(Speaker(in_turns(model)), talks, {}),
+    )
     found = compared(before, after, talks)
     assert found["before"] == dataclasses.asdict(before[0])
     assert found["before"]["forgotten"].keys() == {"text"}
