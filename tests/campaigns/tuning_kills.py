@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from gptjax.runs.manifest import steps
+from tests.tiny_text import sentences
 from train.lab.verify_resume import differing
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,7 +59,7 @@ def finetune(folder: Path, run: str) -> "subprocess.Popen[bytes]":
 
 def prepared(folder: Path) -> None:
     """The base, the talks and the stages."""
-    (folder / "text.txt").write_text("the fox sees a dog, and the dog sees a box.\n\n" * 2000)
+    (folder / "text.jsonl").write_text("".join(f"{json.dumps({'text': text})}\n" for text in sentences(3000)))
     (folder / "stages.py").write_text(STAGES)
     talks = [
         {"messages": [{"role": "user", "content": f"fox {n}?"}, {"role": "assistant", "content": f"dog {n % 7}"}]}
@@ -68,7 +69,7 @@ def prepared(folder: Path) -> None:
     small = ["--model.T", "64", "--model.D", "64", "--model.L", "3", "--model.F", "128", "--steps", "4"]
     ended(
         train(
-            folder, "pretrain", "characters", "--data.sources", "files:text.txt", "--run", "runs/base", *small,
+            folder, "pretrain", "characters", "--data.sources", "files:text.jsonl", "--run", "runs/base", *small,
             "--optimizer.warmup", "2", "--batch.rows", "4",
         )
     )  # fmt: skip
