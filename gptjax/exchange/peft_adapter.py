@@ -4,7 +4,6 @@ Axes: L layers  X width in  Y width out  r rank. Source: huggingface/peft, 0.21.
 """
 
 import dataclasses
-import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from gptjax.exchange.hf_params import names, sound, table
 from gptjax.exchange.safetensors_file import read_tensors
 from gptjax.files.atomic_folder import absent, appearing
 from gptjax.files.bounded_files import naming, read_json
+from gptjax.files.plain_json import dumps
 from gptjax.runs.manifest import describe
 from gptjax.spelling import did_you_mean
 
@@ -68,8 +68,8 @@ def write_adapter(folder: Any, params: Any, config: ModelConfig, base_fingerprin
         for ending, part in PARTS.items()
     }
     with appearing(target) as (aside, appear):
-        (aside / CONFIG).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
-        (aside / BASE).write_text(json.dumps({"fingerprint": base_fingerprint}) + "\n", encoding="utf-8")
+        (aside / CONFIG).write_text(dumps(described, indent=1) + "\n", encoding="utf-8")
+        (aside / BASE).write_text(dumps({"fingerprint": base_fingerprint}) + "\n", encoding="utf-8")
         save_file(tensors, aside / WEIGHTS, metadata={"format": "pt"})
         shutil.copymode(aside / CONFIG, aside / WEIGHTS)  # it lets nobody else read what it writes
         for name, leaf in read_adapter(aside, config).leaves["layers"].items():

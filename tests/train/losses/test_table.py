@@ -13,6 +13,7 @@ from data.preparation.token_flags import WORD_START
 from data.rows.rows import Rows
 from data.tasks.causal_lm import CausalLM
 from data.tasks.task import Targets, Task, packed
+from gptjax.inference.generation_config import GenerationConfig
 from gptjax.sharding import make_mesh
 from tests.tiny_recipe import recipe
 from tests.tiny_text import sentences, write_prepared
@@ -66,7 +67,8 @@ def test_a_loss_that_is_added_to_the_table_is_trained_scored_and_reported(tmp_pa
     prepared = write_prepared(tmp_path / "prepared", {"p": sentences(80), "q": sentences(60, seed=1)})
     rows = Rows(prepared, T, 0, None, objectives.tasks)
     settings = recipe(tmp_path, "run", objectives=objectives, batch=BatchSpec(rows=B), mesh=MeshSpec(data=1))
-    text = Text(prepared, rows.corpus.tokenizer, rows, loss_spec(rows, B, "static"))
+    talks = GenerationConfig.of_runs(rows.corpus.tokenizer)
+    text = Text(prepared, rows.corpus.tokenizer, rows, loss_spec(rows, B, "static"), talks)
     mesh = make_mesh(devices=jax.devices()[:1])
     with jax.set_mesh(mesh):
         parts = assemble(settings, text.tokenizer.size, text.loss_spec, mesh)

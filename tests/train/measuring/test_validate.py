@@ -12,6 +12,7 @@ from data.tasks.causal_lm import CausalLM
 from data.tasks.continuity import Continuity
 from data.tasks.order import Order
 from data.tasks.position import Position
+from gptjax.inference.generation_config import GenerationConfig
 from gptjax.sharding import make_mesh
 from gptjax.text.tokenizer import train_bpe
 from tests.tiny_recipe import recipe
@@ -47,7 +48,8 @@ def setting(tmp_path_factory):
     settings = recipe(folder, "run", objectives=OBJECTIVES, batch=BatchSpec(rows=B), mesh=MeshSpec(data=1))
     settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, T=T, L=1))
     mesh = make_mesh(devices=jax.devices()[:1])
-    text = Text(prepared, rows.corpus.tokenizer, rows, loss_spec(rows, B, "static"))
+    talks = GenerationConfig.of_runs(rows.corpus.tokenizer)
+    text = Text(prepared, rows.corpus.tokenizer, rows, loss_spec(rows, B, "static"), talks)
     with jax.set_mesh(mesh):
         parts = assemble(settings, text.tokenizer.size, text.loss_spec, mesh)
         params = jax.tree.map(lambda leaf: leaf * 4, parts.fresh().params)

@@ -14,12 +14,11 @@ from gptjax.inference.chat import TURNS, Chat
 from gptjax.inference.sampling import Sampling
 from gptjax.runs.manifest import steps as saved_steps
 from tests.tiny_recipe import recipe, records, steps_alone, write_text
-from train.recipe import MeshSpec, OptimizerSpec, from_json, to_json
+from train.recipe import BatchSpec, MeshSpec, OptimizerSpec, from_json, to_json
 from train.tuning.base import open_base
 from train.tuning.finetune import chained
 from train.tuning.tune_recipe import TuneRecipe
 
-SPLIT = MeshSpec(data=2, fsdp=2, tensor=2)
 OPTIMIZER = OptimizerSpec(learning_rate=1e-2, warmup=2, weight_decay=0.0)
 
 
@@ -42,7 +41,14 @@ def tune(folder, run, **changes) -> TuneRecipe:
     base = recipe(folder, "base", steps=4)
     shared = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
     model = open_base(str(folder / "base")).architecture
-    shared |= {"run": folder / run, "steps": 6, "mesh": MeshSpec(), "optimizer": OPTIMIZER, "model": model}
+    shared |= {
+        "run": folder / run,
+        "steps": 6,
+        "mesh": MeshSpec(),
+        "batch": BatchSpec(rows=8),
+        "optimizer": OPTIMIZER,
+        "model": model,
+    }
     del shared["objectives"]
     examples = ExamplesSpec(sources=(str(folder / "talks.jsonl"),), held_out=5, length=32)
     return TuneRecipe(**{**shared, "base": str(folder / "base"), "examples": examples, **changes})
@@ -87,7 +93,14 @@ def test_lora_trains_adapters_alone_and_is_loaded_merged(folder):
 
 
 def test_what_is_killed_between_steps_goes_on_bit_for_bit(folder):
-    whole = tune(folder, "whole", lora=Lora(rank=2, dropout=0.2), replay=0.25, mesh=SPLIT)
+    whole = tune(
+        folder,
+        "whole",
+        lora=Lora(rank=2, dropout=0.2),
+        replay=0.25,
+        mesh=SPLIT,
+        batch=BatchSpec(rows=8, micro_batches=2),
+    )
     steps_alone(whole)
     halves = dataclasses.replace(whole, run=folder / "halves")
     steps_alone(dataclasses.replace(halves, stop=dataclasses.replace(halves.stop, step=3)))
