@@ -104,9 +104,9 @@ def our_step(folder: Path, what: str, dtype: str, steps: int) -> Step:
     from gptjax.nn.model import Transformer
     from gptjax.sharding import make_mesh
     from train.objectives import causal_only
-    from train.optimizer import cooldown_start
     from train.recipe import OptimizerSpec
     from train.step import abstract_state, make_train_step
+    from train.updates.optimizer import cooldown_start
 
     loaded = gptjax.load(folder / "base")
     config, params = dataclasses.replace(loaded.config, T=T), loaded.params
