@@ -98,7 +98,7 @@ def test_what_is_killed_between_steps_goes_on_bit_for_bit(folder):
         "whole",
         lora=Lora(rank=2, dropout=0.2),
         replay=0.25,
-        mesh=SPLIT,
+        mesh=MeshSpec(data=2, fsdp=2, tensor=2),
         batch=BatchSpec(rows=8, micro_batches=2),
     )
     steps_alone(whole)
