@@ -172,10 +172,7 @@ def _pretrain(arguments: list[str]) -> int:
     signals = Signals()
     signals.listen()
     _check_sources(recipe)
-    if (cache := _cache()) is not None:
-        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
-    _settle_process()
-    hosts.join()
+    _settle_training()
     from gptjax.command.console import make_console
     from train.pretrain import pretrain
 
@@ -189,10 +186,7 @@ def _finetune(arguments: list[str]) -> int:
     asked, stages = finetune.parse(arguments)
     signals = Signals()
     signals.listen()
-    if (cache := _cache()) is not None:
-        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
-    _settle_process()
-    hosts.join()
+    _settle_training()
     from gptjax.command.console import make_console
     from train.run import run
     from train.tuning.tuned import TUNED
@@ -214,6 +208,14 @@ def _chain(arguments: list[str]) -> int:
 
     _check_sources(parse(arguments, "./launch.sh chain", about=Chain.__doc__))
     return chain(arguments)
+
+
+def _settle_training() -> None:
+    """`_settle_process`, where compiled steps are kept, and the other processes of a run."""
+    if (cache := _cache()) is not None:
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    _settle_process()
+    hosts.join()
 
 
 def _cache() -> Path | None:

@@ -149,7 +149,7 @@ def _last_words(finished: Finished) -> None:
     finished.console.print(f"talk with it: [bold]./launch.sh generate {escape(shlex.quote(str(finished.run)))}[/]")
 
 
-REPORT = Hook("report", _report)
+REPORT, LAST_WORDS = Hook("report", _report), Hook("last words", _last_words)
 # What follows pretraining.
 PRETRAINED = (
     Hook("comparison with xz", _compare_with_xz),
@@ -157,7 +157,7 @@ PRETRAINED = (
     Hook("table of bits per byte", _show_results),
     Hook("held-out text read both ways", _read_both_ways),
     REPORT,
-    Hook("last words", _last_words),
+    LAST_WORDS,
 )
 
 

@@ -13,22 +13,24 @@ FIGURES = (  # key of replies.json, what it is, how it is written
 )
 
 
+def figure_rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """(what a figure is, before, after) of all that `replies.json` holds; text, not HTML."""
+    before, after = found["before"], found["after"]
+    rows = [(text, *(format(figures[key], digits) for figures in (before, after))) for key, text, digits in FIGURES]
+    for key, title in (("by_source", "nats a token, {}"), ("forgotten", "bits a byte of {}")):
+        for source in after[key]:
+            rows.append((title.format(source), *(f"{figures[key][source]:.3f}" for figures in (before, after))))
+    return rows
+
+
 def replies(found: Mapping[str, Any]) -> str:
     """The section, of what `replies.json` holds; nothing where a run has none."""
     if not found:
         return ""
-    before, after = found["before"], found["after"]
-    rows = [(text, *(format(figures[key], digits) for figures in (before, after))) for key, text, digits in FIGURES]
-    rows += [
-        (f"nats a token, {escape(source)}", *(f"{figures['by_source'][source]:.3f}" for figures in (before, after)))
-        for source in after["by_source"]
-    ]
-    rows += [
-        (f"bits a byte of {escape(source)}", *(f"{figures['forgotten'][source]:.3f}" for figures in (before, after)))
-        for source in after["forgotten"]
-    ]
+    rows = [(escape(text), before, after) for text, before, after in figure_rows(found)]
+    count = found["after"]["replies"]
     note = (
-        f"<p>{after['replies']} replies of conversations that neither pretraining nor tuning has read, each model "
+        f"<p>{count} replies of conversations that neither pretraining nor tuning has read, each model "
         "in its own way of talking; the token that ends a turn is counted apart. Bits a byte are those of held-out "
         "text that the base was trained on, or of an encyclopaedia: what rises there was forgotten.</p>"
     )

@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import tyro
 from rich.console import Console
 
 from data.description import read_prepared
 from data.examples.example_spec import ExamplesSpec
 from data.examples.preparing import lines, tallies_of
-from data.rows.wholeplan import packing
+from data.preparation.token_flags import LEARNED
+from data.rows.wholeplan import WholePlan
 from data.token_store import TokenStore
 from gptjax.command.options import read, take
 from gptjax.config import Lora
@@ -142,12 +142,13 @@ def settled(recipe: TuneRecipe, epochs: float | None, says_steps: bool, say: Cal
 
 def rows_of_an_epoch(prepared: Path, T: int) -> int:
     """Rows that all training examples fill."""
-    total = 0
-    for source in read_prepared(prepared)["sources"].values():
-        if source.get("whole"):
-            store = TokenStore(prepared / source["folder"] / "train")
-            total += len(packing(np.diff(store.offset_D), np.asarray(store.hash_D), T)[1]) - 1
-    return total
+    return sum(WholePlan(store, T, None).rows_per_epoch for store in _stores(prepared))
+
+
+def _stores(prepared: Path) -> list[TokenStore]:
+    """The training examples of every source."""
+    sources = read_prepared(prepared)["sources"].values()
+    return [TokenStore(prepared / source["folder"] / "train") for source in sources if source.get("whole")]
 
 
 def tell(recipe: TuneRecipe, console: Console) -> None:
@@ -163,16 +164,10 @@ def tell(recipe: TuneRecipe, console: Console) -> None:
 
 
 def _first_examples(prepared: Path, count: int) -> list[tuple[list[int], list[bool]]]:
-    found = []
-    for source in read_prepared(prepared)["sources"].values():
-        if source.get("whole"):
-            store = TokenStore(prepared / source["folder"] / "train")
-            found += [_example(store, d) for d in range(min(count, store.documents))]
+    found = [_example(store, d) for store in _stores(prepared) for d in range(min(count, store.documents))]
     return found[:: max(1, len(found) // count)][:count]
 
 
 def _example(store: TokenStore, d: int) -> tuple[list[int], list[bool]]:
-    from data.preparation.token_flags import LEARNED
-
     of = slice(int(store.offset_D[d]), int(store.offset_D[d + 1]))
     return store.tokens[of].tolist(), ((store.marks[of] & LEARNED) > 0).tolist()

@@ -4,7 +4,6 @@ Imports neither JAX nor TensorFlow.
 """
 
 import dataclasses
-import math
 
 from data.examples.example_spec import ExamplesSpec
 from gptjax.config import Lora
@@ -32,8 +31,7 @@ class TuneRecipe(Recipe):
             object.__setattr__(self, "optimizer", dataclasses.replace(self.optimizer, frozen=ADAPTERS_ALONE))
         object.__setattr__(self, "objectives", self._objectives())
         super().__post_init__()
-        if self.row_length > self.model.T:
-            raise ValueError(f"examples.length={self.row_length} is more than the base's context of {self.model.T}")
+        self.row_length  # noqa: B018  (checked when built)
 
     def _objectives(self) -> Objectives:
         """Replies of the examples; next words of the running text, by its share of the rows."""
@@ -42,9 +40,8 @@ class TuneRecipe(Recipe):
             return Objectives(rows=("reply",), sources=tuple(f"reply={name}" for name in examples), conflicts=None)
         texts = [name for name, _ in self.data.shares]
         beside = [name if name not in examples else f"{name} as running text" for name in texts]
-        share = math.fsum([1.0, -self.replay])
         return Objectives(
-            rows=(f"reply={share}", f"causal_lm={self.replay}"),
+            rows=(f"reply={1 - self.replay}", f"causal_lm={self.replay}"),
             sources=(*(f"reply={name}" for name in examples), *(f"causal_lm={name}" for name in beside)),
             conflicts=None, by_repetition=False,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What follows fine-tuning, as hooks: replies before and after, what was forgotten, the adapter, the report."""
+"""What follows fine-tuning, as hooks: replies before and after, what was forgotten, the report."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ from rich.table import Table
 import gptjax
 from gptjax.files.atomic_file import write_whole
 from gptjax.files.plain_json import dumps
-from train.report.finish import REPORT, Finished, Hook
-from train.report.report_replies import FIGURES
+from train.report.finish import LAST_WORDS, REPORT, Finished, Hook
+from train.report.report_replies import figure_rows
 from train.tuning.base import base_path
 from train.tuning.replies import Speaker, compared, exchanges, held_out_conversations, held_out_texts, measured
 from train.tuning.talks import running_text
@@ -44,27 +44,18 @@ def _compare(finished: Finished) -> None:
 
 def figures_table(found: dict[str, Any]) -> Table:
     """For people."""
-    before, after = found["before"], found["after"]
-    table = Table(title=f"{after['replies']} replies of held-out conversations", title_justify="left", box=None)
+    table = Table(
+        title=f"{found['after']['replies']} replies of held-out conversations", title_justify="left", box=None
+    )
     for heading in ("", "before", "after"):
         table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
-    for name, text, digits in FIGURES:
-        table.add_row(text, *(f"{figures[name]:{digits}}" for figures in (before, after)))
-    for source in after["by_source"]:
-        values = (figures["by_source"][source] for figures in (before, after))
-        table.add_row(f"nats a token, {escape(source)}", *(f"{value:.3f}" for value in values))
-    for source in after["forgotten"]:
-        values = (figures["forgotten"][source] for figures in (before, after))
-        table.add_row(f"bits a byte of {escape(source)}", *(f"{value:.3f}" for value in values))
+    for text, before, after in figure_rows(found):
+        table.add_row(escape(text), before, after)
     return table
-
-
-def _last_words(finished: Finished) -> None:
-    finished.console.print(f"talk with it: [bold]./launch.sh generate {escape(str(finished.run))}[/]")
 
 
 TUNED = (
     Hook("replies before and after", _compare),
     REPORT,
-    Hook("last words", _last_words),
+    LAST_WORDS,
 )
