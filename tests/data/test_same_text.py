@@ -97,7 +97,7 @@ def test_a_prepared_folder_from_before_is_taken_as_it_is(tmp_path, monkeypatch, 
 
 def test_a_second_preparation_says_for_whom_it_waits(tmp_path, monkeypatch, capfd):
     """The process and machine that hold the folder; who need not wait is told nothing."""
-    holder = prepare._alone(tmp_path)
+    holder = prepare.kept_out(tmp_path)
     holder.__enter__()
     assert capfd.readouterr().err == ""
     flock, told = fcntl.flock, []
@@ -109,7 +109,7 @@ def test_a_second_preparation_says_for_whom_it_waits(tmp_path, monkeypatch, capf
         flock(lock, kind)
 
     monkeypatch.setattr(fcntl, "flock", until_let_go)
-    with prepare._alone(tmp_path):
+    with prepare.kept_out(tmp_path):
         pass
     who = f"process {prepare.os.getpid()} on {prepare.socket.gethostname()}"
     assert told == [f"{tmp_path}: {who} prepares text here; waiting until it is done\n"]
