@@ -1,7 +1,7 @@
 """Messages with roles as text or token ids, also where a chat template knows no system message. Does not import JAX."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gptjax.inference.chat import LINES, Chat
 from gptjax.inference.prompt import encode_rendered
@@ -10,25 +10,32 @@ if TYPE_CHECKING:
     from gptjax.inference.language_model import LanguageModel
 
 
-def written(model: "LanguageModel", messages: Sequence[Mapping[str, str]], *, continues: bool = False) -> str:
+def written(
+    model: "LanguageModel",
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    continues: bool = False,
+) -> str:
     """The conversation as text, up to where the assistant speaks, by the model's template or our lines.
 
-    `continues`: the last message is the beginning of what the assistant says. A system message goes before the first
-    turn where the template refuses it. Raises ValueError where it refuses more.
+    `tools`: what the assistant may call, as the template has it. `continues`: the last message is the beginning of what
+    the assistant says. A system message goes before the first turn where the template refuses it. Raises ValueError
+    where it refuses more.
     """
     from gptjax.inference.template import render  # here, for a run of ours that only continues texts needs no Jinja
 
     generation_config, tokenizer = model.generation_config, model.tokenizer
     template = generation_config.chat_template or LINES
     try:
-        return render(template, messages, generation_config.names, tokenizer, continues=continues)
+        return render(template, messages, generation_config.names, tokenizer, tools=tools, continues=continues)
     except ValueError:
         if (joined := joined_system(messages)) is None:
             raise
-    return render(template, joined, generation_config.names, tokenizer, continues=continues)
+    return render(template, joined, generation_config.names, tokenizer, tools=tools, continues=continues)
 
 
-def joined_system(messages: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]] | None:
+def joined_system(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]] | None:
     """The same with the system message before the first turn, in one; None where it has no such message."""
     if [one["role"] for one in messages[:2]] != ["system", "user"]:
         return None
