@@ -14,6 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gptjax.serving.bodies import ErrorAnswer
 from gptjax.serving.errors import ApiError, our_fault
 from gptjax.serving.settings import Settings
 
@@ -53,14 +54,14 @@ class Guard:
             scope.setdefault("state", {}).update(number=number, client=self._admitted(scope))
             await self._app(scope, receive, numbered)
         except ApiError as error:
-            await answer_error(error, numbered)
+            await ErrorAnswer(error)(scope, receive, numbered)
         except ClientDisconnect:
             pass
         except Exception as error:
             log_mistake(number, error)
             if started:  # the connection is cut: an answer that breaks off must not look whole
                 raise Broken from None
-            await answer_error(our_fault(number), numbered)
+            await ErrorAnswer(our_fault(number))(scope, receive, numbered)
         finally:
             self._under_way -= 1
 
@@ -112,13 +113,6 @@ class Keys:
                 status=401, headers={"www-authenticate": "Bearer"},
             )  # fmt: skip
         return found.index(True)
-
-
-async def answer_error(error: ApiError, send: Send) -> None:
-    headers = {"content-type": "application/json", "content-length": str(len(error.body)), **error.headers}
-    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": error.status, "headers": raw})
-    await send({"type": "http.response.body", "body": error.body})
 
 
 def log_mistake(number: str, error: BaseException) -> None:

@@ -126,7 +126,7 @@ def whole(least: int, most: int) -> Read[int]:
     return read
 
 
-def real(least: float, most: float, *, above: bool = False) -> Read[float]:
+def real(least: float | int, most: float | int, *, above: bool = False) -> Read[float]:
     """A number within bounds, both allowed; with `above`, the lower one is not."""
 
     def read(value: Any, name: str) -> float:

@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from gptjax.serving.api.fields import Fields, anything, flag, kind, listed, one_of, text
 from gptjax.serving.errors import ApiError
-from gptjax.serving.fields import Fields, anything, flag, kind, listed, one_of, text
 
 MOST_PARTS, MOST_CALLS = 1024, 128
 ROLES = ("system", "developer", "user", "assistant", "tool")

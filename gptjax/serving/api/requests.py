@@ -5,15 +5,15 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
+from gptjax.serving.api.fields import Fields, Read, flag, kind, listed, one_of, real, text, whole
+from gptjax.serving.api.messages import Message, message, tool
 from gptjax.serving.errors import ApiError
-from gptjax.serving.fields import Fields, Read, flag, kind, listed, one_of, real, text, whole
-from gptjax.serving.messages import Message, message, tool
 
 MOST_SAMPLES = 128  # n, as with OpenAI
 MOST_CHOICES = 512  # samples of all prompts of one request
 MOST_INPUTS = 2048  # texts of one request for embeddings or classes, as with OpenAI
 MOST_LIKELIEST = 20
-MOST_STOPS, LONGEST_STOP = 64, 1000  # strings; characters
+MOST_STOPS, STOP_CHARACTERS = 64, 1024  # strings; of all of them, for each token is held against each
 MOST_MESSAGES, MOST_TOOLS = 4096, 128
 ID = 2**31 - 1
 SEED = 2**63
@@ -260,14 +260,12 @@ def _empty_or(value: Any) -> str:
 
 
 def _stops(value: Any, name: str) -> tuple[str, ...]:
-    def read(one: Any, name: str) -> str:
-        if not 1 <= len(text(one, name)) <= LONGEST_STOP:
-            raise ApiError(f"{name} has {len(one)} characters; must have from 1 to {LONGEST_STOP}", name)
-        return one
-
-    if isinstance(value, str):
-        return (read(value, name),)
-    return tuple(listed(read, MOST_STOPS)(value, name))
+    found = (text(value, name),) if isinstance(value, str) else tuple(listed(text, MOST_STOPS)(value, name))
+    if not all(found):
+        raise ApiError(f"{name} has an empty text, which every text ends with", name)
+    if (size := sum(map(len, found))) > STOP_CHARACTERS:
+        raise ApiError(f"{name} has {size} characters; must have at most {STOP_CHARACTERS}, all texts together", name)
+    return found
 
 
 def _bias(value: Any, name: str) -> dict[int, float]:

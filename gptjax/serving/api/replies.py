@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from gptjax.inference.engine import Token
-from gptjax.serving.choices import Piece
-from gptjax.serving.token_texts import TokenTexts, finite
+from gptjax.serving.api.choices import Piece
+from gptjax.serving.api.token_texts import TokenTexts, finite
 
 DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"  # a comment of server-sent events: it keeps a connection, and every client skips it

@@ -1,4 +1,4 @@
-"""A request made ready for the engine: prompts as token ids, and every limit of the model checked. Blocks; see `app`."""
+"""A request made ready for the engine: prompts as token ids, and every limit of the model checked. Slow."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,12 +9,11 @@ from gptjax.inference.engine import Grammar, Request
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.prompt import encode_prompts, encode_rendered
 from gptjax.inference.sampling import Sampling
+from gptjax.serving.api.choices import Choice
+from gptjax.serving.api.messages import Message
+from gptjax.serving.api.requests import Completion, Conversation, Drawing, Prompt
 from gptjax.serving.bounded_render import render_bounded
-from gptjax.serving.choices import Choice
 from gptjax.serving.errors import ApiError
-from gptjax.serving.grammar import grammar_of
-from gptjax.serving.messages import Message
-from gptjax.serving.requests import Completion, Conversation, Drawing, Prompt
 
 COMPLETION_TOKENS = 16  # where nobody says how many, as with OpenAI
 REPLY_TOKENS = 1024  # likewise of a reply, as far as there is room
@@ -148,6 +147,8 @@ def _choices(
 def _grammar(form: Mapping[str, Any] | None, model: LanguageModel) -> Grammar | None:
     if form is None:
         return None
+    from gptjax.serving.grammar import grammar_of
+
     try:
         return grammar_of(form, model)
     except ValueError as error:
