@@ -29,12 +29,12 @@ from gptjax.serving.api.choices import Piece, pieces
 from gptjax.serving.api.replies import PING, ChatStyle, CompletionStyle, Reply, Style, as_json, event
 from gptjax.serving.api.token_texts import TokenTexts
 from gptjax.serving.bodies import ErrorAnswer, EventStream, json_of, while_connected
+from gptjax.serving.computing import Computing
 from gptjax.serving.errors import ApiError, our_fault
-from gptjax.serving.fair_queue import QueueFull
 from gptjax.serving.guard import Guard, log_mistake
 from gptjax.serving.metrics import CONTENT_TYPE
 from gptjax.serving.settings import Settings
-from gptjax.serving.worker import Unavailable, Worker
+from gptjax.serving.worker import Worker
 from gptjax.spelling import did_you_mean
 from gptjax.text.tokenizer import SHIELD
 
@@ -80,6 +80,7 @@ class Api:
         self._worker, self._settings = worker, settings
         self._created = int(time.time())
         self._texts = TokenTexts(worker.model.tokenizer)  # the same of every model that it is swapped for
+        self._computing = Computing()
 
     async def models(self, request: Request) -> Response:
         return answer({"object": "list", "data": [self._card()]})
@@ -127,7 +128,7 @@ class Api:
         if asked.dimensions not in (None, width):
             raise ApiError(f"dimensions is {asked.dimensions}; this model's embeddings have {width}", "dimensions")
         prompts = await self._inputs(asked.inputs)
-        found_ID = await self._computed(request, lambda model: model.mean_states(prompts))
+        found_ID = await self._computed(request, prompts, LanguageModel.mean_states)
         data = [
             {"object": "embedding", "index": index, "embedding": packed(row_D) if asked.base64 else row_D.tolist()}
             for index, row_D in enumerate(found_ID)
@@ -145,7 +146,12 @@ class Api:
         labels = self._worker.model.config.class_heads[heads[name]].classes
         tokenizer = self._worker.model.tokenizer
         read = await self._inputs(asked.inputs, ends=(tokenizer.bos, tokenizer.eos))
-        found_IC = np.exp(await self._computed(request, lambda model: model.class_log_probs(read, heads[name])))
+        number = heads[name]
+        found_IC = np.exp(
+            await self._computed(
+                request, read, lambda model, texts, **options: model.class_log_probs(texts, number, **options)
+            )
+        )
         data = [
             {"index": index, "label": labels[int(row_C.argmax())], "probs": row_C.tolist(), "num_classes": len(labels)}
             for index, row_C in enumerate(found_IC)
@@ -199,15 +205,11 @@ class Api:
         return answer({**names, "chat_template": model.generation_config.chat_template, "max_length": self._context})
 
     async def alive(self, request: Request) -> Response:
-        if self._worker.dead is not None:
-            raise ApiError("the engine has died; the server must be started anew", status=503, code="dead")
+        self._check_alive()
         return answer({"status": "ok"})
 
     async def ready(self, request: Request) -> Response:
-        await self.alive(request)
-        if not self._worker.ready or self._worker.draining:
-            why = "shutting down" if self._worker.draining else "not ready yet"
-            raise ApiError(f"the server is {why}", status=503, code="unavailable")
+        self._check_ready()
         return answer({"status": "ok"})
 
     async def metrics(self, request: Request) -> Response:
@@ -226,6 +228,16 @@ class Api:
             "max_model_len": self._context,
             "talks": self._worker.model.generation_config.chat_template is not None,
         }
+
+    def _check_alive(self) -> None:
+        if self._worker.dead is not None:
+            raise ApiError("the engine has died; the server must be started anew", status=503, code="unavailable")
+
+    def _check_ready(self) -> None:
+        self._check_alive()
+        if not self._worker.ready or self._worker.draining:
+            why = "shutting down" if self._worker.draining else "not ready yet"
+            raise ApiError(f"the server is {why}", status=503, code="unavailable")
 
     def _check_model(self, name: str) -> None:
         if name != self._settings.name:
@@ -253,18 +265,9 @@ class Api:
             prepared.check_length(len(ids), model.config.T, f"input[{place}]")
         return found
 
-    async def _computed(self, request: Request, function: Callable[[LanguageModel], Any]) -> Any:
-        return await while_connected(request.receive, taken(self._worker, function))
-
-
-async def taken[Found](worker: Worker, function: Callable[[LanguageModel], Found]) -> Found:
-    """What the worker computes between two steps. Raises ApiError where it takes nothing now."""
-    try:
-        return await worker.run(function)
-    except QueueFull as error:
-        raise ApiError(str(error), status=429) from None
-    except Unavailable as error:
-        raise ApiError(str(error), status=503, code="unavailable") from None
+    async def _computed(self, request: Request, texts: list[tuple[int, ...]], function: Callable[..., Any]) -> Any:
+        self._check_ready()
+        return await while_connected(request.receive, self._computing.of(self._worker.model, texts, function))
 
 
 async def streamed(

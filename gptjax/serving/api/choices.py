@@ -87,7 +87,7 @@ def offered[Taken](offer: Callable[[], Taken]) -> Taken:
     except QueueFull as error:
         raise ApiError(str(error), status=429) from None
     except Unavailable as error:
-        raise ApiError(str(error), status=503) from None
+        raise ApiError(str(error), status=503, code="unavailable") from None
 
 
 async def _taken(worker: Worker, request: Request, client: str) -> Answer:
@@ -119,7 +119,7 @@ def _reason(event: Event) -> str:
         raise _as_api_error(event.error)
     assert isinstance(event, Ended)
     if event.reason == "cancelled":
-        raise ApiError("the text was cut off: the server took its place away", status=503)
+        raise ApiError("the text was cut off: the server took its place away", status=503, code="unavailable")
     return REASONS[event.reason]
 
 
@@ -128,6 +128,6 @@ def _as_api_error(error: Exception) -> Exception:
         case ValueError():  # all that a request can ask was checked: what the engine refuses is a fault of the model's
             return ApiError(str(error)[:500], status=500)
         case Unavailable():
-            return ApiError(str(error), status=503)
+            return ApiError(str(error), status=503, code="unavailable")
         case _:
             return error

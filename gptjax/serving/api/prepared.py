@@ -86,7 +86,7 @@ def check_length(length: int, context: int, name: str) -> None:
     """Raises ApiError where so many tokens do not fit: nothing is ever cut."""
     if length > context:
         raise ApiError(
-            f"this model's maximum context length is {context} tokens, and {name} has {length}: shorten it",
+            f"this model's maximum context length is {context} tokens, and {length} are in {name}: shorten it",
             name, code="context_length_exceeded",
         )  # fmt: skip
 
@@ -99,7 +99,7 @@ def _limit(asked: Drawing, length: int, context: int, name: str, usual: int) -> 
         return min(usual, room)
     if asked.tokens > room:
         raise ApiError(
-            f"this model's maximum context length is {context} tokens: {name} has {length}, which leaves room for "
+            f"this model's maximum context length is {context} tokens: {length} are in {name}, which leaves room for "
             f"{room}, and {asked.tokens_field} asks for {asked.tokens}",
             asked.tokens_field, code="context_length_exceeded",
         )  # fmt: skip

@@ -1,5 +1,6 @@
 """The replies of completions and chats, whole and in streams, exactly in OpenAI's form."""
 
+import codecs
 import json
 import time
 import uuid
@@ -86,7 +87,7 @@ class CompletionStyle:
         """`prompts`: the ids of every choice's prompt."""
         self._texts, self._likeliest, self.scored = texts, likeliest, likeliest is not None
         self._prompts = prompts
-        self._characters = [0] * len(prompts)  # of each choice's text so far
+        self._written = [Written() for _ in prompts]
 
     def begun(self, index: int) -> None:
         return None
@@ -100,7 +101,7 @@ class CompletionStyle:
         }
 
     def complete(self, piece: Piece) -> dict[str, Any]:
-        return {**self.streamed(piece), "logprobs": self._log_probs(piece)}
+        return self.streamed(piece)
 
     def _log_probs(self, piece: Piece) -> dict[str, Any] | None:
         if self._likeliest is None:
@@ -109,9 +110,8 @@ class CompletionStyle:
         for place, token in enumerate(piece.tokens):
             # a prompt's first token, which nothing predicts
             text = self._texts.of(self._prompts[piece.index][place] if token is None else token.id)
-            within = bool(text.spelling) and text.spelling[0] & 0xC0 == 0x80  # it goes on with a character
-            offsets.append(self._characters[piece.index] - within)
-            self._characters[piece.index] += text.characters
+            offsets.append(self._written[piece.index].characters)
+            self._written[piece.index].add(text.spelling)
             names.append(text.name)
             nats.append(None if token is None else finite(token.log_prob))
             tops.append(None if token is None else self._top(token))
@@ -119,8 +119,18 @@ class CompletionStyle:
 
     def _top(self, token: Token) -> dict[str, float]:
         """The likeliest, and the token itself, whose number is then one more, as with OpenAI."""
-        top = dict(token.likeliest[: self._likeliest])
-        return self._texts.named({**top, token.id: top.get(token.id, token.log_prob)}.items())
+        return self._texts.named({**dict(token.likeliest[: self._likeliest]), token.id: token.log_prob}.items())
+
+
+class Written:
+    """How many whole characters a text has, token by token."""
+
+    def __init__(self):
+        self.characters = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def add(self, spelling: bytes) -> None:
+        self.characters += len(self._decoder.decode(spelling))
 
 
 class Reply:

@@ -13,13 +13,12 @@ LEAST = -9999.0  # nats, for a token that cannot be: JSON has no infinity, and t
 class TokenText:
     """`name`: its text, its name if it is special, or `bytes:\\xe6\\x9b` where it is part of a character.
 
-    `spelling`: the bytes that it adds to a text. `characters`: how many characters begin in it.
+    `spelling`: the bytes that it adds to a text.
     """
 
     name: str
     spelling: bytes
     special: bool
-    characters: int
 
 
 class TokenTexts:
@@ -35,7 +34,7 @@ class TokenTexts:
             name = self._tokenizer.token(id) if special else spelling.decode()
         except UnicodeDecodeError:
             name = "bytes:" + "".join(f"\\x{byte:02x}" for byte in spelling)
-        return TokenText(name, spelling, special, sum(byte & 0xC0 != 0x80 for byte in spelling))
+        return TokenText(name, spelling, special)
 
     def named(self, scored: Iterable[tuple[int, float]]) -> dict[str, float]:
         """{name: nats} of different tokens; one whose name another has already is `token_id:` and its id."""
