@@ -1,7 +1,7 @@
-"""Many prompts continued, in batches that need few compilations."""
+"""Many prompts continued, each cut so that there is room for an answer."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from gptjax.inference.padding import padded_length, shortest_length
@@ -9,9 +9,6 @@ from gptjax.inference.scoring import Progress
 
 if TYPE_CHECKING:
     from gptjax.inference.language_model import LanguageModel
-
-CACHE_SLOTS = 32_768  # tokens that the key/value caches of prompts answered together may hold
-MOST_PROMPTS = 16  # answered together
 
 
 def continued(
@@ -33,35 +30,29 @@ def continued(
             stacklevel=2,
         )
     said, done = [""] * len(prompts), 0
-    for numbers, slots, rows in batches([len(ids) for ids in prompts], tokens, T):
+    for slots, numbers in groups([len(ids) for ids in prompts], tokens, T):
         batch = [prompts[number] for number in numbers]
-        filled = batch + [batch[-1]] * (rows - len(batch))
-        samples = model.generate(filled, tokens=tokens, slots=slots, **{"temperature": 0, **settings})
-        for number, [sample] in zip(numbers, samples, strict=False):  # fewer numbers than rows
+        so_far = None if progress is None else lambda more, _, before=done: progress(before + more, len(said))
+        samples = model.generate(batch, tokens=tokens, slots=slots, progress=so_far, **{"temperature": 0, **settings})
+        for number, [sample] in zip(numbers, samples, strict=True):
             said[number] = sample.text
         done += len(numbers)
-        if progress is not None:
-            progress(done, len(said))
     return said
+
+
+def groups(lengths: Sequence[int], tokens: int, T: int) -> list[tuple[int, list[int]]]:
+    """(room of a row, numbers of the prompts that are written in such rows), of at most LENGTHS sizes.
+
+    The longest go first, so that memory that does not suffice is noticed at once.
+    """
+    rooms = [padded_length(length + tokens, T) for length in lengths]
+    shortest = shortest_length(set(rooms))
+    found: dict[int, list[int]] = {}
+    for number in sorted(range(len(rooms)), key=lambda number: -lengths[number]):
+        found.setdefault(max(shortest, rooms[number]), []).append(number)
+    return list(found.items())
 
 
 def _read(length: int, tokens: int, T: int) -> int:
     """How many tokens at the end of a prompt are read."""
     return T - min(tokens, max(T - length, T // 2))
-
-
-def batches(lengths: Sequence[int], tokens: int, T: int) -> Iterator[tuple[list[int], int, int]]:
-    """(numbers of its prompts, slots of each row's cache, rows) of every batch.
-
-    Long prompts go first, so that memory that does not suffice is noticed at once. Caches have at most LENGTHS sizes,
-    each of which compiles one program that reads and one that continues; the last batch, of as many rows as the next
-    power of two, another of each.
-    """
-    slots_of = [padded_length(length + tokens, T) for length in lengths]
-    shortest = shortest_length(set(slots_of))
-    left = sorted(range(len(lengths)), key=lambda number: -lengths[number])
-    while left:
-        slots = max(shortest, slots_of[left[0]])
-        B = max(1, min(MOST_PROMPTS, CACHE_SLOTS // slots))
-        numbers, left = left[:B], left[B:]
-        yield numbers, slots, min(B, 1 << (len(numbers) - 1).bit_length())

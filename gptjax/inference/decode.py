@@ -1,6 +1,7 @@
-"""The two compiled programs of generation: reading prompts into a key/value cache, and drawing one token a row from it.
+"""The compiled programs of generation: a row is seated, its prompt read in pieces, and every row goes on by a token.
 
-Axes: B batch  T position  S cache slot  D residual  V vocabulary (padded rows).
+Each program draws the next token from what it has just read, so that a token is known as soon as it can be.
+Axes: B rows  T position  S cache slot  D residual  V vocabulary (padded rows)  W words of 32 tokens.
 """
 
 import functools
@@ -8,148 +9,139 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from gptjax.inference.choosing import Choice, Drawn, draw, likeliest
+from gptjax.nn.cached_attention import Cache
 from gptjax.nn.likelihood import logits_from
-from gptjax.nn.model import Cache, Transformer, head
+from gptjax.nn.model import Transformer, head
 from gptjax.sharding import constrain
 
 
-class State(NamedTuple):
-    """What the next token is drawn from, one row a text. All rows have equally many slots."""
+class Rows(NamedTuple):
+    """All that devices keep of the texts that are being written."""
 
     cache: Cache
-    logits_BV: Array  # f32: scores of each row's next token
-    slot_B: Array  # i32: tokens read so far, and so the slot and position of the next one
     seen_BV: Array  # bool: tokens of each row's prompt and text
+    count_BV: Array  # i32: how often each row's text has each token
+    choice: Choice
 
 
-class Choice(NamedTuple):
-    """How tokens are chosen. All are traced, so that no change of settings compiles anew."""
+class Scored(NamedTuple):
+    """How probable the tokens of a piece are."""
 
-    key_B: Array  # random key of each row
-    temperature: Array  # 0 = the likeliest token
-    top_k: Array  # the vocabulary's size = off
-    top_p: Array  # 1 = off
-    min_p: Array  # 0 = off
-    penalty: Array  # for repetition; 1 = off
-    bias_V: Array  # f32: added to the scores
+    log_prob_T: Array  # f32: nats, of the token after each
+    likeliest_TJ: Array
+    their_log_prob_TJ: Array
 
 
-@functools.partial(jax.jit, static_argnames=("model", "slots"))
-def prefill(
+@functools.partial(jax.jit, static_argnames=("model", "B", "slots"))
+def empty(model: Transformer, B: int, slots: int) -> Rows:
+    """So many rows with room for so many tokens each."""
+    config = model.config
+    V = config.V
+    cache = Cache.empty(config, B, slots, model.dtype, model.parts or (config.L,)).placed()
+    zero_B, one_B = jnp.zeros(B), jnp.ones(B)
+    keys_B = jax.random.split(jax.random.key(0), B)
+    choice = Choice(
+        keys_B, zero_B, jnp.full(B, V), one_B, zero_B, one_B, zero_B, zero_B, jnp.zeros((B, V)), zero_B.astype(bool)
+    )
+    seen_BV = constrain(jnp.zeros((B, V), bool), "batch", "vocabulary")
+    return Rows(cache, seen_BV, constrain(jnp.zeros((B, V), jnp.int32), "batch", "vocabulary"), choice)
+
+
+@functools.partial(jax.jit, donate_argnames="rows")
+def seat(rows: Rows, row: Int[Array, ""], choice: Choice, seen_V: Bool[Array, "V"]) -> Rows:
+    """A new text in a row: its settings, which have no axis B, and the tokens of its prompt."""
+    placed = jax.tree.map(lambda all_B, one: all_B.at[row].set(one), rows.choice, choice)
+    return rows._replace(seen_BV=rows.seen_BV.at[row].set(seen_V), count_BV=rows.count_BV.at[row].set(0), choice=placed)
+
+
+@functools.partial(jax.jit, donate_argnames="rows")
+def copy(rows: Rows, source: Int[Array, ""], target: Int[Array, ""]) -> Rows:
+    """The keys and values of one row in another too."""
+    return rows._replace(cache=jax.tree.map(lambda x_LBKSH: x_LBKSH.at[:, target].set(x_LBKSH[:, source]), rows.cache))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "scored"), donate_argnames="rows")
+def read(
     model: Transformer,
     params: Any,
-    tokens_BT: Int[Array, "B T"],
-    length_B: Int[Array, "B"],
+    rows: Rows,
+    row: Int[Array, ""],
+    tokens_T: Int[Array, "T"],
+    target_T: Int[Array, "T"],
+    start: Int[Array, ""],
+    length: Int[Array, ""],
     prefix: Bool[Array, ""],
-    slots: int,
-) -> State:
-    """Reads prompts of `length_B` tokens, padded on the right, in one pass, into a cache of so many slots a row.
+    allowed_W: Int[Array, "W"],
+    *,
+    scored: bool,
+) -> tuple[Rows, Drawn, Scored | None]:
+    """Reads the next piece of a row's prompt, `length` tokens padded on the right, into its slots from `start` on.
 
-    `prefix`: each prompt's tokens all see each other, as a prefix-LM was trained; otherwise only earlier ones. Padding
-    lands in slots of segment 0, which no token of a text sees and later tokens overwrite.
+    Returns the token drawn after it, of use behind the last piece, and if `scored` how probable each target is.
+    `prefix`: the prompt's tokens all see each other, as a prefix-LM was trained; it is read in one piece then. Padding
+    lands in slots that no token sees before they are overwritten.
     """
-    B, T = tokens_BT.shape
-    place_BT = jnp.broadcast_to(jnp.arange(T)[None, :], (B, T))
-    real_BT = place_BT < length_B[:, None]
-    cache = Cache.empty(model.config, B, slots, model.dtype)
-    hidden_BTD, cache = model.apply(
-        {"params": params}, tokens_BT, real_BT.astype(jnp.int32), place_BT, real_BT & prefix,
-        cache=_placed(cache), slot_B=jnp.zeros_like(length_B),
+    place_1T = jnp.arange(tokens_T.shape[0])[None]
+    real_1T = place_1T < length
+    hidden_1TD, cache = model.apply(
+        {"params": params}, tokens_T[None], real_1T.astype(jnp.int32), start + place_1T, real_1T & prefix,
+        cache=rows.cache, slot_B=start[None], row=row,
     )  # fmt: skip
     assert isinstance(cache, Cache)  # one was given
-    last_B1D = jnp.take_along_axis(hidden_BTD, (length_B - 1)[:, None, None], axis=1)
-    logits_BV = logits_from(last_B1D, head(params), model.config.vocabulary, model.config.logit_cap)[:, 0]
-    read_BT = jnp.where(real_BT, tokens_BT, model.config.V)  # padding lands beyond the vocabulary, and is dropped
-    none_BV = jnp.zeros((B, model.config.V), bool)
-    seen_BV = jnp.put_along_axis(none_BV, read_BT, True, axis=-1, inplace=False, mode="drop")
-    return State(_placed(cache), logits_BV, length_B, constrain(seen_BV, "batch", "vocabulary"))
-
-
-@functools.partial(jax.jit, static_argnames="model", donate_argnames="state")
-def decode(
-    model: Transformer, params: Any, state: State, choice: Choice
-) -> tuple[State, Int[Array, "B"], Float[Array, "B"]]:
-    """Draws each row's next token and reads it; the token, and its log-probability (nats) before anything changed it.
-
-    A row whose slots are full goes on in its last one, to no use.
-    """
-    keys_B = jax.vmap(jax.random.fold_in)(choice.key_B, state.slot_B)
-    token_B = choose(adjusted(state.logits_BV, state.seen_BV, choice), keys_B, choice)
-    logit_B = jnp.take_along_axis(state.logits_BV, token_B[:, None], axis=-1)[:, 0]
-    log_prob_B = logit_B - jax.nn.logsumexp(state.logits_BV, axis=-1)
-    seen_BV = jnp.put_along_axis(state.seen_BV, token_B[:, None], True, axis=-1, inplace=False)
-    slot_B = jnp.minimum(state.slot_B, state.cache.segment_BS.shape[1] - 1)
-    one_B1 = jnp.ones_like(token_B)[:, None]
-    hidden_B1D, cache = model.apply(
-        {"params": params}, token_B[:, None], one_B1, slot_B[:, None], jnp.zeros_like(one_B1, bool),
-        cache=state.cache, slot_B=slot_B,
-    )  # fmt: skip
-    assert isinstance(cache, Cache)  # one was given
-    logits_BV = logits_from(hidden_B1D, head(params), model.config.vocabulary, model.config.logit_cap)[:, 0]
-    state = State(_placed(cache), logits_BV, state.slot_B + 1, constrain(seen_BV, "batch", "vocabulary"))
-    return state, token_B, log_prob_B
-
-
-def adjusted(logits_BV: Float[Array, "B V"], seen_BV: Bool[Array, "B V"], choice: Choice) -> Float[Array, "B V"]:
-    """Scores with the bias added; then those of seen tokens divided by the penalty if positive, else multiplied by it.
-
-    Source: Keskar et al. 2019, arXiv:1909.05858, section 4.1; for negative scores as Hugging Face does, which also has
-    this order.
-    """
-    biased_BV = logits_BV + choice.bias_V[None, :]
-    lowered_BV = jnp.where(biased_BV > 0, biased_BV / choice.penalty, biased_BV * choice.penalty)
-    return jnp.where(seen_BV, lowered_BV, biased_BV)
-
-
-def choose(logits_BV: Float[Array, "B V"], keys_B: Array, choice: Choice) -> Int[Array, "B"]:
-    """One token id a row, drawn from what `narrowed` leaves; at temperature 0 the likeliest, of equals the lowest."""
-
-    def draw():
-        return jax.vmap(jax.random.categorical)(keys_B, narrowed(logits_BV, choice))
-
-    likeliest = functools.partial(jnp.argmax, logits_BV, axis=-1)
-    return jax.lax.cond(choice.temperature > 0, draw, likeliest).astype(jnp.int32)
-
-
-def narrowed(logits_BV: Float[Array, "B V"], choice: Choice) -> Float[Array, "B V"]:
-    """Scores divided by the temperature, -inf but for the top k, of those the top p, and of those the min p.
-
-    The likeliest token is always kept; of equals, the lowest id is the likeliest.
-
-    Source: Holtzman et al. 2020, arXiv:1904.09751, section 3.1 (top p); Nguyen et al. 2024, arXiv:2407.01082 (min p).
-    """
-    scaled_BV = logits_BV / choice.temperature
-    order_BV = jnp.argsort(scaled_BV, axis=-1, descending=True, stable=True)
-    ranked_BV = jnp.take_along_axis(scaled_BV, order_BV, axis=-1)
-    rank_1V = jnp.arange(logits_BV.shape[-1])[None, :]
-    ranked_BV = jnp.where(rank_1V < choice.top_k, ranked_BV, -jnp.inf)
-    probs_BV = jax.nn.softmax(ranked_BV, axis=-1)
-    better_BV = jnp.cumsum(probs_BV, axis=-1) - probs_BV  # probability of all better tokens
-    kept_BV = (better_BV < choice.top_p) | (rank_1V == 0) | (choice.top_p >= 1)
-    kept_BV &= probs_BV >= choice.min_p * probs_BV[:, :1]
-    ranked_BV = jnp.where(kept_BV, ranked_BV, -jnp.inf)
-    return jnp.put_along_axis(scaled_BV, order_BV, ranked_BV, axis=-1, inplace=False)
-
-
-@functools.partial(jax.jit, static_argnames="times")
-def repeat_rows(state: State, times: int) -> State:
-    """Every row `times` times, neighbours alike: one prompt read once, continued in several ways."""
-    cache, logits_BV, slot_B, seen_BV = state
-    several = functools.partial(jnp.repeat, repeats=times)
-    k_LBSKH, v_LBSKH = several(cache.k_LBSKH, axis=1), several(cache.v_LBSKH, axis=1)
-    cache = Cache(k_LBSKH, v_LBSKH, several(cache.segment_BS, axis=0), several(cache.visible_BS, axis=0))
-    seen_BV = constrain(several(seen_BV, axis=0), "batch", "vocabulary")
-    return State(_placed(cache), several(logits_BV, axis=0), several(slot_B, axis=0), seen_BV)
-
-
-def _placed(cache: Cache) -> Cache:
-    """The cache on its place of the mesh, always the same, so that every step's result fits the next step's input."""
-    heads = ("layers", "batch", "length", "heads", "width")
-    return Cache(
-        constrain(cache.k_LBSKH, *heads),
-        constrain(cache.v_LBSKH, *heads),
-        constrain(cache.segment_BS, "batch", "length"),
-        constrain(cache.visible_BS, "batch", "length"),
+    one = lambda x_B: jax.lax.dynamic_slice_in_dim(x_B, row, 1)  # noqa: E731
+    last_11D = jax.lax.dynamic_slice_in_dim(hidden_1TD, length - 1, 1, axis=1)
+    seen_1V, count_1V, choice = jax.tree.map(one, (rows.seen_BV, rows.count_BV, rows.choice))
+    drawn = draw(
+        _logits(model, params, last_11D)[:, 0], seen_1V, count_1V, allowed_W[None], start[None] + length, choice
     )
+    found = None
+    if scored:
+        logits_TV = _logits(model, params, hidden_1TD)[0]
+        total_T = jax.nn.logsumexp(logits_TV, axis=-1)
+        log_prob_T = jnp.take_along_axis(logits_TV, target_T[:, None], axis=-1)[:, 0] - total_T
+        found = Scored(log_prob_T, *likeliest(logits_TV, total_T, choice.told_B.any()))
+    return rows._replace(cache=cache), drawn, found
+
+
+@functools.partial(jax.jit, static_argnames="model", donate_argnames="rows")
+def step(
+    model: Transformer,
+    params: Any,
+    rows: Rows,
+    token_B: Int[Array, "B"],
+    slot_B: Int[Array, "B"],
+    writing_B: Bool[Array, "B"],
+    allowed_BW: Int[Array, "B W"],
+) -> tuple[Rows, Drawn]:
+    """Every row reads the token that was drawn last, into its next slot, and draws the one after it.
+
+    Rows that are not `writing` do so to no use, and leave no trace.
+    """
+    S = rows.cache.k_LBKSH[0].shape[3]
+    slot_B = jnp.where(writing_B, slot_B, S)  # beyond the cache, where nothing is written
+    position_B1 = jnp.minimum(slot_B, model.config.T - 1)[:, None]
+    one_B1 = jnp.ones_like(position_B1)
+    hidden_B1D, cache = model.apply(
+        {"params": params}, token_B[:, None], one_B1, position_B1, jnp.zeros_like(one_B1, bool),
+        cache=rows.cache, slot_B=slot_B,
+    )  # fmt: skip
+    assert isinstance(cache, Cache)  # one was given
+    row_B = jnp.arange(token_B.shape[0])
+    seen_BV = constrain(rows.seen_BV.at[row_B, token_B].max(writing_B), "batch", "vocabulary")
+    count_BV = constrain(rows.count_BV.at[row_B, token_B].add(writing_B), "batch", "vocabulary")
+    logits_BV = _logits(model, params, hidden_B1D)[:, 0]
+    drawn = draw(logits_BV, seen_BV, count_BV, allowed_BW, slot_B + 1, rows.choice)
+    return Rows(cache, seen_BV, count_BV, rows.choice), drawn
+
+
+def _logits(model: Transformer, params: Any, hidden_BTD: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+    return logits_from(hidden_BTD, head(params), model.config.vocabulary, model.config.logit_cap)
+
+
+def all_allowed(V: int) -> np.ndarray:
+    """The bits of a row that may draw any token."""
+    return np.full(-(-V // 32), -1, np.int32)

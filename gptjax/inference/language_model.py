@@ -5,11 +5,10 @@ Axes: B batch  T position  V vocabulary (padded rows).
 
 import contextlib
 import dataclasses
+import functools
 import itertools
-import math
 import numbers
-import zlib
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, Literal, Unpack
 
 import jax
@@ -20,18 +19,21 @@ from jaxtyping import Float
 from gptjax import arguments
 from gptjax.config import ModelConfig
 from gptjax.inference.class_scoring import class_log_probs
-from gptjax.inference.decode import Choice, decode, prefill, repeat_rows
+from gptjax.inference.engine import Ended, Engine, Event, Failed, Request, Said, Token
 from gptjax.inference.generation_config import GenerationConfig
 from gptjax.inference.padding import padded_length
 from gptjax.inference.prompt import encode_prompts
 from gptjax.inference.sampling import Sampling
-from gptjax.inference.scoring import Row, ScoreOptions, Scores, View, log_probs, score
+from gptjax.inference.scoring import Progress, Row, ScoreOptions, Scores, View, log_probs, score
 from gptjax.inference.text_likelihood import Continuation, loglikelihood, loglikelihood_rolling, perplexity
-from gptjax.mesh_axes import row_axes
+from gptjax.nn.decoding_weights import decoding_weights
 from gptjax.nn.model import Transformer
 from gptjax.results import Result
 from gptjax.spelling import did_you_mean
-from gptjax.text.tokenizer import Tokenizer, stream_text
+from gptjax.text.tokenizer import Tokenizer
+
+CACHE_SLOTS = 32_768  # tokens that the key/value caches of texts written together may hold
+MOST_ROWS = 16  # texts written together
 
 # text, or token ids that are taken as they are, without a BOS in front
 Prompt = str | Sequence[int] | np.ndarray | jax.Array
@@ -78,6 +80,7 @@ class LanguageModel:
         self.credit: str | None = None  # Markdown: whose texts it has read, and under which licences
         self.mesh = mesh
         self._model = Transformer(config, dtype=jnp.dtype(arguments.dtype_name(dtype)))
+        self._decoding: tuple[Transformer, Any] | None = None
 
     def __repr__(self) -> str:
         config = self.config
@@ -89,7 +92,7 @@ class LanguageModel:
 
     def generate(
         self, prompts: Prompt | Sequence[Prompt], *, samples: int = 1, prefix: bool = False, slots: int | None = None,
-        **settings: Any,
+        progress: Progress | None = None, **settings: Any,
     ) -> list[list[Sample]]:  # fmt: skip
         """`samples` continuations of every prompt: result[prompt][sample].
 
@@ -97,22 +100,32 @@ class LanguageModel:
         repetition_penalty, logit_bias, stop, seed.
         `prefix`: the model was trained as a prefix-LM, and each prompt's tokens see each other both ways.
         `slots`: tokens that there is room for in each row, prompt and text; None = as many as are needed, padded. Calls
-        that share them, `tokens` and the number of rows share their compiled programs, whatever the prompts.
+        that share them and the number of rows, a power of two, share their compiled programs, whatever the prompts.
+        `progress` is told (texts done, of how many).
         A text depends on its prompt, the settings and its number among the samples, not on the other prompts; equal
         prompts get equal texts. A prompt of text begins with BOS and EOS ends every text, or as `generation_config`
         says.
         Raises ValueError if a prompt does not fit the context or has a token id beyond the vocabulary, or if
         `logit_bias` names a text that is no token.
         """
-        rows = self._texts(_listed(prompts), samples, prefix, _settings(settings), slots)
-        return [[_whole(text) for text in texts_of_prompt] for texts_of_prompt in itertools.batched(rows, samples)]
+        requests = self._requests(_listed(prompts), samples, prefix, _settings(settings))
+        if not requests:
+            return []
+        ended = itertools.count(1)
+        on_end = (lambda: None) if progress is None else lambda: progress(next(ended), len(requests))
+        texts = [_Text(on_end) for _ in requests]
+        self._engine(requests, slots).run(requests, texts)
+        return [list(of_prompt) for of_prompt in itertools.batched(map(_Text.sample, texts), samples)]
 
     def stream(self, prompt: Prompt, *, prefix: bool = False, **settings: Any) -> Generator[str, None, Sample]:
         """The first sample of `generate`, piece by piece: whole characters, never a part of a stop string.
 
         The generator's return value is the Sample. Raises as `generate` does, at once.
         """
-        return self._texts([prompt], 1, prefix, _settings(settings))[0]
+        [request] = self._requests([prompt], 1, prefix, _settings(settings))
+        engine, text = self._engine([request], None), _Text()
+        engine.submit(request, text)
+        return _pieces(engine, text)
 
     def log_probs(self, texts: Sequence[Sequence[int]], *, view: View = "causal") -> list[np.ndarray]:
         """The log-probability of every token of each text but its first, nats: see inference/scoring.py."""
@@ -162,87 +175,41 @@ class LanguageModel:
                 raise ValueError(f"a prompt has token id {id}, beyond the vocabulary of {self.config.vocabulary}")
         return ids
 
-    def _texts(
-        self, prompts: Sequence[Prompt], samples: int, prefix: bool, sampling: Sampling, slots: int | None = None
-    ) -> list[Generator[str, None, Sample]]:
-        """A generator for each sample of each prompt. They share one batch, advanced as far as any of them asks."""
+    def _requests(self, prompts: Sequence[Prompt], samples: int, prefix: bool, sampling: Sampling) -> list[Request]:
+        """One for each sample of each prompt."""
         if arguments.whole("samples", samples) < 1:
             raise ValueError(f"samples={samples}: must be at least 1")
-        if not prompts:
-            return []
-        encoded = [self.encode_prompt(prompt) for prompt in prompts]
-        width, slots = shape(max(map(len, encoded)), sampling.tokens, slots, self.config.T)
-        rows = self._columns(encoded, samples, prefix, sampling, self._bias(sampling.logit_bias), width, slots)
-        columns = itertools.tee(rows, len(prompts) * samples)
-        texts = []
-        for row, column_B in enumerate(columns):
-            room = self.config.T - len(encoded[row // samples]) + 1  # the last token is drawn, but needs no slot
-            limit = min(sampling.tokens, room)
-            ended = "length" if sampling.tokens <= room else "context full"
-            texts.append(self._text(_of_row(row, itertools.islice(column_B, limit)), sampling.stop, ended))
-        return texts
+        encoded = [tuple(self.encode_prompt(prompt)) for prompt in prompts]
+        self.bias(sampling.logit_bias)  # refuses what is no token
+        return [
+            Request(prompt=ids, sampling=sampling, sample=sample, prefix=prefix)
+            for ids in encoded
+            for sample in range(samples)
+        ]
 
-    def _text(
-        self, drawn: Iterator[tuple[int, float]], stop: Sequence[str], otherwise: Literal["length", "context full"]
-    ) -> Generator[str, None, Sample]:
-        ids: list[int] = []
-        log_probs: list[float] = []
-        # special tokens are no text, so a stop string that names one is looked for among the ids
-        stops = {id for id in self.tokenizer.special_ids if self.tokenizer.token(id) in stop}
+    def _engine(self, requests: Sequence[Request], slots: int | None) -> Engine:
+        """One with room for these requests, few of them at once. Every power of two is compiled once."""
+        context = room(max(len(one.prompt) for one in requests), requests[0].sampling.tokens, slots, self.config.T)
+        rows = max(1, min(1 << (len(requests) - 1).bit_length(), MOST_ROWS, CACHE_SLOTS // context))
+        return Engine(self, rows=rows, context=context)
 
-        def until_end() -> Iterator[int]:
-            for id, log_prob in drawn:
-                ids.append(id)
-                log_probs.append(log_prob)
-                if id in self.generation_config.ends or id in stops:
-                    return
-                yield id
+    def decoding(self) -> tuple[Transformer, Any]:
+        """The network and the weights that texts are written with; made once."""
+        if self._decoding is None:
+            # over several devices the layers stay a stack, as training has them
+            laid_out = self.mesh is None and jax.default_backend() == "cpu"
+            network = self._model
+            if laid_out:
+                network = network.clone(parts=(1,) * self.config.L, turned=True)
+            made = functools.partial(decoding_weights, dtype=network.dtype, laid_out=laid_out)
+            self._decoding = network, jax.jit(made)(self.params) if laid_out else made(self.params)
+        return self._decoding
 
-        text, said = "", 0
-        for piece in stream_text(self.tokenizer, until_end()):
-            text += piece
-            sure, stopped = certain(text, said, stop)
-            if sure > said:
-                yield text[said:sure]
-            said = sure
-            if stopped:
-                return Sample(text[:sure], tuple(ids), tuple(log_probs), "stop")
-        if said < len(text):
-            yield text[said:]
-        ended = "eos" if ids[-1] in self.generation_config.ends else "stop" if ids[-1] in stops else otherwise
-        return Sample(text, tuple(ids), tuple(log_probs), ended)
+    def bias(self, by_token: Mapping[int | str, float | int]) -> Float[np.ndarray, "V"]:
+        """What is added to every token's score. A text's bias goes to every token that stands for this text.
 
-    def _columns(
-        self, encoded: Sequence[Sequence[int]], samples: int, prefix: bool, sampling: Sampling, bias_V: np.ndarray,
-        width: int, slots: int,
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # fmt: skip
-        """Token ids and log-probabilities [rows], step after step; prompts are padded to `width`.
-
-        The next step is already under way while the caller looks at this one.
+        Raises ValueError for a text that is no token, and an id beyond the vocabulary.
         """
-        with self.on_mesh():
-            padded = self._divisible(encoded)
-            length_B = np.array([len(ids) for ids in padded], np.int32)
-            tokens_BT = np.full((len(padded), width), self.tokenizer.pad, np.int32)
-            for row, ids in enumerate(padded):
-                tokens_BT[row, : len(ids)] = ids
-            choice = self._choice(padded, samples, sampling, bias_V)
-            read = jax.device_put((tokens_BT, length_B, np.bool_(prefix)))
-            state = prefill(self._model, self.params, *read, slots=slots)
-            if samples > 1:
-                state = repeat_rows(state, samples)
-        room = self.config.T - min(len(ids) for ids in encoded) + 1
-        under_way = None
-        for _ in range(min(sampling.tokens, room)):
-            with self.on_mesh():
-                state, *drawn = decode(self._model, self.params, state, choice)
-            if under_way is not None:
-                yield jax.device_get(under_way)
-            under_way = drawn
-        yield jax.device_get(under_way)
-
-    def _bias(self, by_token: Mapping[int | str, float | int]) -> Float[np.ndarray, "V"]:
-        """What is added to every token's score. A text's bias goes to every token that stands for this text."""
         bias_V = np.zeros(self.config.V, np.float32)
         for token, bias in by_token.items():
             ids = self.tokenizer.ids_of(token) if isinstance(token, str) else [token]
@@ -250,22 +217,6 @@ class LanguageModel:
                 raise ValueError(f"logit_bias: token id {token} is beyond the vocabulary of {self.config.vocabulary}")
             bias_V[ids] += bias
         return bias_V
-
-    def _choice(self, encoded: Sequence[Sequence[int]], samples: int, sampling: Sampling, bias_V: np.ndarray) -> Choice:
-        """A row's key comes of the seed, its prompt's tokens and its number among the samples, not of other rows."""
-        sums = [zlib.crc32(np.array(ids, np.int32).tobytes()) for ids in encoded for _ in range(samples)]
-        sum_B = np.array(sums, np.uint32)
-        number_B = np.array([*range(samples)] * len(encoded), np.uint32)
-        key_B = _row_keys(*jax.device_put((np.uint32(sampling.seed), sum_B, number_B)))
-        top_k = np.int32(min(sampling.top_k or self.config.V, self.config.V))
-        shares = (sampling.top_p or 1.0, sampling.min_p or 0.0, sampling.repetition_penalty or 1.0)
-        settings = (np.float32(sampling.temperature), top_k, *map(np.float32, shares), bias_V)
-        return Choice(key_B, *jax.device_put(settings))
-
-    def _divisible(self, encoded: Sequence[Sequence[int]]) -> list[Sequence[int]]:
-        """The prompts, with copies of the first until the mesh divides their number."""
-        ways = math.prod(self.mesh.shape[axis] for axis in row_axes()) if self.mesh is not None else 1
-        return [*encoded, *[encoded[0]] * (-len(encoded) % ways)]
 
     def on_mesh(self) -> Any:
         """A context in which arrays lie on the model's mesh."""
@@ -297,48 +248,47 @@ def _listed(prompts: Any) -> list[Prompt]:
     return found
 
 
-def shape(longest: int, tokens: int, slots: int | None, T: int) -> tuple[int, int]:
-    """(tokens that prompts are padded to, slots of a row's cache), so that few are compiled.
-
-    Every step reads the whole cache, so it is no longer than the texts can become, unless so many slots are asked for.
-    """
+def room(longest: int, tokens: int, slots: int | None, T: int) -> int:
+    """Tokens that a row needs room for, padded so that few are compiled; or `slots`, if they suffice."""
     need = min(longest + tokens, T)
     if slots is None:
-        return padded_length(longest, T), padded_length(need, T)
+        return padded_length(need, T)
     slots = arguments.whole("slots", slots)
     if not need <= slots <= T:
         raise ValueError(f"slots={slots}: must be from {need}, which are needed, to the context of {T}")
-    return min(slots, padded_length(max(longest, slots - tokens), T)), slots
+    return slots
 
 
-def certain(text: str, said: int, stop: Sequence[str]) -> tuple[int, bool]:
-    """How many characters of a text are sure to be before any stop string, and whether one was found behind them.
+class _Text:
+    """Listens to the events of one text."""
 
-    The first `said` are known to be. An end of the text that may be the start of a stop string is not sure.
-    """
-    found = [place for ending in stop if (place := text.find(ending, said)) >= 0]
-    if found:
-        return min(found), True
-    begun = [size for ending in stop for size in range(1, len(ending)) if text.endswith(ending[:size], said)]
-    return len(text) - max(begun, default=0), False
+    def __init__(self, on_end: Callable[[], None] = lambda: None):
+        self._on_end = on_end
+        self.new: list[str] = []  # pieces that were not handed on yet
+        self.ended: Any = None
+        self._pieces: list[str] = []
+        self._tokens: list[Token] = []
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Said(text, tokens):
+                self.new += [text] if text else []
+                self._pieces.append(text)
+                self._tokens += tokens
+            case Ended(reason):
+                self.ended = reason
+                self._on_end()
+            case Failed(error):
+                raise error
+
+    def sample(self) -> Sample:
+        ids, log_probs = tuple(one.id for one in self._tokens), tuple(one.log_prob for one in self._tokens)
+        return Sample("".join(self._pieces), ids, log_probs, self.ended)
 
 
-@jax.jit
-def _row_keys(seed, sum_B, number_B):
-    of_text_B = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), sum_B)
-    return jax.vmap(jax.random.fold_in)(of_text_B, number_B)
-
-
-def _of_row(row: int, columns: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[int, float]]:
-    """The id and the log-probability that each step drew for a row."""
-    for id_B, log_prob_B in columns:
-        yield int(id_B[row]), float(log_prob_B[row])
-
-
-def _whole(text: Generator[str, None, Sample]) -> Sample:
-    """Runs a text to its end."""
-    while True:
-        try:
-            next(text)
-        except StopIteration as end:
-            return end.value
+def _pieces(engine: Engine, text: _Text) -> Generator[str, None, Sample]:
+    while text.ended is None:
+        engine.turn()
+        yield from text.new
+        text.new.clear()
+    return text.sample()

@@ -23,6 +23,10 @@ class Sampling:
     """Draw from tokens that are at least so probable, compared with the likeliest; None = from all."""
     repetition_penalty: float | int | None = None
     """Above 1, tokens of the prompt and the text so far are less likely (1.2 is much), below 1 likelier; None = off."""
+    presence_penalty: float | int = 0.0
+    """Taken from the score of every token that the text so far has, in nats; the prompt does not count."""
+    frequency_penalty: float | int = 0.0
+    """The same, each time that the text has it."""
     logit_bias: Mapping[int | str, float | int] = dataclasses.field(default_factory=dict)
     """What is added to a token's score, in nats: " the" -5, or -inf for never. A whole number is a token's id."""
     stop: tuple[str, ...] = ()
@@ -46,6 +50,9 @@ class Sampling:
             raise ValueError(
                 f"repetition_penalty={self.repetition_penalty}: must be above 0, such as 1.2; None changes nothing"
             )
+        for name in ("presence_penalty", "frequency_penalty"):
+            if not abs(getattr(self, name)) < float("inf"):
+                raise ValueError(f"{name}={getattr(self, name)}: must be a number, such as 0.5; 0 changes nothing")
         for token, bias in self.logit_bias.items():
             if not bias < float("inf"):
                 raise ValueError(f"logit_bias: token {token!r} has {bias}; must be a number, or -inf for never")
@@ -57,7 +64,8 @@ class Sampling:
     def _check_kinds(self) -> None:
         """Makes Python's numbers of NumPy's, and a tuple of a list. Raises ValueError for what is of another kind."""
         found: dict[str, Any] = {name: whole(name, getattr(self, name)) for name in ("tokens", "seed")}
-        found["temperature"] = real("temperature", self.temperature)
+        for name in ("temperature", "presence_penalty", "frequency_penalty"):
+            found[name] = real(name, getattr(self, name))
         for name, check in {"top_k": whole, "top_p": real, "min_p": real, "repetition_penalty": real}.items():
             if getattr(self, name) is not None:
                 found[name] = check(name, getattr(self, name))

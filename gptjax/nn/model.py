@@ -5,7 +5,7 @@ Axes: B batch  T position  S key position  D residual  N query heads  K kv heads
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from gptjax.config import Architecture, ModelConfig
 from gptjax.nn.attention import attention_mask
+from gptjax.nn.cached_attention import Cache, Place, attend_cached, write
+from gptjax.nn.decoding_weights import rows_of, times
 from gptjax.nn.kernels import Kernel, attend_by, prepared
 from gptjax.nn.linear import RESULT, linear
 from gptjax.sharding import constrain
@@ -24,20 +26,6 @@ REMAT_POLICIES = {"products": jax.checkpoint_policies.save_only_these_names(RESU
 INIT_STD = 0.02
 LORA_A, LORA_B = "_lora_a", "_lora_b"  # endings of the two matrices beside a weight
 LORA_START = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # A's, within 1/sqrt(width), as PEFT's is
-
-
-class Cache(NamedTuple):
-    """Keys and values of what was read so far, S slots a row, and who may look at them."""
-
-    k_LBSKH: Array
-    v_LBSKH: Array
-    segment_BS: Array  # i32: 0 = empty slot
-    visible_BS: Array  # bool
-
-    @classmethod
-    def empty(cls, config: Architecture, B: int, S: int, dtype: Any) -> "Cache":
-        k_LBSKH = jnp.zeros((config.L, B, S, config.K, config.H), dtype)
-        return cls(k_LBSKH, k_LBSKH, jnp.zeros((B, S), jnp.int32), jnp.zeros((B, S), bool))
 
 
 def weight(
@@ -140,23 +128,22 @@ class Block(nn.Module):
     # Norms and activations anew in the backward pass, from their inputs: it then keeps no float32 parts of them, half
     # of all that a step holds. Where whole layers are computed anew, this would only slow a TPU down.
     recomputed: bool = False
+    turned: bool = False
 
     @nn.compact
-    def __call__(self, x_BTD, cached, mask, angle_BTh, slot_B):
+    def __call__(self, carried, layer, sees, angle_BTh):
+        """`carried`: (hidden states, keys and values of the stack or None); `layer`: its number in the cache's stack;
+        `sees`: a mask as the kernel takes it, or the Place in the cache."""
         config = self.config
+        x_BTD, kept = carried
         x_BTD = constrain(x_BTD, "batch", "length", "residual")
-        attended_BTD, cached = self._attention(
-            self._norm("attention_norm", config.family == "gpt2")(x_BTD),
-            cached,
-            mask,
-            angle_BTh,
-            slot_B,
-        )
+        normed_BTD = self._norm("attention_norm", config.family == "gpt2")(x_BTD)
+        attended_BTD, kept = self._attention(normed_BTD, kept, layer, sees, angle_BTh)
         x_BTD = x_BTD + self._dropout(attended_BTD)
         fed_BTD = self._feed_forward(self._norm("feed_forward_norm", config.family == "gpt2")(x_BTD))
-        return x_BTD + self._dropout(fed_BTD), cached
+        return (x_BTD + self._dropout(fed_BTD), kept), None
 
-    def _attention(self, x_BTD, cached, mask, angle_BTh, slot_B):
+    def _attention(self, x_BTD, kept, layer, sees, angle_BTh):
         config = self.config
         B, T, _ = x_BTD.shape
         heads = {"query": config.N, "key": config.K, "value": config.K}
@@ -168,14 +155,14 @@ class Block(nn.Module):
             q_BTNH, k_BTKH = self._norm("query_norm")(q_BTNH), self._norm("key_norm")(k_BTKH)
         if config.family == "llama":
             q_BTNH, k_BTKH = rotate(q_BTNH, angle_BTh), rotate(k_BTKH, angle_BTh)
-        if cached is None:
-            k_BSKH, v_BSKH = k_BTKH, v_BTKH
+        if kept is None:
+            out_BTNH = attend_by(self.kernel, q_BTNH, k_BTKH, v_BTKH, sees, config.attention_cap)
         else:
-            k_BSKH, v_BSKH = cached = (write(cached[0], k_BTKH, slot_B), write(cached[1], v_BTKH, slot_B))
-        out_BTNH = attend_by(self.kernel, q_BTNH, k_BSKH, v_BSKH, mask, config.attention_cap)
+            kept = tuple(write(old, new, layer, sees) for old, new in zip(kept, (k_BTKH, v_BTKH), strict=True))
+            out_BTNH = attend_cached(q_BTNH, *kept, layer, sees, config.window, config.attention_cap)
         out_std = INIT_STD / (2 * config.L) ** 0.5  # Radford et al. 2019, section 2.3
         out_BTD = self._project(out_BTNH.reshape(B, T, -1), "attention_out", ("heads", "embed"), config.D, out_std)
-        return out_BTD, cached
+        return out_BTD, kept
 
     def _feed_forward(self, x_BTD):
         config = self.config
@@ -187,7 +174,10 @@ class Block(nn.Module):
         return self._project(up_BTF, "down", ("mlp", "embed"), config.D, INIT_STD / (2 * config.L) ** 0.5)
 
     def _project(self, x_BTX, name, axes, width, std=INIT_STD):
-        y_BTY = linear(x_BTX, weight(self, name, axes, (x_BTX.shape[-1], width), std), axes)
+        if self.turned:
+            y_BTY = times(x_BTX, weight(self, name, axes[::-1], (width, x_BTX.shape[-1]), std)).astype(x_BTX.dtype)
+        else:
+            y_BTY = linear(x_BTX, weight(self, name, axes, (x_BTX.shape[-1], width), std), axes)
         if name in self.config.adapted:
             y_BTY = y_BTY + self._adapter(x_BTX, name, axes, width)
         if self.config.biased("heads" if "heads" in axes else "mlp"):
@@ -212,13 +202,6 @@ class Block(nn.Module):
         return nn.Dropout(self.config.dropout, deterministic=self.deterministic)(x_BTD)
 
 
-def write(kept_BS: Array, new_BT: Array, slot_B: Int[Array, "B"]) -> Array:
-    """`kept` with `new` written into its slots slot_B ... slot_B + T - 1. Slots are axis 1; both may have more axes."""
-    return jax.vmap(lambda kept_S, new_T, slot: jax.lax.dynamic_update_slice_in_dim(kept_S, new_T, slot, 0))(
-        kept_BS, new_BT.astype(kept_BS.dtype), slot_B
-    )
-
-
 class Transformer(nn.Module):
     """Token ids to the final hidden state; `logits_from` and `token_nll` of gptjax.nn.likelihood make scores of it.
 
@@ -226,7 +209,8 @@ class Transformer(nn.Module):
     many layers one turn of the loop holds (numbers are the same; on a CPU a fully unrolled loop is faster, elsewhere it
     only compiles longer). `kernel` computes attention where there is no cache. `parts`: the stack of layers is given in
     parts of those lengths, `layers_0`, `layers_1`, ... in place of `layers`, run one after another: what none of
-    a part's parameters is differentiated by costs no gradient. Dropout then draws other numbers.
+    a part's parameters is differentiated by costs no gradient. Dropout then draws other numbers. `turned`: the layers'
+    matrices lie [Y,X], as `gptjax.nn.decoding_weights` lays them out.
     """
 
     config: ModelConfig
@@ -235,6 +219,7 @@ class Transformer(nn.Module):
     unroll: int = 1
     kernel: Kernel = "xla"
     parts: tuple[int, ...] | None = None
+    turned: bool = False
 
     @nn.compact
     def __call__(
@@ -246,9 +231,14 @@ class Transformer(nn.Module):
         *,
         cache: Cache | None = None,
         slot_B: Int[Array, "B"] | None = None,
+        row: Int[Array, ""] | int = 0,
         deterministic: bool = True,
     ) -> tuple[Float[Array, "B T D"], Cache | None]:
-        """Hidden states after the last norm. With a cache, tokens go to slots slot_B... and may look at older ones."""
+        """Hidden states after the last norm.
+
+        With a cache the batch is rows `row`... of it, each one text: tokens go to slots slot_B... and see all earlier
+        ones; padding stands at the end. Only with slot 0 may any be visible to all.
+        """
         config = self.config
         B, T = tokens_BT.shape
         table_VD = weight(self, "embedding", ("vocabulary", "embed"), (config.V, config.D))
@@ -258,37 +248,31 @@ class Transformer(nn.Module):
             count = len(config.class_heads)
             weight(self, "class_heads", (None, "embed", None), (count, config.D, config.C))
             weight(self, "class_heads_bias", (None, None), (count, config.C), std=0.0)
-        x_BTD = jnp.take(table_VD, tokens_BT, axis=0).astype(
-            self.dtype
-        )  # cast last: a row's gradients add up in float32
+        x_BTD = rows_of(table_VD, tokens_BT, self.dtype)
         if config.family == "gpt2":
             place_TD = weight(self, "position_embedding", ("length", "embed"), (config.T, config.D))
             x_BTD = x_BTD + jnp.take(place_TD, position_BT, axis=0).astype(self.dtype)
         x_BTD = nn.Dropout(config.dropout, deterministic=deterministic)(x_BTD)
 
-        place_BT = jnp.broadcast_to(jnp.arange(T)[None, :], (B, T))
         if cache is None:
-            layer_cache, segment_BS, place_BS, visible_BS = None, segment_BT, place_BT, visible_BT
+            place_BT = jnp.broadcast_to(jnp.arange(T)[None, :], (B, T))
+            mask_BTS = attention_mask(segment_BT, place_BT, segment_BT, place_BT, visible_BT, config.window)
+            sees = prepared(self.kernel, mask_BTS)
         else:
             assert slot_B is not None
-            place_BT = place_BT + slot_B[:, None]
-            segment_BS = write(cache.segment_BS, segment_BT, slot_B)
-            visible_BS = write(cache.visible_BS, visible_BT, slot_B)
-            place_BS = jnp.broadcast_to(jnp.arange(segment_BS.shape[1])[None, :], segment_BS.shape)
-            layer_cache = (cache.k_LBSKH, cache.v_LBSKH)
-        kernel = self.kernel if cache is None else "xla"
-        mask = prepared(kernel, attention_mask(segment_BT, place_BT, segment_BS, place_BS, visible_BS, config.window))
-
+            sees = Place(jnp.asarray(row, jnp.int32), slot_B, visible_BT.sum(axis=1, dtype=jnp.int32))
         angle_BTh = rotary_angles(config, position_BT)
-        assert self.parts is None or cache is None
         recomputed = self.remat == "none"
-        kept = layer_cache  # keys and values of all layers
         stacks = [("layers", config.L)] if self.parts is None else numbered(self.parts)
-        for name, length in stacks:
-            layers = self._stack(length)(config, kernel, deterministic, recomputed, name=name)
-            x_BTD, kept = layers(x_BTD, kept, mask, angle_BTh, slot_B)
+        kept = []  # keys and values of each stack
+        for number, (name, length) in enumerate(stacks):
+            layers = self._stack(length)(config, self.kernel, deterministic, recomputed, self.turned, name=name)
+            of_stack = None if cache is None else (cache.k_LBKSH[number], cache.v_LBKSH[number])
+            layer_L = None if cache is None else jnp.arange(length)
+            (x_BTD, of_stack), _ = layers((x_BTD, of_stack), layer_L, sees, angle_BTh)
+            kept.append(of_stack)
         hidden_BTD = Norm(config, config.family == "gpt2", recomputed, name="final_norm")(x_BTD)
-        return hidden_BTD, None if kept is None else Cache(kept[0], kept[1], segment_BS, visible_BS)
+        return hidden_BTD, None if cache is None else Cache(*map(tuple, zip(*kept, strict=True))).placed()
 
     def _stack(self, length: int) -> Any:
         """So many layers one after another, as a module class."""
@@ -303,7 +287,7 @@ class Transformer(nn.Module):
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             # flax leaves in_axes without a type, and int is inferred from its default
-            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
+            in_axes=(0, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
             length=length,
             unroll=min(self.unroll, length),
             metadata_params={nn.PARTITION_NAME: "layers"},

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -351,18 +351,26 @@ def turn_line(number: int, turn: str) -> str:
     return f"{SPEAKERS[number % 2]}: {' '.join(turn.split())}\n"
 
 
-def stream_text(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
-    """Decodes ids that continue a text, one at a time; yields what is whole: no character is ever cut in two."""
-    held: list[int] = []  # a token may end one character and begin the next, so these can be many
-    shown = 0  # characters of them that were yielded
-    for id in ids:
-        held.append(id)
-        text = tokenizer.continuation(held)
+class StreamDecoder:
+    """Decodes ids that continue a text, one at a time, into what is whole: no character is ever cut in two."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self._held: list[int] = []  # a token may end one character and begin the next, so these can be many
+        self._shown = 0  # characters of them that were handed out
+
+    def push(self, id: int) -> str:
+        """The characters that are whole with one more token, and were not before."""
+        self._held.append(id)
+        text = self._tokenizer.continuation(self._held)
         whole = text.rstrip("\N{REPLACEMENT CHARACTER}")  # what an unfinished character decodes to
-        if len(whole) > shown:
-            yield whole[shown:]
-            shown = len(whole)
+        new, self._shown = whole[self._shown :], max(self._shown, len(whole))
         if whole == text:
-            held, shown = [], 0
-    if rest := tokenizer.continuation(held)[shown:]:
-        yield rest
+            self._held, self._shown = [], 0
+        return new
+
+    def rest(self) -> str:
+        """What is left where no further token comes; an unfinished character decodes to U+FFFD."""
+        rest = self._tokenizer.continuation(self._held)[self._shown :]
+        self._held, self._shown = [], 0
+        return rest

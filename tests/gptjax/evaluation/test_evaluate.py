@@ -4,7 +4,6 @@ import functools
 import logging
 import random
 import re
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from flax import linen as nn
 from gptjax.batch import ClassHead
 from gptjax.config import ModelConfig
 from gptjax.evaluation.evaluate import answer, classify, classify_by_head, continued, multiple_choice
+from gptjax.inference.continuing import groups
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.padding import LENGTHS
 from gptjax.nn.class_heads import class_logits
@@ -178,39 +178,25 @@ def test_labels_may_be_numbers_and_one_text_is_no_list_of_them():
         answer(MODEL, [{"question": "a", "answers": ["b"]}], stop="END")
 
 
-class Noting:
-    """A model that says nothing, and notes how many prompts it got and how many slots each has."""
-
-    def __init__(self, T):
-        self.config, self.tokenizer, self.noted = SimpleNamespace(T=T), SimpleNamespace(bos=1), []
-
-    def generate(self, prompts, *, tokens, slots, **settings):
-        assert max(map(len, prompts)) + tokens <= slots <= self.config.T
-        self.noted.append((len(prompts), slots))
-        return [[SimpleNamespace(text=str(len(ids)))] for ids in prompts]
-
-
-def test_uneven_prompts_need_few_shapes_and_a_lone_one_no_copies():
-    """Up to a context of 65,536 tokens: at most LENGTHS caches, and one more batch, the last, of fewer rows."""
+def test_uneven_prompts_need_few_sizes_of_rows():
+    """Up to a context of 65,536 tokens: at most LENGTHS of them; each prompt once, and with room for its answer."""
     chance = random.Random(0)
-    model = Noting(65_536)
-    prompts = [[1] * int(2 ** chance.uniform(0, 15.8)) for _ in range(200)]
-    assert continued(model, prompts, tokens=8) == [str(len(ids)) for ids in prompts]
-    assert len({slots for _, slots in model.noted}) == LENGTHS
-    assert len({*model.noted}) <= LENGTHS + 1
-    for count, rows in ((1, 1), (2, 2), (3, 4), (16, 16)):
-        model = Noting(64)
-        continued(model, [[1]] * count, tokens=8)
-        assert model.noted == [(rows, 16)]
+    lengths = [int(2 ** chance.uniform(0, 15.8)) for _ in range(200)]
+    found = groups(lengths, 8, 65_536)
+    assert len(found) == LENGTHS
+    assert sorted(number for _, numbers in found for number in numbers) == list(range(200))
+    for room, numbers in found:
+        assert all(lengths[number] + 8 <= room for number in numbers)
 
 
-def test_a_cache_of_one_size_is_read_and_continued_by_one_program_each(caplog):
+def test_rows_of_one_size_are_read_and_continued_by_one_program_each(caplog):
     """Lengths that are padded to three powers of two; without a common size, each would be a program."""
     model = random_model("llama", T=56)  # a shape of this test's own, so that nothing is compiled yet
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         found = continued(model, [[1] * length for length in (3, 17, 35, 9)] * 16, tokens=20)
-    programs = re.findall(r"Finished XLA compilation of jit\((prefill|decode)\)", caplog.text)
-    assert sorted(programs) == ["decode"] * 2 + ["prefill"] * 2
+    programs = re.findall(r"Finished XLA compilation of jit\((read|step)\)", caplog.text)
+    assert programs.count("step") == 2
+    assert programs.count("read") <= 4
     assert found[:4] == [continued(model, [[1] * length], tokens=20)[0] for length in (3, 17, 35, 9)]
 
 

@@ -15,8 +15,11 @@ from flax import linen as nn
 
 import gptjax
 from gptjax.config import ModelConfig, save_model_config
-from gptjax.inference.decode import Choice, adjusted, choose, decode, narrowed, prefill
-from gptjax.inference.language_model import LanguageModel, certain
+from gptjax.inference.choosing import LIKELIEST, Choice, adjusted, choose, narrowed
+from gptjax.inference.engine import Engine, Request, Said
+from gptjax.inference.language_model import LanguageModel
+from gptjax.inference.sampling import Sampling
+from gptjax.inference.text_stream import certain
 from gptjax.nn.likelihood import logits_from
 from gptjax.nn.model import Transformer, head, init_params
 from gptjax.runs.checkpoint import CheckpointWriter
@@ -36,34 +39,40 @@ def full_logits(model, ids, visible=0):
 
 
 def choice(key, rows=1, V=384, **settings):
-    """Settings by name; without them, tokens are drawn as the model believes."""
-    off = {"temperature": 1.0, "top_k": 10_000, "top_p": 1.0, "min_p": 0.0, "penalty": 1.0, "bias_V": np.zeros(V)}
+    """Settings by name, the same for all rows; without them, tokens are drawn as the model believes."""
+    off = {
+        "temperature": 1.0, "top_k": 10_000, "top_p": 1.0, "min_p": 0.0, "penalty": 1.0, "presence": 0.0,
+        "frequency": 0.0,
+    }  # fmt: skip
+    bias_BV = jnp.broadcast_to(settings.pop("bias_V", np.zeros(V)), (rows, V)).astype("float32")
     arrays = {
-        name: jnp.asarray(value, None if name == "top_k" else "float32") for name, value in (off | settings).items()
+        f"{name}_B": jnp.full(rows, value, "int32" if name == "top_k" else "float32")
+        for name, value in (off | settings).items()
     }
-    return Choice(jax.random.split(key, rows), **arrays)
+    return Choice(jax.random.split(key, rows), **arrays, bias_BV=bias_BV, told_B=jnp.zeros(rows, bool))
 
 
-def cached_greedy(model, prompt, tokens, prefix=False, slots=None):
-    """Greedy decoding with a cache: the ids said after the prompt, and the scores that each was chosen by."""
-    network, slots = Transformer(model.config), slots or model.config.T
-    tokens_BT = jnp.array([[*prompt, 0, 0, 0]])
-    state = prefill(network, model.params, tokens_BT, jnp.array([len(prompt)]), jnp.bool_(prefix), slots=slots)
-    logits, said = [], []
-    for _ in range(tokens):
-        logits.append(np.asarray(state.logits_BV[0]))
-        state, token_B, _ = decode(network, model.params, state, choice(jax.random.key(0), temperature=0.0))
-        said.append(int(token_B[0]))
-    return said, np.stack(logits)
+def cached_greedy(model, prompt, tokens, prefix=False, context=None):
+    """Greedy decoding with a cache: the tokens said after the prompt, each with the likeliest there were."""
+    settings = Sampling(tokens=tokens, temperature=0)
+    request = Request(prompt=tuple(prompt), sampling=settings, likeliest=LIKELIEST, prefix=prefix)
+    told = []
+    Engine(model, rows=1, context=context).run([request], [told.append])
+    return [event.tokens[0] for event in told if isinstance(event, Said)]
 
 
-def assert_full_forward_agrees(model, prompt, said, logits, visible=0):
+def assert_full_forward_agrees(model, prompt, said, visible=0):
     """A pass without a cache over all of it gives the same scores; so greedy decoding without one, the same tokens."""
-    full = full_logits(model, [*prompt, *said], visible)[len(prompt) - 1 : -1]
-    assert full.argmax(-1).tolist() == said
-    real = slice(model.config.vocabulary)
-    np.testing.assert_allclose(logits[:, real], full[:, real], atol=1e-4, rtol=0)
-    assert np.isneginf(logits[:, model.config.vocabulary :]).all()
+    ids = [token.id for token in said]
+    full = full_logits(model, [*prompt, *ids], visible)[len(prompt) - 1 : -1]
+    assert full.argmax(-1).tolist() == ids
+    log_probs = np.asarray(jax.nn.log_softmax(full))
+    for token, expected in zip(said, log_probs, strict=True):
+        likeliest, found = zip(*token.likeliest, strict=True)
+        assert likeliest[0] == token.id
+        assert found[0] == token.log_prob
+        np.testing.assert_allclose(found, expected[list(likeliest)], atol=1e-4, rtol=0)
+        np.testing.assert_allclose(found, np.sort(expected)[::-1][:LIKELIEST], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -71,23 +80,18 @@ def test_cached_decode_is_the_full_forward(shape):
     """Figure 6: over 200 greedy tokens, scores within 1e-4 of a pass without a cache, and the same tokens."""
     model = random_model(shape, T=256)
     prompt = model.encode_prompt("the quick brown")
-    said, logits = cached_greedy(model, prompt, 200)
-    assert_full_forward_agrees(model, prompt, said, logits)
-    assert len(set(said)) > 20  # a text that moves
-    assert np.abs(np.diff(logits[:, :9], axis=0)).max() > 1
+    said = cached_greedy(model, prompt, 200)
+    assert_full_forward_agrees(model, prompt, said)
+    assert len({token.id for token in said}) > 20  # a text that moves
 
 
-def test_a_cache_of_fewer_slots_says_the_same():
-    """One slot too few, and the last tokens are others: the cache is as short as it was asked to be."""
+def test_a_row_with_room_for_fewer_tokens_says_the_same_until_it_is_full():
+    """To the last bit, where that is as many blocks of slots or fewer; then the text ends."""
     model = random_model(T=256)
     prompt = model.encode_prompt("the quick brown")
-    said, logits = cached_greedy(model, prompt, 40)
-    short, short_logits = cached_greedy(model, prompt, 40, slots=len(prompt) + 39)
-    assert short == said
-    np.testing.assert_allclose(short_logits[:, :9], logits[:, :9], atol=1e-5)
-    assert not np.allclose(
-        cached_greedy(model, prompt, 40, slots=len(prompt) + 38)[1][-1, :9], logits[-1, :9], atol=1e-4
-    )
+    said = cached_greedy(model, prompt, 200)
+    for context in (256, 200, 130, 64):
+        assert cached_greedy(model, prompt, 200, context=context) == said[: context - len(prompt) + 1]
 
 
 def test_generate_is_greedy_decoding_until_the_context_is_full():
@@ -106,10 +110,10 @@ def test_prefix_mode_sees_the_whole_prompt():
     """A prefix is read in one pass in which its tokens see each other: the scores of a full forward that sees so."""
     model = random_model(T=256)
     prompt = model.encode_prompt(PROMPTS[1])
-    said, logits = cached_greedy(model, prompt, 30, prefix=True)
-    assert_full_forward_agrees(model, prompt, said, logits, visible=len(prompt))
+    said = cached_greedy(model, prompt, 30, prefix=True)
+    assert_full_forward_agrees(model, prompt, said, visible=len(prompt))
     [[sample]] = model.generate(PROMPTS[1], temperature=0, tokens=30, prefix=True)
-    assert list(sample.ids) == said
+    assert list(sample.ids) == [token.id for token in said]
     [[causal]] = model.generate(PROMPTS[1], temperature=0, tokens=30)
     assert causal.ids != sample.ids
 
@@ -155,7 +159,7 @@ def test_choose_draws_from_the_kept_tokens_only_and_in_proportion():
     logits_BV = jnp.broadcast_to(jnp.log(jnp.array([[0.1, 0.4, 0.2, 0.3]])), (4000, 4))
 
     def counts(**settings):
-        drawing = choice(jax.random.key(3), 4000, **settings)
+        drawing = choice(jax.random.key(3), 4000, V=4, **settings)
         return np.bincount(draw(logits_BV, drawing.key_B, drawing), minlength=4) / 4000
 
     draw = jax.jit(choose)
@@ -167,7 +171,7 @@ def test_choose_draws_from_the_kept_tokens_only_and_in_proportion():
     np.testing.assert_allclose(counts(top_k=2, top_p=0.5), [0, 1, 0, 0], atol=0)
     hot = np.array([0.1, 0.4, 0.2, 0.3]) ** 0.5
     np.testing.assert_allclose(counts(temperature=2.0), hot / hot.sum(), atol=0.03)
-    tied = choice(jax.random.key(0), 4000, top_k=1)
+    tied = choice(jax.random.key(0), 4000, V=4, top_k=1)
     assert (np.asarray(draw(jnp.zeros((4000, 4)), tied.key_B, tied)) == 0).all()
 
 
@@ -193,9 +197,9 @@ def test_settings_make_the_probabilities_that_hugging_face_makes(settings, expec
     bias_V = np.zeros(8, np.float32)
     for id, bias in settings.get("bias_V", {}).items():
         bias_V[id] = bias
-    how = choice(jax.random.key(0), **settings | {"bias_V": bias_V})
+    how = choice(jax.random.key(0), V=8, **settings | {"bias_V": bias_V})
     seen_BV = jnp.isin(jnp.arange(8), jnp.array([1, 4]))[None]
-    scores_BV = narrowed(adjusted(logits_BV, seen_BV, how), how)
+    scores_BV = narrowed(adjusted(logits_BV, seen_BV, jnp.zeros((1, 8), int), how), how)
     np.testing.assert_allclose(jax.nn.softmax(scores_BV)[0], expected, atol=6e-5)
 
 
@@ -212,10 +216,18 @@ def test_a_penalty_finds_the_tokens_of_prompt_and_text_and_no_others():
         assert alone[0][0] == samples[0]
     [[free]] = model.generate(PROMPTS[0], temperature=0, tokens=25)
     assert len(set(free.ids)) < len(free.ids)
-    seen_BV = prefill(
-        Transformer(model.config), model.params, jnp.array([[5, 6, 0, 0]]), jnp.array([2]), jnp.bool_(False), slots=8
-    ).seen_BV
-    assert np.flatnonzero(seen_BV[0]).tolist() == [5, 6]
+
+
+def test_presence_and_frequency_are_taken_off_once_and_each_time():
+    """Of a token that the text has twice and one that it has not; the prompt does not count."""
+    logits_BV, count_BV = jnp.zeros((1, 4)), jnp.array([[0, 2, 1, 0]])
+    how = choice(jax.random.key(0), V=4, presence=0.5, frequency=0.25)
+    scores_BV = adjusted(logits_BV, jnp.ones((1, 4), bool), count_BV, how)
+    np.testing.assert_allclose(scores_BV, [[0, -1.0, -0.75, 0]])
+    model = random_model()
+    once = model.generate([5, 6, 7], temperature=0, tokens=25, presence_penalty=1e9)[0][0].ids
+    assert len(set(once)) == 25
+    assert {*once} & {*model.generate([5, 6, 7, *once[:9]], temperature=0, tokens=20, presence_penalty=1e9)[0][0].ids}
 
 
 def test_a_bias_forbids_or_forces_a_token():
@@ -305,26 +317,25 @@ def test_a_stream_yields_whole_characters_and_the_batch_text(tokenizer):
     assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
 
 
-def test_one_compilation_a_bucket_and_one_for_decode(caplog):
-    """Lengths within a power of two and all settings share programs; another bucket of prompts compiles one prefill
-    alone, another one of whole texts a step of decoding too."""
+def test_few_programs_serve_all_prompts_and_settings(caplog):
+    """One that reads for short pieces and one for long ones, one that steps; more rows or more room are others."""
     model = random_model("llama", T=48)  # a shape of this test's own, so that nothing is compiled yet
 
     def compiled(*arguments, **settings):
         caplog.clear()
         with jax.log_compiles(), caplog.at_level(logging.WARNING):
             model.generate(*arguments, **settings)
-        found = re.findall(r"Finished XLA compilation of jit\((prefill|decode)\)", caplog.text)
+        found = re.findall(r"Finished XLA compilation of jit\((read|step)\)", caplog.text)
         return sorted(found)
 
-    assert compiled([model.tokenizer.bos] * 3, tokens=30) == ["decode", "prefill"]
+    assert compiled([model.tokenizer.bos] * 3, tokens=30) == ["read", "step"]
     assert compiled([5] * 16, tokens=20, temperature=0) == []
-    assert compiled([5] * 9, tokens=24, top_k=3, top_p=0.3, temperature=2.0, seed=5, prefix=True, stop=("a",)) == []
-    more = {"min_p": 0.1, "repetition_penalty": 1.2, "logit_bias": {5: -1.0}}
-    assert compiled([5] * 9, tokens=24, **more) == []
-    assert compiled([5] * 17, tokens=24) == ["prefill"]
-    assert compiled([5] * 9, tokens=5) == ["decode", "prefill"]
-    assert compiled([5] * 40, tokens=100) == ["prefill"]  # up to 48, the context
+    more = {"min_p": 0.1, "repetition_penalty": 1.2, "logit_bias": {5: -1.0}, "presence_penalty": 1}
+    assert compiled([5] * 9, tokens=24, top_k=3, top_p=0.3, temperature=2.0, seed=5, stop=("a",), **more) == []
+    assert compiled([5] * 17, tokens=10) == ["read"]
+    assert compiled([[5] * 17, [7] * 9], tokens=10) == ["read", "read", "step"]
+    assert compiled([5] * 9, tokens=5) == ["read", "step"]
+    assert compiled([5] * 40, tokens=100) == ["read", "step"]  # up to 48, the context
     assert compiled([5] * 48, tokens=100) == []
 
 
@@ -467,7 +478,7 @@ def test_an_empty_prompt_begins_a_text_also_where_no_bos_stands_in_front():
 
 def test_help_shows_what_a_model_can_do():
     """Of the package, of load and of the class: each way to use a model, with an example."""
-    inner = ("encode_prompt", "on_mesh")
+    inner = ("bias", "decoding", "encode_prompt", "on_mesh")
     calls = [name for name in vars(LanguageModel) if not name.startswith("_") and name not in inner]
     assert {"generate", "stream", "score", "perplexity", "loglikelihood"} <= {*calls}
     for thing in (gptjax, gptjax.load, LanguageModel):

@@ -204,7 +204,8 @@ def test_the_scan_is_a_loop_over_layers(family):
         for layer in layers:
             w = jax.tree.map(lambda leaf: leaf[layer], params["layers"])  # noqa: B023  (used at once)
             block = Block(config, "xla", deterministic=True)
-            x_BTD, _ = block.apply({"params": w}, x_BTD, None, mask_BTS, rotary_angles(config, position_BT), None)
+            angle_BTh = rotary_angles(config, position_BT)
+            (x_BTD, _), _ = block.apply({"params": w}, (x_BTD, None), None, mask_BTS, angle_BTh)
         return Norm(config, centred=family == "gpt2").apply({"params": params["final_norm"]}, x_BTD)
 
     found = hidden(config, params, *batch)
@@ -310,19 +311,21 @@ def test_a_frequent_tokens_gradient_is_added_up_in_float32(family):
 @both_families
 @pytest.mark.parametrize("prefix", [0, 3])
 def test_reading_through_the_cache_is_reading_all_at_once(family, prefix):
-    """Five tokens at once, then one by one, give the whole row's hidden states; rows may stand at different slots."""
+    """Five tokens at once into a row of three, then one by one with its neighbours: the hidden states of the whole."""
     config, tokens = config_of(family), [5, 3, 9, 1, 2, 7, 8, 4]
     params, apply = parameters(config), jax.jit(Transformer(config).apply)
     batch = row(tokens, visible=[place < prefix for place in range(8)])
     whole = hidden(config, params, *batch)
-    cache, found = Cache.empty(config, 2, 16, jnp.float32), []
-    start_B = jnp.array([0, 4])
-    for begin, end in [(0, 5), (5, 6), (6, 7), (7, 8)]:
-        piece = (jnp.repeat(array[:, begin:end], 2, axis=0) for array in batch)
-        x, cache = apply({"params": params}, *piece, cache=cache, slot_B=start_B + begin)
-        found.append(x)
-    for reading in np.concatenate(found, axis=1):
-        np.testing.assert_allclose(reading, whole[0], atol=1e-5)
+    cache = Cache.empty(config, 3, 16, jnp.float32, [config.L])
+    first = (array[:, :5] for array in batch)
+    x, cache = apply({"params": params}, *first, cache=cache, slot_B=jnp.array([0]), row=1)
+    found = [x]
+    for place in range(5, 8):
+        piece = (jnp.repeat(array[:, place : place + 1], 3, axis=0) for array in batch)
+        x, cache = apply({"params": params}, *piece, cache=cache, slot_B=jnp.array([place - 5, place, 16]))
+        found.append(x[1:2])
+    np.testing.assert_allclose(np.concatenate(found, axis=1)[0], whole[0], atol=1e-5)
+    assert not np.allclose(x[0], whole[0, -1:], atol=1e-3)
 
 
 # Hugging Face transformers 5.23.0, LlamaRotaryEmbedding.inv_freq: width 64, 4 heads, theta 500,000.
