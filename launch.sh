@@ -10,7 +10,7 @@ done
 root=$(CDPATH='' cd -- "$(dirname -- "$self")" && pwd -P)
 venv=$root/.venv
 stamp=$venv/launch.stamp # written last, so that an interrupted set-up is never taken for a whole one
-verbs='setup pretrain finetune chain bench report audit verify-resume experiment checkpoint generate evaluate export test'
+verbs='setup pretrain finetune chain bench report audit verify-resume experiment checkpoint generate evaluate export serve test'
 
 help() {
   cat <<'HELP'
@@ -30,6 +30,7 @@ usage: ./launch.sh VERB [ARGS...]
   generate [RUN] [--prompt TEXT]      talk with a run; the newest one if none is named
   evaluate MODEL TASK FILE...         perplexity, multiple choice, classification or answers, over your files
   export MODEL FOLDER                 a Hugging Face folder, which appears only when it is proven to be the model
+  serve [MODEL] [--port 8000]         a chat page, and an API for any client of OpenAI's; the newest run if none is named
   test [PYTEST ARGS...]               lint, types, import rules and all tests but slow ones; with arguments, pytest
 
 ./launch.sh VERB --help shows what a verb takes. The environment is for the CPU, or for the TPU or the NVIDIA GPU
@@ -39,7 +40,7 @@ HELP
 
 help_about() { # the line of one verb, where its program is not installed yet to speak for itself
   help | sed -n "1s/VERB/$1/p; s/^  $1 /&/p"
-  case $1 in pretrain | finetune | chain | bench | verify-resume | checkpoint | generate | evaluate | export) echo "Every option: ./launch.sh setup, then ./launch.sh $1 --help" ;; esac
+  case $1 in pretrain | finetune | chain | bench | verify-resume | checkpoint | generate | evaluate | export | serve) echo "Every option: ./launch.sh setup, then ./launch.sh $1 --help" ;; esac
 }
 
 say() { printf 'launch.sh: %s\n' "$*" >&2; }
@@ -216,9 +217,9 @@ case $verb in
     # The caller's folder stays the current one, so that paths mean what they say; -P keeps its files from shadowing ours.
     PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec "$venv/bin/python" -P -m train "$verb" "$@"
     ;;
-  generate)
+  generate | serve)
     case ${1:--} in
-      -h | --help) ;;
+      -h | --help | --help-all) ;;
       -*)
         run=$(newest_run) || die 'no run to talk with yet; make one with ./launch.sh pretrain'
         set -- "$run" "$@"

@@ -15,10 +15,12 @@ if __name__ == "__main__" and sys.argv[1:2] in (["pretrain"], ["finetune"]):
 
 import tyro
 
+from gptjax.command.allocator import keep_freed_memory
+from gptjax.command.compiled import keep_compiled
 from gptjax.command.console import print_any_text
 from gptjax.command.options import read, take
 from gptjax.config import SIZES
-from gptjax.files.places import expanded, standing
+from gptjax.files.places import expanded
 from gptjax.files.plain_json import dumps
 from gptjax.spelling import did_you_mean
 from train import STARTED
@@ -26,7 +28,6 @@ from train.lab.experiments import experiment_names
 from train.recipe import Recipe, recipe_names
 from train.recipe_words import parse
 from train.supervision import hosts
-from train.supervision.allocator import keep_freed_memory
 from train.supervision.exits import (
     BAD_NUMBERS,
     DONE,
@@ -212,17 +213,9 @@ def _chain(arguments: list[str]) -> int:
 
 def _settle_training() -> None:
     """`_settle_process`, where compiled steps are kept, and the other processes of a run."""
-    if (cache := _cache()) is not None:
-        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    keep_compiled()
     _settle_process()
     hosts.join()
-
-
-def _cache() -> Path | None:
-    """Where what was compiled once is read by later starts: on a CPU half of their time. None = nowhere to keep it."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    usable = caches.is_absolute() and os.access(standing(caches), os.W_OK)  # a container's user may have no home
-    return caches / "gptjax" / "compiled" if usable else None
 
 
 def _verify_resume(arguments: list[str]) -> int:

@@ -5,6 +5,7 @@ Axes: B batch  T position  V vocabulary (padded rows).
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import numbers
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -26,6 +27,7 @@ from gptjax.inference.prompt import encode_prompts
 from gptjax.inference.sampling import Sampling
 from gptjax.inference.scoring import Progress, Row, ScoreOptions, Scores, View, log_probs, score
 from gptjax.inference.text_likelihood import Continuation, loglikelihood, loglikelihood_rolling, perplexity
+from gptjax.nn.decoding_weights import decoding_weights
 from gptjax.nn.model import Transformer
 from gptjax.results import Result
 from gptjax.spelling import did_you_mean
@@ -79,6 +81,7 @@ class LanguageModel:
         self.credit: str | None = None  # Markdown: whose texts it has read, and under which licences
         self.mesh = mesh
         self._model = Transformer(config, dtype=jnp.dtype(arguments.dtype_name(dtype)))
+        self._decoding: tuple[Transformer, Any] | None = None
 
     def __repr__(self) -> str:
         config = self.config
@@ -197,8 +200,16 @@ class LanguageModel:
         return Engine(self, rows=rows, context=context)
 
     def decoding(self) -> tuple[Transformer, Any]:
-        """The network and the weights as texts are written with: cast once to the dtype of the products."""
-        return self._model, cast(self.params, self._model.dtype)
+        """The network and the weights that texts are written with; made once."""
+        if self._decoding is None:
+            # over several devices the layers stay a stack, as training has them
+            laid_out = self.mesh is None and jax.default_backend() == "cpu"
+            network = self._model
+            if laid_out:
+                network = network.clone(parts=(1,) * self.config.L, turned=True)
+            made = functools.partial(decoding_weights, dtype=network.dtype, laid_out=laid_out)
+            self._decoding = network, jax.jit(made)(self.params) if laid_out else made(self.params)
+        return self._decoding
 
     def bias(self, by_token: Mapping[int | str, float | int]) -> Float[np.ndarray, "V"]:
         """What is added to every token's score. A text's bias goes to every token that stands for this text.
@@ -252,15 +263,6 @@ def room(longest: int, tokens: int, slots: int | None, T: int) -> int:
     if not need <= slots <= T:
         raise ValueError(f"slots={slots}: must be from {need}, which are needed, to the context of {T}")
     return slots
-
-
-def cast(params: Any, dtype: Any) -> Any:
-    """The weights in this dtype, but for the scales of norms, which stay float32 as their arithmetic does."""
-
-    def leaf(path: Any, x: jax.Array) -> jax.Array:
-        return x if jax.tree_util.keystr(path).endswith("['scale']") else x.astype(dtype)
-
-    return params if dtype == jnp.float32 else jax.tree_util.tree_map_with_path(leaf, params)
 
 
 class _Text:

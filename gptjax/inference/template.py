@@ -143,7 +143,8 @@ def _telling() -> Iterator[None]:
     try:
         yield
     except (Exception, MemoryError) as error:
-        raise ValueError(f"the model's chat template cannot write this conversation: {error}") from error
+        why = str(error) or type(error).__name__  # a MemoryError says nothing
+        raise ValueError(f"the model's chat template cannot write this conversation: {why}") from error
 
 
 @functools.lru_cache(maxsize=8)

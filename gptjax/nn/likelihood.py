@@ -12,6 +12,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Bool, Float, Int
 
 from gptjax.nn.attention import product_precision, soft_cap
+from gptjax.nn.decoding_weights import Matrix, times
 from gptjax.sharding import constrain, gather, highest, per_device, scatter
 
 CHUNK_BYTES = 64 * 2**20  # float32 logits that may exist at once on one device
@@ -26,16 +27,11 @@ def chunks_for(rows: int, T: int, V: int) -> int:
 
 
 def logits_from(
-    hidden_BTD: Float[Array, "B T D"], table_VD: Float[Array, "V D"], vocabulary: int, cap: float | None = None
+    hidden_BTD: Float[Array, "B T D"], table: Matrix, vocabulary: int, cap: float | None = None
 ) -> Float[Array, "B T V"]:
-    """Scores in float32, bent below `cap`. Rows of the table beyond `vocabulary` are padding and score -inf."""
-    dtype = hidden_BTD.dtype
-    logits_BTV = jnp.einsum(
-        "BTD,VD->BTV", hidden_BTD, table_VD.astype(dtype),
-        preferred_element_type=jnp.float32, precision=product_precision(dtype),
-    )  # fmt: skip
-    logits_BTV = soft_cap(constrain(logits_BTV, "batch", "length", "vocabulary"), cap)
-    if vocabulary == table_VD.shape[0]:
+    """Scores in float32, bent below `cap`. Rows of the table [V,D] beyond `vocabulary` are padding and score -inf."""
+    logits_BTV = soft_cap(constrain(times(hidden_BTD, table), "batch", "length", "vocabulary"), cap)
+    if vocabulary == logits_BTV.shape[-1]:
         return logits_BTV
     return jnp.where(_ids_like(logits_BTV) < vocabulary, logits_BTV, -jnp.inf)
 

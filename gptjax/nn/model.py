@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from gptjax.config import Architecture, ModelConfig
 from gptjax.nn.attention import attention_mask
 from gptjax.nn.cached_attention import Cache, Place, attend_cached, write
+from gptjax.nn.decoding_weights import rows_of, times
 from gptjax.nn.kernels import Kernel, attend_by, prepared
 from gptjax.nn.linear import RESULT, linear
 from gptjax.sharding import constrain
@@ -127,6 +128,7 @@ class Block(nn.Module):
     # Norms and activations anew in the backward pass, from their inputs: it then keeps no float32 parts of them, half
     # of all that a step holds. Where whole layers are computed anew, this would only slow a TPU down.
     recomputed: bool = False
+    turned: bool = False
 
     @nn.compact
     def __call__(self, carried, layer, sees, angle_BTh):
@@ -172,7 +174,10 @@ class Block(nn.Module):
         return self._project(up_BTF, "down", ("mlp", "embed"), config.D, INIT_STD / (2 * config.L) ** 0.5)
 
     def _project(self, x_BTX, name, axes, width, std=INIT_STD):
-        y_BTY = linear(x_BTX, weight(self, name, axes, (x_BTX.shape[-1], width), std), axes)
+        if self.turned:
+            y_BTY = times(x_BTX, weight(self, name, axes[::-1], (width, x_BTX.shape[-1]), std)).astype(x_BTX.dtype)
+        else:
+            y_BTY = linear(x_BTX, weight(self, name, axes, (x_BTX.shape[-1], width), std), axes)
         if name in self.config.adapted:
             y_BTY = y_BTY + self._adapter(x_BTX, name, axes, width)
         if self.config.biased("heads" if "heads" in axes else "mlp"):
@@ -204,7 +209,8 @@ class Transformer(nn.Module):
     many layers one turn of the loop holds (numbers are the same; on a CPU a fully unrolled loop is faster, elsewhere it
     only compiles longer). `kernel` computes attention where there is no cache. `parts`: the stack of layers is given in
     parts of those lengths, `layers_0`, `layers_1`, ... in place of `layers`, run one after another: what none of
-    a part's parameters is differentiated by costs no gradient. Dropout then draws other numbers.
+    a part's parameters is differentiated by costs no gradient. Dropout then draws other numbers. `turned`: the layers'
+    matrices lie [Y,X], as `gptjax.nn.decoding_weights` lays them out.
     """
 
     config: ModelConfig
@@ -213,6 +219,7 @@ class Transformer(nn.Module):
     unroll: int = 1
     kernel: Kernel = "xla"
     parts: tuple[int, ...] | None = None
+    turned: bool = False
 
     @nn.compact
     def __call__(
@@ -241,9 +248,7 @@ class Transformer(nn.Module):
             count = len(config.class_heads)
             weight(self, "class_heads", (None, "embed", None), (count, config.D, config.C))
             weight(self, "class_heads_bias", (None, None), (count, config.C), std=0.0)
-        x_BTD = jnp.take(table_VD, tokens_BT, axis=0).astype(
-            self.dtype
-        )  # cast last: a row's gradients add up in float32
+        x_BTD = rows_of(table_VD, tokens_BT, self.dtype)
         if config.family == "gpt2":
             place_TD = weight(self, "position_embedding", ("length", "embed"), (config.T, config.D))
             x_BTD = x_BTD + jnp.take(place_TD, position_BT, axis=0).astype(self.dtype)
@@ -261,7 +266,7 @@ class Transformer(nn.Module):
         stacks = [("layers", config.L)] if self.parts is None else numbered(self.parts)
         kept = []  # keys and values of each stack
         for number, (name, length) in enumerate(stacks):
-            layers = self._stack(length)(config, self.kernel, deterministic, recomputed, name=name)
+            layers = self._stack(length)(config, self.kernel, deterministic, recomputed, self.turned, name=name)
             of_stack = None if cache is None else (cache.k_LBKSH[number], cache.v_LBKSH[number])
             layer_L = None if cache is None else jnp.arange(length)
             (x_BTD, of_stack), _ = layers((x_BTD, of_stack), layer_L, sees, angle_BTh)

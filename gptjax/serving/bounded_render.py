@@ -14,11 +14,13 @@ from typing import Any
 from gptjax.inference.chat import LINES, TURNS
 from gptjax.inference.conversation import written
 from gptjax.inference.language_model import LanguageModel
+from gptjax.inference.typed_text import texts_in
 
-SECONDS = 2  # for a conversation to be written
-START_SECONDS = 60  # for a process to start, on a machine that is busy
+SECONDS = 2.0  # for a conversation to be written
+START_SECONDS = 60.0  # for a process to start, on a machine that is busy
 MEMORY = 2**29  # bytes beyond what the process needs to be there
 LONGEST = 2**24  # bytes of what is written
+LONGEST_HERE = 50_000  # characters of a conversation; a million take our own templates seconds
 CHILDREN = 2  # conversations that are written at once
 
 
@@ -31,15 +33,17 @@ def render_bounded(
 ) -> str:
     """What gptjax.inference.conversation.written gives; messages and tools as JSON has them.
 
-    Blocks for up to SECONDS, so it is to be called in a thread. Our own templates run at once, in this process.
+    Blocks for up to SECONDS, so it is to be called in a thread. Our own templates write short conversations at once, in
+    this process.
 
     Raises ValueError where the template refuses the conversation, and where it needs more time or memory than it may.
     """
     template = model.generation_config.chat_template
-    if template in (None, LINES, TURNS):
+    length = sum(map(len, texts_in([messages, tools])))
+    if template in (None, LINES, TURNS) and length <= LONGEST_HERE:
         return written(model, messages, tools=tools, continues=continues)
     asked = {
-        "template": template,
+        "template": template or LINES,
         "names": dict(model.generation_config.names),
         "added_names": sorted(model.tokenizer.added_names),
         "special_names": sorted(model.tokenizer.special_names),
@@ -89,13 +93,14 @@ class Child:
     """One such process: see gptjax.serving.render_child."""
 
     def __init__(self):
-        command = [sys.executable, "-P", "-m", "gptjax.serving.render_child", str(MEMORY), str(SECONDS)]
+        command = [sys.executable, "-P", "-m", "gptjax.serving.render_child", str(MEMORY), str(int(SECONDS))]
         pipe = subprocess.PIPE
         # its last words may hold what somebody said, and go nowhere
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
         with self._ended_after(START_SECONDS):
             self._read()
         if not self.lives:
+            self.end()
             raise RuntimeError(f"the process for chat templates does not start: {' '.join(command)}")
 
     @property
@@ -110,7 +115,7 @@ class Child:
             return json.loads(line)
         self.end()
         if late.is_set():
-            why = f"takes more than {SECONDS} s to write this conversation"
+            why = f"takes more than {SECONDS:g} s to write this conversation"
         elif len(line) == LONGEST:
             why = f"writes more than {LONGEST >> 20} MiB of text"
         else:

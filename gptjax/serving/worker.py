@@ -126,7 +126,7 @@ class Worker:
 
         self._inbox.put(adopt)
 
-    async def drain(self, seconds: float) -> int:
+    async def drain(self, seconds: float | int) -> int:
         """Takes no more requests, and ends: when all are answered, or after so many seconds with a Failed for the rest.
 
         Returns how many were cut.

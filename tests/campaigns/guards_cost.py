@@ -16,13 +16,13 @@ import numpy as np
 from scipy import stats
 
 import train.step
+from gptjax.command.allocator import keep_freed_memory
 from train.__main__ import parse
 from train.assemble import Assembly, assemble, mesh_of, open_text
 from train.recipe import StopSpec
 from train.record.jsonl_log import JsonlLog
 from train.record.ledger import entry_of
 from train.stopping import Health
-from train.supervision.allocator import keep_freed_memory
 from train.supervision.lease import Lease
 from train.supervision.watchdog import Watchdog
 

@@ -15,9 +15,9 @@ import jax
 import numpy as np
 import optax
 
+from gptjax.command.allocator import keep_freed_memory
 from gptjax.runs.checkpoint import CheckpointWriter, restore
 from gptjax.runs.manifest import steps, verify
-from train.supervision.allocator import keep_freed_memory
 
 LAYERS, WIDTH, ROWS, STEPS, ROUNDS = 25, 2000, 128, 20, 3
 MOST = 0.25  # of a save that is waited for

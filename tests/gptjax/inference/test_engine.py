@@ -46,12 +46,14 @@ def test_a_text_is_the_same_to_the_last_bit_whoever_else_is_served(model, settin
     [alone] = told(Engine(model, rows=4), wanted)
     others = [request(LONG[n : 3 * n + 5], tokens=5 + n, temperature=1, seed=n) for n in range(1, 30)]
     engine = Engine(model, rows=4)
-    found = told(engine, *others[:11], wanted, *others[11:], wanted, request(LONG[:90], tokens=60, likeliest=5, seed=9))
-    first, again, _ = found[11], found[-2], found[-1]
-    assert tokens(first) == tokens(again) == tokens(alone)
-    assert (first[0], again[0], alone[0]) == (Read(0), Read(PIECE), Read(0))
+    found = told(engine, *others[:11], wanted, *others[11:])
+    [again] = told(engine, wanted)
+    [cached, other] = told(engine, wanted, request(LONG[:90], tokens=60, likeliest=5, **settings | {"seed": 9}))
+    assert tokens(found[11]) == tokens(again) == tokens(cached) == tokens(alone)
+    assert (again[0], cached[0], alone[0]) == (Read(0), Read(PIECE), Read(0))
     assert len({token.log_prob for token in tokens(alone)}) > 30
     assert tokens(found[12]) != tokens(alone)
+    assert (tokens(other) == tokens(alone)) == ("seed" not in settings)
 
 
 def test_a_beginning_that_was_read_is_not_read_again_but_copied_or_gone_on_from(model):

@@ -44,7 +44,7 @@ def choice(key, rows=1, V=384, **settings):
         "temperature": 1.0, "top_k": 10_000, "top_p": 1.0, "min_p": 0.0, "penalty": 1.0, "presence": 0.0,
         "frequency": 0.0,
     }  # fmt: skip
-    bias_BV = jnp.zeros((rows, V)) + settings.pop("bias_V", np.zeros(V))
+    bias_BV = jnp.broadcast_to(settings.pop("bias_V", np.zeros(V)), (rows, V)).astype("float32")
     arrays = {
         f"{name}_B": jnp.full(rows, value, "int32" if name == "top_k" else "float32")
         for name, value in (off | settings).items()
@@ -478,7 +478,7 @@ def test_an_empty_prompt_begins_a_text_also_where_no_bos_stands_in_front():
 
 def test_help_shows_what_a_model_can_do():
     """Of the package, of load and of the class: each way to use a model, with an example."""
-    inner = ("encode_prompt", "on_mesh")
+    inner = ("bias", "decoding", "encode_prompt", "on_mesh")
     calls = [name for name in vars(LanguageModel) if not name.startswith("_") and name not in inner]
     assert {"generate", "stream", "score", "perplexity", "loglikelihood"} <= {*calls}
     for thing in (gptjax, gptjax.load, LanguageModel):

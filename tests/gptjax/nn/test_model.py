@@ -204,7 +204,8 @@ def test_the_scan_is_a_loop_over_layers(family):
         for layer in layers:
             w = jax.tree.map(lambda leaf: leaf[layer], params["layers"])  # noqa: B023  (used at once)
             block = Block(config, "xla", deterministic=True)
-            x_BTD, _ = block.apply({"params": w}, x_BTD, None, mask_BTS, rotary_angles(config, position_BT), None)
+            angle_BTh = rotary_angles(config, position_BT)
+            (x_BTD, _), _ = block.apply({"params": w}, (x_BTD, None), None, mask_BTS, angle_BTh)
         return Norm(config, centred=family == "gpt2").apply({"params": params["final_norm"]}, x_BTD)
 
     found = hidden(config, params, *batch)

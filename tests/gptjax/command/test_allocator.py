@@ -6,7 +6,7 @@ import sys
 PROGRAM = """
 import resource, sys
 import numpy as np
-from train.supervision.allocator import keep_freed_memory
+from gptjax.command.allocator import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 def faults():

@@ -1,0 +1,84 @@
+"""Weights as texts are written with: cast once, and on a CPU laid out for products with few rows.
+
+A step of decoding reads every weight once and multiplies it with a token a row: it is as fast as memory is. On a CPU
+XLA reads matrices fastest as [Y,X], whose product with a row is one of rows with rows, and each layer's as an array of
+its own, for it copies a slice before it multiplies with it (docs/log.md, 2026-11-28).
+Axes: B batch  T position  X width read  Y width written  V vocabulary  D residual  L layers.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from gptjax.nn.attention import product_precision
+
+SMALLEST_SCALE = 1e-12  # of a row of zeros
+
+
+class Int8(NamedTuple):
+    """A matrix in whole numbers from -127 to 127, and what one is worth in each row.
+
+    Source: Dettmers et al. 2022, arXiv:2208.07339, section 2.1 (absmax, by row), of weights alone.
+    """
+
+    w_YX: Array
+    scale_Y: Array  # f32
+
+    @classmethod
+    def of(cls, w_YX: Float[Array, "*L Y X"]) -> "Int8":
+        scale_Y = jnp.maximum(jnp.abs(w_YX).max(axis=-1) / 127, SMALLEST_SCALE).astype(jnp.float32)
+        return cls(jnp.rint(w_YX / scale_Y[..., None]).astype(jnp.int8), scale_Y)
+
+
+Matrix = Array | Int8
+
+
+def times(x_BTX: Float[Array, "B T X"], w: Matrix) -> Float[Array, "B T Y"]:
+    """x W^T, in x's dtype with float32 accumulation, in float32."""
+    w_YX = w.w_YX if isinstance(w, Int8) else w
+    y_BTY = jnp.einsum(
+        "BTX,YX->BTY", x_BTX, w_YX.astype(x_BTX.dtype),
+        preferred_element_type=jnp.float32, precision=product_precision(x_BTX.dtype),
+    )  # fmt: skip
+    return y_BTY * w.scale_Y[None, None, :] if isinstance(w, Int8) else y_BTY
+
+
+def rows_of(table: Matrix, ids: Array, dtype: Any) -> Array:
+    """The rows of an embedding's table; cast last, so that a row's gradients add up in the table's own dtype."""
+    if isinstance(table, Int8):
+        return (jnp.take(table.w_YX, ids, axis=0) * jnp.take(table.scale_Y, ids, axis=0)[..., None]).astype(dtype)
+    return jnp.take(table, ids, axis=0).astype(dtype)
+
+
+def decoding_weights(params: Any, dtype: Any, *, laid_out: bool) -> Any:
+    """The weights in a dtype, or in int8; but for the scales of norms, which stay float32 as their arithmetic does.
+
+    `laid_out`: every layer of `layers` as a stack of its own, `layers_0` and so on, its matrices turned.
+    """
+    whole = jnp.dtype(dtype) == jnp.int8
+
+    def leaf(path: Any, x: Array) -> Any:
+        name = path[-1].key
+        if name == "scale" or name.startswith("class_heads"):
+            return x
+        if name.endswith("_bias") or not whole:
+            return x.astype(jnp.float32 if whole else dtype)
+        return x if name == "position_embedding" else Int8.of(x)
+
+    def turned(path: Any, x: Array) -> Array:
+        return jnp.swapaxes(x, 1, 2) if is_matrix(path[-1].key) else x
+
+    if not laid_out:
+        return params if dtype == jnp.float32 else jax.tree_util.tree_map_with_path(leaf, params)
+    outside = {name: value for name, value in params.items() if name != "layers"}
+    stacked = jax.tree_util.tree_map_with_path(turned, params["layers"])
+    count = len(next(iter(jax.tree.leaves(stacked))))
+    layers = {f"layers_{n}": jax.tree.map(lambda x: x[n : n + 1], stacked) for n in range(count)}  # noqa: B023
+    return jax.tree_util.tree_map_with_path(leaf, outside | layers)
+
+
+def is_matrix(name: str) -> bool:
+    """Whether a layer's parameter of this name multiplies: all do but norms and biases."""
+    return name != "scale" and not name.endswith("_bias") and name != "bias"
