@@ -5,7 +5,7 @@ import json
 import time
 import uuid
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from gptjax.inference.engine import Token
 from gptjax.serving.api.choices import Piece
@@ -24,24 +24,9 @@ def as_json(content: Any) -> bytes:
     return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
-class Style(Protocol):
-    """How one of the two APIs writes a choice."""
-
-    prefix: str  # of ids
-    whole: str  # what a reply is called
-    part: str  # and a part of it in a stream
-    scored: bool  # every token is told with its log-probability
-
-    def begun(self, index: int) -> dict[str, Any] | None:
-        """The choice that opens a stream, where there is one."""
-        ...
-
-    def streamed(self, piece: Piece) -> dict[str, Any]: ...
-
-    def complete(self, piece: Piece) -> dict[str, Any]: ...
-
-
 class ChatStyle:
+    """How chats write a choice."""
+
     prefix, whole, part = "chatcmpl-", "chat.completion", "chat.completion.chunk"
 
     def __init__(self, texts: TokenTexts, likeliest: int | None):
@@ -81,6 +66,8 @@ class ChatStyle:
 
 
 class CompletionStyle:
+    """How completions write a choice."""
+
     prefix, whole, part = "cmpl-", "text_completion", "text_completion"
 
     def __init__(self, texts: TokenTexts, likeliest: int | None, prompts: Sequence[Sequence[int]]):
@@ -120,6 +107,9 @@ class CompletionStyle:
     def _top(self, token: Token) -> dict[str, float]:
         """The likeliest, and the token itself, whose number is then one more, as with OpenAI."""
         return self._texts.named({**dict(token.likeliest[: self._likeliest]), token.id: token.log_prob}.items())
+
+
+Style = ChatStyle | CompletionStyle
 
 
 class Written:
