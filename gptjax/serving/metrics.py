@@ -18,9 +18,9 @@ TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25
 
 
 class Metrics:
-    """`running`, `waiting`: say how many requests are decoded, and wait. `slots`: so many can be decoded at once."""
+    """`running`, `waiting`: say how many requests are decoded, and wait. `slots`: how many can be decoded at once."""
 
-    def __init__(self, *, running: Callable[[], int], waiting: Callable[[], int], slots: int):
+    def __init__(self, *, running: Callable[[], int], waiting: Callable[[], int], slots: Callable[[], int]):
         self._registry = registry = CollectorRegistry()
 
         def gauge(name: str, what: str, value: Callable[[], int]) -> None:
@@ -34,7 +34,7 @@ class Metrics:
 
         gauge("num_requests_running", "Requests that are decoded", running)
         gauge("num_requests_waiting", "Requests that wait for a slot", waiting)
-        gauge("slots", "Requests that can be decoded at once", lambda: slots)
+        gauge("slots", "Requests that can be decoded at once", slots)
         self.rejected = counter("requests_rejected", "Requests that were refused", "reason")
         self.prompt_tokens = counter("prompt_tokens", "Tokens of prompts")
         self.cached_tokens = counter("prompt_tokens_cached", "Tokens of prompts that had been read for an earlier one")
@@ -45,8 +45,14 @@ class Metrics:
         self.first_token = histogram("time_to_first_token_seconds", "From a request's arrival to its first token")
         self.inter_token = histogram("inter_token_latency_seconds", "From a token to the next", TOKEN_SECONDS)
         self.latency = histogram("e2e_request_latency_seconds", "From a request's arrival to its end")
-        registry.register(_Compilations())
+        self._compilations = _Compilations()
+        registry.register(self._compilations)
         ProcessCollector(registry=registry)
+
+    @property
+    def compiled(self) -> int:
+        """Programs, since these metrics began."""
+        return self._compilations.count
 
     def page(self) -> bytes:
         """What /metrics answers, of type CONTENT_TYPE."""
@@ -86,11 +92,11 @@ class _Compilations(Collector):
     """How many programs JAX has made since: it must not move once the server is ready."""
 
     def __init__(self):
-        self._count = 0
+        self.count = 0
         jax.monitoring.register_event_duration_secs_listener(self._heard)
 
     def _heard(self, event: str, seconds: float, **_: str | int) -> None:
-        self._count += event == COMPILED
+        self.count += event == COMPILED
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        yield CounterMetricFamily("gptjax_compilations", "Programs that were compiled", value=self._count)
+        yield CounterMetricFamily("gptjax_compilations", "Programs that were compiled", value=self.count)

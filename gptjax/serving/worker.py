@@ -38,10 +38,15 @@ class Worker:
     """
 
     def __init__(self, model: LanguageModel, *, rows: int = 8, queue: int = 256, context: int | None = None):
-        self.model, self.rows, self.context = model, rows, context
+        self.model, self.context = model, context
         self.ready, self.draining, self.programs = False, False, 0
         self.dead: BaseException | None = None
-        self._engines = [Engine(model, rows=rows, context=context)]  # the last has the new requests
+        self.metrics = Metrics(
+            running=lambda: self.running, waiting=lambda: len(self._waiting), slots=lambda: self.rows
+        )
+        engine = Engine(model, rows=rows, context=context)
+        self.rows = engine.rows  # as many as the mesh divides
+        self._engines = [engine]  # the last has the new requests
         self._waiting: FairQueue[_Job] = FairQueue(queue)
         self._runs: deque[_Run] = deque(maxlen=queue)
         # of requests that have not ended; both threads change it, each time by one operation that Python does whole
@@ -51,15 +56,11 @@ class Worker:
         self._ending = False
         self._settled = threading.Event()  # ready or dead
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
-        self.metrics = Metrics(running=lambda: self.running, waiting=lambda: self.waiting, slots=rows)
 
     @property
     def running(self) -> int:
+        """Requests that have a row."""
         return sum(engine.running + engine.waiting for engine in self._engines)
-
-    @property
-    def waiting(self) -> int:
-        return len(self._waiting)
 
     def start(self) -> None:
         """Begins to compile what will be needed; then requests are taken, and `ready` is true."""
@@ -162,7 +163,8 @@ class Worker:
 
     def _work(self) -> None:
         try:
-            self.programs = self._engines[0].warm_up()
+            self._engines[0].warm_up()
+            self.programs = self.metrics.compiled
             self.ready = True
             self._settled.set()
             idle = False

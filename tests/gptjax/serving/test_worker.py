@@ -1,0 +1,261 @@
+"""Requests through the thread that owns the engine: answered as alone, in turn, cancelled, failed, drained, swapped."""
+
+import asyncio
+import contextlib
+import logging
+
+import jax
+import pytest
+
+from gptjax.inference.engine import Ended, Failed, Read, Request, Said
+from gptjax.inference.language_model import LanguageModel
+from gptjax.inference.sampling import Sampling
+from gptjax.serving.fair_queue import QueueFull
+from gptjax.serving.worker import Unavailable, Worker
+from tests.tiny_run import random_model
+
+ROWS = 2
+
+
+def request(text="A: hello", tokens=12, **settings):
+    model = random_model()
+    return Request(prompt=tuple(model.encode_prompt(text)), sampling=Sampling(tokens=tokens, temperature=0, **settings))
+
+
+def alone(text="A: hello", tokens=12):
+    return random_model().generate(text, tokens=tokens, temperature=0, slots=64)[0][0].text
+
+
+def made(**settings):
+    worker = Worker(random_model(), rows=ROWS, **settings)
+    worker.start()
+    worker.wait()
+    return worker
+
+
+@pytest.fixture(scope="module")
+def worker():
+    found = made(queue=8)
+    yield found
+    asyncio.run(found.drain(5))
+
+
+async def heard(worker, asked, client="a"):
+    """All events of a request."""
+    return [event async for event in worker.events(asked, client)]
+
+
+def text_of(events):
+    return "".join(event.text for event in events if isinstance(event, Said))
+
+
+def value(worker, name):
+    """Of a metric, as Prometheus reads it."""
+    lines = worker.metrics.page().decode().splitlines()
+    return next(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"gptjax_{name} "))
+
+
+async def until(true):
+    async with asyncio.timeout(20):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+def test_many_at_once_are_answered_as_if_each_were_alone(worker):
+    texts = ["A: hello", "the quick", "A: hello there", "jumps over", "lazy dog B:"]
+
+    async def main():
+        return await asyncio.gather(
+            *[heard(worker, request(text), client) for text, client in zip(texts, "aabbc", strict=True)]
+        )
+
+    for text, events in zip(texts, asyncio.run(main()), strict=True):
+        assert text_of(events) == alone(text)
+        assert isinstance(events[0], Read)
+        assert events[-1] == Ended("length")
+    assert alone(texts[0]) != alone(texts[1])
+
+
+def test_nothing_is_compiled_once_it_is_ready(worker):
+    """Whatever the lengths and settings; and a new program does count."""
+    before = value(worker, "compilations_total")
+    for text, tokens in (("A", 1), ("A: hello there, quick brown fox", 30)):
+        asyncio.run(heard(worker, request(text, tokens, stop=("zz",), top_k=3)))
+    assert value(worker, "compilations_total") == before > 0
+    jax.jit(lambda x: x * 3 + before)(1.0)
+    assert value(worker, "compilations_total") > before
+
+
+def test_a_reader_that_leaves_frees_its_row(worker):
+    """Whether it closes its answer, is cancelled while it waits, or just forgets it."""
+    gone = value(worker, "client_disconnects_total")
+
+    async def main():
+        for leave in ("close", "cancel", "forget"):
+            answer = worker.events(request(tokens=10_000), "a")
+            assert isinstance(await anext(answer), Read)
+            if leave == "close":
+                await answer.aclose()
+                with pytest.raises(StopAsyncIteration):
+                    await anext(answer)
+            if leave == "cancel":
+                while True:
+                    reading = asyncio.create_task(anext(answer))
+                    await asyncio.sleep(0)
+                    if not reading.done():
+                        break
+                reading.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await reading
+            del answer
+            await until(lambda: worker.running == 0)
+        return await heard(worker, request())
+
+    assert text_of(asyncio.run(main())) == alone()
+    assert value(worker, "client_disconnects_total") == gone + 3
+
+
+def test_beyond_the_queue_one_is_refused_at_once(worker):
+    """2 rows, 8 places: of one client 4 may wait, who leaves the queue gives the place back, and all others finish."""
+
+    async def main():
+        taken = [worker.events(request(tokens=20), "a") for _ in range(4)]
+        await until(lambda: worker.running == ROWS)
+        taken += [worker.events(request(tokens=20), "a") for _ in range(2)]
+        with pytest.raises(QueueFull, match="4 of your requests are waiting"):
+            worker.events(request(), "a")
+        taken.append(worker.events(request(tokens=20), "b"))
+        await taken.pop(4).aclose()
+        return await asyncio.gather(*[collected(answer) for answer in taken])
+
+    async def collected(answer):
+        return [event async for event in answer]
+
+    refused = value_of_rejected(worker)
+    assert {text_of(events) for events in asyncio.run(main())} == {alone(tokens=20)}
+    assert value_of_rejected(worker) == refused + 1
+
+
+def value_of_rejected(worker):
+    lines = worker.metrics.page().decode().splitlines()
+    named = 'gptjax_requests_rejected_total{reason="queue_full"}'
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(named))
+
+
+def test_a_request_that_cannot_be_met_fails_alone(worker):
+    async def main():
+        beyond = Request(prompt=(10**6,), sampling=Sampling(tokens=3))
+        return await asyncio.gather(heard(worker, beyond), heard(worker, request()))
+
+    [failed], good = asyncio.run(main())
+    assert isinstance(failed, Failed)
+    assert "token id 1000000" in str(failed.error)
+    assert text_of(good) == alone()
+
+
+def test_a_function_runs_between_turns_and_what_it_raises_is_raised(worker):
+    def broken(model):
+        raise ValueError("no such head")
+
+    async def main():
+        answer = worker.events(request(tokens=30), "a")
+        assert await worker.run(lambda model: model.config.T) == 64
+        with pytest.raises(ValueError, match="no such head"):
+            await worker.run(broken)
+        return [event async for event in answer]
+
+    assert text_of(asyncio.run(main())) == alone(tokens=30)
+
+
+def test_tokens_and_ends_are_counted(worker):
+    names = ("prompt_tokens_total", "generation_tokens_total", "time_to_first_token_seconds_count")
+    before = [value(worker, name) for name in names]
+    asyncio.run(heard(worker, request(tokens=7)))
+    after = [value(worker, name) for name in names]
+    assert [new - old for new, old in zip(after, before, strict=True)] == [len(request().prompt), 7, 1]
+    assert 'gptjax_requests_total{finish_reason="length"}' in worker.metrics.page().decode()
+    assert value(worker, "slots") == ROWS
+
+
+def other_model():
+    """Of the same shape, which says something else."""
+    model = random_model()
+    params = jax.tree.map(lambda leaf: -leaf, model.params)
+    return LanguageModel(model.config, model.tokenizer, params)
+
+
+def test_a_swapped_model_has_the_new_requests_and_the_old_one_ends_its_own(worker):
+    other = other_model()
+    theirs = other.generate("A: hello", tokens=40, temperature=0, slots=64)[0][0].text
+    assert theirs != alone(tokens=40)
+
+    async def main():
+        old = worker.events(request(tokens=40), "a")
+        await anext(old)
+        await asyncio.to_thread(worker.swap, other)
+        await until(lambda: worker.model is other)
+        new = await heard(worker, request(tokens=40))
+        return text_of([event async for event in old]), text_of(new)
+
+    assert asyncio.run(main()) == (alone(tokens=40), theirs)
+    with pytest.raises(ValueError, match="another shape"):
+        worker.swap(random_model("gpt2"))
+    worker.swap(random_model())
+
+
+def test_before_it_is_ready_nothing_is_taken():
+    async def main():
+        with pytest.raises(Unavailable, match="not ready"):
+            Worker(random_model(), rows=1).events(request(), "a")
+
+    asyncio.run(main())
+
+
+def test_draining_finishes_what_it_can_and_cuts_the_rest_with_an_error():
+    async def main(tokens, seconds):
+        worker = made()
+        answers = [worker.events(request(tokens=tokens), "a") for _ in range(3)]
+        await anext(answers[0])
+        ended = asyncio.create_task(worker.drain(seconds))
+        await asyncio.sleep(0)
+        with pytest.raises(Unavailable, match="shutting down"):
+            worker.events(request(), "a")
+        return await ended, [[event async for event in answer][-1] for answer in answers]
+
+    assert asyncio.run(main(12, 30)) == (0, [Ended("length")] * 3)
+    cut, lasts = asyncio.run(main(50, 0.0))
+    assert cut == 3
+    assert [str(last.error) for last in lasts] == ["the server is shutting down"] * 3
+
+
+def test_when_the_engine_dies_everybody_hears_of_it(monkeypatch, caplog):
+    """Those who are answered and those who wait; later ones are refused, and so it says."""
+    caplog.set_level(logging.CRITICAL + 1)
+    worker = made()
+    engine = worker._engines[0]
+
+    def broken():
+        raise RuntimeError("no such device")
+
+    async def main():
+        answers = [worker.events(request(tokens=40), "a") for _ in range(4)]
+        await anext(answers[0])
+        monkeypatch.setattr(engine, "_step", broken)
+        lasts = [[event async for event in answer][-1] for answer in answers]
+        with pytest.raises(Unavailable, match="has died"):
+            worker.events(request(), "a")
+        with pytest.raises(Unavailable, match="has died"):
+            await worker.run(lambda model: None)
+        assert await worker.drain(5) == 0
+        return lasts
+
+    assert [str(last.error) for last in asyncio.run(main())] == ["no such device"] * 4
+    assert isinstance(worker.dead, RuntimeError)
+    assert not worker.ready
+    with pytest.raises(RuntimeError, match="no such device"):
+        worker.wait()
+
+
+def test_settings_that_no_engine_can_have_are_refused():
+    with pytest.raises(ValueError, match="queue=0"):
+        Worker(random_model(), queue=0)
