@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -59,6 +60,12 @@ class Client:
 
     def complete(self, prompt: Any, **fields: Any) -> Answer:
         return self.post("/v1/completions", {"model": "tiny", "prompt": prompt, "temperature": 0, **fields})
+
+    def count(self, what: str) -> int:
+        """`running` or `waiting` requests, as the metrics have it."""
+        found = re.search(rf"^gptjax_num_requests_{what} (.*)$", self.get("/metrics").text, re.MULTILINE)
+        assert found is not None
+        return int(float(found[1]))
 
     def socket(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=SECONDS)
