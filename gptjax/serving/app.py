@@ -25,11 +25,11 @@ from starlette.routing import Route
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.prompt import encode_prompts, encode_rendered
 from gptjax.serving.api import prepared, requests
+from gptjax.serving.api.bodies import ErrorAnswer, EventStream, json_of, while_connected
 from gptjax.serving.api.choices import Piece, pieces
+from gptjax.serving.api.computing import Computing
 from gptjax.serving.api.replies import PING, ChatStyle, CompletionStyle, Reply, Style, as_json, event
 from gptjax.serving.api.token_texts import TokenTexts
-from gptjax.serving.bodies import ErrorAnswer, EventStream, json_of, while_connected
-from gptjax.serving.computing import Computing
 from gptjax.serving.errors import ApiError, our_fault
 from gptjax.serving.guard import Guard, log_mistake
 from gptjax.serving.metrics import CONTENT_TYPE

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gptjax.serving.bodies import ErrorAnswer
+from gptjax.serving.api.bodies import ErrorAnswer
 from gptjax.serving.errors import ApiError, our_fault
 from gptjax.serving.settings import Settings
 

@@ -111,22 +111,23 @@ async def _of_choice(answer: Answer, index: int, choice: Choice) -> AsyncGenerat
                     begun = begun or bool(text)
                     yield Piece(index, text, event.tokens, drawn=len(event.tokens))
                 case _:
-                    yield Piece(index, reason=_reason(event))
+                    yield Piece(index, reason=_reason(event, choice.request))
 
 
-def _reason(event: Event) -> str:
+def _reason(event: Event, request: Request) -> str:
     if isinstance(event, Failed):
-        raise _as_api_error(event.error)
+        raise _as_api_error(event.error, request)
     assert isinstance(event, Ended)
     if event.reason == "cancelled":
         raise ApiError("the text was cut off: the server took its place away", status=503, code="unavailable")
     return REASONS[event.reason]
 
 
-def _as_api_error(error: Exception) -> Exception:
+def _as_api_error(error: Exception, request: Request) -> Exception:
     match error:
-        case ValueError():  # all that a request can ask was checked: what the engine refuses is a fault of the model's
-            return ApiError(str(error)[:500], status=500)
+        case ValueError():
+            # all else that a request can ask was checked: what the engine refuses then is a fault of the model's
+            return ApiError(str(error)[:500], status=500 if request.grammar is None else 400)
         case Unavailable():
             return ApiError(str(error), status=503, code="unavailable")
         case _:

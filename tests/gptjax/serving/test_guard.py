@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from gptjax.serving import bodies, guard
+from gptjax.serving import guard
+from gptjax.serving.api import bodies
 from gptjax.serving.app import application
 from gptjax.serving.settings import Settings
 from tests.gptjax.serving.served import Client, served
