@@ -4,12 +4,13 @@ import base64
 import json
 from typing import Any
 
-from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from gptjax.serving.children import serve
 
 # As json.dumps writes: where a model may write any white space, a weak one writes nothing else up to its limit.
 STYLE: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+LIMITS = LLParserLimits(max_items_in_row=20_000)  # objects of thousands of optional properties need so many
 
 
 class Tokens:
@@ -37,6 +38,7 @@ class Matchers:
         tokens = TokenizerWrapper(Tokens(said_first["spellings"], ends))
         self._tokenizer = LLTokenizer(tokens, n_vocab=len(said_first["spellings"]), eos_token=ends)
         self._bytes = -(-len(said_first["spellings"]) // 32) * 4  # the library's masks have some to spare
+        self._built: tuple[dict[str, Any], LLMatcher] | None = None  # the last form, at its beginning
         self._matcher: LLMatcher | None = None
 
     def answer(self, asked: Any) -> dict[str, Any]:
@@ -45,11 +47,14 @@ class Matchers:
             self._matcher = None
             return {}
         if isinstance(asked, dict):
-            try:
-                grammar = grammar_of(asked)
-            except ValueError as error:
-                return {"refused": str(error)}
-            self._matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
+            if self._built is None or self._built[0] != asked:
+                self._built = None
+                try:
+                    matcher = LLMatcher(self._tokenizer, grammar_of(asked), log_level=0, limits=LIMITS)
+                except ValueError as error:
+                    return {"refused": str(error)}
+                self._built = asked, matcher
+            self._matcher = self._built[1].deep_copy()
         else:
             assert self._matcher is not None
             self._matcher.consume_token(asked)
