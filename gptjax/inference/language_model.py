@@ -19,6 +19,7 @@ from jaxtyping import Float
 from gptjax import arguments
 from gptjax.config import ModelConfig
 from gptjax.inference.class_scoring import class_log_probs
+from gptjax.inference.embedding import mean_states
 from gptjax.inference.engine import Ended, Engine, Event, Failed, Request, Said, Token
 from gptjax.inference.generation_config import GenerationConfig
 from gptjax.inference.padding import padded_length
@@ -144,6 +145,11 @@ class LanguageModel:
             raise ValueError(f"head={head}: this model has {len(heads)}: {[one.name for one in heads]}")
         with self.on_mesh():
             return class_log_probs(self._model, self.params, texts, head, **options)
+
+    def mean_states(self, texts: Sequence[Sequence[int]], **options: Unpack[ScoreOptions]) -> np.ndarray:
+        """A vector for each text of ids: see gptjax.inference.embedding.mean_states."""
+        with self.on_mesh():
+            return mean_states(self._model, self.params, texts, **options)
 
     def loglikelihood(self, pairs: Iterable[tuple[str, str]], **options: Unpack[ScoreOptions]) -> list[Continuation]:
         """How probable each (context, continuation) is: see gptjax.inference.text_likelihood.loglikelihood."""
