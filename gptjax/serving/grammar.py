@@ -44,7 +44,7 @@ def grammar_of(form: Mapping[str, Any], model: LanguageModel) -> "FormGrammar":
         raise ValueError(f"{name} has {len(text)} characters; at most {most} are read")
     children = _children(model.tokenizer, model.config.V, tuple(sorted(model.generation_config.ends)))
     try:
-        children.check(json.dumps(form, sort_keys=True))
+        children.check(json.dumps(form))
     except (ValueError, EndedError) as error:
         raise ValueError(f"{name}: {' '.join(str(error).split())[:300]}") from None
     return FormGrammar(form, children)

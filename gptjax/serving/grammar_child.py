@@ -38,7 +38,9 @@ class Matchers:
         tokens = TokenizerWrapper(Tokens(said_first["spellings"], ends))
         self._tokenizer = LLTokenizer(tokens, n_vocab=len(said_first["spellings"]), eos_token=ends)
         self._bytes = -(-len(said_first["spellings"]) // 32) * 4  # the library's masks have some to spare
-        self._built: tuple[dict[str, Any], LLMatcher] | None = None  # the last form, at its beginning
+        self._built: tuple[str, LLMatcher] | None = (
+            None  # the last form as JSON, for its order counts; at its beginning
+        )
         self._matcher: LLMatcher | None = None
 
     def answer(self, asked: Any) -> dict[str, Any]:
@@ -47,13 +49,14 @@ class Matchers:
             self._matcher = None
             return {}
         if isinstance(asked, dict):
-            if self._built is None or self._built[0] != asked:
+            form = json.dumps(asked)
+            if self._built is None or self._built[0] != form:
                 self._built = None
                 try:
                     matcher = LLMatcher(self._tokenizer, grammar_of(asked), log_level=0, limits=LIMITS)
                 except ValueError as error:
                     return {"refused": str(error)}
-                self._built = asked, matcher
+                self._built = form, matcher
             self._matcher = self._built[1].deep_copy()
         else:
             assert self._matcher is not None

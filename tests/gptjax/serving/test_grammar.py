@@ -60,6 +60,14 @@ def test_thirty_of_thirty_are_json_of_the_schema(engine, model):
         assert {*value["tags"]} <= {"red", "blue"}
 
 
+def test_properties_come_in_the_order_of_the_schema(engine, model):
+    """Also where the same schema was asked for in another order just before."""
+    for names in (["b", "a"], ["a", "b"]):
+        schema = {"type": "object", "properties": {name: {"type": "null"} for name in names}, "required": names}
+        form = {"type": "json_schema", "schema": schema | {"additionalProperties": False}}
+        assert [list(json.loads(text)) for text, _ in written(engine, model, form, 1)] == [names]
+
+
 def test_a_regular_expression_is_matched_to_its_end(engine, model):
     for text, last in written(engine, model, {"type": "regex", "regex": "(yes|no), [a-c]{2,4}!"}, 8):
         assert re.fullmatch("(yes|no), [a-c]{2,4}!", text)
