@@ -126,7 +126,9 @@ class Engine:
         ways = math.prod(model.mesh.shape[axis] for axis in row_axes()) if model.mesh is not None else 1
         self.rows = -(-rows // ways) * ways
         with model.on_mesh():  # room for whole pieces, for a piece is padded
-            self._state = decode.empty(self._network, self.rows, -(-self.context // PIECE) * PIECE)
+            state = decode.empty(self._network, self.rows, -(-self.context // PIECE) * PIECE)
+        # bound to its devices from the start, as what comes of loaded parameters is: else the first program is for once
+        self._state = jax.tree.map(lambda leaf: jax.device_put(leaf, leaf.sharding), state)
         self._seated: list[Ticket | None] = [None] * self.rows
         self._held: list[tuple[int, ...]] = [()] * self.rows  # tokens whose keys and values a row has, in whole pieces
         self._used = [0] * self.rows  # when a row was seated last
@@ -189,7 +191,7 @@ class Engine:
         told: list[Event] = []
         V = self.model.config.vocabulary
         settings = Sampling(tokens=2, temperature=0)
-        for length in sorted({piece, min(SHORT_PIECE, piece)}):
+        for length in (SHORT_PIECE, PIECE):
             for echo in (False, True):
                 prompt = tuple((place * 7 + length + echo) % V for place in range(min(length, self.context - 1) or 1))
                 self.run([Request(prompt=prompt, sampling=settings, echo=echo)], [told.append])
