@@ -104,19 +104,33 @@ def choose(logits_BV: Float[Array, "B V"], keys_B: Array, choice: Choice) -> Int
 def narrowed(logits_BV: Float[Array, "B V"], choice: Choice) -> Float[Array, "B V"]:
     """Scores divided by the temperature, -inf but for the top k, of those the top p, and of those the min p.
 
-    The likeliest token is always kept; of equals, the lowest id is the likeliest.
+    The likeliest token is always kept; so are all that score the same as the last one kept.
 
     Source: Holtzman et al. 2020, arXiv:1904.09751, section 3.1 (top p); Nguyen et al. 2024, arXiv:2407.01082 (min p).
     """
-    top_k_B1, top_p_B1, min_p_B1 = choice.top_k_B[:, None], choice.top_p_B[:, None], choice.min_p_B[:, None]
     scaled_BV = logits_BV / jnp.where(choice.temperature_B > 0, choice.temperature_B, 1)[:, None]
-    order_BV = jnp.argsort(scaled_BV, axis=-1, descending=True, stable=True)
-    ranked_BV = jnp.take_along_axis(scaled_BV, order_BV, axis=-1)
-    rank_1V = jnp.arange(logits_BV.shape[-1])[None, :]
-    ranked_BV = jnp.where(rank_1V < top_k_B1, ranked_BV, -jnp.inf)
-    probs_BV = jax.nn.softmax(ranked_BV, axis=-1)
-    better_BV = jnp.cumsum(probs_BV, axis=-1) - probs_BV  # probability of all better tokens
-    kept_BV = (better_BV < top_p_B1) | (rank_1V == 0) | (top_p_B1 >= 1)
-    kept_BV &= probs_BV >= min_p_B1 * probs_BV[:, :1]
-    ranked_BV = jnp.where(kept_BV, ranked_BV, -jnp.inf)
-    return jnp.put_along_axis(scaled_BV, order_BV, ranked_BV, axis=-1, inplace=False)
+    order_BV = _ordered(scaled_BV)
+    top_BV = order_BV >= _threshold(order_BV, jnp.ones_like(scaled_BV), choice.top_k_B.astype(jnp.float32))[:, None]
+    probs_BV = jax.nn.softmax(jnp.where(top_BV, scaled_BV, -jnp.inf), axis=-1)
+    kept_BV = order_BV >= _threshold(order_BV, probs_BV, choice.top_p_B)[:, None]
+    kept_BV = top_BV & (kept_BV | (choice.top_p_B >= 1)[:, None])
+    kept_BV &= probs_BV >= choice.min_p_B[:, None] * probs_BV.max(axis=-1, keepdims=True)
+    return jnp.where(kept_BV, scaled_BV, -jnp.inf)
+
+
+def _ordered(x: Float[Array, "B V"]) -> Array:
+    """Whole numbers, u32, in the order of the float32 numbers."""
+    bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32) + 0.0, jnp.uint32)  # of the two zeros, one
+    return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))
+
+
+def _threshold(order_BV: Array, weight_BV: Float[Array, "B V"], least_B: Float[Array, "B"]) -> Array:
+    """The highest number such that those from it on weigh at least so much: found bit by bit, without sorting, which
+    takes ten times as long on a CPU. 0 where all together weigh less."""
+
+    def bit(i: Array, found_B: Array) -> Array:
+        tried_B = found_B | (jnp.uint32(1 << 31) >> i.astype(jnp.uint32))
+        weight_B = jnp.where(order_BV >= tried_B[:, None], weight_BV, 0).sum(axis=-1)
+        return jnp.where(weight_B >= least_B, tried_B, found_B)
+
+    return jax.lax.fori_loop(0, 32, bit, jnp.zeros(order_BV.shape[0], jnp.uint32))

@@ -87,8 +87,9 @@ def read(
     """
     place_1T = jnp.arange(tokens_T.shape[0])[None]
     real_1T = place_1T < length
+    position_1T = jnp.minimum(start + place_1T, model.config.T - 1)  # of padding, too
     hidden_1TD, cache = model.apply(
-        {"params": params}, tokens_T[None], real_1T.astype(jnp.int32), start + place_1T, real_1T & prefix,
+        {"params": params}, tokens_T[None], real_1T.astype(jnp.int32), position_1T, real_1T & prefix,
         cache=rows.cache, slot_B=start[None], row=row,
     )  # fmt: skip
     assert isinstance(cache, Cache)  # one was given

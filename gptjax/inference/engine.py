@@ -125,9 +125,10 @@ class Engine:
         self._network, self._params = model.decoding()
         ways = math.prod(model.mesh.shape[axis] for axis in row_axes()) if model.mesh is not None else 1
         self.rows = -(-rows // ways) * ways
-        self._piece = min(PIECE, padded_length(self.context, self.context))
         with model.on_mesh():  # room for whole pieces, for a piece is padded
-            self._state = decode.empty(self._network, self.rows, -(-self.context // self._piece) * self._piece)
+            state = decode.empty(self._network, self.rows, -(-self.context // PIECE) * PIECE)
+        # bound to its devices from the start, as what comes of loaded parameters is: else the first program is for once
+        self._state = jax.tree.map(lambda leaf: jax.device_put(leaf, leaf.sharding), state)
         self._seated: list[Ticket | None] = [None] * self.rows
         self._held: list[tuple[int, ...]] = [()] * self.rows  # tokens whose keys and values a row has, in whole pieces
         self._used = [0] * self.rows  # when a row was seated last
@@ -188,9 +189,9 @@ class Engine:
     def warm_up(self) -> None:
         """Compiles all programs, by using them."""
         told: list[Event] = []
-        V, piece = self.model.config.vocabulary, self._piece
+        V = self.model.config.vocabulary
         settings = Sampling(tokens=2, temperature=0)
-        for length in sorted({piece, min(SHORT_PIECE, piece)}):
+        for length in (SHORT_PIECE, PIECE):
             for echo in (False, True):
                 prompt = tuple((place * 7 + length + echo) % V for place in range(min(length, self.context - 1) or 1))
                 self.run([Request(prompt=prompt, sampling=settings, echo=echo)], [told.append])
@@ -239,35 +240,36 @@ class Engine:
         """Tokens at a prompt's beginning that need not be read again, in whole pieces; the last one must be."""
         if request.echo or request.prefix:
             return 0
-        most = min(len(held), len(request.prompt) - 1) // self._piece * self._piece
-        pieces = range(self._piece, most + 1, self._piece)
+        most = min(len(held), len(request.prompt) - 1) // PIECE * PIECE
+        pieces = range(PIECE, most + 1, PIECE)
         return max((end for end in pieces if request.prompt[:end] == held[:end]), default=0)
 
     def _read_pieces(self) -> None:
         """Of the prompts, in the order of their seats, as many tokens as one piece has."""
-        room = self._piece
+        room = PIECE
         unread = [row for row, ticket in enumerate(self._seated) if ticket and ticket.read < len(ticket.request.prompt)]
         for row in sorted(unread, key=self._used.__getitem__):
             ticket = self._seated[row]
             assert ticket is not None
             left = len(ticket.request.prompt) - ticket.read
-            length = left if ticket.request.prefix else min(self._piece, left)
-            if room < min(length, self._piece):
+            length = left if ticket.request.prefix else min(PIECE, left)
+            width = self._width(ticket.request, length)
+            if room < min(width, PIECE):
                 return
-            room -= length
+            room -= width
             with self._giving_up(ticket, row):
-                self._read(row, ticket, length)
-            if room <= 0:
-                return
+                self._read(row, ticket, length, width)
 
-    def _read(self, row: int, ticket: Ticket, length: int) -> None:
+    def _width(self, request: Request, length: int) -> int:
+        """Tokens that a piece is padded to."""
+        if request.prefix:
+            return padded_length(length, self.context)
+        return PIECE if length > SHORT_PIECE or request.echo else SHORT_PIECE
+
+    def _read(self, row: int, ticket: Ticket, length: int, width: int) -> None:
         """The next piece of a row's prompt, and after the last one the first token of its text."""
         request, start = ticket.request, ticket.read
         ids = request.prompt[start : start + length]
-        if request.prefix:
-            width = padded_length(length, self.context)
-        else:
-            width = self._piece if length > SHORT_PIECE or request.echo else min(SHORT_PIECE, self._piece)
         tokens_T, target_T = np.full(width, self.model.tokenizer.pad, np.int32), np.zeros(width, np.int32)
         tokens_T[:length] = ids
         after = request.prompt[start + 1 : start + length + 1]
@@ -277,7 +279,7 @@ class Engine:
         self._state, drawn, scored = decode.read(self._network, self._params, self._state, *given, scored=request.echo)
         ticket.read += length
         self._slot_B[row] = ticket.read
-        if length == self._piece and not request.prefix:
+        if length == PIECE and not request.prefix and not request.echo:
             self._held[row] = request.prompt[: ticket.read]
         if scored is not None:
             log_prob_T, likeliest_TJ, their_TJ = jax.device_get(scored)

@@ -11,12 +11,13 @@ from types import FrameType
 import uvicorn
 
 import gptjax
-from gptjax.command.serve_verb import Serve
+from gptjax.command.serve_verb import Serve, is_loopback
 from gptjax.files.places import expanded
 from gptjax.inference.language_model import LanguageModel
-from gptjax.serving.app import Settings, application
+from gptjax.serving.app import application
 from gptjax.serving.bounded_http import CONNECTIONS, BoundedProtocol
 from gptjax.serving.follow import follow
+from gptjax.serving.settings import LOOPBACK, Settings
 from gptjax.serving.worker import Worker
 
 FLUSH_SECONDS = 5  # for answers that have ended to be read, once the server ends
@@ -41,8 +42,10 @@ def serve(asked: Serve, model: LanguageModel, listening: socket.socket, keys: tu
     )
     if asked.follow:
         follow(worker, path, lambda step: gptjax.load(path, step, weights=asked.weights, dtype=asked.dtype))
+    ours = not keys and is_loopback(asked.host)
+    settings = Settings(name=name, keys=keys, hosts=LOOPBACK | {asked.host.lower()} if ours else None)
     config = uvicorn.Config(
-        application(worker, Settings(name=name, keys=keys)),
+        application(worker, settings),
         http=BoundedProtocol,
         ws="none",
         log_config=None,

@@ -58,7 +58,7 @@ def test_a_text_is_the_same_to_the_last_bit_whoever_else_is_served(model, settin
 
 def test_a_beginning_that_was_read_is_not_read_again_but_copied_or_gone_on_from(model):
     """In whole pieces, and never the last token; also while the text that had it is still being written."""
-    engine = Engine(model, rows=3)
+    engine = Engine(model, rows=4)
     first, second = [], []
     engine.submit(request(LONG, tokens=40, **GREEDY), first.append)
     for _ in range(5):
@@ -68,7 +68,7 @@ def test_a_beginning_that_was_read_is_not_read_again_but_copied_or_gone_on_from(
         pass
     assert second[0] == Read(2 * PIECE)
     assert not isinstance(first[-2], Ended)
-    [alone] = told(Engine(model, rows=3), request([*LONG[:140], 3, 4], tokens=5, **GREEDY))
+    [alone] = told(Engine(model, rows=4), request([*LONG[:140], 3, 4], tokens=5, **GREEDY))
     assert tokens(second) == tokens(alone)
     [whole, other] = told(engine, request(LONG[: 2 * PIECE], tokens=1), request((5, *LONG), tokens=1))
     assert whole[0] == Read(PIECE)
@@ -77,7 +77,7 @@ def test_a_beginning_that_was_read_is_not_read_again_but_copied_or_gone_on_from(
 
 def test_a_long_prompt_delays_nobody_by_more_than_one_piece(model):
     """While it is read, every turn brings another text one token further."""
-    engine, short, long = Engine(model, rows=2), [], []
+    engine, short, long = Engine(model, rows=4), [], []
     engine.submit(request([5, 6], tokens=50, **GREEDY), short.append)
     engine.turn()
     engine.submit(request(LONG, tokens=5, **GREEDY), long.append)
@@ -90,7 +90,7 @@ def test_a_long_prompt_delays_nobody_by_more_than_one_piece(model):
 
 
 def test_a_token_is_told_in_the_turn_in_which_it_is_drawn(model):
-    engine, events = Engine(model, rows=1), []
+    engine, events = Engine(model, rows=4), []
     engine.submit(request([5], tokens=3, **GREEDY), events.append)
     engine.turn()  # reads the prompt, which gives the first token, and takes a step
     assert [type(event) for event in events] == [Read, Said, Said]
@@ -123,7 +123,7 @@ def test_a_cancelled_request_leaves_its_row_at_once(model):
 
 def test_the_prompts_own_tokens_are_scored(model):
     """As `log_probs` does; the first has none; the likeliest are told too."""
-    [[read, *_]] = told(Engine(model, rows=2), request(LONG, echo=True, likeliest=2))
+    [[read, *_]] = told(Engine(model, rows=4), request(LONG, echo=True, likeliest=2))
     [expected] = model.log_probs([LONG])
     assert read.scores[0] is None
     assert [token.id for token in read.scores[1:]] == list(LONG[1:])
@@ -150,10 +150,10 @@ class Only:
 
 def test_a_grammar_says_what_may_be_drawn_and_when_the_text_is_over(model):
     """In its own row alone."""
-    free, bound = told(Engine(model, rows=2), request([5, 6]), request([5, 6], grammar=Only([31, 32, 200])))
+    free, bound = told(Engine(model, rows=4), request([5, 6]), request([5, 6], grammar=Only([31, 32, 200])))
     assert [token.id for token in tokens(bound)] == [31, 32, 200]
     assert bound[-1] == Ended("stop")
-    assert tokens(free) == tokens(told(Engine(model, rows=2), request([5, 6]))[0])
+    assert tokens(free) == tokens(told(Engine(model, rows=4), request([5, 6]))[0])
 
 
 def test_who_cannot_listen_ends_its_own_text_and_no_other(model):
@@ -165,7 +165,7 @@ def test_who_cannot_listen_ends_its_own_text_and_no_other(model):
         if isinstance(event, Said) and len(heard) == 4:
             raise OSError("gone")
 
-    engine, other = Engine(model, rows=2), []
+    engine, other = Engine(model, rows=4), []
     engine.run([request([5], tokens=9), request([6], tokens=9)], [deaf, other.append])
     assert isinstance(heard[-1], Failed)
     assert str(heard[-1].error) == "gone"

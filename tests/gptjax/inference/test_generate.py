@@ -172,7 +172,9 @@ def test_choose_draws_from_the_kept_tokens_only_and_in_proportion():
     hot = np.array([0.1, 0.4, 0.2, 0.3]) ** 0.5
     np.testing.assert_allclose(counts(temperature=2.0), hot / hot.sum(), atol=0.03)
     tied = choice(jax.random.key(0), 4000, V=4, top_k=1)
-    assert (np.asarray(draw(jnp.zeros((4000, 4)), tied.key_B, tied)) == 0).all()
+    equal_BV = jnp.broadcast_to(jnp.array([[1.0, 0, 1.0, -0.0]]), (4000, 4))
+    share = np.bincount(draw(equal_BV, tied.key_B, tied), minlength=4) / 4000
+    np.testing.assert_allclose(share, [0.5, 0, 0.5, 0], atol=0.03)
 
 
 @pytest.mark.parametrize(
@@ -334,9 +336,7 @@ def test_few_programs_serve_all_prompts_and_settings(caplog):
     assert compiled([5] * 9, tokens=24, top_k=3, top_p=0.3, temperature=2.0, seed=5, stop=("a",), **more) == []
     assert compiled([5] * 17, tokens=10) == ["read"]
     assert compiled([[5] * 17, [7] * 9], tokens=10) == ["read", "read", "step"]
-    assert compiled([5] * 9, tokens=5) == ["read", "step"]
-    assert compiled([5] * 40, tokens=100) == ["read", "step"]  # up to 48, the context
-    assert compiled([5] * 48, tokens=100) == []
+    assert compiled([5] * 9, tokens=5) == compiled([5] * 48, tokens=100) == []  # up to 48, the context
 
 
 def test_what_cannot_be_generated_is_refused_with_the_numbers():

@@ -9,7 +9,7 @@ from gptjax.inference.conversation import written
 from gptjax.inference.generation_config import GenerationConfig
 from gptjax.inference.language_model import LanguageModel
 from gptjax.serving import bounded_render
-from gptjax.serving.bounded_render import Children, render_bounded
+from gptjax.serving.bounded_render import render_bounded
 from tests.tiny_run import bpe, random_model
 
 MESSAGES = [{"role": "user", "content": "hello <|eos|> \N{FOX FACE} 曹操"}]
@@ -23,21 +23,6 @@ def talker(template):
     model = random_model()
     talks = dataclasses.replace(GenerationConfig.of_runs(bpe()), chat_template=template)
     return LanguageModel(model.config, model.tokenizer, model.params, generation_config=talks)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def children(monkeypatch_module):
-    """Of this file alone, closed at its end."""
-    found = Children()
-    monkeypatch_module.setattr(bounded_render, "_children", lambda: found)
-    yield found
-    found.close()
-
-
-@pytest.fixture(scope="module")
-def monkeypatch_module():
-    with pytest.MonkeyPatch.context() as patch:
-        yield patch
 
 
 def test_a_strangers_template_writes_what_it_writes_in_this_process():
@@ -68,11 +53,11 @@ def test_a_template_that_loops_or_eats_memory_is_ended(template, said):
     assert render_bounded(talker("hi"), MESSAGES) == "hi"
 
 
-def test_our_own_templates_need_no_process_for_a_short_conversation(children, monkeypatch):
+def test_our_own_templates_need_no_process_for_a_short_conversation(monkeypatch):
     def none(asked):
         raise AssertionError("a process was asked")
 
-    monkeypatch.setattr(children, "answer", none)
+    monkeypatch.setattr(bounded_render._renderers(), "answer", none)
     assert render_bounded(talker(None), MESSAGES).startswith("<|bos|>A: hello")
     assert render_bounded(talker(TURNS), MESSAGES).endswith("B:")
     for template, messages in ((PLAIN, MESSAGES), (TURNS, MESSAGES * 5000)):

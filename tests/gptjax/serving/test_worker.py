@@ -76,14 +76,20 @@ def test_many_at_once_are_answered_as_if_each_were_alone(worker):
     assert alone(texts[0]) != alone(texts[1])
 
 
-def test_nothing_is_compiled_once_it_is_ready(worker):
-    """Whatever the lengths and settings; and a new program does count."""
-    before = value(worker, "compilations_total")
+def test_nothing_is_compiled_once_it_is_ready():
+    """Whatever the lengths and settings, of parameters that were loaded; and a new program does count."""
+    model = random_model()
+    params = jax.tree.map(lambda leaf: jax.device_put(leaf, leaf.sharding), model.params)
+    worker = Worker(LanguageModel(model.config, model.tokenizer, params), rows=3)  # of which nobody made programs
+    worker.start()
+    worker.wait()
+    before = worker.programs
     for text, tokens in (("A", 1), ("A: hello there, quick brown fox", 30)):
         asyncio.run(heard(worker, request(text, tokens, stop=("zz",), top_k=3)))
     assert value(worker, "compilations_total") == before > 0
     jax.jit(lambda x: x * 3 + before)(1.0)
     assert value(worker, "compilations_total") > before
+    asyncio.run(worker.drain(5))
 
 
 def test_a_reader_that_leaves_frees_its_row(worker):

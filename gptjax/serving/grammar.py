@@ -1,0 +1,161 @@
+"""Texts of a given form: JSON, JSON of a schema, or what a regular expression matches, token by token.
+
+What a client asks for may take any time and memory to compute, at its beginning and at every token. So it is computed
+in processes of their own, one for each text that is written, by the library llguidance.
+"""
+
+import base64
+import functools
+import json
+import queue
+import threading
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gptjax.inference.language_model import LanguageModel
+from gptjax.serving.children import Child, EndedError
+from gptjax.text.tokenizer import Tokenizer
+
+BUILD_SECONDS = 1.0  # for a form to be understood
+STEP_SECONDS = 0.5  # for what may follow a token
+MEMORY = 2**29  # bytes
+LONGEST = 2**17  # characters of a schema
+LONGEST_REGEX = 2**12
+KEPT = 8  # processes that wait for the next text
+
+
+def grammar_of(form: Mapping[str, Any], model: LanguageModel) -> "FormGrammar":
+    """The grammar of one text, by the engine's protocol.
+
+    `form`: {"type": "json_object"}, {"type": "json_schema", "schema": ...} or {"type": "regex", "regex": ...}.
+    Blocks for up to BUILD_SECONDS, so it is to be called in a thread.
+
+    Raises ValueError where the form is not understood, or takes more time or memory than it may.
+    """
+    name, text, most = {
+        "json_object": ("response_format", "", 1),
+        "json_schema": ("response_format.json_schema.schema", json.dumps(form.get("schema")), LONGEST),
+        "regex": ("regex", form.get("regex", ""), LONGEST_REGEX),
+    }[form["type"]]
+    if len(text) > most:
+        raise ValueError(f"{name} has {len(text)} characters; at most {most} are read")
+    children = _children(model.tokenizer, model.config.V, tuple(sorted(model.generation_config.ends)))
+    try:
+        children.check(json.dumps(form))
+    except (ValueError, EndedError) as error:
+        raise ValueError(f"{name}: {' '.join(str(error).split())[:300]}") from None
+    return FormGrammar(form, children)
+
+
+class FormGrammar:
+    """What a text may be that has a form: a Grammar of gptjax.inference.engine.
+
+    Its process is taken when the text begins, and given back when nothing asks for it any more.
+    """
+
+    def __init__(self, form: Mapping[str, Any], children: "Children"):
+        self.ended = False
+        self._form, self._children = form, children
+        self._child: Child | None = None
+        self._allowed = b""
+        weakref.finalize(self, children.promise())
+
+    def allowed(self) -> np.ndarray:
+        if self._child is None:
+            self._child = self._children.take()
+            weakref.finalize(self, self._children.give_back, self._child)
+            self._ask(self._form, BUILD_SECONDS)
+        return np.frombuffer(self._allowed, np.int32)
+
+    def take(self, id: int) -> None:
+        self._ask(id, STEP_SECONDS)
+
+    def _ask(self, asked: Any, seconds: float) -> None:
+        assert self._child is not None
+        try:
+            said = self._child.ask(asked, seconds)
+        except EndedError as error:
+            raise ValueError(f"the form that was asked for {error}; the text was given up") from None
+        if "refused" in said:
+            raise ValueError(f"the form that was asked for cannot go on: {said['refused'][:300]}")
+        self.ended, self._allowed = said["ended"], base64.b64decode(said["allowed"])
+        if not self.ended and not any(self._allowed):
+            raise ValueError("this model has no token for what the form asks for next")
+
+
+class Children:
+    """Processes that know a tokenizer: one for each text at work, and some that wait.
+
+    They are started in the threads of those who ask, before their texts begin, so that the engine need not wait.
+    """
+
+    def __init__(self, spellings: list[bytes], ends: tuple[int, ...]):
+        coded = [base64.b64encode(spelling).decode() for spelling in spellings]
+        self._said_first = {"spellings": coded, "ends": list(ends)}
+        self._idle: queue.LifoQueue[Child] = queue.LifoQueue()
+        self._lock = threading.Lock()
+        self._promised = self._alive = 0  # grammars that have not ended, processes for them
+        self.check = functools.lru_cache(maxsize=256)(self._check)
+
+    def promise(self) -> Any:
+        """Sees to it that there is a process for one more. Returns what is to be called when it is over."""
+        with self._lock:
+            self._promised += 1
+            lacking = self._alive < min(self._promised, KEPT)
+        if lacking:
+            self._idle.put(self._started())
+        return self._over
+
+    def take(self) -> Child:
+        try:
+            while not (child := self._idle.get_nowait()).lives:
+                self._lost()
+        except queue.Empty:
+            child = self._started()
+        return child
+
+    def give_back(self, child: Child) -> None:
+        if child.lives and self._idle.qsize() < KEPT:
+            self._idle.put(child)
+        else:
+            child.end()
+            self._lost()
+
+    def _check(self, form: str) -> None:
+        """Raises ValueError or EndedError; what passed once is not built again."""
+        child = self.take()
+        try:
+            said = child.ask(json.loads(form), BUILD_SECONDS)
+            if "refused" in said:
+                raise ValueError(said["refused"])
+            if said["ended"]:
+                raise ValueError("no text has this form")
+        finally:
+            self.give_back(child)
+
+    def _started(self) -> Child:
+        with self._lock:
+            self._alive += 1
+        try:
+            return Child("gptjax.serving.grammar_child", MEMORY, self._said_first)
+        except BaseException:
+            self._lost()
+            raise
+
+    def _lost(self) -> None:
+        with self._lock:
+            self._alive -= 1
+
+    def _over(self) -> None:
+        with self._lock:
+            self._promised -= 1
+
+
+@functools.lru_cache(maxsize=2)
+def _children(tokenizer: Tokenizer, V: int, ends: tuple[int, ...]) -> Children:
+    """Those of a tokenizer, whose ids up to V are no text."""
+    spellings = [tokenizer.spelling(id) for id in range(tokenizer.size)]
+    return Children([*spellings, *[b""] * (V - tokenizer.size)], ends)
