@@ -9,8 +9,8 @@ import pytest
 from gptjax.inference.chat import TURNS, Chat
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.sampling import Sampling
-from tests.gptjax.serving import served as tiny
-from tests.gptjax.serving.served import Client, T, served
+from tests import served as tiny
+from tests.served import Client, T, served
 
 PROMPT = "the quick brown fox 曹操 "
 

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from tests.gptjax.serving import served as tiny
-from tests.gptjax.serving.served import Client, T, served
+from tests import served as tiny
+from tests.served import Client, T, served
 
 openai = pytest.importorskip("openai")
 

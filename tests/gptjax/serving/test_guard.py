@@ -13,8 +13,8 @@ from gptjax.serving import guard
 from gptjax.serving.api import bodies
 from gptjax.serving.app import application
 from gptjax.serving.settings import Settings
-from tests.gptjax.serving import served as tiny
-from tests.gptjax.serving.served import Client, T, served
+from tests import served as tiny
+from tests.served import Client, T, served
 
 KEYS = ("sk-0123456789abcdef", "sk-fedcba9876543210")
 SECRET = "my secret words"
