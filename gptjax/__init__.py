@@ -70,7 +70,8 @@ def load(
     For a run: `step`: which checkpoint; None = the newest good one, with a warning for each newer one that is damaged.
     Its files are verified first. `weights`: "ema" = their moving average, where the run kept one.
 
-    `dtype`: of the products, float32, bfloat16 or float16; scores are float32. `mesh`: from
+    `dtype`: of the products, float32, bfloat16 or float16; or int8, of the weights, by row, while products take the
+    fastest of this machine. Scores are float32. `mesh`: from
     gptjax.sharding.make_mesh, to spread the parameters; None = all on one device. `adapter`: the folder of a LoRA
     adapter in PEFT's layout, which is merged into the weights in float32.
     Raises ValueError if there is no such model or step, if its files do not belong together, are damaged or ask for

@@ -12,7 +12,7 @@ import numpy as np
 
 from gptjax.spelling import did_you_mean
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16", "float16", "int8")  # of weights; with the last, products are of another
 
 
 def whole(name: str, value: Any) -> int:

@@ -27,7 +27,7 @@ from gptjax.inference.prompt import encode_prompts
 from gptjax.inference.sampling import Sampling
 from gptjax.inference.scoring import Progress, Row, ScoreOptions, Scores, View, log_probs, score
 from gptjax.inference.text_likelihood import Continuation, loglikelihood, loglikelihood_rolling, perplexity
-from gptjax.nn.decoding_weights import decoding_weights
+from gptjax.nn.decoding_weights import decoding_weights, fastest_dtype, rounded
 from gptjax.nn.model import Transformer
 from gptjax.results import Result
 from gptjax.spelling import did_you_mean
@@ -80,8 +80,14 @@ class LanguageModel:
         self.step: int | None = None  # of the checkpoint it was loaded from
         self.credit: str | None = None  # Markdown: whose texts it has read, and under which licences
         self.mesh = mesh
-        self._model = Transformer(config, dtype=jnp.dtype(arguments.dtype_name(dtype)))
+        self.dtype = arguments.dtype_name(dtype)
+        int8 = self.dtype == "int8"
+        self._model = Transformer(config, dtype=jnp.dtype(fastest_dtype() if int8 else self.dtype))
+        self._scored = rounded(params) if int8 else params  # the weights that texts are scored with
         self._decoding: tuple[Transformer, Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_decoding": None}  # made anew where it is asked for
 
     def __repr__(self) -> str:
         config = self.config
@@ -131,12 +137,12 @@ class LanguageModel:
     def log_probs(self, texts: Sequence[Sequence[int]], *, view: View = "causal") -> list[np.ndarray]:
         """The log-probability of every token of each text but its first, nats: see inference/scoring.py."""
         with self.on_mesh():
-            return log_probs(self._model, self.params, texts, view=view, mask=self.tokenizer.mask)
+            return log_probs(self._model, self._scored, texts, view=view, mask=self.tokenizer.mask)
 
     def score(self, rows: Iterable[Row], *, view: View = "causal", **options: Unpack[ScoreOptions]) -> list[Scores]:
         """How probable the tokens are that rows of ids ask for: see gptjax.inference.scoring.score."""
         with self.on_mesh():
-            return score(self._model, self.params, rows, view=view, **options)
+            return score(self._model, self._scored, rows, view=view, **options)
 
     def class_log_probs(self, texts: Sequence[Sequence[int]], head: int, **options: Unpack[ScoreOptions]) -> np.ndarray:
         """How probable the classes of texts of ids are: see gptjax.inference.class_scoring.class_log_probs."""
@@ -144,7 +150,7 @@ class LanguageModel:
         if not 0 <= arguments.whole("head", head) < len(heads):
             raise ValueError(f"head={head}: this model has {len(heads)}: {[one.name for one in heads]}")
         with self.on_mesh():
-            return class_log_probs(self._model, self.params, texts, head, **options)
+            return class_log_probs(self._model, self._scored, texts, head, **options)
 
     def mean_states(self, texts: Sequence[Sequence[int]], **options: Unpack[ScoreOptions]) -> np.ndarray:
         """A vector for each text of ids: see gptjax.inference.embedding.mean_states."""
@@ -204,11 +210,11 @@ class LanguageModel:
         if self._decoding is None:
             # over several devices the layers stay a stack, as training has them
             laid_out = self.mesh is None and jax.default_backend() == "cpu"
-            network = self._model
-            if laid_out:
-                network = network.clone(parts=(1,) * self.config.L, turned=True)
-            made = functools.partial(decoding_weights, dtype=network.dtype, laid_out=laid_out)
-            self._decoding = network, jax.jit(made)(self.params) if laid_out else made(self.params)
+            parts = (1,) * self.config.L if laid_out else None
+            network = self._model.clone(parts=parts, turned=laid_out or self.dtype == "int8")
+            made = functools.partial(decoding_weights, dtype=jnp.dtype(self.dtype), laid_out=laid_out)
+            with self.on_mesh():
+                self._decoding = network, jax.jit(made)(self.params) if network.turned else made(self.params)
         return self._decoding
 
     def bias(self, by_token: Mapping[int | str, float | int]) -> Float[np.ndarray, "V"]:

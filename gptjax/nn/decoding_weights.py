@@ -6,6 +6,9 @@ its own, for it copies a slice before it multiplies with it (docs/log.md, 2026-1
 Axes: B batch  T position  X width read  Y width written  V vocabulary  D residual  L layers.
 """
 
+import contextlib
+import re
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -53,9 +56,11 @@ def rows_of(table: Matrix, ids: Array, dtype: Any) -> Array:
 
 
 def decoding_weights(params: Any, dtype: Any, *, laid_out: bool) -> Any:
-    """The weights in a dtype, or in int8; but for the scales of norms, which stay float32 as their arithmetic does.
+    """The weights in a dtype; but for the scales of norms, which stay float32 as their arithmetic does, and in int8
+    for biases and positions.
 
-    `laid_out`: every layer of `layers` as a stack of its own, `layers_0` and so on, its matrices turned.
+    `laid_out`: every layer of `layers` as a stack of its own, `layers_0` and so on. Its matrices are turned then, as
+    they are in int8.
     """
     whole = jnp.dtype(dtype) == jnp.int8
 
@@ -63,20 +68,47 @@ def decoding_weights(params: Any, dtype: Any, *, laid_out: bool) -> Any:
         name = path[-1].key
         if name == "scale" or name.startswith("class_heads"):
             return x
-        if name.endswith("_bias") or not whole:
-            return x.astype(jnp.float32 if whole else dtype)
-        return x if name == "position_embedding" else Int8.of(x)
+        if not whole:
+            return x.astype(dtype)
+        return Int8.of(x) if is_matrix(name) and name != "position_embedding" else x
 
     def turned(path: Any, x: Array) -> Array:
         return jnp.swapaxes(x, 1, 2) if is_matrix(path[-1].key) else x
 
-    if not laid_out:
+    if not laid_out and not whole:
         return params if dtype == jnp.float32 else jax.tree_util.tree_map_with_path(leaf, params)
     outside = {name: value for name, value in params.items() if name != "layers"}
     stacked = jax.tree_util.tree_map_with_path(turned, params["layers"])
+    if not laid_out:
+        return jax.tree_util.tree_map_with_path(leaf, {**outside, "layers": stacked})
     count = len(next(iter(jax.tree.leaves(stacked))))
     layers = {f"layers_{n}": jax.tree.map(lambda x: x[n : n + 1], stacked) for n in range(count)}  # noqa: B023
     return jax.tree_util.tree_map_with_path(leaf, outside | layers)
+
+
+def rounded(params: Any) -> Any:
+    """The weights as int8 has them, in float32."""
+
+    def leaf(path: Any, x: Array) -> Array:
+        name = path[-1].key
+        if not is_matrix(name) or name == "position_embedding" or name.startswith("class_heads"):
+            return x
+        turned = len(path) > 1  # a layer's lie [X,Y] in their stack, tables [V,D]
+        w_YX, scale_Y = Int8.of(jnp.swapaxes(x, 1, 2) if turned else x)
+        whole_YX = w_YX * scale_Y[..., None]
+        return jnp.swapaxes(whole_YX, 1, 2) if turned else whole_YX
+
+    return jax.tree_util.tree_map_with_path(leaf, params)
+
+
+def fastest_dtype() -> str:
+    """Of products on this machine: bfloat16 where it has instructions for it, else float32."""
+    if jax.default_backend() != "cpu":
+        return "bfloat16"
+    with contextlib.suppress(OSError):
+        if re.search(r"\b(amx_bf16|avx512_bf16)\b", Path("/proc/cpuinfo").read_text()):
+            return "bfloat16"
+    return "float32"
 
 
 def is_matrix(name: str) -> bool:

@@ -30,8 +30,8 @@ LORA_START = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # A's
 
 def weight(
     module: nn.Module, name: str, axes: tuple[str | None, ...], shape: tuple[int, ...], std: float = INIT_STD
-) -> Array:
-    """A float32 parameter drawn from N(0, std), with the logical names of its axes."""
+) -> Any:
+    """A float32 parameter drawn from N(0, std), with the logical names of its axes; or what it was replaced by."""
     init: Any = nn.with_logical_partitioning(nn.initializers.normal(std), axes)
     return module.param(name, init, shape)
 
@@ -299,7 +299,7 @@ def numbered(parts: Sequence[int]) -> list[tuple[str, int]]:
     return [(f"layers_{number}", length) for number, length in enumerate(parts)]
 
 
-def head(params: Any) -> Float[Array, "V D"]:
+def head(params: Any) -> Any:
     """The table that scores tokens: the embedding itself where it is tied."""
     return params["head"] if "head" in params else params["embedding"]
 
