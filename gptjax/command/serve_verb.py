@@ -63,8 +63,8 @@ class Serve(Verb):
     """Those of the step itself, or their moving average, where the run kept one."""
     adapter: str | None = None
     """Folder of a LoRA adapter in PEFT's layout, merged into the weights."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the products; scores are float32."""
+    dtype: Literal["float32", "bfloat16", "int8"] = "float32"
+    """Of the products, or int8 of the weights alone; scores are float32."""
 
     def __post_init__(self):
         if not 0 <= self.port < 2**16:

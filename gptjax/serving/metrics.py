@@ -95,7 +95,7 @@ class _Compilations(Collector):
         self.count = 0
         jax.monitoring.register_event_duration_secs_listener(self._heard)
 
-    def _heard(self, event: str, seconds: float, **_: str | int) -> None:
+    def _heard(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
         self.count += event == COMPILED
 
     def collect(self) -> Iterator[CounterMetricFamily]:
