@@ -240,6 +240,23 @@ def meeting(answer: dict | None) -> Callable[[Route], None]:
     return lambda route: route.fulfill(**answer) if answer else route.abort()
 
 
+def closed_in_the_middle_keeps_what_came(visit: Visit) -> None:
+    page = visit.page
+    page.fill("#entry", "Say something long about the weather.")
+    seen = page.evaluate(f"""() => {{
+        const seen = ({AT_FIRST_WORDS})("watch");
+        document.querySelector("#send").click();
+        return seen;
+    }}""")
+    page.reload()
+    expect(page.locator(".user .said")).to_have_text("Say something long about the weather.")
+    expect(page.locator(".failed strong")).to_have_text("The connection ended before the answer did.")
+    assert seen.split()[0] in visit.answer
+    visit.tool("retry")
+    visit.rest()
+    expect(page.locator(".failed")).to_have_count(0)
+
+
 def shows_refusals(visit: Visit) -> None:
     """A 400 of the server; intercepted: 429, 503, no connection, a stream that breaks off or ends in an error."""
     page = visit.page
@@ -412,6 +429,12 @@ def works_with_a_keyboard_alone(visit: Visit) -> None:
     expect(page.locator(".user .said")).to_contain_text("Hello again")
     key.press("Alt+p")
     expect(page.locator(".tokens")).to_be_visible()
+    for _ in range(20):
+        key.press("Shift+Tab")
+        if page.evaluate("document.activeElement.role") == "option":
+            break
+    key.press("End")
+    assert page.evaluate("document.activeElement === document.querySelector('.tokens span:last-child')")
     key.press("Control+/")
     expect(page.locator("#keys")).to_be_visible()
     visit.picture("keys")
@@ -487,7 +510,7 @@ def fits_a_phone(visit: Visit) -> None:
     page.click("#send")
     visit.rest()
     assert visit.answer.strip()
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth && talk.scrollWidth <= talk.clientWidth")
     visit.picture("phone")
     page.click("#toggle")
     expect(page.locator("#side")).to_be_visible()
@@ -504,7 +527,10 @@ def continues_text(visit: Visit) -> None:
     expect(page.locator("#empty h2")).to_have_text("Begin a text")
     first = visit.say("Once upon a time, there was")
     assert first.strip()
-    page.press("#entry", "Enter")
+    written = visit.written
+    with page.expect_request("**/v1/completions") as request:
+        page.press("#entry", "Enter")
+    assert request.value.post_data_json["prompt"] == f"Once upon a time, there was{written}"
     expect(page.locator(".assistant")).to_have_count(2)
     visit.rest()
     visit.say("\nThe end of it was")
@@ -528,6 +554,7 @@ CHECKS: dict[Check, tuple[str, dict]] = {  # the server that each needs, and the
     stops: ("talks", {}),
     edits_and_tries_again: ("talks", {}),
     reload_keeps_everything: ("talks", {}),
+    closed_in_the_middle_keeps_what_came: ("talks", {}),
     shows_refusals: ("talks", {}),
     asks_for_the_key: ("locked", {}),
     exports_what_finetune_reads: ("talks", {}),
