@@ -29,6 +29,7 @@ from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from data.examples.forms import conversation, recognised
 from gptjax.text.record_files import records
+from gptjax.text.tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "a-key-of-the-campaign"
@@ -76,12 +77,12 @@ def served(run: Path, *arguments: str) -> Iterator[str]:
 class Visit:
     """One check's page, and what went wrong beside it."""
 
-    def __init__(self, browser: Browser, address: str, pictures: Path, **context):
+    def __init__(self, browser: Browser, address: str, pictures: Path, eos: int, **context):
         settings = {"viewport": {"width": 1180, "height": 800}, "locale": "en-GB", "reduced_motion": "reduce"} | context
         self._context = browser.new_context(**settings)
         self._context.grant_permissions(["clipboard-read", "clipboard-write"], origin=address)
         self.page: Page = self._context.new_page()
-        self.address, self._pictures = address, pictures
+        self.address, self._pictures, self.eos = address, pictures, eos
         self.wrong: list[str] = []
         self.refusals = 0  # those that the check provokes: Chromium reports each as a console error
         self.page.on("console", self._heard)
@@ -133,6 +134,15 @@ class Visit:
     def tool(self, name: str, role: str = "assistant") -> None:
         self.page.locator(f".{role} [name={name}]").last.click()
 
+    def speak_at_length(self) -> None:
+        """From now on the model does not end by itself; the server gives it a fifth of its room."""
+
+        def longer(route: Route) -> None:
+            asked = route.request.post_data_json | {"logit_bias": {str(self.eos): -100}}
+            route.continue_(post_data=json.dumps(asked))
+
+        self.page.route("**/v1/chat/completions", longer)
+
     def close(self) -> None:
         self._context.close()
 
@@ -142,9 +152,12 @@ def chats_in_two_languages(visit: Visit) -> None:
     expect(page.locator("#empty h2")).to_have_text("What is on your mind?")
     assert visit.say("Hello! How are you today?").strip()
     expect(page.locator(".measures").last).to_contain_text("tokens")
+    visit.picture("chat-english-light")
     page.click("#language")
     expect(page.locator("html")).to_have_attribute("lang", "zh-CN")
+    page.click("#new")
     assert visit.say("你好，请推荐一个景点。").strip()
+    assert visit.say("门票多少钱？").strip()
     expect(page.locator(".user")).to_have_count(2)
     expect(page.locator(".failed")).to_have_count(0)
     visit.picture("chat-chinese-light")
@@ -159,6 +172,7 @@ def begins_in_the_reader_s_language(visit: Visit) -> None:
 def streams_and_speaks_once(visit: Visit) -> None:
     """What is shown first is the beginning of the answer, and a screen reader hears of its begin and end alone."""
     page = visit.page
+    visit.speak_at_length()
     page.evaluate("""() => {
         window.heard = [];
         const status = document.querySelector("#status");
@@ -177,6 +191,7 @@ def streams_and_speaks_once(visit: Visit) -> None:
 
 def stops(visit: Visit) -> None:
     page = visit.page
+    visit.speak_at_length()
     page.evaluate(f"() => {{ ({AT_FIRST_WORDS})('stop'); }}")
     said = visit.say("Tell me everything that you know about books, please.")
     assert said.strip()
@@ -242,6 +257,7 @@ def meeting(answer: dict | None) -> Callable[[Route], None]:
 
 def closed_in_the_middle_keeps_what_came(visit: Visit) -> None:
     page = visit.page
+    visit.speak_at_length()
     page.fill("#entry", "Say something long about the weather.")
     seen = page.evaluate(f"""() => {{
         const seen = ({AT_FIRST_WORDS})("watch");
@@ -321,8 +337,10 @@ def exports_what_finetune_reads(visit: Visit) -> None:
     visit.tool("edit")
     page.locator(".edit textarea").fill("Yes. 好的 🙂")
     page.get_by_role("button", name="Save").click()
+    visit.speak_at_length()
     page.evaluate(f"() => {{ ({AT_FIRST_WORDS})('stop'); }}")
     visit.say("And more?")
+    page.unroute("**/v1/chat/completions")
     page.click("#new")
     visit.say("Hello.")
     visit.tool("edit")
@@ -490,12 +508,13 @@ def is_accessible(visit: Visit) -> None:
 
 def follows_the_answer_unless_the_reader_scrolls(visit: Visit) -> None:
     page = visit.page
+    visit.speak_at_length()
     gap = "talk.scrollHeight - talk.scrollTop - talk.clientHeight"
-    for text in ("One.\n" * 30, "Two.\n" * 30):
+    for text in ("One.\n" * 20, "Two.\n" * 20):
         visit.say(text)
         assert page.evaluate(gap) < 60
     page.evaluate(f"() => {{ ({AT_FIRST_WORDS})('scroll up'); }}")
-    visit.say("Three.\n" * 30)
+    visit.say("Three.\n" * 20)
     assert page.evaluate("document.querySelector('#talk').scrollTop") < 100
     expect(page.locator("#down")).to_be_visible()
     page.click("#down")
@@ -534,6 +553,11 @@ def continues_text(visit: Visit) -> None:
     expect(page.locator(".assistant")).to_have_count(2)
     visit.rest()
     visit.say("\nThe end of it was")
+    for _ in range(3):  # longer than the model can read, it goes on from what is left
+        page.press("#entry", "Enter")
+        visit.rest()
+    expect(page.locator(".failed")).to_have_count(0)
+    expect(page.locator(".note").last).to_contain_text("did not see the beginning")
     visit.tool("probabilities")
     expect(page.locator(".tokens span").first).to_be_visible()
     page.locator(".tokens span").nth(3).hover()
@@ -543,6 +567,22 @@ def continues_text(visit: Visit) -> None:
     text = Path(download.value.path()).read_text(encoding="utf-8")
     assert text.startswith(f"Once upon a time, there was{first[:5]}"), text[:60]
     assert "\nThe end of it was" in text
+
+
+def forgets_the_oldest_where_all_is_too_long(visit: Visit) -> None:
+    page = visit.page
+    visit.speak_at_length()
+    for number in range(6):
+        with page.expect_response(lambda response: response.ok and "chat/completions" in response.url) as response:
+            visit.say(f"This is the remark of the number {number}.")
+    expect(page.locator(".failed")).to_have_count(0)
+    expect(page.locator(".note", has_text="did not see the beginning")).not_to_have_count(0)
+    sent = response.value.request.post_data_json["messages"]
+    assert sent[0]["role"] == "user"
+    assert "number 0" not in sent[0]["content"]
+    visit.tool("reading")
+    expect(page.locator("#reading-text")).to_contain_text(sent[0]["content"])
+    expect(page.locator("#reading-text")).not_to_contain_text("number 0")
 
 
 PHONE = {"viewport": {"width": 390, "height": 780}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
@@ -564,6 +604,7 @@ CHECKS: dict[Check, tuple[str, dict]] = {  # the server that each needs, and the
     works_with_a_keyboard_alone: ("talks", {}),
     is_accessible: ("talks", {}),
     follows_the_answer_unless_the_reader_scrolls: ("talks", {"viewport": {"width": 1000, "height": 500}}),
+    forgets_the_oldest_where_all_is_too_long: ("talks", {}),
     fits_a_phone: ("talks", PHONE),
     continues_text: ("base", {}),
 }
@@ -590,10 +631,11 @@ def main() -> int:
         }
         needed = {server for server, _ in chosen.values()}
         addresses = {name: stack.enter_context(served(*starts[name])) for name in sorted(needed)}
+        eos = Tokenizer.load(arguments.talks / "tokenizer.json").eos
         playwright = stack.enter_context(sync_playwright())
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
         for check, (server, context) in chosen.items():
-            visit = Visit(browser, addresses[server], arguments.pictures, **context)
+            visit = Visit(browser, addresses[server], arguments.pictures, eos, **context)
             try:
                 check(visit)
                 wrong = "; ".join(visit.wrong)
