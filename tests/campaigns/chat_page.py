@@ -398,15 +398,19 @@ def shows_probabilities(visit: Visit) -> None:
 
 def looks_well(visit: Visit) -> None:
     """A picture of what there is to be seen, such as docs/chat.png."""
-    visit.page.set_viewport_size({"width": 1100, "height": 660})
-    visit.say("你好！")
-    visit.page.click("#new")
-    visit.say("What do you like about books?")
-    visit.page.click("#new")
-    visit.say("Hello! Who are you?")
-    visit.say("What is the sun, in one sentence?")
+    page = visit.page
+    page.set_viewport_size({"width": 1040, "height": 620})
+    page.click("#show-settings")
+    page.fill("#max_tokens", "60")
+    page.fill("#temperature", "0.4")
+    page.click("#settings [data-close]")
+    for text in ("你好！", "A name for a cat, please", "What is your favourite book?"):
+        visit.say(text)
+        page.click("#new")
+    visit.say("What is the capital of France?")
+    visit.say("Tell me one thing about the sea, in one short sentence.")
     visit.tool("probabilities")
-    visit.page.locator(".tokens span").nth(7).hover()
+    page.locator(".tokens span").nth(4).hover()
     visit.picture("chat")
 
 
