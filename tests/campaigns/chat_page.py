@@ -138,6 +138,11 @@ class Visit:
     def tool(self, name: str, role: str = "assistant") -> None:
         self.page.locator(f".{role} [name={name}]").last.click()
 
+    def point_at_token(self, number: int) -> None:
+        """With the mouse, at that one of those that are to be seen, or the last: a new line has no width."""
+        shown = self.page.locator(".tokens span").filter(has_text=re.compile(r"\w"))
+        shown.nth(min(number, shown.count() - 1)).hover()
+
     def speak_at_length(self) -> None:
         """From now on the model does not end by itself, but at its limit."""
         messages = [{"role": role, "content": role} for role in ("user", "assistant", "user")]
@@ -377,13 +382,12 @@ def shows_probabilities(visit: Visit) -> None:
     page = visit.page
     visit.say("What is your name?")
     visit.tool("probabilities")
-    tokens = page.locator(".tokens span")
-    expect(tokens.first).to_be_visible()
+    expect(page.locator(".tokens")).to_be_visible()
     assert plain(page.locator(".tokens").text_content()) == plain(visit.written)
-    tokens.nth(1).hover()
+    visit.point_at_token(1)
     expect(page.locator("#tip .taken")).to_contain_text("%")
     assert page.locator("#tip div").count() >= 3
-    tokens.first.focus()
+    page.locator(".tokens span").first.focus()
     page.keyboard.press("ArrowRight")
     label = page.evaluate("document.activeElement.ariaLabel")
     assert re.search(r"%.*; instead: .*%", label), label
@@ -397,7 +401,7 @@ def shows_probabilities(visit: Visit) -> None:
     page.click("#settings [data-close]")
     visit.say("你喜欢吃什么？")
     expect(page.locator(".tokens")).to_have_count(1)
-    page.locator(".tokens span").nth(2).hover()
+    visit.point_at_token(2)
     visit.picture("probabilities-dark")
 
 
@@ -415,7 +419,7 @@ def looks_well(visit: Visit) -> None:
     visit.say("What is the capital of France?")
     visit.say("Tell me one thing about the sea, in one short sentence.")
     visit.tool("probabilities")
-    page.locator(".tokens span").nth(4).hover()
+    visit.point_at_token(4)
     visit.picture("chat")
 
 
@@ -597,8 +601,8 @@ def continues_text(visit: Visit) -> None:
     if not visit.written:
         visit.say(" And then the")
     visit.tool("probabilities")
-    expect(page.locator(".tokens span").first).to_be_visible()
-    page.locator(".tokens span").nth(3).hover()
+    expect(page.locator(".tokens")).to_be_visible()
+    visit.point_at_token(3)
     visit.picture("text-light")
     with page.expect_download() as download:
         page.click("#export")
