@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 import socket
 import time
 
@@ -57,10 +58,11 @@ async def asgi(app, path, method, headers):
 
 
 def until(true, seconds=20):
+    """Whether it was true once, within so many seconds."""
     begun = time.monotonic()
-    while not true() and time.monotonic() < begun + seconds:
-        time.sleep(0.05)  # a client in one process with the server takes its time from it
-    return true()
+    while not (found := true()) and time.monotonic() < begun + seconds:
+        time.sleep(0.02)
+    return found
 
 
 def long(**fields):
@@ -70,6 +72,12 @@ def long(**fields):
 
 def idle(client):
     return client.count("running") == client.count("waiting") == 0
+
+
+def cancelled(client):
+    """How many texts were cancelled since the server began."""
+    found = re.search(r'finish_reason="cancelled"} (.*)$', client.get("/metrics").text, re.MULTILINE)
+    return 0 if found is None else float(found[1])
 
 
 @contextlib.contextmanager
@@ -183,17 +191,20 @@ def test_a_body_that_comes_too_slowly_is_refused(client: Client, monkeypatch):
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_goes_leaves_nothing_behind(client: Client, stream):
+    before = cancelled(client)
     with asked(client, json_bytes(long(stream=stream, n=6))):
         assert until(lambda: client.count("running") == 4)
     assert until(lambda: idle(client))
+    assert cancelled(client) >= before + 4
 
 
 def test_a_client_that_goes_while_it_waits_is_forgotten(client: Client):
     with asked(client, json_bytes(long(n=4))):
         assert until(lambda: client.count("running") == 4)
+        before = cancelled(client)
         with asked(client, json_bytes(long())):
             assert until(lambda: client.count("waiting") == 1)
-        assert until(lambda: client.count("waiting") == 0)
+        assert until(lambda: cancelled(client) == before + 1)
     assert until(lambda: idle(client))
 
 
