@@ -76,6 +76,16 @@ def test_a_chat_is_what_the_library_s_chat_says(client: Client, talking: Client)
         assert reply["message"]["content"] == then != said
 
 
+def test_a_base_s_reply_is_a_line_without_the_space_in_front(client: Client, talking: Client, model):
+    """Of a model that was taught to talk the end is the end, and only the space is left out."""
+    space, line = ({str(model.tokenizer.ids_of(text)[0]): 100} for text in (" ", "\n"))
+    for one, reason in ((client, "stop"), (talking, "length")):
+        choice = one.chat("hello", max_tokens=3, logit_bias=space).json["choices"][0]
+        assert (choice["message"]["content"], choice["finish_reason"]) == ("", "length")
+        assert one.chat("hello", max_tokens=3, logit_bias=line).json["choices"][0]["finish_reason"] == reason
+    assert client.complete("hello", max_tokens=3, logit_bias=space).json["choices"][0]["text"] == "   "
+
+
 def test_a_completion_is_what_the_library_generates(client: Client, model):
     ids, other = model.encode_prompt(PROMPT), model.encode_prompt("dog")
     reply = client.complete([PROMPT, "dog"], max_tokens=10).json
