@@ -21,6 +21,8 @@ def class_log_probs(
 ) -> np.ndarray:
     """Log-probabilities, nats, f32 [texts,C], of the classes of a head, by its number in the model's config.
 
+    A head with one class finds a number, which stands in their place.
+
     A text is read as data.tasks.classify builds it: BOS, tokens, EOS, all seen from both sides; its class is read at
     the EOS. `options` and what the numbers depend on: see gptjax.inference.scoring.score.
 
@@ -49,4 +51,5 @@ def class_log_probs(
 def _classes(model: Transformer, params: Any, tokens_BT: Any, length_B: Any, *, head: int) -> jax.Array:
     hidden_BTD = states(model, params, tokens_BT, length_B, True)
     end_B1D = states_at(hidden_BTD, jnp.maximum(length_B - 1, 0)[:, None])
-    return jax.nn.log_softmax(class_logits(params, model.config, end_B1D, head)[:, 0], axis=-1)
+    logits_BC = class_logits(params, model.config, end_B1D, head)[:, 0]
+    return logits_BC if logits_BC.shape[-1] == 1 else jax.nn.log_softmax(logits_BC, axis=-1)

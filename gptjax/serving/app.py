@@ -8,7 +8,7 @@ import hashlib
 import re
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from starlette.routing import Route
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.prompt import encode_prompts, encode_rendered
 from gptjax.serving.api import prepared, requests
-from gptjax.serving.api.bodies import ErrorAnswer, EventStream, json_of, while_connected
+from gptjax.serving.api.bodies import EventStream, json_of, while_connected
 from gptjax.serving.api.choices import Piece, pieces
 from gptjax.serving.api.computing import Computing
 from gptjax.serving.api.replies import PING, ChatStyle, CompletionStyle, Reply, Style, as_json, event
@@ -66,7 +66,7 @@ def application(worker: Worker, settings: Settings) -> Starlette:
     routes += [Route(path, endpoint, methods=["POST"]) for path, endpoint in post.items()]
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(Guard, settings=settings)],
+        middleware=[Middleware(Guard, settings=settings, rejected=worker.metrics.rejected)],
         exception_handlers={HTTPException: no_such_route},
     )
     app.router.redirect_slashes = False  # a redirected POST loses its body
@@ -138,24 +138,19 @@ class Api:
     async def classify(self, request: Request) -> Response:
         asked = requests.classification(await json_of(request, self._settings))
         self._check_model(asked.model)
-        heads = {head.name: number for number, head in enumerate(self._worker.model.config.class_heads)}
+        config, tokenizer = self._worker.model.config, self._worker.model.tokenizer
+        heads = {head.name: number for number, head in enumerate(config.class_heads) if not head.pair}
         name = next(iter(heads)) if asked.head is None and len(heads) == 1 else asked.head
         if name not in heads:
-            why = "is missing" if name is None else f"{name[:60]!r} is unknown"
+            why = "is missing" if name is None else f"{name[:60]!r} is none that judges one text"
             raise ApiError(f"head {why}{did_you_mean(name or '', heads) if heads else '; this model has none'}", "head")
-        labels = self._worker.model.config.class_heads[heads[name]].classes
-        tokenizer = self._worker.model.tokenizer
-        read = await self._inputs(asked.inputs, ends=(tokenizer.bos, tokenizer.eos))
         number = heads[name]
-        found_IC = np.exp(
-            await self._computed(
-                request, read, lambda model, texts, **options: model.class_log_probs(texts, number, **options)
-            )
+        labels = config.class_heads[number].classes
+        read = await self._inputs(asked.inputs, ends=(tokenizer.bos, tokenizer.eos))
+        found_IC = await self._computed(
+            request, read, lambda model, texts, **options: model.class_log_probs(texts, number, **options)
         )
-        data = [
-            {"index": index, "label": labels[int(row_C.argmax())], "probs": row_C.tolist(), "num_classes": len(labels)}
-            for index, row_C in enumerate(found_IC)
-        ]
+        data = [{"index": index, **judged(row_C, labels)} for index, row_C in enumerate(found_IC)]
         return answer(
             {
                 "id": f"classify-{uuid.uuid4().hex}",
@@ -289,6 +284,13 @@ async def streamed(
             yield event(our_fault(number).content)
 
 
+def judged(row_C: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
+    """What a head says of a text: its classes' probabilities, or the number that it finds where it has one class."""
+    if len(labels) == 1:
+        return {"label": labels[0], "score": float(row_C[0])}
+    return {"label": labels[int(row_C.argmax())], "probs": np.exp(row_C).tolist(), "num_classes": len(labels)}
+
+
 def answer(content: Any) -> Response:
     return Response(as_json(content), media_type="application/json")
 
@@ -315,7 +317,7 @@ def fingerprint(model: LanguageModel) -> str:
 async def no_such_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     where = f"{request.method} {request.url.path}"[:100]
-    return ErrorAnswer(ApiError(f"there is no {where}", status=error.status_code, headers=error.headers))
+    raise ApiError(f"there is no {where}", status=error.status_code, headers=error.headers)
 
 
 def page_of(path: Path) -> Callable[[Request], Any]:

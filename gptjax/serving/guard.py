@@ -10,6 +10,7 @@ import traceback
 import uuid
 from collections.abc import Sequence
 
+from prometheus_client import Counter
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,14 +22,15 @@ from gptjax.serving.settings import Settings
 log = logging.getLogger(__name__)
 
 OPEN = frozenset({"/", "/healthz", "/readyz", "/health"})  # need no key: the page, which asks for it, and probes
+COUNTED = frozenset({"rate_limit_exceeded", "unavailable"})
 ALWAYS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
 
 
 class Guard:
-    """An ASGI application around another."""
+    """An ASGI application around another. `rejected` counts by reason; what the worker rejects it has counted."""
 
-    def __init__(self, app: ASGIApp, settings: Settings):
-        self._app, self._settings = app, settings
+    def __init__(self, app: ASGIApp, settings: Settings, rejected: Counter):
+        self._app, self._settings, self._rejected = app, settings, rejected
         self._keys = Keys(settings.keys)
         self._under_way = 0
 
@@ -54,6 +56,8 @@ class Guard:
             scope.setdefault("state", {}).update(number=number, client=self._admitted(scope))
             await self._app(scope, receive, numbered)
         except ApiError as error:
+            if error.code not in COUNTED:
+                self._rejected.labels(error.code or error.type).inc()
             await ErrorAnswer(error)(scope, receive, numbered)
         except ClientDisconnect:
             pass

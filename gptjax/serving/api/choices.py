@@ -18,9 +18,9 @@ REASONS = {"stop": "stop", "eos": "stop", "length": "length", "context full": "l
 
 
 class Piece(NamedTuple):
-    """What a choice has more than before; tokens without text come too. None = a prompt's first token."""
+    """What a choice, by its number, has more than before; tokens without text come too. None = a prompt's first one."""
 
-    index: int
+    choice: int
     text: str = ""
     tokens: tuple[Token | None, ...] = ()
     reason: str | None = None  # why the text ended; then nothing follows

@@ -11,7 +11,7 @@ from gptjax.spelling import did_you_mean, nearest
 
 DEEPEST = 64  # how far objects and lists may be nested
 SHOWN = 60  # characters of a wrong value that an error shows
-_MARKS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{]|[\]}]', re.DOTALL)
+_MARKS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)  # reads on from where it ended, never twice
 
 type Read[T] = Callable[[Any, str], T]  # (value, its name) -> what it stands for; raises ApiError
 

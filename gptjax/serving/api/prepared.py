@@ -111,7 +111,7 @@ def _choices(
     echo: str = "", scored: bool = False, stripped: bool = False,
 ) -> list[Choice]:  # fmt: skip
     """All samples of one prompt."""
-    if beyond := [id for id in asked.logit_bias if id >= model.config.vocabulary]:
+    if beyond := [id for id in asked.logit_bias if int(id) >= model.config.vocabulary]:
         many = f"the model has {model.config.vocabulary} tokens, from 0 on"
         raise ApiError(f"logit_bias has token id {beyond[0]}; {many}", "logit_bias")
     sampling = Sampling(

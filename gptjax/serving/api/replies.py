@@ -37,11 +37,11 @@ class ChatStyle:
 
     def streamed(self, piece: Piece) -> dict[str, Any]:
         said = {} if piece.reason else {"content": piece.text}
-        return self._delta(piece.index, said, self._log_probs(piece) if piece.tokens else None, piece.reason)
+        return self._delta(piece.choice, said, self._log_probs(piece) if piece.tokens else None, piece.reason)
 
     def complete(self, piece: Piece) -> dict[str, Any]:
         return {
-            "index": piece.index,
+            "index": piece.choice,
             "message": {"role": "assistant", "content": piece.text, "refusal": None},
             "logprobs": self._log_probs(piece),
             "finish_reason": piece.reason,
@@ -81,7 +81,7 @@ class CompletionStyle:
 
     def streamed(self, piece: Piece) -> dict[str, Any]:
         return {
-            "index": piece.index,
+            "index": piece.choice,
             "text": piece.text,
             "logprobs": self._log_probs(piece) if piece.tokens else None,
             "finish_reason": piece.reason,
@@ -96,9 +96,9 @@ class CompletionStyle:
         names, nats, tops, offsets = [], [], [], []
         for place, token in enumerate(piece.tokens):
             # a prompt's first token, which nothing predicts
-            text = self._texts.of(self._prompts[piece.index][place] if token is None else token.id)
-            offsets.append(self._written[piece.index].characters)
-            self._written[piece.index].add(text.spelling)
+            text = self._texts.of(self._prompts[piece.choice][place] if token is None else token.id)
+            offsets.append(self._written[piece.choice].characters)
+            self._written[piece.choice].add(text.spelling)
             names.append(text.name)
             nats.append(None if token is None else finite(token.log_prob))
             tops.append(None if token is None else self._top(token))
@@ -136,7 +136,7 @@ class Reply:
     def count(self, pieces: Iterable[Piece]) -> None:
         """Takes down what the pieces cost. A prompt counts once, with what its first sample reused."""
         for piece in pieces:
-            self._cached += piece.cached if piece.index % self._samples == 0 else 0
+            self._cached += piece.cached if piece.choice % self._samples == 0 else 0
             self._drawn += piece.drawn
 
     def usage(self) -> dict[str, Any]:
@@ -151,7 +151,7 @@ class Reply:
         """The whole reply, of all pieces of all its choices."""
         of_choice: dict[int, list[Piece]] = {}
         for piece in pieces:
-            of_choice.setdefault(piece.index, []).append(piece)
+            of_choice.setdefault(piece.choice, []).append(piece)
         choices = [
             self._style.complete(
                 Piece(

@@ -44,7 +44,7 @@ class Drawing:
     repetition_penalty: float | None
     presence_penalty: float
     frequency_penalty: float
-    logit_bias: Mapping[int, float]
+    logit_bias: Mapping[int | str, float | int]  # by token id
     stop: tuple[str, ...]
     seed: int
     likeliest: int | None  # tokens whose log-probabilities come with each token; None = not even its own
@@ -268,10 +268,10 @@ def _stops(value: Any, name: str) -> tuple[str, ...]:
     return found
 
 
-def _bias(value: Any, name: str) -> dict[int, float]:
+def _bias(value: Any, name: str) -> dict[int | str, float | int]:
     if not isinstance(value, dict):
         raise ApiError(f"{name} must be an object, token id -> bias, not {kind(value)}", name)
-    found = {}
+    found: dict[int | str, float | int] = {}
     for token, bias in value.items():
         if not (token.isascii() and token.isdigit() and len(token) < 11):
             raise ApiError(f"{name} has {token[:60]!r}, which is no token id", name)

@@ -9,16 +9,15 @@ import pytest
 from gptjax.inference.chat import TURNS, Chat
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.sampling import Sampling
-from tests.gptjax.serving.served import Client, served
-from tests.tiny_run import random_model
+from tests import served as tiny
+from tests.served import Client, T, served
 
-T = 512
 PROMPT = "the quick brown fox 曹操 "
 
 
 @pytest.fixture(scope="module")
 def model():
-    return random_model(T=T)
+    return tiny.model()
 
 
 @pytest.fixture(scope="module")
@@ -293,6 +292,28 @@ def test_embeddings_are_mean_states(client: Client, model):
     wrong = {"model": "tiny", "input": "dog", "dimensions": 5}
     assert client.post("/v1/embeddings", wrong).error["param"] == "dimensions"
     assert client.post("/v1/embeddings", wrong | {"dimensions": model.config.D}).status == 200
+
+
+def test_classes_are_the_library_s(client: Client, model):
+    """Of a head for classes their probabilities, of one for a number that number; heads for pairs judge no text."""
+    texts = [PROMPT, "dog"]
+    tokenizer = model.tokenizer
+    read = [[tokenizer.bos, *tokenizer.encode(text), tokenizer.eos] for text in texts]
+    asked = {"model": "tiny", "input": texts}
+    for number, name in ((0, "mood"), (2, "stars")):
+        data = client.post("/v1/classify", asked | {"head": name}).json["data"]
+        wanted_IC = model.class_log_probs(read, number)
+        if name == "mood":
+            np.testing.assert_allclose([one["probs"] for one in data], np.exp(wanted_IC), atol=1e-5)
+            assert [one["label"] for one in data] == [("good", "bad", "so")[at] for at in wanted_IC.argmax(axis=1)]
+        else:
+            np.testing.assert_allclose([one["score"] for one in data], wanted_IC[:, 0], atol=1e-5)
+            assert data[0]["score"] != data[1]["score"]
+    assert "known: mood, stars" in client.post("/v1/classify", asked).error["message"]
+    assert client.post("/v1/classify", asked | {"head": "pairs"}).error["param"] == "head"
+    assert client.post("/v1/classify", {"model": "tiny", "input": [5] * (T + 1), "head": "mood"}).error["code"] == (
+        "context_length_exceeded"
+    )
 
 
 def test_tokens_of_a_text_and_back(client: Client, model):

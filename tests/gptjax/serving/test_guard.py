@@ -13,10 +13,9 @@ from gptjax.serving import guard
 from gptjax.serving.api import bodies
 from gptjax.serving.app import application
 from gptjax.serving.settings import Settings
-from tests.gptjax.serving.served import Client, served
-from tests.tiny_run import random_model
+from tests import served as tiny
+from tests.served import Client, T, served
 
-T = 512
 KEYS = ("sk-0123456789abcdef", "sk-fedcba9876543210")
 SECRET = "my secret words"
 
@@ -24,7 +23,7 @@ SECRET = "my secret words"
 @pytest.fixture(scope="module")
 def client():
     """Four slots, three places to wait, of which one client may have two."""
-    with served(random_model(T=T), rows=4, queue=3, body_bytes=20_000, body_seconds=0.5, requests=12) as client:
+    with served(tiny.model(), rows=4, queue=3, body_bytes=20_000, body_seconds=0.5, requests=12) as client:
         yield client
 
 

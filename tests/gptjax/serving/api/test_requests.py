@@ -231,6 +231,7 @@ def test_settings_that_need_another_are_refused_alone():
         (b"[" * 10_000 + b"]" * 10_000, "nested deeper"),
         (b'{"a":' * 10_000, "nested deeper"),
         (b'{"a": ' + b"9" * 5000 + b"}", "digits"),
+        (b'"' + b'\\"' * 500_000, "not JSON"),  # of which a careless pattern reads the rest from every quote on
     ],
 )
 def test_a_body_that_is_no_plain_json_is_refused(body, why):

@@ -1,6 +1,8 @@
 """A model behind a real port, and a plain client of it."""
 
 import contextlib
+import dataclasses
+import functools
 import http.client
 import json
 import re
@@ -9,14 +11,36 @@ import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+import numpy as np
 import uvicorn
 
+from gptjax.batch import ClassHead
+from gptjax.inference.language_model import LanguageModel
 from gptjax.serving.app import application
 from gptjax.serving.bounded_http import BoundedProtocol
 from gptjax.serving.settings import Settings
 from gptjax.serving.worker import Worker
+from tests.tiny_run import random_model
 
+T = 512  # the model's context
+HEADS = (
+    ClassHead(name="mood", classes=("good", "bad", "so")),
+    ClassHead(name="pairs", classes=("x", "y"), pair=True),
+    ClassHead(name="stars", classes=("stars",)),  # finds a number
+)
 SECONDS = 60  # in which a test's server must answer
+
+
+@functools.cache
+def model() -> LanguageModel:
+    """One for all tests that serve, so that its programs are compiled once."""
+    bare = random_model(T=T)
+    config = dataclasses.replace(bare.config, class_heads=HEADS)
+    bank = np.random.default_rng(0).normal(size=(len(HEADS), config.D, config.C)).astype(np.float32)
+    bias = np.zeros((len(HEADS), config.C), np.float32)
+    params = {**bare.params, "class_heads": jnp.asarray(bank), "class_heads_bias": jnp.asarray(bias)}
+    return LanguageModel(config, bare.tokenizer, params)
 
 
 class Answer(NamedTuple):
@@ -79,7 +103,7 @@ class Client:
 
 
 @contextlib.contextmanager
-def served(model: Any, *, rows: int = 4, queue: int = 64, **settings: Any) -> Iterator[Client]:
+def served(model: LanguageModel, *, rows: int = 4, queue: int = 64, **settings: Any) -> Iterator[Client]:
     worker = Worker(model, rows=rows, queue=queue)
     worker.start()
     worker.wait()
