@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from gptjax.inference.engine import Ended, Engine, Event, Failed, Request, Ticket
+from gptjax.decoding.engine import Ended, Engine, Event, Failed, Request, Ticket
 from gptjax.inference.language_model import LanguageModel
 from gptjax.serving.fair_queue import FairQueue, QueueFull
 from gptjax.serving.metrics import Metrics, Timing

@@ -6,9 +6,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from gptjax.decoding.sampling import Sampling
 from gptjax.inference.chat import TURNS, Chat
 from gptjax.inference.language_model import LanguageModel
-from gptjax.inference.sampling import Sampling
 from tests import served as tiny
 from tests.served import Client, T, served
 

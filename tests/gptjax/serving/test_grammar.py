@@ -8,8 +8,8 @@ import signal
 import numpy as np
 import pytest
 
-from gptjax.inference.engine import Ended, Engine, Failed, Grammar, Request, Said
-from gptjax.inference.sampling import Sampling
+from gptjax.decoding.engine import Ended, Engine, Failed, Grammar, Request, Said
+from gptjax.decoding.sampling import Sampling
 from gptjax.serving.grammar import grammar_of
 from tests.tiny_run import random_model
 

@@ -282,7 +282,7 @@ def test_a_mistake_of_ours_is_a_500_and_no_text_is_logged(client: Client, monkey
 
 def test_a_poisoned_text_is_the_only_one_that_fails(client: Client, monkeypatch):
     """The engine gives up one request; the other, in the row beside it, is what it is alone."""
-    from gptjax.inference.text_stream import TextStream
+    from gptjax.decoding.text_stream import TextStream
 
     wanted = client.complete("dog", max_tokens=100).json["choices"][0]["text"]
     push, poisoned = TextStream.push, []

@@ -7,9 +7,9 @@ import logging
 import jax
 import pytest
 
-from gptjax.inference.engine import Ended, Failed, Read, Request, Said
+from gptjax.decoding.engine import Ended, Failed, Read, Request, Said
+from gptjax.decoding.sampling import Sampling
 from gptjax.inference.language_model import LanguageModel
-from gptjax.inference.sampling import Sampling
 from gptjax.serving.fair_queue import QueueFull
 from gptjax.serving.worker import Unavailable, Worker
 from tests.tiny_run import random_model

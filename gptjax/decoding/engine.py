@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_ch
 import jax
 import numpy as np
 
-from gptjax.inference import decode
-from gptjax.inference.choosing import LIKELIEST, Choice, Drawn
-from gptjax.inference.padding import padded_length
-from gptjax.inference.sampling import Sampling
-from gptjax.inference.text_stream import TextStream
+from gptjax.decoding import decode
+from gptjax.decoding.drawing import LIKELIEST, Choice, Drawn
+from gptjax.decoding.padding import padded_length
+from gptjax.decoding.sampling import Sampling
+from gptjax.decoding.text_stream import TextStream
 from gptjax.mesh_axes import row_axes
 
 if TYPE_CHECKING:
