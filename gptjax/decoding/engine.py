@@ -220,6 +220,7 @@ class Engine:
         """Into the free row that holds most of the prompt, or else was used longest ago; what another row holds of it
         is copied."""
         request = ticket.request
+        allowed_W = self._allowed(request.grammar)  # may refuse, before there is anything to undo
         shared = [self._shared(request, held) for held in self._held]
         free = [row for row, seated in enumerate(self._seated) if seated is None]
         row = max(free, key=lambda row: (shared[row], -self._used[row]))
@@ -234,7 +235,7 @@ class Engine:
         self._held[row] = request.prompt[: ticket.read]
         self._clock += 1
         self._used[row], self._seated[row], self._slot_B[row] = self._clock, ticket, ticket.read
-        self._allow(row, request.grammar)
+        self._allowed_BW[row] = allowed_W
 
     def _shared(self, request: Request, held: tuple[int, ...]) -> int:
         """Tokens at a prompt's beginning that need not be read again, in whole pieces; the last one must be."""
@@ -334,15 +335,15 @@ class Engine:
             self._end(row, ticket, Ended("length" if whole else "context full"))
         else:
             self._token_B[row] = id
-            self._allow(row, grammar)
+            self._allowed_BW[row] = self._allowed(grammar)
 
     def _end(self, row: int, ticket: Ticket, event: Ended | Failed) -> None:
         self._seated[row] = None
         self._allowed_BW[row] = self._any
         ticket.tell(event)
 
-    def _allow(self, row: int, grammar: Grammar | None) -> None:
-        self._allowed_BW[row] = self._any if grammar is None else grammar.allowed()
+    def _allowed(self, grammar: Grammar | None) -> np.ndarray:
+        return self._any if grammar is None else grammar.allowed()
 
     @contextlib.contextmanager
     def _giving_up(self, ticket: Ticket, row: int | None = None) -> Iterator[None]:

@@ -156,6 +156,26 @@ def test_a_grammar_says_what_may_be_drawn_and_when_the_text_is_over(model):
     assert tokens(free) == tokens(told(Engine(model, rows=4), request([5, 6]))[0])
 
 
+def test_a_grammar_that_fails_frees_its_row(model):
+    """Whether at its first word or later; the others go on."""
+
+    class Failing(Only):
+        def allowed(self):
+            if not self.left:
+                raise ValueError("no such form")
+            return super().allowed()
+
+        def take(self, id):
+            self.left.pop(0)
+
+    engine = Engine(model, rows=4)
+    requests = [request([5, 6], grammar=Failing(ids)) for ids in ([], [31], [], [40])] + [request([5, 6])] * 4
+    found = told(engine, *requests)
+    assert [len(tokens(events)) for events in found] == [0, 1, 0, 1, 12, 12, 12, 12]
+    assert all(str(events[-1].error) == "no such form" for events in found[:4])
+    assert (engine.running, engine.waiting) == (0, 0)
+
+
 def test_who_cannot_listen_ends_its_own_text_and_no_other(model):
     """The engine goes on; a request that does not fit is refused before it waits."""
     heard = []
