@@ -135,7 +135,11 @@ def step(
     seen_BV = constrain(rows.seen_BV.at[row_B, token_B].max(writing_B), "batch", "vocabulary")
     count_BV = constrain(rows.count_BV.at[row_B, token_B].add(writing_B), "batch", "vocabulary")
     logits_BV = _logits(model, params, hidden_B1D)[:, 0]
-    drawn = draw(logits_BV, seen_BV, count_BV, allowed_BW, slot_B + 1, rows.choice)
+    # what is costly is done for those who ask for it and are there
+    choice = rows.choice._replace(
+        temperature_B=jnp.where(writing_B, rows.choice.temperature_B, 0), told_B=rows.choice.told_B & writing_B
+    )
+    drawn = draw(logits_BV, seen_BV, count_BV, allowed_BW, slot_B + 1, choice)
     return Rows(cache, seen_BV, count_BV, rows.choice), drawn
 
 

@@ -122,6 +122,8 @@ class Engine:
 
     def __init__(self, model: "LanguageModel", *, rows: int, context: int | None = None):
         self.model, self.context = model, model.config.T if context is None else context
+        if not 1 <= self.context <= model.config.T:
+            raise ValueError(f"context={self.context}: this model can read from 1 to {model.config.T} tokens")
         self._network, self._params = model.decoding()
         ways = math.prod(model.mesh.shape[axis] for axis in row_axes()) if model.mesh is not None else 1
         self.rows = -(-rows // ways) * ways
@@ -190,7 +192,8 @@ class Engine:
         """Compiles all programs, by using them."""
         told: list[Event] = []
         V = self.model.config.vocabulary
-        settings = Sampling(tokens=2, temperature=0)
+        never: dict[int | str, float] = {id: float("-inf") for id in self.model.generation_config.ends}  # or there would be no step
+        settings = Sampling(tokens=2, temperature=0, logit_bias=never)
         for length in (SHORT_PIECE, PIECE):
             for echo in (False, True):
                 prompt = tuple((place * 7 + length + echo) % V for place in range(min(length, self.context - 1) or 1))
@@ -246,7 +249,7 @@ class Engine:
         return max((end for end in pieces if request.prompt[:end] == held[:end]), default=0)
 
     def _read_pieces(self) -> None:
-        """Of the prompts, in the order of their seats, as many tokens as one piece has."""
+        """Of the prompts, as many tokens as one piece has; they take turns, so that a long one keeps nobody waiting."""
         room = PIECE
         unread = [row for row, ticket in enumerate(self._seated) if ticket and ticket.read < len(ticket.request.prompt)]
         for row in sorted(unread, key=self._used.__getitem__):
@@ -258,6 +261,8 @@ class Engine:
             if room < min(width, PIECE):
                 return
             room -= width
+            self._clock += 1
+            self._used[row] = self._clock  # the others come first next time
             with self._giving_up(ticket, row):
                 self._read(row, ticket, length, width)
 

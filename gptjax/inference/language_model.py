@@ -223,11 +223,17 @@ class LanguageModel:
         Raises ValueError for a text that is no token, and an id beyond the vocabulary.
         """
         bias_V = np.zeros(self.config.V, np.float32)
-        for token, bias in by_token.items():
-            ids = self.tokenizer.ids_of(token) if isinstance(token, str) else [token]
-            if not all(0 <= id < self.config.vocabulary for id in ids):
-                raise ValueError(f"logit_bias: token id {token} is beyond the vocabulary of {self.config.vocabulary}")
-            bias_V[ids] += bias
+        ids = {token: by for token, by in by_token.items() if not isinstance(token, str)}
+        for token, by in by_token.items():
+            if isinstance(token, str):
+                bias_V[self.tokenizer.ids_of(token)] += by
+        if ids:
+            id_I = np.fromiter(ids, np.int64)
+            if (beyond := id_I[(id_I < 0) | (id_I >= self.config.vocabulary)]).size:
+                raise ValueError(
+                    f"logit_bias: token id {beyond[0]} is beyond the vocabulary of {self.config.vocabulary}"
+                )
+            bias_V[id_I] += np.fromiter(ids.values(), np.float32)
         return bias_V
 
     def on_mesh(self) -> Any:

@@ -89,6 +89,22 @@ def test_a_long_prompt_delays_nobody_by_more_than_one_piece(model):
     assert len(said) == -(-len(LONG) // PIECE)
 
 
+def test_a_short_prompt_need_not_wait_for_a_long_one_that_came_first(model):
+    """They take turns to be read, a piece each."""
+    engine, long, short = Engine(model, rows=4), [], []
+    engine.submit(request(LONG, tokens=5, **GREEDY), long.append)
+    engine.submit(request([5, 6], tokens=5, **GREEDY), short.append)
+    engine.turn()
+    engine.turn()
+    assert short
+    assert not long
+
+
+def test_a_context_beyond_the_model_is_refused(model):
+    with pytest.raises(ValueError, match="context=257: this model can read from 1 to 256 tokens"):
+        Engine(model, rows=1, context=257)
+
+
 def test_a_token_is_told_in_the_turn_in_which_it_is_drawn(model):
     engine, events = Engine(model, rows=4), []
     engine.submit(request([5], tokens=3, **GREEDY), events.append)
