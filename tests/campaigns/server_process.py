@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,7 +80,7 @@ class Connection:
         self.status = int(first.split()[1])
         return self.status
 
-    async def parts(self) -> AsyncIterator[bytes]:
+    async def parts(self) -> AsyncGenerator[bytes]:
         """The answer's body as it comes. Raises IncompleteReadError where it is cut."""
         if self.headers.get("transfer-encoding") != "chunked":
             yield await self._reader.readexactly(int(self.headers["content-length"]))
@@ -93,7 +93,7 @@ class Connection:
     async def body(self) -> bytes:
         return b"".join([part async for part in self.parts()])
 
-    async def events(self) -> AsyncIterator[Any]:
+    async def events(self) -> AsyncGenerator[Any]:
         """Those of a stream, read from JSON; "[DONE]" as it is."""
         left = b""
         async for part in self.parts():

@@ -98,12 +98,13 @@ def names(choice: dict[str, Any]) -> list[str]:
 async def streamed(connection: Connection, *, leave: int | None = None, pause: float = 0.0) -> Said:
     """The stream's answer, as far as `leave` events. Raises AssertionError for one that is not well formed."""
     tokens, text, reason, drawn, ended = [], "", None, -1, False
-    events = connection.events()
-    async with contextlib.aclosing(events):
-        async for number, event in counted(events):
+    left = -1 if leave is None else leave
+    async with contextlib.aclosing(connection.events()) as events:
+        async for event in events:
             assert not ended, f"{event} behind [DONE]"
-            if number == leave:
+            if left == 0:
                 break
+            left -= 1
             if event == "[DONE]":
                 ended = True
                 continue
@@ -117,13 +118,6 @@ async def streamed(connection: Connection, *, leave: int | None = None, pause: f
             await asyncio.sleep(pause)
     assert ended or leave is not None, "no [DONE]"
     return Said(tuple(tokens), text, reason, drawn)
-
-
-async def counted(events: Any) -> Any:
-    number = 0
-    async for event in events:
-        yield number, event
-        number += 1
 
 
 async def complete(connection: Connection) -> Said:
@@ -334,8 +328,8 @@ def compare(before: State, after: State) -> Iterator[tuple[str, float, float, bo
     for name, what in {"running": "requests that are decoded", "waiting": "requests that wait"}.items():
         count = after.metrics[f"gptjax_num_requests_{name}"]
         yield what, before.metrics[f"gptjax_num_requests_{name}"], count, count == 0
-    compiled = [one.metrics["gptjax_compilations_total"] for one in (before, after)]
-    yield "programs compiled", *compiled, compiled[0] == compiled[1]
+    first, last = (one.metrics["gptjax_compilations_total"] for one in (before, after))
+    yield "programs compiled", first, last, first == last
     yield "file descriptors", len(before.files), len(after.files), len(after.files) <= len(before.files)
     yield "resident memory, MiB", before.megabytes, after.megabytes, after.megabytes <= before.megabytes * MEMORY
 
