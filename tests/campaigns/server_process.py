@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -43,7 +44,12 @@ class Server(NamedTuple):
 
 @contextlib.contextmanager
 def serving(model: Path, *words: str, port: int = 0) -> Iterator[Server]:
-    """A server that is ready. Raises SystemExit where it does not come to that."""
+    """A server that is ready. Raises SystemExit where it does not come to that.
+
+    This process may then have as many connections as the system lets it.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.txt"
         command = [sys.executable, "-m", "gptjax.cli", "serve", str(model), "--name", NAME, "--port", str(port), *words]

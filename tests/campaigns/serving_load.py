@@ -17,7 +17,6 @@ import itertools
 import json
 import random
 import re
-import resource
 import socket
 import sys
 import time
@@ -195,14 +194,27 @@ class Load:
     wrong: list[str] = dataclasses.field(default_factory=list)
     open: list[int] = dataclasses.field(default_factory=lambda: [0, 0])  # streams: now, most
 
-    async def run(self, plan: Iterator[tuple[str, int]], streams: int, slow: int) -> None:
-        async with asyncio.TaskGroup() as group:
-            for number in range(streams):
-                group.create_task(self._client(plan, random.Random(number), slow=number < slow))
+    async def run(self, plan: Iterator["Asked"], streams: int, until: float = float("inf")) -> None:
+        """Clients that stream, `streams` beside the slow ones, and others for all else; until that moment at most."""
+        kept: dict[bool, collections.deque[Asked]] = {True: collections.deque(), False: collections.deque()}
 
-    async def _client(self, plan: Iterator[tuple[str, int]], rng: random.Random, *, slow: bool) -> None:
+        def of(stream: bool) -> Iterator[Asked]:
+            while time.monotonic() < until:
+                while not kept[stream]:
+                    if (found := next(plan, None)) is None:
+                        return
+                    kept[found.stream].append(found)
+                yield kept[stream].popleft()
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(streams + SLOW):
+                group.create_task(self._client(of(True), random.Random(number), slow=number < SLOW))
+            for number in range(streams // 4):
+                group.create_task(self._client(of(False), random.Random(-number - 1), slow=False))
+
+    async def _client(self, plan: Iterator["Asked"], rng: random.Random, *, slow: bool) -> None:
         connection = None
-        for kind, number in plan:
+        for kind, number, stream in plan:
             try:
                 async with asyncio.timeout(SECONDS):
                     if kind in ("malformed", "oversized"):
@@ -212,7 +224,7 @@ class Load:
                         await self._refused(kind, number)
                         continue
                     connection = connection or (await slowly(self.server.port) if slow else await self._connected())
-                    stays = await self._ask(connection, kind, number, rng, slow=slow)
+                    stays = await self._ask(connection, kind, number, rng, stream=stream, slow=slow)
                     if not stays:
                         await connection.close()
                         connection = None
@@ -227,9 +239,10 @@ class Load:
     async def _connected(self) -> Connection:
         return await connected(self.server.port)
 
-    async def _ask(self, connection: Connection, kind: str, number: int, rng: random.Random, *, slow: bool) -> bool:
+    async def _ask(
+        self, connection: Connection, kind: str, number: int, rng: random.Random, *, stream: bool, slow: bool
+    ) -> bool:
         """Whether the connection can be used again."""
-        stream = slow or rng.random() < 0.8
         leaves = kind == "cancelled"
         how = "streamed" if stream else "whole"
         lone = self.lone[number]
@@ -294,14 +307,18 @@ async def slowly(port: int) -> Connection:
     return Connection(*await asyncio.open_connection(sock=own, limit=2048))
 
 
-def plan(requests: int, seed: int, until: float) -> Iterator[tuple[str, int]]:
-    """(kind, number of the prompt), until that moment at most."""
+class Asked(NamedTuple):
+    kind: str
+    number: int  # of the prompt, or of what is wrong
+    stream: bool
+
+
+def plan(requests: int, seed: int) -> Iterator[Asked]:
+    """Of those that can be streamed four in five are."""
     rng = random.Random(seed)
     weights = (1 - CANCELLED - MALFORMED - OVERSIZED, CANCELLED, MALFORMED, OVERSIZED)
     for kind in rng.choices(("answered", "cancelled", "malformed", "oversized"), weights, k=requests):
-        if time.monotonic() > until:
-            return
-        yield kind, rng.randrange(PROMPTS)
+        yield Asked(kind, rng.randrange(PROMPTS), kind in ("answered", "cancelled") and rng.random() < 0.8)
 
 
 class State(NamedTuple):
@@ -346,13 +363,15 @@ async def campaign(server: Server, options: argparse.Namespace) -> int:
     print(f"{PROMPTS} lone answers, {sum(said.drawn for said in lone)} tokens, "
           f"{len({said.tokens for said in lone})} distinct", flush=True)  # fmt: skip
     warm = Load(server, questions_, lone)
-    first = [(kind, number) for kind in ("malformed", "oversized") for number in range(25)]  # each of them once
-    await warm.run(itertools.chain(first, plan(2 * options.streams, 1, float("inf"))), options.streams, SLOW)
+    first = [
+        Asked(kind, number, False) for kind in ("malformed", "oversized") for number in range(25)
+    ]  # each of them once
+    await warm.run(itertools.chain(each, plan(2 * options.streams, 1)), options.streams)
     before = await settled(server)
     load = Load(server, questions_, lone)
     begun = time.monotonic()
     until = float("inf") if options.minutes is None else begun + 60 * options.minutes
-    await load.run(plan(options.requests, 2, until), options.streams, SLOW)
+    await load.run(plan(options.requests, 2), options.streams, until)
     seconds = time.monotonic() - begun
     after = await settled(server)
     wrong = [*warm.wrong, *load.wrong]
@@ -386,8 +405,6 @@ def main() -> int:
     parser.add_argument("--streams", type=int, default=500)
     parser.add_argument("--minutes", type=float, help="no request begins after so many")
     options = parser.parse_args(own)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     words = ("--slots", "16", "--queue", str(4 * options.streams), *given)  # one client may have half of the places
     with serving(options.model, *words) as server:
         return asyncio.run(campaign(server, options))
