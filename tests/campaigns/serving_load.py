@@ -363,9 +363,7 @@ async def campaign(server: Server, options: argparse.Namespace) -> int:
     print(f"{PROMPTS} lone answers, {sum(said.drawn for said in lone)} tokens, "
           f"{len({said.tokens for said in lone})} distinct", flush=True)  # fmt: skip
     warm = Load(server, questions_, lone)
-    first = [
-        Asked(kind, number, False) for kind in ("malformed", "oversized") for number in range(25)
-    ]  # each of them once
+    each = [Asked(kind, number, False) for kind in ("malformed", "oversized") for number in range(25)]
     await warm.run(itertools.chain(each, plan(2 * options.streams, 1)), options.streams)
     before = await settled(server)
     load = Load(server, questions_, lone)
