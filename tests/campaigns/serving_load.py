@@ -403,7 +403,8 @@ def main() -> int:
     parser.add_argument("--streams", type=int, default=500)
     parser.add_argument("--minutes", type=float, help="no request begins after so many")
     options = parser.parse_args(own)
-    words = ("--slots", "16", "--queue", str(4 * options.streams), *given)  # one client may have half of the places
+    queue = 4 * (options.streams + SLOW)  # one client may have half of the places
+    words = ("--slots", "16", "--queue", str(queue), *given)
     with serving(options.model, *words) as server:
         return asyncio.run(campaign(server, options))
 
