@@ -21,7 +21,8 @@ class BoundedProtocol(HttpToolsProtocol):
     _deadline: asyncio.TimerHandle | None = None  # for the head of a request
     _stalled: asyncio.TimerHandle | None = None  # for the client to read
     _in_head = True
-    _head_bytes = _head_lines = 0
+    _head_bytes = _head_lines = 0  # what has come of a head, lines that were read of it
+    _head_read = 0  # bytes of its address and headers: all of it may come at once, and be read at once
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -40,18 +41,21 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_bytes += len(data)
         super().data_received(data)
         if self._in_head and self._head_bytes > HEAD_BYTES and not self.transport.is_closing():
-            self._refuse(ApiError(f"the request's headers have more than {HEAD_BYTES >> 10} KiB", status=431))
+            self._refuse(too_large())
 
     def on_message_begin(self) -> None:
-        self._in_head, self._head_lines = True, 0
+        self._in_head, self._head_lines, self._head_read = True, 0, 0
         if self._deadline is None:
             self._await_head()
         super().on_message_begin()
 
+    def on_url(self, url: bytes) -> None:
+        self._read(url)
+        super().on_url(url)
+
     def on_header(self, name: bytes, value: bytes) -> None:
         self._head_lines += 1
-        if self._head_lines > HEAD_LINES:
-            raise ValueError("too many headers")  # the parser ends, and send_400_response is called
+        self._read(name + value)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -66,6 +70,8 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self._head_lines > HEAD_LINES:
             self._refuse(ApiError(f"the request has more than {HEAD_LINES} headers", status=431))
+        elif self._head_read > HEAD_BYTES:
+            self._refuse(too_large())
         else:
             self._refuse(ApiError("the request is no HTTP that can be read"))
 
@@ -78,6 +84,11 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
+
+    def _read(self, part: bytes) -> None:
+        self._head_read += len(part)
+        if self._head_lines > HEAD_LINES or self._head_read > HEAD_BYTES:
+            raise ValueError("too much of a head")  # the parser ends, and send_400_response is called
 
     def _await_head(self) -> None:
         late = ApiError(f"the request's headers did not come within {HEAD_SECONDS:.0f} s", status=408)
@@ -96,3 +107,7 @@ class BoundedProtocol(HttpToolsProtocol):
             lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
             self.transport.write(STATUS_LINE[error.status] + lines.encode() + b"\r\n" + error.body)
         self.transport.close()
+
+
+def too_large() -> ApiError:
+    return ApiError(f"the request's headers have more than {HEAD_BYTES >> 10} KiB", status=431)
