@@ -49,11 +49,15 @@ def write_tasks(model: gptjax.LanguageModel, folder: Path) -> None:
     paragraphs = [line.strip() for page in PAGES for line in page.read_text().splitlines() if len(line.split()) > 9]
     items = [item for item in quiz(paragraphs[: ITEMS + 10])
              if all(fits(f"{item['context']} {choice}") for choice in item["choices"])]  # fmt: skip
-    begun = [{"context": item["context"], "answer": ""} for item in items if item["context"]]
+    begun = [item for item in items if item["context"] and fits(item["context"], TOKENS)]
+    for item, [sample] in zip(
+        begun, model.generate([one["context"] for one in begun], tokens=4, temperature=0), strict=True
+    ):
+        item["choices"][item["answer"] - 1] = sample.text.strip() or "."  # as the model would go on
     written = {
         "quiz": items,
         "pages": [{"text": text} for text in paragraphs[:ITEMS] if fits(text)],
-        "answers": [item for item in begun if fits(item["context"], TOKENS)],
+        "answers": [{"context": item["context"], "answer": ""} for item in begun],
     }
     for name, text in {**TASKS, "answers": ANSWERS}.items():
         (folder / f"{name}.yaml").write_text(text.replace("FOLDER", str(folder)))
