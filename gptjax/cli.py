@@ -25,11 +25,11 @@ from gptjax.command.export_verb import Export
 from gptjax.command.options import USER_ERROR, read
 from gptjax.command.serve_verb import Serve
 from gptjax.command.verb import Verb
+from gptjax.decoding.sampling import Sampling
 from gptjax.evaluation.items import unescaped
 from gptjax.files.places import expanded
 from gptjax.inference.chat import Chat, from_first_word
 from gptjax.inference.conversation import turn_ids
-from gptjax.inference.sampling import Sampling
 from gptjax.runs.manifest import check_sizes, folder_of, numbered, verify
 from gptjax.runs.rundir import read_run
 from gptjax.spelling import did_you_mean

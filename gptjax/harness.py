@@ -17,12 +17,12 @@ from typing import Any
 
 import gptjax
 from gptjax.command.progress import bar
+from gptjax.decoding.sampling import Sampling
 from gptjax.evaluation.evaluate import continued
 from gptjax.inference import conversation
 from gptjax.inference.chat import LINES, TURNS
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.prompt import encode_prompts, encode_rendered
-from gptjax.inference.sampling import Sampling
 from gptjax.inference.text_likelihood import continuations, encoded_pairs, rolling
 
 TOKENS = 256  # of an answer, where a task does not say

@@ -9,12 +9,11 @@ from types import ModuleType
 from typing import Any
 
 ROOMS = {
+    "decoding": ("decode", "sampling"),
     "evaluation": ("answers", "evaluate", "items"),
     "inference": (
         "chat",
         "class_scoring",
-        "decode",
-        "sampling",
         "scoring",
         "template",
         "text_likelihood",
@@ -26,6 +25,8 @@ ROOMS = {
 NEW_NAMES = {f"gptjax.{name}": f"gptjax.{room}.{name}" for room, names in ROOMS.items() for name in names} | {
     "gptjax.generate": "gptjax.inference.language_model",
     "gptjax.habits": "gptjax.inference.generation_config",
+    "gptjax.inference.decode": "gptjax.decoding.decode",
+    "gptjax.inference.sampling": "gptjax.decoding.sampling",
 }
 
 

@@ -93,7 +93,7 @@ def test_without_a_verb_it_teaches_every_verb(checkout: Checkout, words: tuple[s
     """Asking for help lists the verbs, succeeds, and installs nothing."""
     done = checkout.launch(*words)
     assert done.returncode == 0
-    for verb in ("setup", "pretrain", "generate", "test"):
+    for verb in ("setup", "pretrain", "generate", "serve", "test"):
         assert f"\n  {verb} " in done.stdout
     assert not checkout.installs
 
@@ -111,7 +111,7 @@ def test_a_link_to_it_uses_the_checkout_that_the_file_lies_in(checkout: Checkout
     assert sorted(path.name for path in folder.iterdir()) == ["one", "two"]
 
 
-@pytest.mark.parametrize("verb", ["setup", "pretrain", "generate", "test"])
+@pytest.mark.parametrize("verb", ["setup", "pretrain", "generate", "serve", "test"])
 def test_a_verb_explains_itself_before_anything_is_installed(checkout: Checkout, verb: str):
     """VERB --help names the verb and succeeds without an environment, and makes none."""
     done = checkout.launch(verb, "--help")
@@ -234,15 +234,16 @@ def test_what_follows_the_verb_reaches_the_program_unchanged(checkout: Checkout)
     assert checkout.launch("generate", "--help").stdout.endswith("<generate><--help>")
 
 
-def test_generate_without_a_run_takes_the_newest(checkout: Checkout):
+@pytest.mark.parametrize("verb", ["generate", "serve"])
+def test_generate_and_serve_without_a_run_take_the_newest(checkout: Checkout, verb: str):
     """No run at all is one line; then the newest folder with a model.json is put first; a named run is left alone."""
-    assert_one_line(checkout.launch("generate"), "./launch.sh pretrain")
+    assert_one_line(checkout.launch(verb), "./launch.sh pretrain")
     for age, name in enumerate(("new run", "old")):
         run = checkout.root / "runs" / name
         run.mkdir(parents=True)
         (run / "model.json").touch()
         os.utime(run, (1e9 - age, 1e9 - age))
     (checkout.root / "runs/unfinished").mkdir()
-    done = checkout.launch("generate", "--prompt", "Once upon")
-    assert done.stdout.endswith(f"<generate><{checkout.root}/runs/new run><--prompt><Once upon>")
-    assert checkout.launch("generate", "elsewhere").stdout.endswith("<generate><elsewhere>")
+    done = checkout.launch(verb, "--prompt", "Once upon")
+    assert done.stdout.endswith(f"<{verb}><{checkout.root}/runs/new run><--prompt><Once upon>")
+    assert checkout.launch(verb, "elsewhere").stdout.endswith(f"<{verb}><elsewhere>")

@@ -43,7 +43,7 @@ class Serve(Verb):
     """Port to listen at; 0 = any that is free."""
     slots: int = 8
     """How many texts are written at once; more need more memory."""
-    queue: int = 256
+    queue: int = 1024
     """How many requests may wait for a slot, of one client at most half as many; the next is refused."""
     context: int | None = None
     """Tokens of a conversation, prompt and answer, that there is room for; None = as many as the model can read."""
@@ -63,8 +63,8 @@ class Serve(Verb):
     """Those of the step itself, or their moving average, where the run kept one."""
     adapter: str | None = None
     """Folder of a LoRA adapter in PEFT's layout, merged into the weights."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the products; scores are float32."""
+    dtype: Literal["float32", "bfloat16", "int8"] | None = None
+    """Of the products, or int8 of the weights alone; None = bfloat16 where this machine has instructions for it."""
 
     def __post_init__(self):
         if not 0 <= self.port < 2**16:
@@ -90,7 +90,11 @@ class Serve(Verb):
             read_run(expanded(self.directory))  # only a run has checkpoints to follow
         with bound(self.host, self.port) as listening:
             keep_compiled(short=True)
-            model = gptjax.load(self.directory, self.step, weights=self.weights, dtype=self.dtype, adapter=self.adapter)
+
+            from gptjax.nn.decoding_weights import fastest_dtype
+
+            dtype = fastest_dtype() if self.dtype is None else self.dtype
+            model = gptjax.load(self.directory, self.step, weights=self.weights, dtype=dtype, adapter=self.adapter)
 
             from gptjax.serving.serve import serve
 

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
 
+from gptjax.decoding.sampling import Sampling
 from gptjax.inference.prompt import encode_prompts, encode_rendered
-from gptjax.inference.sampling import Sampling
 from gptjax.text.tokenizer import SHIELD, SPEAKERS, turn_line
 
 if TYPE_CHECKING:

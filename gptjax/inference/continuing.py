@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from gptjax.inference.padding import padded_length, shortest_length
+from gptjax.decoding.padding import padded_length, shortest_length
 from gptjax.inference.scoring import Progress
 
 if TYPE_CHECKING:

@@ -18,13 +18,13 @@ from jaxtyping import Float
 
 from gptjax import arguments
 from gptjax.config import ModelConfig
+from gptjax.decoding.engine import Ended, Engine, Event, Failed, Request, Said, Token
+from gptjax.decoding.padding import padded_length
+from gptjax.decoding.sampling import Sampling
 from gptjax.inference.class_scoring import class_log_probs
 from gptjax.inference.embedding import mean_states
-from gptjax.inference.engine import Ended, Engine, Event, Failed, Request, Said, Token
 from gptjax.inference.generation_config import GenerationConfig
-from gptjax.inference.padding import padded_length
 from gptjax.inference.prompt import encode_prompts
-from gptjax.inference.sampling import Sampling
 from gptjax.inference.scoring import Progress, Row, ScoreOptions, Scores, View, log_probs, score
 from gptjax.inference.text_likelihood import Continuation, loglikelihood, loglikelihood_rolling, perplexity
 from gptjax.nn.decoding_weights import decoding_weights, fastest_dtype, rounded
@@ -103,7 +103,7 @@ class LanguageModel:
     ) -> list[list[Sample]]:  # fmt: skip
         """`samples` continuations of every prompt: result[prompt][sample].
 
-        `settings` are the fields of gptjax.inference.sampling.Sampling: tokens, temperature, top_k, top_p, min_p,
+        `settings` are the fields of gptjax.decoding.sampling.Sampling: tokens, temperature, top_k, top_p, min_p,
         repetition_penalty, logit_bias, stop, seed.
         `prefix`: the model was trained as a prefix-LM, and each prompt's tokens see each other both ways.
         `slots`: tokens that there is room for in each row, prompt and text; None = as many as are needed, padded. Calls

@@ -14,7 +14,7 @@ import numpy as np
 
 from gptjax import arguments
 from gptjax.config import ModelConfig
-from gptjax.inference.padding import padded_length, shortest_length
+from gptjax.decoding.padding import padded_length, shortest_length
 from gptjax.nn.likelihood import token_scores
 from gptjax.nn.model import Transformer, head
 from gptjax.sharding import row_ways

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from gptjax.nn.attention import product_precision
 
+FEWEST = 4  # rows in 16 bits: with a single one, XLA on a CPU first casts the whole matrix to float32
 SMALLEST_SCALE = 1e-12  # of a row of zeros
 
 
@@ -40,11 +41,14 @@ Matrix = Array | Int8
 
 def times(x_BTX: Float[Array, "B T X"], w: Matrix) -> Float[Array, "B T Y"]:
     """x W^T, in x's dtype with float32 accumulation, in float32."""
-    w_YX = w.w_YX if isinstance(w, Int8) else w
-    y_BTY = jnp.einsum(
-        "BTX,YX->BTY", x_BTX, w_YX.astype(x_BTX.dtype),
-        preferred_element_type=jnp.float32, precision=product_precision(x_BTX.dtype),
-    )  # fmt: skip
+    w_YX = (w.w_YX if isinstance(w, Int8) else w).astype(x_BTX.dtype)
+    plain = {"preferred_element_type": jnp.float32, "precision": product_precision(x_BTX.dtype)}
+    B, T, _ = x_BTX.shape
+    if B * T < FEWEST and x_BTX.dtype != jnp.float32 and jax.default_backend() == "cpu":
+        padded_BTX = jnp.pad(x_BTX, ((0, FEWEST - B), (0, 0), (0, 0)))
+        y_BTY = jax.lax.optimization_barrier(jnp.einsum("BTX,YX->BTY", padded_BTX, w_YX, **plain))[:B]
+    else:
+        y_BTY = jnp.einsum("BTX,YX->BTY", x_BTX, w_YX, **plain)
     return y_BTY * w.scale_Y[None, None, :] if isinstance(w, Int8) else y_BTY
 
 

@@ -9,7 +9,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from gptjax.inference.engine import Ended, Event, Failed, Read, Said
+from gptjax.decoding.engine import Ended, Event, Failed, Read, Said
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 COMPILED = "/jax/core/compile/backend_compile_duration"  # what JAX tells of each program, from a cache or not
@@ -95,7 +95,7 @@ class _Compilations(Collector):
         self.count = 0
         jax.monitoring.register_event_duration_secs_listener(self._heard)
 
-    def _heard(self, event: str, seconds: float, **_: str | int) -> None:
+    def _heard(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
         self.count += event == COMPILED
 
     def collect(self) -> Iterator[CounterMetricFamily]:

@@ -37,11 +37,11 @@ def serve(asked: Serve, model: LanguageModel, listening: socket.socket, keys: tu
     host, port = listening.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     ready = (
-        f"{address}: a chat page, and the API at /v1; ready: {name}, {worker.rows} slots, "
+        f"{address}: a chat page, and the API at /v1; ready: {name}, {model.dtype}, {worker.rows} slots, "
         f"{worker.programs} programs in {time.monotonic() - begun:.1f} s"
     )
     if asked.follow:
-        follow(worker, path, lambda step: gptjax.load(path, step, weights=asked.weights, dtype=asked.dtype))
+        follow(worker, path, lambda step: gptjax.load(path, step, weights=asked.weights, dtype=model.dtype))
     ours = not keys and is_loopback(asked.host)
     settings = Settings(name=name, keys=keys, hosts=LOOPBACK | {asked.host.lower()} if ours else None)
     config = uvicorn.Config(

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from gptjax.inference.engine import Ended, Engine, Event, Failed, Request, Ticket
+from gptjax.decoding.engine import Ended, Engine, Event, Failed, Request, Ticket
 from gptjax.inference.language_model import LanguageModel
 from gptjax.serving.fair_queue import FairQueue, QueueFull
 from gptjax.serving.metrics import Metrics, Timing
@@ -148,16 +148,16 @@ class Worker:
         return cut
 
     def _refuse_if_unavailable(self) -> None:
-        why = None
         if self.dead is not None:
             why, reason = "the engine has died; the server must be started anew", "dead"
         elif self.draining:
             why, reason = "the server is shutting down", "draining"
         elif not self.ready:
             why, reason = "the server is not ready yet", "not_ready"
-        if why is not None:
-            self.metrics.rejected.labels(reason).inc()
-            raise Unavailable(why)
+        else:
+            return
+        self.metrics.rejected.labels(reason).inc()
+        raise Unavailable(why)
 
     # From here on all is done in the engine's thread.
 

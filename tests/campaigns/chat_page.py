@@ -1,9 +1,10 @@
 """`python -m tests.campaigns.chat_page TALKS BASE`: the chat page of real servers in headless Chromium.
 
-TALKS is a run that learned to talk, BASE one that continues text. Each check opens the page anew, with empty storage;
-whatever it does, no console error, no exception, and no request to another address may come of it. Refusals that a
-healthy server does not make (429, 503, a stream that breaks off) are made by intercepting the page's own requests;
-everything else is the server's. Pictures of what the page looks like go to `--pictures`: look at them.
+TALKS is a model that talks, BASE one that continues text, such as runs of `finetune` and `pretrain`. Each check opens
+the page anew, with empty storage; whatever it does, no console error, no exception, and no request to another address
+may come of it. Refusals that a healthy server does not make (429, 503, a stream that breaks off) are made by
+intercepting the page's own requests; everything else is the server's. Pictures of what the page looks like go to
+`--pictures`: look at them.
 
 Needs chromium, and playwright and axe-playwright-python beside gptjax.
 """
@@ -50,23 +51,23 @@ AT_FIRST_WORDS = """(act) => new Promise((done) => new MutationObserver((_, obse
 
 
 @contextlib.contextmanager
-def served(run: Path, *arguments: str) -> Iterator[str]:
-    """The address of a server of that run, once it is ready."""
+def served(model: str, *arguments: str) -> Iterator[str]:
+    """The address of a server of that model, once it is ready."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "gptjax.cli", "serve", str(run), "--port", str(port), *arguments]
+    command = [sys.executable, "-m", "gptjax.cli", "serve", model, "--port", str(port), *arguments]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(600):
+        for _ in range(2400):
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/readyz"):
                 break
             if process.poll() is not None:
-                raise SystemExit(f"the server of {run} ended with status {process.returncode}")
+                raise SystemExit(f"the server of {model} ended with status {process.returncode}")
             time.sleep(0.1)
         else:
-            raise SystemExit(f"the server of {run} is not ready after a minute")
+            raise SystemExit(f"the server of {model} is not ready after four minutes")
         yield address
     finally:
         process.terminate()
@@ -105,11 +106,15 @@ class Visit:
     def picture(self, name: str) -> None:
         self.page.screenshot(path=self._pictures / f"{name}.png")
 
-    def say(self, text: str, *, wait: bool = True) -> str:
-        """Sends a message; its answer as the page shows it."""
+    def say(self, text: str) -> str:
+        """Sends a message; its answer as the page shows it, another where a small model has said nothing."""
         self.page.fill("#entry", text)
         self.page.press("#entry", "Enter")
-        if wait:
+        self.rest()
+        for _ in range(5):
+            if self.written or self.page.locator(".failed").count():
+                break
+            self.tool("again")
             self.rest()
         return self.answer
 
@@ -133,6 +138,24 @@ class Visit:
     def tool(self, name: str, role: str = "assistant") -> None:
         self.page.locator(f".{role} [name={name}]").last.click()
 
+    def point_at_token(self, number: int) -> None:
+        """With the mouse, at that one of those that are to be seen, or the last: a new line has no width."""
+        shown = self.page.locator(".tokens span").filter(has_text=re.compile(r"\w"))
+        shown.nth(min(number, shown.count() - 1)).hover()
+
+    def speak_at_length(self) -> None:
+        """From now on the model does not end by itself, but at its limit."""
+        messages = [{"role": role, "content": role} for role in ("user", "assistant", "user")]
+        asked = {"messages": messages, "return_token_strs": True}
+        found = self.page.request.post(f"{self.address}/tokenize", data=asked).json()
+        ends = self.page.request.get(f"{self.address}/tokenizer_info").json()["eos_token"]
+        eos = found["tokens"][found["token_strs"].index(ends)]
+
+        def longer(route: Route) -> None:
+            route.continue_(post_data=json.dumps(route.request.post_data_json | {"logit_bias": {str(eos): -100}}))
+
+        self.page.route("**/v1/chat/completions", longer)
+
     def close(self) -> None:
         self._context.close()
 
@@ -142,9 +165,12 @@ def chats_in_two_languages(visit: Visit) -> None:
     expect(page.locator("#empty h2")).to_have_text("What is on your mind?")
     assert visit.say("Hello! How are you today?").strip()
     expect(page.locator(".measures").last).to_contain_text("tokens")
+    visit.picture("chat-english-light")
     page.click("#language")
     expect(page.locator("html")).to_have_attribute("lang", "zh-CN")
+    page.click("#new")
     assert visit.say("你好，请推荐一个景点。").strip()
+    assert visit.say("门票多少钱？").strip()
     expect(page.locator(".user")).to_have_count(2)
     expect(page.locator(".failed")).to_have_count(0)
     visit.picture("chat-chinese-light")
@@ -159,6 +185,7 @@ def begins_in_the_reader_s_language(visit: Visit) -> None:
 def streams_and_speaks_once(visit: Visit) -> None:
     """What is shown first is the beginning of the answer, and a screen reader hears of its begin and end alone."""
     page = visit.page
+    visit.speak_at_length()
     page.evaluate("""() => {
         window.heard = [];
         const status = document.querySelector("#status");
@@ -177,6 +204,7 @@ def streams_and_speaks_once(visit: Visit) -> None:
 
 def stops(visit: Visit) -> None:
     page = visit.page
+    visit.speak_at_length()
     page.evaluate(f"() => {{ ({AT_FIRST_WORDS})('stop'); }}")
     said = visit.say("Tell me everything that you know about books, please.")
     assert said.strip()
@@ -189,6 +217,7 @@ def stops(visit: Visit) -> None:
 def edits_and_tries_again(visit: Visit) -> None:
     """Each version of a question and of an answer stays, and is a click away."""
     page = visit.page
+    visit.speak_at_length()
     first = visit.say("Do you have a dog?")
     visit.tool("again")
     visit.rest()
@@ -238,6 +267,24 @@ def reload_keeps_everything(visit: Visit) -> None:
 def meeting(answer: dict | None) -> Callable[[Route], None]:
     """What meets a request with that answer; None = with no connection."""
     return lambda route: route.fulfill(**answer) if answer else route.abort()
+
+
+def closed_in_the_middle_keeps_what_came(visit: Visit) -> None:
+    page = visit.page
+    visit.speak_at_length()
+    page.fill("#entry", "Say something long about the weather.")
+    seen = page.evaluate(f"""() => {{
+        const seen = ({AT_FIRST_WORDS})("watch");
+        document.querySelector("#send").click();
+        return seen;
+    }}""")
+    page.reload()
+    expect(page.locator(".user .said")).to_have_text("Say something long about the weather.")
+    expect(page.locator(".failed strong")).to_have_text("The connection ended before the answer did.")
+    assert seen.split()[0] in visit.answer
+    visit.tool("retry")
+    visit.rest()
+    expect(page.locator(".failed")).to_have_count(0)
 
 
 def shows_refusals(visit: Visit) -> None:
@@ -304,8 +351,10 @@ def exports_what_finetune_reads(visit: Visit) -> None:
     visit.tool("edit")
     page.locator(".edit textarea").fill("Yes. 好的 🙂")
     page.get_by_role("button", name="Save").click()
+    visit.speak_at_length()
     page.evaluate(f"() => {{ ({AT_FIRST_WORDS})('stop'); }}")
     visit.say("And more?")
+    page.unroute("**/v1/chat/completions")
     page.click("#new")
     visit.say("Hello.")
     visit.tool("edit")
@@ -324,8 +373,8 @@ def exports_what_finetune_reads(visit: Visit) -> None:
 
 
 def plain(text: str | None) -> str:
-    """Without control characters, which the page spells out."""
-    return re.sub(r"[^\n -~\u00a0-\uffff]|⟨U\+\w+⟩|[\u202a-\u202e]", "", text or "")
+    """Without control characters, which the page spells out, and the space that a template may write before."""
+    return re.sub(r"[^\n -~\u00a0-\uffff]|⟨U\+\w+⟩|[\u202a-\u202e]", "", text or "").strip()
 
 
 def shows_probabilities(visit: Visit) -> None:
@@ -333,13 +382,12 @@ def shows_probabilities(visit: Visit) -> None:
     page = visit.page
     visit.say("What is your name?")
     visit.tool("probabilities")
-    tokens = page.locator(".tokens span")
-    expect(tokens.first).to_be_visible()
+    expect(page.locator(".tokens")).to_be_visible()
     assert plain(page.locator(".tokens").text_content()) == plain(visit.written)
-    tokens.nth(1).hover()
+    visit.point_at_token(1)
     expect(page.locator("#tip .taken")).to_contain_text("%")
     assert page.locator("#tip div").count() >= 3
-    tokens.first.focus()
+    page.locator(".tokens span").first.focus()
     page.keyboard.press("ArrowRight")
     label = page.evaluate("document.activeElement.ariaLabel")
     assert re.search(r"%.*; instead: .*%", label), label
@@ -353,8 +401,26 @@ def shows_probabilities(visit: Visit) -> None:
     page.click("#settings [data-close]")
     visit.say("你喜欢吃什么？")
     expect(page.locator(".tokens")).to_have_count(1)
-    page.locator(".tokens span").nth(2).hover()
+    visit.point_at_token(2)
     visit.picture("probabilities-dark")
+
+
+def looks_well(visit: Visit) -> None:
+    """A picture of what there is to be seen, such as docs/chat.png."""
+    page = visit.page
+    page.set_viewport_size({"width": 1040, "height": 620})
+    page.click("#show-settings")
+    page.fill("#max_tokens", "60")
+    page.fill("#temperature", "0.4")
+    page.click("#settings [data-close]")
+    for text in ("你好！", "A name for a cat, please", "What is your favourite book?"):
+        visit.say(text)
+        page.click("#new")
+    visit.say("What is the capital of France?")
+    visit.say("Tell me one thing about the sea, in one short sentence.")
+    visit.tool("probabilities")
+    visit.point_at_token(4)
+    visit.picture("chat")
 
 
 def shows_what_the_model_reads(visit: Visit) -> None:
@@ -362,7 +428,13 @@ def shows_what_the_model_reads(visit: Visit) -> None:
     visit.say("Where do you live?")
     visit.tool("reading")
     expect(page.locator("#reading-text")).to_contain_text("Where do you live?")
-    assert plain(page.locator("#reading-text mark").text_content()) == plain(visit.written)
+    mark = page.locator("#reading-text mark").text_content()
+    assert plain(mark) == plain(visit.written)
+    page.keyboard.press("Escape")
+    expect(page.locator("#reading")).to_be_hidden()
+    visit.tool("probabilities")
+    assert (page.locator(".tokens").text_content() or "").strip("\n") == (mark or "").strip("\n")
+    visit.tool("reading")
     expect(page.locator("#reading-count")).to_have_text(re.compile(r"^[\d,]+ tokens of at most [\d,]+$"))
     visit.picture("reading")
     page.keyboard.press("Escape")
@@ -391,6 +463,7 @@ def shows_hostile_text_as_text(visit: Visit) -> None:
 
 def works_with_a_keyboard_alone(visit: Visit) -> None:
     page, key = visit.page, visit.page.keyboard
+    visit.speak_at_length()
     expect(page.locator("#entry")).to_be_focused()
     key.type("Hello")
     key.press("Shift+Enter")
@@ -412,6 +485,12 @@ def works_with_a_keyboard_alone(visit: Visit) -> None:
     expect(page.locator(".user .said")).to_contain_text("Hello again")
     key.press("Alt+p")
     expect(page.locator(".tokens")).to_be_visible()
+    for _ in range(20):
+        key.press("Shift+Tab")
+        if page.evaluate("document.activeElement.role") == "option":
+            break
+    key.press("End")
+    assert page.evaluate("document.activeElement === document.querySelector('.tokens span:last-child')")
     key.press("Control+/")
     expect(page.locator("#keys")).to_be_visible()
     visit.picture("keys")
@@ -467,12 +546,13 @@ def is_accessible(visit: Visit) -> None:
 
 def follows_the_answer_unless_the_reader_scrolls(visit: Visit) -> None:
     page = visit.page
+    visit.speak_at_length()
     gap = "talk.scrollHeight - talk.scrollTop - talk.clientHeight"
-    for text in ("One.\n" * 30, "Two.\n" * 30):
+    for text in ("One.\n" * 20, "Two.\n" * 20):
         visit.say(text)
         assert page.evaluate(gap) < 60
     page.evaluate(f"() => {{ ({AT_FIRST_WORDS})('scroll up'); }}")
-    visit.say("Three.\n" * 30)
+    visit.say("Three.\n" * 20)
     assert page.evaluate("document.querySelector('#talk').scrollTop") < 100
     expect(page.locator("#down")).to_be_visible()
     page.click("#down")
@@ -486,8 +566,8 @@ def fits_a_phone(visit: Visit) -> None:
     page.fill("#entry", "Hello, are you well?")
     page.click("#send")
     visit.rest()
-    assert visit.answer.strip()
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    expect(page.locator(".assistant")).to_have_count(1)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth && talk.scrollWidth <= talk.clientWidth")
     visit.picture("phone")
     page.click("#toggle")
     expect(page.locator("#side")).to_be_visible()
@@ -504,19 +584,47 @@ def continues_text(visit: Visit) -> None:
     expect(page.locator("#empty h2")).to_have_text("Begin a text")
     first = visit.say("Once upon a time, there was")
     assert first.strip()
-    page.press("#entry", "Enter")
+    written = visit.written
+    with page.expect_request("**/v1/completions") as request:
+        page.press("#entry", "Enter")
+    assert request.value.post_data_json["prompt"] == f"Once upon a time, there was{written}"
     expect(page.locator(".assistant")).to_have_count(2)
     visit.rest()
     visit.say("\nThe end of it was")
+    for _ in range(20):  # longer than the model can read, it goes on from what is left
+        if page.get_by_text("did not see the beginning").count():
+            break
+        visit.say("" if visit.written else " And then the")  # it may have ended at once
+    else:
+        raise AssertionError("nothing is left out")
+    expect(page.locator(".failed")).to_have_count(0)
+    if not visit.written:
+        visit.say(" And then the")
     visit.tool("probabilities")
-    expect(page.locator(".tokens span").first).to_be_visible()
-    page.locator(".tokens span").nth(3).hover()
+    expect(page.locator(".tokens")).to_be_visible()
+    visit.point_at_token(3)
     visit.picture("text-light")
     with page.expect_download() as download:
         page.click("#export")
     text = Path(download.value.path()).read_text(encoding="utf-8")
     assert text.startswith(f"Once upon a time, there was{first[:5]}"), text[:60]
     assert "\nThe end of it was" in text
+
+
+def forgets_the_oldest_where_all_is_too_long(visit: Visit) -> None:
+    page = visit.page
+    visit.speak_at_length()
+    for number in range(6):
+        with page.expect_response(lambda response: response.ok and "chat/completions" in response.url) as response:
+            visit.say(f"This is the remark of the number {number}.")
+    expect(page.locator(".failed")).to_have_count(0)
+    expect(page.locator(".note", has_text="did not see the beginning")).not_to_have_count(0)
+    sent = response.value.request.post_data_json["messages"]
+    assert sent[0]["role"] == "user"
+    assert "number 0" not in sent[0]["content"]
+    visit.tool("reading")
+    expect(page.locator("#reading-text")).to_contain_text(sent[0]["content"])
+    expect(page.locator("#reading-text")).not_to_contain_text("number 0")
 
 
 PHONE = {"viewport": {"width": 390, "height": 780}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
@@ -528,15 +636,18 @@ CHECKS: dict[Check, tuple[str, dict]] = {  # the server that each needs, and the
     stops: ("talks", {}),
     edits_and_tries_again: ("talks", {}),
     reload_keeps_everything: ("talks", {}),
+    closed_in_the_middle_keeps_what_came: ("talks", {}),
     shows_refusals: ("talks", {}),
     asks_for_the_key: ("locked", {}),
     exports_what_finetune_reads: ("talks", {}),
     shows_probabilities: ("talks", {}),
+    looks_well: ("talks", {}),
     shows_what_the_model_reads: ("talks", {}),
     shows_hostile_text_as_text: ("talks", {}),
     works_with_a_keyboard_alone: ("talks", {}),
     is_accessible: ("talks", {}),
     follows_the_answer_unless_the_reader_scrolls: ("talks", {"viewport": {"width": 1000, "height": 500}}),
+    forgets_the_oldest_where_all_is_too_long: ("talks", {}),
     fits_a_phone: ("talks", PHONE),
     continues_text: ("base", {}),
 }
@@ -544,8 +655,8 @@ CHECKS: dict[Check, tuple[str, dict]] = {  # the server that each needs, and the
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("talks", type=Path, help="a run that learned to talk")
-    parser.add_argument("base", type=Path, help="a run that continues text")
+    parser.add_argument("talks", help="a model that talks, as `gptjax serve` takes it")
+    parser.add_argument("base", help="a model that continues text")
     parser.add_argument("--pictures", type=Path, default=Path(tempfile.gettempdir(), "chat_page"))
     parser.add_argument("--only", default="", help="checks whose name has this in it")
     arguments = parser.parse_args()

@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 
 import gptjax
+from gptjax.decoding.sampling import Sampling
 from gptjax.exchange.export import PROOF, export, logits_of
 from gptjax.inference.chat import Chat
-from gptjax.inference.sampling import Sampling
 from tests.campaigns.golden_gguf import blocks
 from tests.hf_models import GPT2, LLAMA, LLAMA3, PROMPT, QWEN3, weights, write_folder
 from tests.tiny_run import SHAPES, random_model, write_run

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 
 import gptjax.harness
+from gptjax.decoding.sampling import Sampling
 from gptjax.evaluation.evaluate import continued
 from gptjax.harness import Adapter, settings_of
 from gptjax.inference.chat import TURNS, Chat
 from gptjax.inference.language_model import LanguageModel
-from gptjax.inference.sampling import Sampling
 from tests.tiny_run import random_model, write_run
 
 MODEL = random_model()

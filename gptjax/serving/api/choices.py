@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import NamedTuple
 
-from gptjax.inference.engine import Ended, Event, Failed, Read, Request, Said, Token
+from gptjax.decoding.engine import Ended, Event, Failed, Read, Request, Said, Token
 from gptjax.serving.errors import ApiError
 from gptjax.serving.fair_queue import QueueFull
 from gptjax.serving.worker import Answer, Unavailable, Worker

@@ -4,11 +4,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from gptjax.decoding.engine import Grammar, Request
+from gptjax.decoding.sampling import Sampling
 from gptjax.inference.chat import TURNS
-from gptjax.inference.engine import Grammar, Request
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.prompt import encode_prompts, encode_rendered
-from gptjax.inference.sampling import Sampling
 from gptjax.serving.api.choices import Choice
 from gptjax.serving.api.messages import Message
 from gptjax.serving.api.requests import Completion, Conversation, Drawing, Prompt

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from gptjax.inference.engine import Token
+from gptjax.decoding.engine import Token
 from gptjax.serving.api.choices import Piece
 from gptjax.serving.api.token_texts import TokenTexts, finite
 

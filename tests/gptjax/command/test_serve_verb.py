@@ -52,7 +52,7 @@ def test_a_port_in_use_is_one_line_before_the_model_is_looked_for():
         (["nowhere", "--context", "1"], "context=1: must be at least 2"),
         (["nowhere", "--drain", "-1"], "drain=-1.0: must be 0"),
         (["nowhere", "--follow", "--step", "5"], "use one of them"),
-        (["nowhere", "--follow"], "no such run"),
+        (["a_models_folder", "--follow", "--port", "0"], "neither a run (no model.json)"),
         (["nowhere", "--host", "0.0.0.0"], "give keys with --api-key-file, or say --allow-anyone"),
         (["nowhere", "--host", "0.0.0.0", "--allow-anyone", "--port", "0"], "no such run"),
         (["nowhere", "--host", "no.such.host.invalid"], "is no address of this machine"),
@@ -62,6 +62,8 @@ def test_a_port_in_use_is_one_line_before_the_model_is_looked_for():
 )
 def test_a_mistake_is_refused_before_a_model_is_loaded(words, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "a_models_folder").mkdir()
+    (tmp_path / "a_models_folder" / "config.json").write_text("{}")
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")  # is not to be set by this
     with pytest.raises(ValueError, match=re.escape(said)):
         parse(["serve", *words]).run()

@@ -13,10 +13,10 @@ from flax import linen as nn
 
 from gptjax.batch import ClassHead
 from gptjax.config import ModelConfig
+from gptjax.decoding.padding import LENGTHS
 from gptjax.evaluation.evaluate import answer, classify, classify_by_head, continued, multiple_choice
 from gptjax.inference.continuing import groups
 from gptjax.inference.language_model import LanguageModel
-from gptjax.inference.padding import LENGTHS
 from gptjax.nn.class_heads import class_logits
 from gptjax.nn.model import Transformer, init_params
 from tests.tiny_run import LLAMA, bpe, characters, random_model, reciter

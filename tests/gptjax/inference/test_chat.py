@@ -3,10 +3,10 @@
 import pytest
 import tokenizers
 
+from gptjax.decoding.sampling import Sampling
 from gptjax.inference.chat import LINES, TURNS, Chat
 from gptjax.inference.generation_config import GenerationConfig
 from gptjax.inference.language_model import LanguageModel
-from gptjax.inference.sampling import Sampling
 from gptjax.inference.template import render
 from gptjax.text.tokenizer import SHIELD, Tokenizer, dialogue_text
 from tests.tiny_run import bpe, characters, random_model, reciter

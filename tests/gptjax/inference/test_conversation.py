@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
+from gptjax.decoding.sampling import Sampling
 from gptjax.inference.chat import LINES, Chat
 from gptjax.inference.conversation import turn_ids, written
 from gptjax.inference.generation_config import GenerationConfig
 from gptjax.inference.language_model import LanguageModel
-from gptjax.inference.sampling import Sampling
 from tests.tiny_run import bpe, random_model
 
 SYSTEM, USER = {"role": "system", "content": "be brief"}, {"role": "user", "content": "hello"}

@@ -15,11 +15,11 @@ from flax import linen as nn
 
 import gptjax
 from gptjax.config import ModelConfig, save_model_config
-from gptjax.inference.choosing import LIKELIEST, Choice, adjusted, choose, narrowed
-from gptjax.inference.engine import Engine, Request, Said
+from gptjax.decoding.drawing import LIKELIEST, Choice, adjusted, choose, narrowed
+from gptjax.decoding.engine import Engine, Request, Said
+from gptjax.decoding.sampling import Sampling
+from gptjax.decoding.text_stream import certain
 from gptjax.inference.language_model import LanguageModel
-from gptjax.inference.sampling import Sampling
-from gptjax.inference.text_stream import certain
 from gptjax.nn.likelihood import logits_from
 from gptjax.nn.model import Transformer, head, init_params
 from gptjax.runs.checkpoint import CheckpointWriter

@@ -9,11 +9,11 @@ import pytest
 import tokenizers
 from tokenizers import decoders, normalizers, pre_tokenizers
 
+from gptjax.decoding.sampling import Sampling
 from gptjax.inference.chat import TURNS, Chat
 from gptjax.inference.generation_config import GenerationConfig
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.learned_spans import ConversationEncoder
-from gptjax.inference.sampling import Sampling
 from gptjax.text.tokenizer import Tokenizer, byte_tokenizer
 from tests.campaigns.templates import AGAIN, CONVERSATIONS, GOLDEN, MASKS, NAMES, USER, parts, rules_of
 from tests.tiny_run import bpe, random_model

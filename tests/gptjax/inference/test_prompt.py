@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from gptjax.decoding.sampling import Sampling
 from gptjax.evaluation.evaluate import answer
 from gptjax.exchange.export import PROMPTS, _compare_tokens
 from gptjax.harness import Adapter
@@ -12,7 +13,6 @@ from gptjax.inference.conversation import turn_ids, written
 from gptjax.inference.generation_config import GenerationConfig
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.prompt import encode_prompts, encode_rendered
-from gptjax.inference.sampling import Sampling
 from gptjax.inference.text_likelihood import encoded_pairs
 from tests.tiny_run import bpe, random_model
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gptjax.decoding.padding import LENGTHS
 from gptjax.inference.language_model import LanguageModel
-from gptjax.inference.padding import LENGTHS
 from gptjax.inference.scoring import (
     ASKED_AT_ONCE,
     Row,

@@ -6,9 +6,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from gptjax.decoding.sampling import Sampling
 from gptjax.inference.chat import TURNS, Chat
 from gptjax.inference.language_model import LanguageModel
-from gptjax.inference.sampling import Sampling
 from tests import served as tiny
 from tests.served import Client, T, served
 
@@ -74,6 +74,16 @@ def test_a_chat_is_what_the_library_s_chat_says(client: Client, talking: Client)
         then = greedy(model, chat.tokens("and you?"), 12, stop=chat.sampling.stop).lstrip()
         reply = one.chat("hello", said, "and you?", max_tokens=12).json["choices"][0]
         assert reply["message"]["content"] == then != said
+
+
+def test_a_base_s_reply_is_a_line_without_the_space_in_front(client: Client, talking: Client, model):
+    """Of a model that was taught to talk the end is the end, and only the space is left out."""
+    space, line = ({str(model.tokenizer.ids_of(text)[0]): 100} for text in (" ", "\n"))
+    for one, reason in ((client, "stop"), (talking, "length")):
+        choice = one.chat("hello", max_tokens=3, logit_bias=space).json["choices"][0]
+        assert (choice["message"]["content"], choice["finish_reason"]) == ("", "length")
+        assert one.chat("hello", max_tokens=3, logit_bias=line).json["choices"][0]["finish_reason"] == reason
+    assert client.complete("hello", max_tokens=3, logit_bias=space).json["choices"][0]["text"] == "   "
 
 
 def test_a_completion_is_what_the_library_generates(client: Client, model):

@@ -35,7 +35,8 @@ def test_a_newer_checkpoint_is_served_and_a_damaged_or_missing_one_is_told_once(
     seen = look(worker, run, gptjax.load, 10)
     assert (seen, worker.model.step) == (10, 10)
     seen = seen_after(20, seen)
-    while worker.model.step == 10:
+    until = time.monotonic() + 30
+    while worker.model.step == 10 and time.monotonic() < until:
         time.sleep(0.01)
     assert (seen, worker.model.step) == (20, 20)
     seen = seen_after(30, seen)

@@ -1,13 +1,15 @@
 """What is drawn has the form that was asked for, and no form takes the server's time or memory."""
 
 import json
+import os
 import re
+import signal
 
 import numpy as np
 import pytest
 
-from gptjax.inference.engine import Ended, Engine, Failed, Grammar, Request, Said
-from gptjax.inference.sampling import Sampling
+from gptjax.decoding.engine import Ended, Engine, Failed, Grammar, Request, Said
+from gptjax.decoding.sampling import Sampling
 from gptjax.serving.grammar import grammar_of
 from tests.tiny_run import random_model
 
@@ -142,3 +144,20 @@ def test_a_bomb_that_goes_off_while_a_text_is_written_ends_that_text_alone(engin
     assert isinstance(heard[0][-1], Failed)
     assert "the form that was asked for" in str(heard[0][-1].error)
     assert heard[1][-1] == Ended("length")
+
+
+def test_a_step_that_does_not_end_is_given_up_and_the_next_text_is_written(model):
+    """The process is stopped by hand, as a step that takes forever would have it."""
+    grammar = grammar_of({"type": "regex", "regex": "ab"}, model)
+    [a] = model.tokenizer.encode("a")
+    assert a in bits(grammar)
+    os.kill(grammar._child._process.pid, signal.SIGSTOP)
+    with pytest.raises(ValueError, match=r"takes more than 0\.5 s; the text was given up"):
+        grammar.take(a)
+    del grammar
+    again = grammar_of({"type": "regex", "regex": "ab"}, model)
+    assert a in bits(again)
+    again.take(a)
+    assert not again.ended
+    again.take(model.tokenizer.encode("b")[0])
+    assert again.ended

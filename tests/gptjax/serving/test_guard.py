@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 import socket
 import time
 
@@ -57,10 +58,11 @@ async def asgi(app, path, method, headers):
 
 
 def until(true, seconds=20):
+    """Whether it was true once, within so many seconds."""
     begun = time.monotonic()
-    while not true() and time.monotonic() < begun + seconds:
-        time.sleep(0.01)
-    return true()
+    while not (found := true()) and time.monotonic() < begun + seconds:
+        time.sleep(0.02)
+    return found
 
 
 def long(**fields):
@@ -70,6 +72,12 @@ def long(**fields):
 
 def idle(client):
     return client.count("running") == client.count("waiting") == 0
+
+
+def cancelled(client):
+    """How many texts were cancelled since the server began."""
+    found = re.search(r'finish_reason="cancelled"} (.*)$', client.get("/metrics").text, re.MULTILINE)
+    return 0 if found is None else float(found[1])
 
 
 @contextlib.contextmanager
@@ -160,6 +168,7 @@ def test_a_body_that_is_too_large_is_refused_and_the_answer_can_be_read(client: 
     answer = client.post("/v1/completions", b" " * 5_000_000)
     assert answer.status == 413
     assert answer.error["message"] == "the request has more than 20000 bytes"
+    assert answer.headers["connection"] == "close"  # else the rest of it would be read, however long it is
     with client.socket() as connection:
         head = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         connection.sendall(head + b"transfer-encoding: chunked\r\n\r\n")
@@ -182,17 +191,20 @@ def test_a_body_that_comes_too_slowly_is_refused(client: Client, monkeypatch):
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_goes_leaves_nothing_behind(client: Client, stream):
+    before = cancelled(client)
     with asked(client, json_bytes(long(stream=stream, n=6))):
         assert until(lambda: client.count("running") == 4)
     assert until(lambda: idle(client))
+    assert cancelled(client) >= before + 4
 
 
 def test_a_client_that_goes_while_it_waits_is_forgotten(client: Client):
     with asked(client, json_bytes(long(n=4))):
         assert until(lambda: client.count("running") == 4)
+        before = cancelled(client)
         with asked(client, json_bytes(long())):
             assert until(lambda: client.count("waiting") == 1)
-        assert until(lambda: client.count("waiting") == 0)
+        assert until(lambda: cancelled(client) == before + 1)
     assert until(lambda: idle(client))
 
 
@@ -270,7 +282,7 @@ def test_a_mistake_of_ours_is_a_500_and_no_text_is_logged(client: Client, monkey
 
 def test_a_poisoned_text_is_the_only_one_that_fails(client: Client, monkeypatch):
     """The engine gives up one request; the other, in the row beside it, is what it is alone."""
-    from gptjax.inference.text_stream import TextStream
+    from gptjax.decoding.text_stream import TextStream
 
     wanted = client.complete("dog", max_tokens=100).json["choices"][0]["text"]
     push, poisoned = TextStream.push, []

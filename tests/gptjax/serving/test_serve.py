@@ -29,7 +29,7 @@ def serving(run, *words):
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
             line = process.stdout.readline()
-            found = re.search(r"http://127\.0\.0\.1:(\d+): .*ready: tiny, 2 slots, \d+ programs", line)
+            found = re.search(r"http://127\.0\.0\.1:(\d+): .*ready: tiny, \w+, 2 slots, \d+ programs", line)
             assert found, line + process.stdout.read()
             yield process, int(found[1])
         finally:

@@ -7,9 +7,9 @@ import logging
 import jax
 import pytest
 
-from gptjax.inference.engine import Ended, Failed, Read, Request, Said
+from gptjax.decoding.engine import Ended, Failed, Read, Request, Said
+from gptjax.decoding.sampling import Sampling
 from gptjax.inference.language_model import LanguageModel
-from gptjax.inference.sampling import Sampling
 from gptjax.serving.fair_queue import QueueFull
 from gptjax.serving.worker import Unavailable, Worker
 from tests.tiny_run import random_model
@@ -37,7 +37,11 @@ def made(**settings):
 def worker():
     found = made(queue=8)
     yield found
-    asyncio.run(found.drain(5))
+    run(found.drain(5))
+
+
+def run(coroutine):
+    return asyncio.run(asyncio.wait_for(coroutine, 60))
 
 
 async def heard(worker, asked, client="a"):
@@ -69,7 +73,7 @@ def test_many_at_once_are_answered_as_if_each_were_alone(worker):
             *[heard(worker, request(text), client) for text, client in zip(texts, "aabbc", strict=True)]
         )
 
-    for text, events in zip(texts, asyncio.run(main()), strict=True):
+    for text, events in zip(texts, run(main()), strict=True):
         assert text_of(events) == alone(text)
         assert isinstance(events[0], Read)
         assert events[-1] == Ended("length")
@@ -85,11 +89,11 @@ def test_nothing_is_compiled_once_it_is_ready():
     worker.wait()
     before = worker.programs
     for text, tokens in (("A", 1), ("A: hello there, quick brown fox", 30)):
-        asyncio.run(heard(worker, request(text, tokens, stop=("zz",), top_k=3)))
+        run(heard(worker, request(text, tokens, stop=("zz",), top_k=3)))
     assert value(worker, "compilations_total") == before > 0
     jax.jit(lambda x: x * 3 + before)(1.0)
     assert value(worker, "compilations_total") > before
-    asyncio.run(worker.drain(5))
+    run(worker.drain(5))
 
 
 def test_a_reader_that_leaves_frees_its_row(worker):
@@ -113,11 +117,13 @@ def test_a_reader_that_leaves_frees_its_row(worker):
                 reading.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await reading
+            if leave != "forget":
+                await until(lambda: worker.running == 0)
             del answer
             await until(lambda: worker.running == 0)
         return await heard(worker, request())
 
-    assert text_of(asyncio.run(main())) == alone()
+    assert text_of(run(main())) == alone()
     assert value(worker, "client_disconnects_total") == gone + 3
 
 
@@ -138,7 +144,7 @@ def test_beyond_the_queue_one_is_refused_at_once(worker):
         return [event async for event in answer]
 
     refused = value_of_rejected(worker)
-    assert {text_of(events) for events in asyncio.run(main())} == {alone(tokens=20)}
+    assert {text_of(events) for events in run(main())} == {alone(tokens=20)}
     assert value_of_rejected(worker) == refused + 1
 
 
@@ -153,7 +159,7 @@ def test_a_request_that_cannot_be_met_fails_alone(worker):
         beyond = Request(prompt=(10**6,), sampling=Sampling(tokens=3))
         return await asyncio.gather(heard(worker, beyond), heard(worker, request()))
 
-    [failed], good = asyncio.run(main())
+    [failed], good = run(main())
     assert isinstance(failed, Failed)
     assert "token id 1000000" in str(failed.error)
     assert text_of(good) == alone()
@@ -170,13 +176,13 @@ def test_a_function_runs_between_turns_and_what_it_raises_is_raised(worker):
             await worker.run(broken)
         return [event async for event in answer]
 
-    assert text_of(asyncio.run(main())) == alone(tokens=30)
+    assert text_of(run(main())) == alone(tokens=30)
 
 
 def test_tokens_and_ends_are_counted(worker):
     names = ("prompt_tokens_total", "generation_tokens_total", "time_to_first_token_seconds_count")
     before = [value(worker, name) for name in names]
-    asyncio.run(heard(worker, request(tokens=7)))
+    run(heard(worker, request(tokens=7)))
     after = [value(worker, name) for name in names]
     assert [new - old for new, old in zip(after, before, strict=True)] == [len(request().prompt), 7, 1]
     assert 'gptjax_requests_total{finish_reason="length"}' in worker.metrics.page().decode()
@@ -203,7 +209,7 @@ def test_a_swapped_model_has_the_new_requests_and_the_old_one_ends_its_own(worke
         new = await heard(worker, request(tokens=40))
         return text_of([event async for event in old]), text_of(new)
 
-    assert asyncio.run(main()) == (alone(tokens=40), theirs)
+    assert run(main()) == (alone(tokens=40), theirs)
     with pytest.raises(ValueError, match="another shape"):
         worker.swap(random_model("gpt2"))
     worker.swap(random_model())
@@ -214,7 +220,7 @@ def test_before_it_is_ready_nothing_is_taken():
         with pytest.raises(Unavailable, match="not ready"):
             Worker(random_model(), rows=1).events(request(), "a")
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_draining_finishes_what_it_can_and_cuts_the_rest_with_an_error():
@@ -228,8 +234,8 @@ def test_draining_finishes_what_it_can_and_cuts_the_rest_with_an_error():
             worker.events(request(), "a")
         return await ended, [[event async for event in answer][-1] for answer in answers]
 
-    assert asyncio.run(main(12, 30)) == (0, [Ended("length")] * 3)
-    cut, lasts = asyncio.run(main(50, 0.0))
+    assert run(main(12, 30)) == (0, [Ended("length")] * 3)
+    cut, lasts = run(main(50, 0.0))
     assert cut == 3
     assert [str(last.error) for last in lasts] == ["the server is shutting down"] * 3
 
@@ -255,7 +261,7 @@ def test_when_the_engine_dies_everybody_hears_of_it(monkeypatch, caplog):
         assert await worker.drain(5) == 0
         return lasts
 
-    assert [str(last.error) for last in asyncio.run(main())] == ["no such device"] * 4
+    assert [str(last.error) for last in run(main())] == ["no such device"] * 4
     assert isinstance(worker.dead, RuntimeError)
     assert not worker.ready
     with pytest.raises(RuntimeError, match="no such device"):

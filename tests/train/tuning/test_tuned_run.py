@@ -10,8 +10,8 @@ import pytest
 import gptjax
 from data.examples.example_spec import ExamplesSpec
 from gptjax.config import Lora
+from gptjax.decoding.sampling import Sampling
 from gptjax.inference.chat import TURNS, Chat
-from gptjax.inference.sampling import Sampling
 from gptjax.runs.manifest import steps as saved_steps
 from tests.tiny_recipe import recipe, records, steps_alone, write_text
 from train.recipe import BatchSpec, MeshSpec, OptimizerSpec, from_json, to_json

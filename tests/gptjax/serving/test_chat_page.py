@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import gptjax
@@ -14,9 +15,9 @@ MARKUP = re.sub(r"<(style|script)\b.*?</\1>|<!--.*?-->", "", PAGE, flags=re.DOTA
 
 
 def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    assert len(found) == len(pairs), f"a key is there twice: {sorted(name for name, _ in pairs)}"
-    return found
+    twins = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+    assert not twins
+    return dict(pairs)
 
 
 def words() -> dict[str, dict[str, str]]:

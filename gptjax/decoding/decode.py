@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from gptjax.inference.choosing import Choice, Drawn, draw, likeliest
+from gptjax.decoding.drawing import Choice, Drawn, draw, likeliest
 from gptjax.nn.cached_attention import Cache
 from gptjax.nn.likelihood import logits_from
 from gptjax.nn.model import Transformer, head

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from gptjax.inference.engine import PIECE, Ended, Engine, Failed, Read, Request, Said
-from gptjax.inference.sampling import Sampling
+from gptjax.decoding.engine import PIECE, Ended, Engine, Failed, Read, Request, Said
+from gptjax.decoding.sampling import Sampling
 from gptjax.sharding import make_mesh
 from tests.tiny_run import random_model
 

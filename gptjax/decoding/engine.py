@@ -16,18 +16,17 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_ch
 import jax
 import numpy as np
 
-from gptjax.inference import decode
-from gptjax.inference.choosing import LIKELIEST, Choice, Drawn
-from gptjax.inference.padding import padded_length
-from gptjax.inference.sampling import Sampling
-from gptjax.inference.text_stream import TextStream
+from gptjax.decoding import decode
+from gptjax.decoding.drawing import LIKELIEST, Choice, Drawn
+from gptjax.decoding.padding import padded_length
+from gptjax.decoding.sampling import Sampling
+from gptjax.decoding.text_stream import TextStream
 from gptjax.mesh_axes import row_axes
 
 if TYPE_CHECKING:
     from gptjax.inference.language_model import LanguageModel
 
 PIECE = 64  # tokens of prompts that are read between two steps; whole pieces of a prompt are kept for others
-FEWEST = 4  # rows of a CPU in 16 bits, whose product with fewer takes eight times as long (docs/log.md, 2026-11-28)
 SHORT_PIECE = 16  # a prompt's last tokens are padded to so many, if they fit
 
 
@@ -124,8 +123,6 @@ class Engine:
     def __init__(self, model: "LanguageModel", *, rows: int, context: int | None = None):
         self.model, self.context = model, model.config.T if context is None else context
         self._network, self._params = model.decoding()
-        if jax.default_backend() == "cpu" and self._network.dtype != np.float32:
-            rows = max(rows, FEWEST)
         ways = math.prod(model.mesh.shape[axis] for axis in row_axes()) if model.mesh is not None else 1
         self.rows = -(-rows // ways) * ways
         with model.on_mesh():  # room for whole pieces, for a piece is padded
