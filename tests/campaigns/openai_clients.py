@@ -87,8 +87,13 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         keys = stack.enter_context(tempfile.NamedTemporaryFile("w", suffix=".txt"))
         print(KEY, file=keys, flush=True)
-        talks = stack.enter_context(live(asked.talks)), asked.talks.name, "none", gptjax.load(asked.talks)
-        base = stack.enter_context(live(asked.base, "--api-key-file", keys.name))
+        talks = (
+            stack.enter_context(live(asked.talks, "--dtype", "float32")),
+            asked.talks.name,
+            "none",
+            gptjax.load(asked.talks),
+        )
+        base = stack.enter_context(live(asked.base, "--dtype", "float32", "--api-key-file", keys.name))
         base = base, asked.base.name, KEY, gptjax.load(asked.base)
         clients = [stack.enter_context(client(*command)) for command in commands]
         found = [tried(Served(one, *base), Served(one, *talks), asked.only) for one in clients]
