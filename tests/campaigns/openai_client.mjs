@@ -69,7 +69,7 @@ for await (const line of createInterface({ input: process.stdin })) {
   try {
     answer = { found: await call(JSON.parse(line)) };
   } catch (error) {
-    if (!(error instanceof OpenAI.APIError)) throw error;
+    // its own, and what else comes of an answer that it cannot read
     const { status, code, param, type, requestID, message } = error;
     answer = { error: { class: error.constructor.name, status, code, param, type, request_id: requestID, message } };
   }

@@ -75,10 +75,10 @@ def main() -> None:
     for line in sys.stdin:
         try:
             answer = {"found": call(json.loads(line))}
-        except openai.APIError as error:
-            fields = {name: getattr(error, name, None) for name in ("code", "param", "type", "request_id", "message")}
+        except Exception as error:  # its own, and what else comes of an answer that it cannot read
+            fields = {name: getattr(error, name, None) for name in ("code", "param", "type", "request_id")}
             status = getattr(error, "status_code", None)
-            answer = {"error": {"class": type(error).__name__, "status": status, **fields}}
+            answer = {"error": {"class": type(error).__name__, "status": status, "message": str(error), **fields}}
         print(json.dumps(answer), flush=True)
 
 
