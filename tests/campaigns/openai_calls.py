@@ -248,52 +248,51 @@ def bias(base: Served, talks: Served) -> None:
 @row("chat: one turn, twice")
 def turn(base: Served, talks: Served) -> None:
     """the greedy reply of this process, both times"""
-    answer = talks.talk()
-    wanted = talks.wanted(f"A: {TALK}\nB:")
-    assert said(answer) == said(talks.talk()) == wanted.text.lstrip()
+    asked = {"messages": [user(TALK)], "temperature": 0, "max_completion_tokens": TOKENS}
+    answer, wanted = talks("create", "chat", **asked), talks.wanted(f"A: {TALK}\nB:")
+    assert said(answer) == said(talks("create", "chat", **asked)) == wanted.text.lstrip()
     assert answer["choices"][0]["message"]["role"] == "assistant"
     assert reason(answer) == {"eos": "stop", "length": "length"}[wanted.ended]
     assert answer["usage"]["completion_tokens"] == len(wanted.ids)
 
 
+def replied(talks: Served, messages: list[Any], wanted: Sample) -> None:
+    """Whether messages get a reply, and its log-probabilities, for other prompts may get the same text."""
+    answer = talks("create", "chat", messages=messages, temperature=0, max_completion_tokens=TOKENS, logprobs=True)
+    assert said(answer) == wanted.text.lstrip()
+    found = [token["logprob"] for token in answer["choices"][0]["logprobs"]["content"]]
+    np.testing.assert_allclose(found, wanted.log_probs, atol=NEAR)
+
+
 @row("chat: system message")
 def system(base: Served, talks: Served) -> None:
     """the reply to the template's text"""
-    answer = talks("create", "chat", messages=[{"role": "system", "content": "Be brief."}, user(TALK)],
-                   temperature=0, max_completion_tokens=TOKENS)  # fmt: skip
     wanted = talks.wanted(f"S: Be brief.\nA: {TALK}\nB:")
-    assert said(answer) == wanted.text.lstrip()
-    prompt = talks.model.tokenizer.encode(f"S: Be brief.\nA: {TALK}\nB:")
-    assert answer["usage"]["prompt_tokens"] == 1 + len(prompt)
+    replied(talks, [{"role": "system", "content": "Be brief."}, user(TALK)], wanted)
 
 
 @row("chat: developer message")
 def developer(base: Served, talks: Served) -> None:
     """as a system message"""
-    answer = talks("create", "chat", messages=[{"role": "developer", "content": "Be brief."}, user(TALK)],
-                   temperature=0, max_completion_tokens=TOKENS)  # fmt: skip
-    assert said(answer) == talks.wanted(f"S: Be brief.\nA: {TALK}\nB:").text.lstrip()
+    wanted = talks.wanted(f"S: Be brief.\nA: {TALK}\nB:")
+    replied(talks, [{"role": "developer", "content": "Be brief."}, user(TALK)], wanted)
 
 
 @row("chat: three turns")
 def turns(base: Served, talks: Served) -> None:
     """the reply to all of them; the client's own message goes back as it came"""
     first = talks.talk()["choices"][0]["message"]
-    answer = talks("create", "chat", messages=[user(TALK), first, user("Why?")], temperature=0,
-                   max_completion_tokens=TOKENS)  # fmt: skip
-    history = [talks.model.tokenizer.bos, *talks.model.tokenizer.encode(f"A: {TALK}\nB: {first['content']}"), EOS]
-    ids = [*history, *talks.model.tokenizer.encode("\nA: Why?\nB:")]
+    encode = talks.model.tokenizer.encode
+    ids = [talks.model.tokenizer.bos, *encode(f"A: {TALK}\nB: {first['content']}"), EOS, *encode("\nA: Why?\nB:")]
     [[wanted]] = talks.model.generate([ids], temperature=0, tokens=TOKENS)
-    assert said(answer) == wanted.text.lstrip()
-    assert answer["usage"]["prompt_tokens"] == len(ids)
+    replied(talks, [user(TALK), first, user("Why?")], wanted)
 
 
 @row("chat: content in parts")
 def parts(base: Served, talks: Served) -> None:
     """as the same text in one"""
     content = [{"type": "text", "text": "How are"}, {"type": "text", "text": "you today?"}]
-    answer = talks("create", "chat", messages=[user(content)], temperature=0, max_completion_tokens=TOKENS)
-    assert said(answer) == said(talks.talk())
+    replied(talks, [user(content)], talks.wanted(f"A: {TALK}\nB:"))
 
 
 @row("chat: stream, include_usage")
@@ -363,10 +362,10 @@ def chat_seed(base: Served, talks: Served) -> None:
 
 @row("chat: presence and frequency penalty")
 def penalties(base: Served, talks: Served) -> None:
-    """the reply of gptjax.generate with them, another than without"""
-    wanted = talks.wanted(f"A: {TALK}\nB:", presence_penalty=1.5, frequency_penalty=1.0)
-    answer = talks.talk(presence_penalty=1.5, frequency_penalty=1.0)
-    assert said(answer) == wanted.text.lstrip() != said(talks.talk())
+    """the replies of gptjax.generate with either, others than without"""
+    plain = said(talks.talk())
+    for settings in ({"presence_penalty": 2}, {"frequency_penalty": 2}):
+        assert said(talks.talk(**settings)) == talks.wanted(f"A: {TALK}\nB:", **settings).text.lstrip() != plain
 
 
 @row("chat: response_format json_object")
