@@ -48,7 +48,6 @@ def application(worker: Worker, settings: Settings) -> Starlette:
         "/": page_of(PAGE),
         "/v1/models": api.models,
         "/v1/models/{name:path}": api.one_model,
-        "/tokenizer_info": api.tokenizer_info,
         "/healthz": api.alive,
         "/readyz": api.ready,
         "/health": api.ready,
@@ -192,12 +191,6 @@ class Api:
         if (top := max(asked.ids)) >= tokenizer.size:
             raise ApiError(f"tokens has token id {top}; the model has {tokenizer.size} tokens, from 0 on", "tokens")
         return answer({"prompt": await asyncio.to_thread(tokenizer.decode, asked.ids)})
-
-    async def tokenizer_info(self, request: Request) -> Response:
-        """As lm_eval asks for it."""
-        model = self._worker.model
-        names = dict(model.generation_config.names)
-        return answer({**names, "chat_template": model.generation_config.chat_template, "max_length": self._context})
 
     async def alive(self, request: Request) -> Response:
         self._check_alive()

@@ -335,8 +335,6 @@ def test_tokens_of_a_text_and_back(client: Client, model):
     assert told["token_strs"][1] == model.tokenizer.token(told["tokens"][1])
     assert client.post("/detokenize", {"tokens": bare["tokens"]}).json == {"prompt": PROMPT}
     assert client.post("/detokenize", {"tokens": [10**6]}).error["param"] == "tokens"
-    info = client.get("/tokenizer_info").json
-    assert info["eos_token"] == model.tokenizer.token(model.tokenizer.eos)
 
 
 def test_the_page_may_load_nothing_from_elsewhere(client: Client):
