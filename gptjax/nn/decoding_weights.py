@@ -2,7 +2,7 @@
 
 A step of decoding reads every weight once and multiplies it with a token a row: it is as fast as memory is. On a CPU
 XLA reads matrices fastest as [Y,X], whose product with a row is one of rows with rows, and each layer's as an array of
-its own, for it copies a slice before it multiplies with it (docs/log.md, 2026-11-28).
+its own, for it copies a slice before it multiplies with it (docs/log.md, 2026-11-28, serving).
 Axes: B batch  T position  X width read  Y width written  V vocabulary  D residual  L layers.
 """
 

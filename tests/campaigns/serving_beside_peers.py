@@ -77,9 +77,9 @@ async def text(model: str, ids: list[int], extra: dict) -> tuple[float, int]:
         if not line.startswith(b"data: {"):
             continue
         event = json.loads(line[6:])
-        if not event.get("choices"):
+        if event.get("usage"):
             count = event["usage"]["completion_tokens"]
-        elif not first and event["choices"][0].get("text") is not None and not _opening(event):
+        if event.get("choices") and not first and not _opening(event):
             first = time.monotonic() - begun
     writer.close()
     if not count:
