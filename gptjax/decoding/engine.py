@@ -192,7 +192,8 @@ class Engine:
         """Compiles all programs, by using them."""
         told: list[Event] = []
         V = self.model.config.vocabulary
-        never: dict[int | str, float] = {id: float("-inf") for id in self.model.generation_config.ends}  # or there would be no step
+        # or there might be no step
+        never: dict[int | str, float] = {id: float("-inf") for id in self.model.generation_config.ends}
         settings = Sampling(tokens=2, temperature=0, logit_bias=never)
         for length in (SHORT_PIECE, PIECE):
             for echo in (False, True):
