@@ -35,8 +35,8 @@ def parsed(body: bytes) -> Any:
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twin = next(name for place, name in enumerate(names) if name in names[:place])
+        seen: set[str] = set()
+        twin = next(name for name, _ in pairs if name in seen or seen.add(name))
         raise ApiError(f"the request holds {twin[:SHOWN]!r} twice", twin[:SHOWN])
     return found
 

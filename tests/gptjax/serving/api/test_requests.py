@@ -240,6 +240,12 @@ def test_a_body_that_is_no_plain_json_is_refused(body, why):
     assert found.value.status == 400
 
 
+def test_a_field_that_is_there_twice_is_found_at_once_among_many():
+    many = ", ".join(f'"x{number}": 1' for number in range(100_000))
+    with pytest.raises(ApiError, match="'x99999' twice"):
+        parsed(f'{{{many}, "x99999": 1}}'.encode())
+
+
 def test_brackets_in_texts_are_no_depth():
     deep = {"a": "[" * 1000 + '\\"{"'}
     assert parsed(json.dumps(deep).encode()) == deep
