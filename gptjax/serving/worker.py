@@ -18,6 +18,7 @@ from typing import Any
 from gptjax.decoding.engine import Ended, Engine, Event, Failed, Request, Ticket
 from gptjax.inference.language_model import LanguageModel
 from gptjax.serving.fair_queue import FairQueue, QueueFull
+from gptjax.serving.grammar import FormGrammar
 from gptjax.serving.metrics import Metrics, Timing
 
 log = logging.getLogger(__name__)
@@ -234,6 +235,9 @@ class Worker:
         self._heard.append((job, event))
         if isinstance(event, Ended | Failed):
             self._jobs.discard(job)
+            job.engine = job.ticket = None  # which holds the job in turn
+            if isinstance(job.request.grammar, FormGrammar):
+                job.request.grammar.close()
 
     def _cancel(self, job: "_Job") -> None:
         if job not in self._jobs:
