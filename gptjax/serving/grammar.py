@@ -21,6 +21,8 @@ from gptjax.text.tokenizer import Tokenizer
 
 BUILD_SECONDS = 1.0  # for a form to be understood
 STEP_SECONDS = 0.5  # for what may follow a token
+FREE_SECONDS = 0.02  # of computing for a token; all texts wait for it
+BUDGET_SECONDS = 2.0  # of computing beyond that, for all of a text
 MEMORY = 2**29  # bytes
 LONGEST = 2**17  # characters of a schema
 LONGEST_REGEX = 2**12
@@ -61,6 +63,7 @@ class FormGrammar:
         self._form, self._children = form, children
         self._child: Child | None = None
         self._allowed = b""
+        self._left = BUDGET_SECONDS
         children.promise()
         self._closed = False
 
@@ -92,6 +95,11 @@ class FormGrammar:
             raise ValueError(f"the form that was asked for {error}; the text was given up") from None
         if "refused" in said:
             raise ValueError(f"the form that was asked for cannot go on: {said['refused'][:300]}")
+        self._left -= max(said["seconds"] - FREE_SECONDS, 0.0)
+        if self._left < 0.0:
+            raise ValueError(
+                f"the form that was asked for takes more than {BUDGET_SECONDS:g} s in all; the text was given up"
+            )
         self.ended, self._allowed = said["ended"], base64.b64decode(said["allowed"])
         if not self.ended and not any(self._allowed):
             raise ValueError("this model has no token for what the form asks for next")
