@@ -38,6 +38,7 @@ from gptjax.serving.worker import Worker
 from gptjax.spelling import did_you_mean
 from gptjax.text.tokenizer import SHIELD
 
+MANY_TOKENS = 128  # of a part of a stream, from which on it is written beside the event loop
 PAGE = Path(__file__).parent / "page" / "index.html"
 
 
@@ -286,7 +287,11 @@ async def streamed(
         try:
             async for some in coming:
                 reply.count(some)
-                if data := reply.parts(some, usage) if some else PING:
+                if sum(len(piece.tokens) for piece in some) > MANY_TOKENS:
+                    data = await asyncio.to_thread(reply.parts, some, usage)
+                else:
+                    data = reply.parts(some, usage) if some else PING
+                if data:
                     yield data
             yield reply.last(usage)
         except ApiError as error:

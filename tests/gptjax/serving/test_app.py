@@ -255,6 +255,11 @@ def test_what_is_large_is_read_and_written_beside_the_event_loop(client: Client,
     assert client.complete("x", max_tokens=1, user="y" * bodies.LARGE).status == 200
     assert client.post("/v1/embeddings", {"model": "tiny", "input": "x"}).status == 200
     assert threads == {"reply": [True, True], "answer": [True], "body": [False, True, False]}
+    monkeypatch.setattr(app.Reply, "parts", noted("parts", app.Reply.parts))
+    scored = client.complete([5] * 300, max_tokens=60, echo=True, logprobs=1, stream=True)
+    assert len(scored.events[0]["choices"][0]["logprobs"]["tokens"]) >= 300
+    assert threads["parts"][0]
+    assert not threads["parts"][-1]
 
 
 def test_what_moves_a_text_s_last_bits_moves_the_fingerprint(client: Client, model):
