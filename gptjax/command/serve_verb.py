@@ -6,7 +6,7 @@ import ipaddress
 import socket
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -16,6 +16,9 @@ from gptjax.command.verb import Verb
 from gptjax.files.bounded_files import naming, read_text
 from gptjax.files.places import expanded
 from gptjax.runs.rundir import read_run
+
+if TYPE_CHECKING:
+    from gptjax.inference.language_model import LanguageModel
 
 NEEDED = ("httptools", "llguidance", "prometheus_client", "starlette", "uvicorn")
 KEY_FILE_BYTES = 2**20
@@ -94,12 +97,16 @@ class Serve(Verb):
             from gptjax.nn.decoding_weights import fastest_dtype
 
             dtype = fastest_dtype() if self.dtype is None else self.dtype
-            model = gptjax.load(self.directory, self.step, weights=self.weights, dtype=dtype, adapter=self.adapter)
+            model = self.loaded(self.step, dtype)
 
             from gptjax.serving.serve import serve
 
             code = serve(self, model, listening, keys)
         sys.exit(code)
+
+    def loaded(self, step: int | None, dtype: str) -> "LanguageModel":
+        """The model of a step, all else as it was asked for."""
+        return gptjax.load(self.directory, step, weights=self.weights, dtype=dtype, adapter=self.adapter)
 
 
 def check_installed() -> None:

@@ -38,6 +38,7 @@ from gptjax.serving.worker import Worker
 from gptjax.spelling import did_you_mean
 from gptjax.text.tokenizer import SHIELD
 
+MANY_TOKENS = 128  # of a part of a stream, from which on it is written beside the event loop
 PAGE = Path(__file__).parent / "page" / "index.html"
 
 
@@ -105,7 +106,8 @@ class Api:
     async def _replied(
         self, request: Request, asked: requests.Drawing, made: prepared.Prepared, style: Style
     ) -> Response:
-        reply = Reply(style, self._settings.name, fingerprint(self._worker.model), sum(map(len, made.prompts)), asked.n)
+        known_by = await asyncio.to_thread(fingerprint, self._worker.model, self._worker.rows)
+        reply = Reply(style, self._settings.name, known_by, sum(map(len, made.prompts)), asked.n)
         coming = pieces(self._worker, made.choices, request.state.client)
         await anext(coming)  # from here on it is under way
         if asked.stream:
@@ -118,7 +120,7 @@ class Api:
 
         found = await while_connected(request.receive, gathered())
         reply.count(found)
-        return Response(reply.complete(found), media_type="application/json")
+        return Response(await asyncio.to_thread(reply.complete, found), media_type="application/json")
 
     async def embeddings(self, request: Request) -> Response:
         asked = requests.embedding(await json_of(request, self._settings))
@@ -128,11 +130,16 @@ class Api:
             raise ApiError(f"dimensions is {asked.dimensions}; this model's embeddings have {width}", "dimensions")
         prompts = await self._inputs(asked.inputs)
         found_ID = await self._computed(request, prompts, LanguageModel.mean_states)
-        data = [
-            {"object": "embedding", "index": index, "embedding": packed(row_D) if asked.base64 else row_D.tolist()}
-            for index, row_D in enumerate(found_ID)
-        ]
-        return answer({"object": "list", "data": data, "model": self._settings.name, "usage": used(prompts)})
+        spelt = packed if asked.base64 else np.ndarray.tolist
+
+        def written() -> Response:
+            data = [
+                {"object": "embedding", "index": index, "embedding": spelt(row_D)}
+                for index, row_D in enumerate(found_ID)
+            ]
+            return answer({"object": "list", "data": data, "model": self._settings.name, "usage": used(prompts)})
+
+        return await asyncio.to_thread(written)
 
     async def classify(self, request: Request) -> Response:
         asked = requests.classification(await json_of(request, self._settings))
@@ -142,7 +149,9 @@ class Api:
         name = next(iter(heads)) if asked.head is None and len(heads) == 1 else asked.head
         if name not in heads:
             why = "is missing" if name is None else f"{name[:60]!r} is none that judges one text"
-            raise ApiError(f"head {why}{did_you_mean(name or '', heads) if heads else '; this model has none'}", "head")
+            raise ApiError(
+                f"head {why}{did_you_mean((name or '')[:60], heads) if heads else '; this model has none'}", "head"
+            )
         number = heads[name]
         labels = config.class_heads[number].classes
         read = await self._inputs(asked.inputs, ends=(tokenizer.bos, tokenizer.eos))
@@ -178,10 +187,14 @@ class Api:
             return text.replace(SHIELD, ""), encode_rendered(model.tokenizer, text)
 
         text, ids = await asyncio.to_thread(read)
-        names = [self._texts.of(id).name for id in ids] if asked.names else None
-        return answer(
-            {"count": len(ids), "max_model_len": self._context, "tokens": ids, "token_strs": names, "text": text}
-        )
+
+        def written() -> Response:
+            names = [self._texts.of(id).name for id in ids] if asked.names else None
+            return answer(
+                {"count": len(ids), "max_model_len": self._context, "tokens": ids, "token_strs": names, "text": text}
+            )
+
+        return await asyncio.to_thread(written)
 
     async def detokenize(self, request: Request) -> Response:
         asked = requests.detokenizing(await json_of(request, self._settings))
@@ -267,7 +280,11 @@ async def streamed(
         try:
             async for some in coming:
                 reply.count(some)
-                if data := reply.parts(some, usage) if some else PING:
+                if sum(len(piece.tokens) for piece in some) > MANY_TOKENS:
+                    data = await asyncio.to_thread(reply.parts, some, usage)
+                else:
+                    data = reply.parts(some, usage) if some else PING
+                if data:
                     yield data
             yield reply.last(usage)
         except ApiError as error:
@@ -300,10 +317,13 @@ def packed(row_D: np.ndarray) -> str:
 
 
 @functools.lru_cache(maxsize=1)
-def fingerprint(model: LanguageModel) -> str:
+def fingerprint(model: LanguageModel, rows: int) -> str:
     """Another one where the same seed may give another text."""
     scale = np.asarray(jax.device_get(model.params["final_norm"]["scale"]))
-    parts = (version("gptjax"), jax.__version__, repr(model.config), model.tokenizer.fingerprint, str(model.step))
+    parts = (
+        *(version("gptjax"), jax.__version__, repr(model.config), model.tokenizer.fingerprint, str(model.step)),
+        *(str(model.dtype), str(rows)),
+    )
     return "fp_" + hashlib.sha256("|".join(parts).encode() + scale.tobytes()).hexdigest()[:12]
 
 

@@ -39,7 +39,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._in_head:
             self._head_bytes += len(data)
-        super().data_received(data)
+        super().data_received(data)  # stops the timer for idle connections, whatever came
+        if self._deadline is None and (self.cycle is None or self.cycle.response_complete):
+            self._await_head()
         if self._in_head and self._head_bytes > HEAD_BYTES and not self.transport.is_closing():
             self._refuse(too_large())
 

@@ -31,14 +31,15 @@ def look(worker: Worker, run: Path, load: Callable[[int], LanguageModel], seen: 
 
     One that is damaged, or gone before it was read, is told once and left alone.
     """
-    newest = max(manifest.steps(run), default=None)
-    if newest is None or newest == seen:
-        return seen
+    newest = seen
     try:
+        newest = max(manifest.steps(run), default=seen)
+        if newest == seen:
+            return seen
         step = manifest.newest_good(run, log.warning, set_bad_aside=False)
         if step is not None and step != worker.model.step:
             worker.swap(load(step))
             log.warning("%s: step %d is served from now on", run, step)
-    except (ValueError, OSError) as error:
-        log.warning("%s: %s; the model stays as it was", run, error)
+    except Exception as error:  # whatever it is, such as no memory, the next one may be good
+        log.warning("%s: %s: %s; the model stays as it was", run, type(error).__name__, error)
     return newest

@@ -5,11 +5,11 @@ in processes of their own, one for each text that is written, by the library llg
 """
 
 import base64
+import contextlib
 import functools
 import json
 import queue
 import threading
-import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +21,8 @@ from gptjax.text.tokenizer import Tokenizer
 
 BUILD_SECONDS = 1.0  # for a form to be understood
 STEP_SECONDS = 0.5  # for what may follow a token
+FREE_SECONDS = 0.02  # of computing for a token; all texts wait for it
+BUDGET_SECONDS = 2.0  # of computing beyond that, for all of a text
 MEMORY = 2**29  # bytes
 LONGEST = 2**17  # characters of a schema
 LONGEST_REGEX = 2**12
@@ -53,20 +55,32 @@ def grammar_of(form: Mapping[str, Any], model: LanguageModel) -> "FormGrammar":
 class FormGrammar:
     """What a text may be that has a form: a Grammar of gptjax.decoding.engine.
 
-    Its process is taken when the text begins, and given back when nothing asks for it any more.
+    Its process is taken when the text begins, and given back by `close`, or when nothing asks for it any more.
     """
 
     def __init__(self, form: Mapping[str, Any], children: "Children"):
-        self.ended = False
+        self.ended, self._closed = False, True
         self._form, self._children = form, children
         self._child: Child | None = None
         self._allowed = b""
-        weakref.finalize(self, children.promise())
+        self._left = BUDGET_SECONDS
+        children.promise()
+        self._closed = False
+
+    def __del__(self):
+        if not self._closed:  # this may come at any place of any thread: nothing may be locked here
+            self._children.forgotten.put(self._child)
+
+    def close(self) -> None:
+        """The text is over. For the thread that it is written in."""
+        if not self._closed:
+            self._closed = True
+            self._children.over(self._child)
+            self._child = None
 
     def allowed(self) -> np.ndarray:
         if self._child is None:
             self._child = self._children.take()
-            weakref.finalize(self, self._children.give_back, self._child)
             self._ask(self._form, BUILD_SECONDS)
         return np.frombuffer(self._allowed, np.int32)
 
@@ -81,6 +95,11 @@ class FormGrammar:
             raise ValueError(f"the form that was asked for {error}; the text was given up") from None
         if "refused" in said:
             raise ValueError(f"the form that was asked for cannot go on: {said['refused'][:300]}")
+        self._left -= max(said["seconds"] - FREE_SECONDS, 0.0)
+        if self._left < 0.0:
+            raise ValueError(
+                f"the form that was asked for takes more than {BUDGET_SECONDS:g} s in all; the text was given up"
+            )
         self.ended, self._allowed = said["ended"], base64.b64decode(said["allowed"])
         if not self.ended and not any(self._allowed):
             raise ValueError("this model has no token for what the form asks for next")
@@ -95,19 +114,31 @@ class Children:
     def __init__(self, spellings: list[bytes], ends: tuple[int, ...]):
         coded = [base64.b64encode(spelling).decode() for spelling in spellings]
         self._said_first = {"spellings": coded, "ends": list(ends)}
+        self.forgotten: queue.SimpleQueue[Child | None] = queue.SimpleQueue()  # of grammars that nobody closed
         self._idle: queue.LifoQueue[Child] = queue.LifoQueue()
         self._lock = threading.Lock()
         self._promised = self._alive = 0  # grammars that have not ended, processes for them
         self.check = functools.lru_cache(maxsize=256)(self._check)
 
-    def promise(self) -> Any:
-        """Sees to it that there is a process for one more. Returns what is to be called when it is over."""
+    def promise(self) -> None:
+        """Sees to it that there is a process for one more text."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self.over(self.forgotten.get_nowait())
         with self._lock:
             self._promised += 1
-            lacking = self._alive < min(self._promised, KEPT)
-        if lacking:
-            self._idle.put(self._started())
-        return self._over
+        try:
+            self._fill()
+        except BaseException:
+            self.over(None)
+            raise
+
+    def over(self, child: Child | None) -> None:
+        """One that was promised is not needed any more: its process, if it had begun, is given back."""
+        with self._lock:
+            self._promised -= 1
+        if child is not None:
+            self.give_back(child)
 
     def take(self) -> Child:
         try:
@@ -118,11 +149,20 @@ class Children:
         return child
 
     def give_back(self, child: Child) -> None:
-        if child.lives and self._idle.qsize() < KEPT:
+        if child.lives and self._idle.qsize() < max(KEPT, self._promised):
             self._idle.put(child)
-        else:
-            child.end()
-            self._lost()
+            return
+        child.end()
+        self._lost()
+        if self._promised:  # others wait, in a thread that shall not have to start one
+            threading.Thread(target=self._fill, name="forms", daemon=True).start()
+
+    def _fill(self) -> None:
+        """Starts one if there are too few."""
+        with self._lock:
+            lacking = self._alive < min(self._promised, KEPT)
+        if lacking:
+            self._idle.put(self._started())
 
     def _check(self, form: str) -> None:
         """Raises ValueError or EndedError; what passed once is not built again."""
@@ -146,10 +186,6 @@ class Children:
     def _lost(self) -> None:
         with self._lock:
             self._alive -= 1
-
-    def _over(self) -> None:
-        with self._lock:
-            self._promised -= 1
 
 
 @functools.lru_cache(maxsize=2)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
@@ -44,7 +45,11 @@ class Matchers:
         self._matcher: LLMatcher | None = None
 
     def answer(self, asked: Any) -> dict[str, Any]:
-        """`asked`: the form of a new text, the id of a token that was drawn, or null, for the text is over."""
+        """`asked`: the form of a new text, the id of a token that was drawn, or null, for the text is over.
+
+        The answer has the seconds of computing that it took.
+        """
+        begun = time.process_time()
         if asked is None:
             self._matcher = None
             return {}
@@ -61,7 +66,7 @@ class Matchers:
         else:
             assert self._matcher is not None
             self._matcher.consume_token(asked)
-        return self._state(self._matcher)
+        return self._state(self._matcher) | {"seconds": time.process_time() - begun}
 
     def _state(self, matcher: LLMatcher) -> dict[str, Any]:
         stopped = matcher.is_stopped()

@@ -10,7 +10,6 @@ from types import FrameType
 
 import uvicorn
 
-import gptjax
 from gptjax.command.serve_verb import Serve, is_loopback
 from gptjax.files.places import expanded
 from gptjax.inference.language_model import LanguageModel
@@ -41,7 +40,7 @@ def serve(asked: Serve, model: LanguageModel, listening: socket.socket, keys: tu
         f"{worker.programs} programs in {time.monotonic() - begun:.1f} s"
     )
     if asked.follow:
-        follow(worker, path, lambda step: gptjax.load(path, step, weights=asked.weights, dtype=model.dtype))
+        follow(worker, path, lambda step: asked.loaded(step, model.dtype))
     ours = not keys and is_loopback(asked.host)
     settings = Settings(name=name, keys=keys, hosts=LOOPBACK | {asked.host.lower()} if ours else None)
     config = uvicorn.Config(
@@ -52,6 +51,7 @@ def serve(asked: Serve, model: LanguageModel, listening: socket.socket, keys: tu
         log_level="error",
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # who asks is who connects: keys tell clients behind a proxy apart
         timeout_graceful_shutdown=FLUSH_SECONDS,
     )
     Server(config, worker, asked.drain, ready).run([listening])

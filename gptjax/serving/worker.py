@@ -5,18 +5,20 @@ event loop in one message a turn.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import logging
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from gptjax.decoding.engine import Ended, Engine, Event, Failed, Request, Ticket
 from gptjax.inference.language_model import LanguageModel
 from gptjax.serving.fair_queue import FairQueue, QueueFull
+from gptjax.serving.grammar import FormGrammar
 from gptjax.serving.metrics import Metrics, Timing
 
 log = logging.getLogger(__name__)
@@ -53,7 +55,7 @@ class Worker:
         self._jobs: set[_Job] = set()
         self._inbox: SimpleQueue[Callable[[], object]] = SimpleQueue()  # what is to be done in the engine's thread
         self._heard: list[tuple[_Job, Event]] = []  # in this turn
-        self._ending = False
+        self._ending, self._begun = False, 0
         self._settled = threading.Event()  # ready or dead
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
@@ -72,27 +74,38 @@ class Worker:
         if self.dead is not None:
             raise self.dead
 
-    def events(self, request: Request, client: str) -> "Answer":
+    @contextlib.contextmanager
+    def begun(self) -> Iterator[None]:
+        """A request has begun of which texts are still to come: until this ends, draining waits."""
+        self._begun += 1
+        try:
+            yield
+        finally:
+            self._begun -= 1
+
+    def events(self, request: Request, client: str, *, begun: bool = False) -> "Answer":
         """Takes a request: what becomes of it, event after event, the last of them Ended or Failed.
 
-        `client`: with whom it takes turns is told by this name. A prompt that the engine refuses is a Failed with a
-        ValueError.
+        `client`: with whom it takes turns is told by this name. `begun`: it belongs to what has begun, so that it is
+        taken while the server drains, and is not counted where it must come again. A prompt that the engine refuses is
+        a Failed with a ValueError.
 
         Raises QueueFull or Unavailable, at once.
         """
-        self._refuse_if_unavailable()
+        self._refuse_if_unavailable(begun)
         job = _Job(request, client, asyncio.get_running_loop(), Timing(self.metrics, len(request.prompt)))
         self._jobs.add(job)
         try:
             self._waiting.put(client, job)
         except QueueFull:
             self._jobs.discard(job)
-            self.metrics.rejected.labels("queue_full").inc()
+            if not begun:
+                self.metrics.rejected.labels("queue_full").inc()
             raise
         self._inbox.put(_nothing)
-        if self.dead is not None:  # meanwhile
+        if self.dead is not None or self._ending:  # meanwhile
             self._jobs.discard(job)
-            self._refuse_if_unavailable()
+            self._refuse_if_unavailable(begun)
         return Answer(job, lambda: self._inbox.put(lambda: self._cancel(job)))
 
     async def run[Result](self, function: Callable[[LanguageModel], Result]) -> Result:
@@ -134,7 +147,11 @@ class Worker:
         """
         self.draining = True
         until = asyncio.get_running_loop().time() + seconds
-        while (self._jobs or self._runs) and self.dead is None and asyncio.get_running_loop().time() < until:
+        while (
+            (self._jobs or self._runs or self._begun)
+            and self.dead is None
+            and asyncio.get_running_loop().time() < until
+        ):
             await asyncio.sleep(0.02)
         cut = len(self._jobs) + len(self._runs)
 
@@ -147,16 +164,17 @@ class Worker:
             await asyncio.to_thread(self._thread.join)
         return cut
 
-    def _refuse_if_unavailable(self) -> None:
+    def _refuse_if_unavailable(self, begun: bool = False) -> None:
         if self.dead is not None:
             why, reason = "the engine has died; the server must be started anew", "dead"
-        elif self.draining:
+        elif self._ending or (self.draining and not begun):
             why, reason = "the server is shutting down", "draining"
         elif not self.ready:
             why, reason = "the server is not ready yet", "not_ready"
         else:
             return
-        self.metrics.rejected.labels(reason).inc()
+        if not begun:
+            self.metrics.rejected.labels(reason).inc()
         raise Unavailable(why)
 
     # From here on all is done in the engine's thread.
@@ -217,6 +235,9 @@ class Worker:
         self._heard.append((job, event))
         if isinstance(event, Ended | Failed):
             self._jobs.discard(job)
+            job.engine = job.ticket = None  # which holds the job in turn
+            if isinstance(job.request.grammar, FormGrammar):
+                job.request.grammar.close()
 
     def _cancel(self, job: "_Job") -> None:
         if job not in self._jobs:

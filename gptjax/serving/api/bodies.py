@@ -13,6 +13,7 @@ from gptjax.serving.api.fields import parsed
 from gptjax.serving.errors import ApiError
 from gptjax.serving.settings import Settings
 
+LARGE = 2**16  # bytes of a body, from which on it is read beside the event loop
 LINGER_SECONDS = 10.0  # in which a client may still send what nobody reads, so that it comes to read the answer
 
 
@@ -37,6 +38,8 @@ async def json_of(request: Request, settings: Settings) -> Any:
                     raise too_large
     except TimeoutError:
         raise ApiError(f"the request did not come within {settings.body_seconds:g} s", status=408) from None
+    if len(body) > LARGE:
+        return await asyncio.to_thread(parsed, bytes(body))
     return parsed(bytes(body))
 
 

@@ -47,13 +47,14 @@ async def pieces(worker: Worker, choices: Sequence[Choice], client: str) -> Asyn
     places = asyncio.Semaphore(AT_ONCE)
 
     async def follow(index: int) -> None:
-        async with places:
-            try:
-                answer = first if index == 0 else await _taken(worker, choices[index].request, client)
-                async for piece in _of_choice(answer, index, choices[index]):
-                    ready.put_nowait(piece)
-            except Exception as error:
-                ready.put_nowait(error)
+        with worker.begun():
+            async with places:
+                try:
+                    answer = first if index == 0 else await _taken(worker, choices[index].request, client)
+                    async for piece in _of_choice(answer, index, choices[index]):
+                        ready.put_nowait(piece)
+                except Exception as error:
+                    ready.put_nowait(error)
 
     tasks = [asyncio.create_task(follow(index)) for index in range(len(choices))]
     try:
@@ -87,16 +88,18 @@ def offered[Taken](offer: Callable[[], Taken]) -> Taken:
     except QueueFull as error:
         raise ApiError(str(error), status=429) from None
     except Unavailable as error:
-        raise ApiError(str(error), status=503, code="unavailable") from None
+        raise _unavailable(error) from None
 
 
 async def _taken(worker: Worker, request: Request, client: str) -> Answer:
     """A further text of a request that has begun waits as long as it takes."""
     while True:
         try:
-            return worker.events(request, client)
+            return worker.events(request, client, begun=True)
         except QueueFull:
             await asyncio.sleep(AGAIN)
+        except Unavailable as error:
+            raise _unavailable(error) from None
 
 
 async def _of_choice(answer: Answer, index: int, choice: Choice) -> AsyncGenerator[Piece]:
@@ -129,6 +132,10 @@ def _as_api_error(error: Exception, request: Request) -> Exception:
             # all else that a request can ask was checked: what the engine refuses then is a fault of the model's
             return ApiError(str(error)[:500], status=500 if request.grammar is None else 400)
         case Unavailable():
-            return ApiError(str(error), status=503, code="unavailable")
+            return _unavailable(error)
         case _:
             return error
+
+
+def _unavailable(error: Unavailable) -> ApiError:
+    return ApiError(str(error), status=503, code="unavailable")

@@ -32,8 +32,15 @@ class Computing:
 
         self._waiting += 1
         try:
-            async with self._turn:
-                return await asyncio.to_thread(function, model, texts, progress=progress)
+            await self._turn.acquire()
+            work = asyncio.ensure_future(asyncio.to_thread(function, model, texts, progress=progress))
+            work.add_done_callback(self._over)
+            return await asyncio.shield(work)  # its thread has its turn until it ends, whoever waits for it
         finally:
             cancelled.set()
             self._waiting -= 1
+
+    def _over(self, work: asyncio.Future) -> None:
+        self._turn.release()
+        if not work.cancelled():
+            work.exception()  # was seen, even where nobody waits any more

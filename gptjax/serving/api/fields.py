@@ -1,5 +1,6 @@
 """The fields of a JSON request, read one by one; what is wrong with one is a 400 that names it."""
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Collection
@@ -10,6 +11,7 @@ from gptjax.serving.errors import ApiError
 from gptjax.spelling import did_you_mean, nearest
 
 DEEPEST = 64  # how far objects and lists may be nested
+COMPARED = 200  # names of a request that are held against one that is missing
 SHOWN = 60  # characters of a wrong value that an error shows
 _MARKS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)  # reads on from where it ended, never twice
 
@@ -35,8 +37,8 @@ def parsed(body: bytes) -> Any:
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twin = next(name for place, name in enumerate(names) if name in names[:place])
+        seen: set[str] = set()
+        twin = next(name for name, _ in pairs if name in seen or seen.add(name))
         raise ApiError(f"the request holds {twin[:SHOWN]!r} twice", twin[:SHOWN])
     return found
 
@@ -69,7 +71,8 @@ class Fields:
     def need[T](self, field: str, read: Read[T]) -> T:
         """The same of a field that must be there."""
         if self._left.get(field) is None:
-            raise ApiError(f"{self.name(field)} is missing{nearest(field, self._left)}", self.name(field))
+            few = [one[:SHOWN] for one in itertools.islice(self._left, COMPARED)]
+            raise ApiError(f"{self.name(field)} is missing{nearest(field, few)}", self.name(field))
         self._known.append(field)
         return read(self._left.pop(field), self.name(field))
 

@@ -17,7 +17,7 @@ from gptjax.serving.errors import ApiError
 
 COMPLETION_TOKENS = 16  # where nobody says how many, as with OpenAI
 REPLY_TOKENS = 1024  # likewise of a reply, as far as there is room
-LARGEST = 2**20  # tokens of all texts of a request, each with those that are told with it
+LARGEST = 2**17  # tokens of all texts of a request, each with those that are told with it
 
 
 class Prepared(NamedTuple):

@@ -42,6 +42,13 @@ def test_a_port_in_use_is_one_line_before_the_model_is_looked_for():
         )
 
 
+def test_every_step_that_is_loaded_has_the_adapter_and_the_weights_that_were_asked_for(monkeypatch):
+    given = []
+    monkeypatch.setattr("gptjax.load", lambda *words, **settings: given.append((words, settings)))
+    Serve(directory="runs/a", follow=True, adapter="b", weights="ema").loaded(30, "float32")
+    assert given == [(("runs/a", 30), {"weights": "ema", "dtype": "float32", "adapter": "b"})]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

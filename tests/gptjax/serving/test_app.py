@@ -1,5 +1,6 @@
 """The API behind a real port: what it replies, and that it is what the library says."""
 
+import asyncio
 import base64
 import dataclasses
 
@@ -9,6 +10,8 @@ import pytest
 from gptjax.decoding.sampling import Sampling
 from gptjax.inference.chat import TURNS, Chat
 from gptjax.inference.language_model import LanguageModel
+from gptjax.serving import app
+from gptjax.serving.api import bodies
 from tests import served as tiny
 from tests.served import Client, T, served
 
@@ -232,6 +235,39 @@ def test_ids_beyond_the_vocabulary_are_refused(client: Client, model):
 
 def test_a_reply_that_would_be_enormous_is_refused(client: Client):
     assert client.complete([[5] * 400] * 200, n=2, echo=True, logprobs=20, max_tokens=1).error["param"] == "max_tokens"
+
+
+def test_what_is_large_is_read_and_written_beside_the_event_loop(client: Client, monkeypatch):
+    """Others are answered meanwhile. A small body is not worth a thread."""
+    threads = {}
+
+    def noted(name, function):
+        def call(*given):
+            threads.setdefault(name, []).append(asyncio._get_running_loop() is None)
+            return function(*given)
+
+        return call
+
+    monkeypatch.setattr(app.Reply, "complete", noted("reply", app.Reply.complete))
+    monkeypatch.setattr(app, "answer", noted("answer", app.answer))
+    monkeypatch.setattr(bodies, "parsed", noted("body", bodies.parsed))
+    assert client.complete("x", max_tokens=1).status == 200
+    assert client.complete("x", max_tokens=1, user="y" * bodies.LARGE).status == 200
+    assert client.post("/v1/embeddings", {"model": "tiny", "input": "x"}).status == 200
+    assert threads == {"reply": [True, True], "answer": [True], "body": [False, True, False]}
+    monkeypatch.setattr(app.Reply, "parts", noted("parts", app.Reply.parts))
+    scored = client.complete([5] * 300, max_tokens=60, echo=True, logprobs=1, stream=True)
+    assert len(scored.events[0]["choices"][0]["logprobs"]["tokens"]) >= 300
+    assert threads["parts"][0]
+    assert not threads["parts"][-1]
+
+
+def test_what_moves_a_text_s_last_bits_moves_the_fingerprint(client: Client, model):
+    own = app.fingerprint(model, client.worker.rows)
+    assert client.complete("x", max_tokens=1).json["system_fingerprint"] == own
+    assert own != app.fingerprint(model, client.worker.rows + 1)
+    other = LanguageModel(model.config, model.tokenizer, model.params, dtype="bfloat16")
+    assert own != app.fingerprint(other, client.worker.rows)
 
 
 def test_a_prompt_that_was_read_before_is_counted_as_such(client: Client):

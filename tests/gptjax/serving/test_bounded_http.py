@@ -100,6 +100,24 @@ def test_a_head_that_never_ends_is_given_up(server, monkeypatch):
             assert "did not come within" in json.loads(body)["error"]["message"]
 
 
+@pytest.mark.parametrize("more", [b"\r\n", b"y"])
+def test_a_connection_whose_answer_is_over_is_not_held_by_what_is_no_request(server, monkeypatch, more):
+    """Neither by an empty line nor by a further piece of a body that was not read; a new request is answered."""
+    monkeypatch.setattr(bounded_http, "HEAD_SECONDS", 0.5)
+    length = f"content-length: {100 if more == b'y' else 1}"
+    asked = f"POST / HTTP/1.1\r\nhost: a\r\n{length}\r\n\r\nx".encode()
+    with connected(server) as sock:
+        sock.settimeout(4)
+        sock.sendall(asked)
+        assert sock.recv(2**16).endswith(b"here\r\n0\r\n\r\n")
+        sock.sendall(more)
+        if more == b"\r\n":
+            sock.sendall(asked)
+            assert sock.recv(2**16).endswith(b"here\r\n0\r\n\r\n")
+            sock.sendall(more)
+        assert read(sock)[0] == 408
+
+
 def test_connections_beyond_the_bound_are_refused_and_the_others_are_not(server, monkeypatch):
     monkeypatch.setattr(bounded_http, "CONNECTIONS", 2)
     with connected(server) as first, connected(server) as second:

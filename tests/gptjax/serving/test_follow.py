@@ -15,6 +15,16 @@ from gptjax.serving.worker import Worker
 from tests.tiny_run import random_model, write_run
 
 
+def test_whatever_goes_wrong_with_one_checkpoint_the_next_is_looked_at(tmp_path, caplog):
+    def broken(step):
+        raise RuntimeError("out of memory")
+
+    run = write_run(tmp_path / "run", random_model())
+    worker = Worker(random_model(), rows=1)
+    assert look(worker, run, broken, 5) == 10
+    assert "RuntimeError: out of memory; the model stays as it was" in caplog.messages[-1]
+
+
 def test_a_newer_checkpoint_is_served_and_a_damaged_or_missing_one_is_told_once(tmp_path, caplog):
     caplog.set_level(logging.WARNING)
     model = random_model()

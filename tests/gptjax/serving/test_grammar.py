@@ -10,6 +10,7 @@ import pytest
 
 from gptjax.decoding.engine import Ended, Engine, Failed, Grammar, Request, Said
 from gptjax.decoding.sampling import Sampling
+from gptjax.serving import grammar as forms
 from gptjax.serving.grammar import grammar_of
 from tests.tiny_run import random_model
 
@@ -144,6 +145,27 @@ def test_a_bomb_that_goes_off_while_a_text_is_written_ends_that_text_alone(engin
     assert isinstance(heard[0][-1], Failed)
     assert "the form that was asked for" in str(heard[0][-1].error)
     assert heard[1][-1] == Ended("length")
+
+
+def test_a_form_that_is_slow_at_every_token_has_a_budget_for_all_of_them(model, monkeypatch):
+    """All other texts wait for each. The cheap tokens of a text cost nothing."""
+    form, [a] = {"type": "regex", "regex": "a{60}"}, model.tokenizer.encode("a")
+
+    def write(grammar):
+        for _ in range(50):
+            assert a in bits(grammar)
+            grammar.take(a)
+
+    cheap = grammar_of(form, model)
+    write(cheap)
+    assert cheap._left > 1.5
+    cheap.close()
+    monkeypatch.setattr(forms, "FREE_SECONDS", 0.0)
+    monkeypatch.setattr(forms, "BUDGET_SECONDS", 0.0)
+    slow = grammar_of(form, model)
+    with pytest.raises(ValueError, match="more than 0 s in all; the text was given up"):
+        write(slow)
+    slow.close()
 
 
 def test_a_step_that_does_not_end_is_given_up_and_the_next_text_is_written(model):

@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import dataclasses
+import gc
 import logging
+import threading
 
 import jax
 import pytest
@@ -10,7 +13,10 @@ import pytest
 from gptjax.decoding.engine import Ended, Failed, Read, Request, Said
 from gptjax.decoding.sampling import Sampling
 from gptjax.inference.language_model import LanguageModel
+from gptjax.serving.api.choices import Choice, pieces
+from gptjax.serving.errors import ApiError
 from gptjax.serving.fair_queue import QueueFull
+from gptjax.serving.grammar import Children, grammar_of
 from gptjax.serving.worker import Unavailable, Worker
 from tests.tiny_run import random_model
 
@@ -238,6 +244,55 @@ def test_draining_finishes_what_it_can_and_cuts_the_rest_with_an_error():
     cut, lasts = run(main(50, 0.0))
     assert cut == 3
     assert [str(last.error) for last in lasts] == ["the server is shutting down"] * 3
+
+
+def test_a_request_of_many_texts_that_has_begun_brings_all_of_them_while_draining():
+    """More than are taken at once, and than may wait: to come again is no refusal. What is cut says so as a 503."""
+
+    async def main(tokens, seconds):
+        worker = made(queue=8)
+        coming = pieces(worker, [Choice(request(tokens=tokens))] * 20, "a")
+        await anext(coming)
+        ended = asyncio.create_task(worker.drain(seconds))
+        try:
+            return [piece async for some in coming for piece in some]
+        finally:
+            await ended
+            await coming.aclose()
+            assert value_of_rejected(worker) == 0
+
+    found = run(main(3, 60))
+    assert sorted(piece.choice for piece in found if piece.reason == "length") == [*range(20)]
+    with pytest.raises(ApiError, match="shutting down") as cut:
+        run(main(50, 0.0))
+    assert cut.value.status == 503
+
+
+def test_texts_of_a_form_share_a_process_and_the_engine_starts_none(worker, monkeypatch):
+    """One after another, whether they end or are left, without any help of the garbage collector."""
+    model, threads, start = random_model(), [], Children._started
+    monkeypatch.setattr(
+        Children, "_started", lambda self: threads.append(threading.current_thread().name) or start(self)
+    )
+
+    async def main():
+        for number in range(8):
+            grammar = await asyncio.to_thread(grammar_of, {"type": "regex", "regex": "[ab]{30}"}, model)
+            answer = worker.events(dataclasses.replace(request(tokens=40), grammar=grammar), "a")
+            async for _ in answer:
+                if number % 2:
+                    break
+            await answer.aclose()
+            await until(lambda: worker.running == 0)
+            assert grammar._children._promised == 0
+
+    gc.disable()
+    try:
+        run(main())
+    finally:
+        gc.enable()
+    assert 1 <= len(threads) <= 2
+    assert "engine" not in threads
 
 
 def test_when_the_engine_dies_everybody_hears_of_it(monkeypatch, caplog):

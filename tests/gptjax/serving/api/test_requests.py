@@ -107,6 +107,13 @@ def test_an_unknown_field_is_refused_with_what_was_probably_meant():
     assert "did you mean 'mesages'?" in str(error)
 
 
+def test_a_missing_field_is_held_against_few_names_that_are_there(monkeypatch):
+    seen = []
+    monkeypatch.setattr("gptjax.serving.api.fields.nearest", lambda name, known: seen.extend(known) or "")
+    refused(requests.completion, {"x" * 10_000: 1} | {f"x{number}": 1 for number in range(100_000)})
+    assert 0 < sum(map(len, seen)) < 10_000
+
+
 @pytest.mark.parametrize("read", [requests.conversation, requests.completion])
 def test_fields_that_change_nothing_may_be_there(read):
     content = CHAT if read is requests.conversation else COMPLETION
@@ -238,6 +245,12 @@ def test_a_body_that_is_no_plain_json_is_refused(body, why):
     with pytest.raises(ApiError, match=why) as found:
         parsed(body)
     assert found.value.status == 400
+
+
+def test_a_field_that_is_there_twice_is_found_at_once_among_many():
+    many = ", ".join(f'"x{number}": 1' for number in range(100_000))
+    with pytest.raises(ApiError, match="'x99999' twice"):
+        parsed(f'{{{many}, "x99999": 1}}'.encode())
 
 
 def test_brackets_in_texts_are_no_depth():
