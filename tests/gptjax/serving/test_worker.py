@@ -13,6 +13,7 @@ import pytest
 from gptjax.decoding.engine import Ended, Failed, Read, Request, Said
 from gptjax.decoding.sampling import Sampling
 from gptjax.inference.language_model import LanguageModel
+from gptjax.serving import grammar
 from gptjax.serving.api.choices import Choice, pieces
 from gptjax.serving.errors import ApiError
 from gptjax.serving.fair_queue import QueueFull
@@ -271,20 +272,21 @@ def test_a_request_of_many_texts_that_has_begun_brings_all_of_them_while_drainin
 def test_texts_of_a_form_share_a_process_and_the_engine_starts_none(worker, monkeypatch):
     """One after another, whether they end or are left, without any help of the garbage collector."""
     model, threads, start = random_model(), [], Children._started
+    grammar._children.cache_clear()  # other tests may have left processes that wait
     monkeypatch.setattr(
         Children, "_started", lambda self: threads.append(threading.current_thread().name) or start(self)
     )
 
     async def main():
         for number in range(8):
-            grammar = await asyncio.to_thread(grammar_of, {"type": "regex", "regex": "[ab]{30}"}, model)
-            answer = worker.events(dataclasses.replace(request(tokens=40), grammar=grammar), "a")
+            form = await asyncio.to_thread(grammar_of, {"type": "regex", "regex": "[ab]{30}"}, model)
+            answer = worker.events(dataclasses.replace(request(tokens=40), grammar=form), "a")
             async for _ in answer:
                 if number % 2:
                     break
             await answer.aclose()
             await until(lambda: worker.running == 0)
-            assert grammar._children._promised == 0
+            assert form._children._promised == 0
 
     gc.disable()
     try:
