@@ -64,8 +64,8 @@ def load(
     >>> model.loglikelihood([("The city of", " London")])[0].log_prob  # nats
 
     A gptjax.LanguageModel: it can `generate` and `stream` texts, `score` tokens, and has `loglikelihood`,
-    `loglikelihood_rolling`, `perplexity`, `log_probs` and `class_log_probs`; gptjax.evaluation.evaluate has tasks with
-    items, and gptjax.export writes it for others.
+    `loglikelihood_rolling`, `perplexity`, `log_probs`, `mean_states` and `class_log_probs`; gptjax.evaluation.evaluate
+    has tasks with items, and gptjax.export writes it for others.
 
     For a run: `step`: which checkpoint; None = the newest good one, with a warning for each newer one that is damaged.
     Its files are verified first. `weights`: "ema" = their moving average, where the run kept one.

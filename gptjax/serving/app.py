@@ -6,7 +6,6 @@ import contextlib
 import functools
 import hashlib
 import re
-import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from importlib.metadata import version
@@ -28,7 +27,16 @@ from gptjax.serving.api import prepared, requests
 from gptjax.serving.api.bodies import EventStream, json_of, while_connected
 from gptjax.serving.api.choices import Piece, pieces
 from gptjax.serving.api.computing import Computing
-from gptjax.serving.api.replies import PING, ChatStyle, CompletionStyle, Reply, Style, as_json, event
+from gptjax.serving.api.replies import (
+    PING,
+    ChatStyle,
+    CompletionStyle,
+    Reply,
+    Style,
+    as_json,
+    created,
+    event,
+)
 from gptjax.serving.api.token_texts import TokenTexts
 from gptjax.serving.errors import ApiError, our_fault
 from gptjax.serving.guard import Guard, log_mistake
@@ -78,7 +86,7 @@ class Api:
 
     def __init__(self, worker: Worker, settings: Settings):
         self._worker, self._settings = worker, settings
-        self._created = int(time.time())
+        self._created = created()
         self._texts = TokenTexts(worker.model.tokenizer)  # the same of every model that it is swapped for
         self._computing = Computing()
 
@@ -163,7 +171,7 @@ class Api:
             {
                 "id": f"classify-{uuid.uuid4().hex}",
                 "object": "list",
-                "created": int(time.time()),
+                "created": created(),
                 "model": self._settings.name,
                 "labels": list(labels),
                 "data": data,

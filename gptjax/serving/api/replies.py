@@ -1,5 +1,6 @@
 """The replies of completions and chats, whole and in streams, exactly in OpenAI's form."""
 
+import calendar
 import codecs
 import json
 import time
@@ -18,6 +19,11 @@ PING = b": ping\n\n"  # a comment of server-sent events: it keeps a connection, 
 def event(content: Any) -> bytes:
     """A server-sent event: one line of JSON."""
     return b"data: " + as_json(content) + b"\n\n"
+
+
+def created() -> int:
+    """The date of now, as OpenAI tells it: seconds since 1970. Durations are measured by other clocks."""
+    return calendar.timegm(time.gmtime())
 
 
 def as_json(content: Any) -> bytes:
@@ -130,7 +136,7 @@ class Reply:
         """`prompt_tokens`: of all prompts, each of which has so many `samples`, one behind another."""
         self.id = f"{style.prefix}{uuid.uuid4().hex}"
         self._style, self._samples, self._prompt_tokens = style, samples, prompt_tokens
-        self._common = {"created": int(time.time()), "model": model, "system_fingerprint": fingerprint}
+        self._common = {"created": created(), "model": model, "system_fingerprint": fingerprint}
         self._drawn = self._cached = 0
 
     def count(self, pieces: Iterable[Piece]) -> None:
