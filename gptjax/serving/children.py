@@ -52,7 +52,7 @@ class Child:
         assert self._process.stdout is not None
         self.deadline = time.monotonic() + seconds
         try:
-            self._process.stdin.write(json.dumps(asked).encode() + b"\n")
+            self._process.stdin.write(json.dumps(asked, allow_nan=False).encode() + b"\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline(LONGEST)
         except BrokenPipeError:
@@ -84,7 +84,7 @@ def serve(answer: Callable[[Any], Any], begin: Callable[[Any], object] = lambda 
     print("{}", flush=True)
     for line in sys.stdin:
         _limit_time(LONELY_SECONDS)
-        print(json.dumps(answer(json.loads(line))), flush=True)
+        print(json.dumps(answer(json.loads(line)), allow_nan=False), flush=True)
 
 
 def _limit_memory(more: int) -> None:

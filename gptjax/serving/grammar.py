@@ -39,14 +39,14 @@ def grammar_of(form: Mapping[str, Any], model: LanguageModel) -> "FormGrammar":
     """
     name, text, most = {
         "json_object": ("response_format", "", 1),
-        "json_schema": ("response_format.json_schema.schema", json.dumps(form.get("schema")), LONGEST),
+        "json_schema": ("response_format.json_schema.schema", json.dumps(form.get("schema"), allow_nan=False), LONGEST),
         "regex": ("regex", form.get("regex", ""), LONGEST_REGEX),
     }[form["type"]]
     if len(text) > most:
         raise ValueError(f"{name} has {len(text)} characters; at most {most} are read")
     children = _children(model.tokenizer, model.config.V, tuple(sorted(model.generation_config.ends)))
     try:
-        children.check(json.dumps(form))
+        children.check(json.dumps(form, allow_nan=False))
     except (ValueError, EndedError) as error:
         raise ValueError(f"{name}: {' '.join(str(error).split())[:300]}") from None
     return FormGrammar(form, children)

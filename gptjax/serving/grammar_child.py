@@ -54,7 +54,7 @@ class Matchers:
             self._matcher = None
             return {}
         if isinstance(asked, dict):
-            form = json.dumps(asked)
+            form = json.dumps(asked, allow_nan=False)
             if self._built is None or self._built[0] != form:
                 self._built = None
                 try:
@@ -80,7 +80,7 @@ def grammar_of(form: dict[str, Any]) -> str:
     if form["type"] == "regex":
         return LLMatcher.grammar_from_regex(form["regex"])
     schema = form["schema"] if form["type"] == "json_schema" else {"type": "object"}
-    return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=STYLE)
+    return LLMatcher.grammar_from_json_schema(json.dumps(schema, allow_nan=False), overrides=STYLE)
 
 
 if __name__ == "__main__":

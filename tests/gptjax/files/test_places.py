@@ -9,6 +9,7 @@ import gptjax
 from data import distribute, dump
 from data.spec import DataSpec
 from gptjax import cli
+from gptjax.command import compiled
 from gptjax.evaluation.items import read_items
 from gptjax.files.atomic_folder import absent
 from gptjax.files.places import expanded, named, standing
@@ -101,12 +102,12 @@ def test_compiled_programs_are_kept_where_a_folder_can_be_had(tmp_path, monkeypa
     """Not without a home, and not at the top, which is the home of many a container's user."""
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert program._cache() == tmp_path / ".cache" / "gptjax" / "compiled"
+    assert compiled._folder() == tmp_path / ".cache" / "gptjax" / "compiled"
     monkeypatch.setattr(os, "access", lambda path, mode: path != Path("/"))
     monkeypatch.setenv("HOME", "/")
-    assert program._cache() is None
+    assert compiled._folder() is None
     monkeypatch.setattr(os.path, "expanduser", lambda path: os.fspath(path))
-    assert program._cache() is None
+    assert compiled._folder() is None
 
 
 def test_a_full_disk_is_named(tmp_path):
