@@ -194,9 +194,8 @@ class Api:
             text = prepared.conversation_text(asked.messages, model, tools=asked.tools, continues=asked.continues)
             return text.replace(SHIELD, ""), encode_rendered(model.tokenizer, text)
 
-        text, ids = await asyncio.to_thread(read)
-
         def written() -> Response:
+            text, ids = read()
             names = [self._texts.of(id).name for id in ids] if asked.names else None
             return answer(
                 {"count": len(ids), "max_model_len": self._context, "tokens": ids, "token_strs": names, "text": text}

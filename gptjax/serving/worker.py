@@ -10,10 +10,8 @@ import dataclasses
 import functools
 import logging
 import threading
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from queue import Empty, SimpleQueue
-from typing import Any
 
 from gptjax.decoding.engine import Ended, Engine, Event, Failed, Request, Ticket
 from gptjax.inference.language_model import LanguageModel
@@ -50,7 +48,6 @@ class Worker:
         self.rows = engine.rows  # as many as the mesh divides
         self._engines = [engine]  # the last has the new requests
         self._waiting: FairQueue[_Job] = FairQueue(queue)
-        self._runs: deque[_Run] = deque(maxlen=queue)
         # of requests that have not ended; both threads change it, each time by one operation that Python does whole
         self._jobs: set[_Job] = set()
         self._inbox: SimpleQueue[Callable[[], object]] = SimpleQueue()  # what is to be done in the engine's thread
@@ -108,22 +105,6 @@ class Worker:
             self._refuse_if_unavailable(begun)
         return Answer(job, lambda: self._inbox.put(lambda: self._cancel(job)))
 
-    async def run[Result](self, function: Callable[[LanguageModel], Result]) -> Result:
-        """What a short function makes of the model, in the engine's thread, between two of its turns.
-
-        Raises what it raises, QueueFull or Unavailable.
-        """
-        self._refuse_if_unavailable()
-        if len(self._runs) == self._runs.maxlen:
-            self.metrics.rejected.labels("queue_full").inc()
-            raise QueueFull(f"the queue is full: {len(self._runs)} requests are waiting")
-        loop = asyncio.get_running_loop()
-        run = _Run(function, loop, loop.create_future())
-        self._runs.append(run)
-        self._inbox.put(_nothing)
-        self._refuse_if_unavailable()
-        return await run.future
-
     def swap(self, model: LanguageModel) -> None:
         """From now on new requests go to this model; what is under way finishes on the one that it was for.
 
@@ -147,13 +128,9 @@ class Worker:
         """
         self.draining = True
         until = asyncio.get_running_loop().time() + seconds
-        while (
-            (self._jobs or self._runs or self._begun)
-            and self.dead is None
-            and asyncio.get_running_loop().time() < until
-        ):
+        while (self._jobs or self._begun) and self.dead is None and asyncio.get_running_loop().time() < until:
             await asyncio.sleep(0.02)
-        cut = len(self._jobs) + len(self._runs)
+        cut = len(self._jobs)
 
         def end() -> None:
             self._ending = True
@@ -188,10 +165,9 @@ class Worker:
             idle = False
             while not self._ending:
                 self._read_inbox(wait=idle)
-                self._run_next()
                 self._seat()
                 busy = [engine.turn() for engine in self._engines]
-                idle = not any(busy) and not self._runs
+                idle = not any(busy)
                 self._deliver()
                 *older, newest = self._engines
                 self._engines = [*(one for one in older if one.running or one.waiting), newest]
@@ -208,16 +184,6 @@ class Worker:
                 wait = False
         except Empty:
             return
-
-    def _run_next(self) -> None:
-        if not self._runs:
-            return
-        run = self._runs.popleft()
-        try:
-            if not run.future.cancelled():
-                run.settle(run.function(self.model), None)
-        except Exception as error:
-            run.settle(None, error)
 
     def _seat(self) -> None:
         """Gives the engine as many requests as it has rows for: the others wait where they can take turns."""
@@ -254,8 +220,6 @@ class Worker:
             pass
         for job in list(self._jobs):
             self._hear(job, Failed(error))
-        while self._runs:
-            self._runs.popleft().settle(None, error)
         self._deliver()
 
     def _deliver(self) -> None:
@@ -311,26 +275,6 @@ class _Job:
     events: asyncio.Queue[Event] = dataclasses.field(default_factory=asyncio.Queue)
     engine: Engine | None = None  # once it has left the queue
     ticket: Ticket | None = None
-
-
-@dataclasses.dataclass(eq=False)
-class _Run:
-    """A function that is to be run."""
-
-    function: Callable[[LanguageModel], Any]
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future
-
-    def settle(self, result: Any, error: Exception | None) -> None:
-        def settle() -> None:
-            if self.future.done():
-                return
-            if error is None:
-                self.future.set_result(result)
-            else:
-                self.future.set_exception(error)
-
-        _call(self.loop, settle)
 
 
 def _hand_over(events: list[tuple[_Job, Event]]) -> None:

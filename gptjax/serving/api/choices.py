@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import NamedTuple
 
 from gptjax.decoding.engine import Ended, Event, Failed, Read, Request, Said, Token
@@ -42,7 +42,7 @@ async def pieces(worker: Worker, choices: Sequence[Choice], client: str) -> Asyn
 
     To close it cancels what is under way. Raises ApiError, at once where nothing was taken.
     """
-    first = offered(lambda: worker.events(choices[0].request, client))
+    first = _first(worker, choices[0].request, client)
     ready: asyncio.Queue[Piece | BaseException] = asyncio.Queue()
     places = asyncio.Semaphore(AT_ONCE)
 
@@ -81,10 +81,10 @@ async def pieces(worker: Worker, choices: Sequence[Choice], client: str) -> Asyn
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def offered[Taken](offer: Callable[[], Taken]) -> Taken:
-    """What the worker gives. Raises ApiError where it takes nothing now."""
+def _first(worker: Worker, request: Request, client: str) -> Answer:
+    """Raises ApiError where nothing is taken now."""
     try:
-        return offer()
+        return worker.events(request, client)
     except QueueFull as error:
         raise ApiError(str(error), status=429) from None
     except Unavailable as error:

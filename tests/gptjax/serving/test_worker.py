@@ -172,20 +172,6 @@ def test_a_request_that_cannot_be_met_fails_alone(worker):
     assert text_of(good) == alone()
 
 
-def test_a_function_runs_between_turns_and_what_it_raises_is_raised(worker):
-    def broken(model):
-        raise ValueError("no such head")
-
-    async def main():
-        answer = worker.events(request(tokens=30), "a")
-        assert await worker.run(lambda model: model.config.T) == 64
-        with pytest.raises(ValueError, match="no such head"):
-            await worker.run(broken)
-        return [event async for event in answer]
-
-    assert text_of(run(main())) == alone(tokens=30)
-
-
 def test_tokens_and_ends_are_counted(worker):
     names = ("prompt_tokens_total", "generation_tokens_total", "time_to_first_token_seconds_count")
     before = [value(worker, name) for name in names]
@@ -313,8 +299,6 @@ def test_when_the_engine_dies_everybody_hears_of_it(monkeypatch, caplog):
         lasts = [[event async for event in answer][-1] for answer in answers]
         with pytest.raises(Unavailable, match="has died"):
             worker.events(request(), "a")
-        with pytest.raises(Unavailable, match="has died"):
-            await worker.run(lambda model: None)
         assert await worker.drain(5) == 0
         return lasts
 
