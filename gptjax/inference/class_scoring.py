@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax.inference.scoring import NOT_NUMBERS, ScoreOptions, ScoreRequest, batches_of, check_ids, padded, states
+from gptjax.inference.scoring import NOT_NUMBERS, ScoreOptions, check_ids, states, text_batches
 from gptjax.nn.class_heads import class_logits, states_at
 from gptjax.nn.model import Transformer
 
@@ -29,21 +29,13 @@ def class_log_probs(
     Raises ValueError for a text that is empty, beyond the context or the vocabulary, and where scores are no numbers.
     """
     check_ids("text", texts, model.config)
-    requests = [ScoreRequest(ids) for ids in texts]
-    for number, request in enumerate(requests):
-        request.at, request.targets = [len(request.ids) - 1], [number]
     found_IC = np.zeros((len(texts), len(model.config.class_heads[head].classes)), np.float32)
-    batches = batches_of(requests, model.config.T, options.get("batch_tokens"))
-    for done, batch in enumerate(batches, start=1):
-        number_B = [request.targets[0] for request, _ in batch.rows]
-        log_prob_BC = np.asarray(_classes(model, params, *padded(batch), head=head))
-        found_IC[number_B] = log_prob_BC[: len(number_B)]
-        finite_B = np.isfinite(log_prob_BC[: len(number_B)]).all(axis=1)
+    for number_B, read in text_batches(texts, model.config, **options):
+        log_prob_BC = np.asarray(_classes(model, params, *read, head=head))[: len(number_B)]
+        found_IC[number_B] = log_prob_BC
+        finite_B = np.isfinite(log_prob_BC).all(axis=1)
         if not finite_B.all():
-            text = number_B[int(finite_B.argmin())]
-            raise ValueError(f"the model's scores of text {text} {NOT_NUMBERS}")
-        if progress := options.get("progress"):
-            progress(done, len(batches))
+            raise ValueError(f"the model's scores of text {number_B[int(finite_B.argmin())]} {NOT_NUMBERS}")
     return found_IC
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax.inference.scoring import NOT_NUMBERS, ScoreOptions, ScoreRequest, batches_of, check_ids, padded, states
+from gptjax.inference.scoring import NOT_NUMBERS, ScoreOptions, check_ids, states, text_batches
 from gptjax.nn.model import Transformer
 
 
@@ -25,16 +25,9 @@ def mean_states(
     Raises ValueError for a text that is empty, beyond the context or the vocabulary, and where states are no numbers.
     """
     check_ids("text", texts, model.config)
-    requests = [ScoreRequest(ids) for ids in texts]
-    for number, request in enumerate(requests):
-        request.at, request.targets = [len(request.ids) - 1], [number]
     found_ID = np.zeros((len(texts), model.config.D), np.float32)
-    batches = batches_of(requests, model.config.T, options.get("batch_tokens"))
-    for done, batch in enumerate(batches, start=1):
-        number_B = [request.targets[0] for request, _ in batch.rows]
-        found_ID[number_B] = np.asarray(_means(model, params, *padded(batch)))[: len(number_B)]
-        if progress := options.get("progress"):
-            progress(done, len(batches))
+    for number_B, read in text_batches(texts, model.config, **options):
+        found_ID[number_B] = np.asarray(_means(model, params, *read))[: len(number_B)]
     finite_I = np.isfinite(found_ID).all(axis=1)
     if not finite_I.all():
         raise ValueError(f"the model's states of text {int(finite_I.argmin())} {NOT_NUMBERS}")

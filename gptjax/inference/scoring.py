@@ -5,7 +5,7 @@ Axes: B batch  T position  Q tokens that a row asks about  q those of one piece 
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 import jax
@@ -215,6 +215,21 @@ def _answer(model: Transformer, params: Any, batch: RowBatch, view: View) -> Non
         here = slice(first, min(first + batch.Q, len(request.at)))
         request.log_prob_I[here] = -nll_BQ[b, : here.stop - first]
         request.argmax_I[here] = argmax_BQ[b, : here.stop - first]
+
+
+def text_batches(
+    texts: Sequence[Sequence[int]], config: ModelConfig, *, batch_tokens: int | None = None,
+    progress: Progress | None = None,
+) -> Iterator[tuple[list[int], tuple[np.ndarray, np.ndarray]]]:  # fmt: skip
+    """Whole texts, each read once: (numbers of a batch's texts, what `padded` makes of it), batch after batch."""
+    requests = [ScoreRequest(ids) for ids in texts]
+    for number, request in enumerate(requests):
+        request.at, request.targets = [len(request.ids) - 1], [number]
+    batches = batches_of(requests, config.T, batch_tokens)
+    for done, batch in enumerate(batches, start=1):
+        yield [request.targets[0] for request, _ in batch.rows], padded(batch)
+        if progress is not None:
+            progress(done, len(batches))
 
 
 def padded(batch: RowBatch) -> tuple[np.ndarray, np.ndarray]:
