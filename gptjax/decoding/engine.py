@@ -99,8 +99,9 @@ Listener = Callable[[Event], None]
 class Ticket:
     """A request on its way through the engine."""
 
-    def __init__(self, request: Request, listener: Listener, stream: TextStream, limit: int):
+    def __init__(self, request: Request, listener: Listener, stream: TextStream, limit: int, bias_V: np.ndarray | None):
         self.request, self.tell, self.stream, self.limit = request, listener, stream, limit
+        self.bias_V = bias_V  # None = nobody asked for one
         self.cancelled = False
         self.read = self.cached = 0  # tokens of the prompt in the row's slots; those of them that were there before
         self.scores: list[Token | None] = [None]
@@ -133,7 +134,7 @@ class Engine:
         self._state = jax.tree.map(lambda leaf: jax.device_put(leaf, leaf.sharding), state)
         self._seated: list[Ticket | None] = [None] * self.rows
         self._held: list[tuple[int, ...]] = [()] * self.rows  # tokens whose keys and values a row has, in whole pieces
-        self._used = [0] * self.rows  # when a row was seated last
+        self._used = [0] * self.rows  # when a row was last seated, or a piece read into it
         self._clock = 0
         self._waiting: deque[Ticket] = deque()
         self._any = decode.all_allowed(model.config.V)
@@ -159,10 +160,10 @@ class Engine:
             raise ValueError(f"likeliest={request.likeliest}: must be from 0 to {LIKELIEST}")
         if request.prefix and request.echo:
             raise ValueError("echo: the tokens of a prefix see each other, and have no probability one after another")
-        self.model.bias(sampling.logit_bias)  # refuses what is no token
+        bias_V = self.model.bias(sampling.logit_bias) if sampling.logit_bias else None  # refuses what is no token
         limit = min(sampling.tokens, self.context - len(prompt) + 1)  # the last token is drawn, but needs no slot
         stream = TextStream(self.model.tokenizer, self.model.generation_config.ends, sampling.stop)
-        ticket = Ticket(dataclasses.replace(request, prompt=tuple(prompt)), listener, stream, limit)
+        ticket = Ticket(dataclasses.replace(request, prompt=tuple(prompt)), listener, stream, limit, bias_V)
         self._waiting.append(ticket)
         return ticket
 
@@ -234,7 +235,7 @@ class Engine:
         with self.model.on_mesh():
             if shared[source] > shared[row]:
                 self._state = decode.copy(self._state, *jax.device_put((np.int32(source), np.int32(row))))
-            self._state = decode.seat(self._state, *jax.device_put((np.int32(row), self._choice(request), seen_V)))
+            self._state = decode.seat(self._state, *jax.device_put((np.int32(row), self._choice(ticket), seen_V)))
         ticket.read = ticket.cached = shared[source]
         self._held[row] = request.prompt[: ticket.read]
         self._clock += 1
@@ -362,9 +363,10 @@ class Engine:
             else:
                 self._end(row, ticket, Failed(error))
 
-    def _choice(self, request: Request) -> Choice:
+    def _choice(self, ticket: Ticket) -> Choice:
         """A row's key comes of the seed, its prompt's tokens and its number among the samples, not of other rows."""
-        sampling, V = request.sampling, self.model.config.V
+        request, V = ticket.request, self.model.config.V
+        sampling = request.sampling
         checksum = zlib.crc32(np.array(request.prompt, np.int32).tobytes())
         key = _row_key(*jax.device_put((np.uint32(sampling.seed), np.uint32(checksum), np.uint32(request.sample))))
         return Choice(
@@ -376,7 +378,7 @@ class Engine:
             penalty_B=np.float32(sampling.repetition_penalty or 1.0),
             presence_B=np.float32(sampling.presence_penalty),
             frequency_B=np.float32(sampling.frequency_penalty),
-            bias_BV=self.model.bias(sampling.logit_bias),
+            bias_BV=np.zeros(V, np.float32) if ticket.bias_V is None else ticket.bias_V,
             told_B=np.bool_(request.likeliest > 0),
         )
 

@@ -66,36 +66,35 @@ def decoding_weights(params: Any, dtype: Any, *, laid_out: bool) -> Any:
     `laid_out`: every layer of `layers` as a stack of its own, `layers_0` and so on. Its matrices are turned then, as
     they are in int8.
     """
-    whole = jnp.dtype(dtype) == jnp.int8
+    if dtype == jnp.float32 and not laid_out:
+        return params
+    int8 = jnp.dtype(dtype) == jnp.int8
 
     def leaf(path: Any, x: Array) -> Any:
         name = path[-1].key
-        if name == "scale" or name.startswith("class_heads"):
-            return x
-        if not whole:
-            return x.astype(dtype)
-        return Int8.of(x) if is_matrix(name) and name != "position_embedding" else x
+        if int8:
+            return Int8.of(x) if in_int8(name) else x
+        return x if name == "scale" or name.startswith("class_heads") else x.astype(dtype)
 
     def turned(path: Any, x: Array) -> Array:
         return jnp.swapaxes(x, 1, 2) if is_matrix(path[-1].key) else x
 
-    if not laid_out and not whole:
-        return params if dtype == jnp.float32 else jax.tree_util.tree_map_with_path(leaf, params)
     outside = {name: value for name, value in params.items() if name != "layers"}
-    stacked = jax.tree_util.tree_map_with_path(turned, params["layers"])
-    if not laid_out:
-        return jax.tree_util.tree_map_with_path(leaf, {**outside, "layers": stacked})
-    count = len(next(iter(jax.tree.leaves(stacked))))
-    layers = {f"layers_{n}": jax.tree.map(lambda x: x[n : n + 1], stacked) for n in range(count)}  # noqa: B023
-    return jax.tree_util.tree_map_with_path(leaf, outside | layers)
+    stack = params["layers"]
+    if laid_out or int8:
+        stack = jax.tree_util.tree_map_with_path(turned, stack)
+    stacks = {"layers": stack}
+    if laid_out:
+        count = len(jax.tree.leaves(stack)[0])
+        stacks = {f"layers_{n}": jax.tree.map(lambda x: x[n : n + 1], stack) for n in range(count)}  # noqa: B023
+    return jax.tree_util.tree_map_with_path(leaf, outside | stacks)
 
 
 def rounded(params: Any) -> Any:
     """The weights as int8 has them, in float32."""
 
     def leaf(path: Any, x: Array) -> Array:
-        name = path[-1].key
-        if not is_matrix(name) or name == "position_embedding" or name.startswith("class_heads"):
+        if not in_int8(path[-1].key):
             return x
         turned = len(path) > 1  # a layer's lie [X,Y] in their stack, tables [V,D]
         w_YX, scale_Y = Int8.of(jnp.swapaxes(x, 1, 2) if turned else x)
@@ -118,3 +117,8 @@ def fastest_dtype() -> str:
 def is_matrix(name: str) -> bool:
     """Whether a layer's parameter of this name multiplies: all do but norms and biases."""
     return name != "scale" and not name.endswith("_bias") and name != "bias"
+
+
+def in_int8(name: str) -> bool:
+    """Whether a parameter of this name is rounded: every matrix of the layers, and the tables of tokens."""
+    return is_matrix(name) and name != "position_embedding" and not name.startswith("class_heads")
