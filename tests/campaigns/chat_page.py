@@ -15,23 +15,20 @@ import json
 import os
 import re
 import shutil
-import socket
-import subprocess
 import sys
 import tempfile
-import time
 import traceback
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
+import gptjax
 from data.examples.forms import conversation, recognised
 from gptjax.text.record_files import records
+from tests.campaigns.server_process import serving
 
-ROOT = Path(__file__).resolve().parents[2]
 KEY = "a-key-of-the-campaign"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
              "--disable-component-update", "--disable-sync"]  # fmt: skip
@@ -50,39 +47,16 @@ AT_FIRST_WORDS = """(act) => new Promise((done) => new MutationObserver((_, obse
 }).observe(document.querySelector("#talk"), {childList: true, subtree: true}))"""
 
 
-@contextlib.contextmanager
-def served(model: str, *arguments: str) -> Iterator[str]:
-    """The address of a server of that model, once it is ready."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "gptjax.cli", "serve", model, "--port", str(port), *arguments]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(2400):
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/readyz"):
-                break
-            if process.poll() is not None:
-                raise SystemExit(f"the server of {model} ended with status {process.returncode}")
-            time.sleep(0.1)
-        else:
-            raise SystemExit(f"the server of {model} is not ready after four minutes")
-        yield address
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
 class Visit:
     """One check's page, and what went wrong beside it."""
 
-    def __init__(self, browser: Browser, address: str, pictures: Path, **context):
+    def __init__(self, browser: Browser, address: str, pictures: Path, ends: Collection[int], **context):
+        """`ends`: ids that end what the model says."""
         settings = {"viewport": {"width": 1180, "height": 800}, "locale": "en-GB", "reduced_motion": "reduce"} | context
         self._context = browser.new_context(**settings)
         self._context.grant_permissions(["clipboard-read", "clipboard-write"], origin=address)
         self.page: Page = self._context.new_page()
-        self.address, self._pictures = address, pictures
+        self.address, self._pictures, self._ends = address, pictures, ends
         self.wrong: list[str] = []
         self.refusals = 0  # those that the check provokes: Chromium reports each as a console error
         self.page.on("console", self._heard)
@@ -145,14 +119,10 @@ class Visit:
 
     def speak_at_length(self) -> None:
         """From now on the model does not end by itself, but at its limit."""
-        messages = [{"role": role, "content": role} for role in ("user", "assistant", "user")]
-        asked = {"messages": messages, "return_token_strs": True}
-        found = self.page.request.post(f"{self.address}/tokenize", data=asked).json()
-        ends = self.page.request.get(f"{self.address}/tokenizer_info").json()["eos_token"]
-        eos = found["tokens"][found["token_strs"].index(ends)]
+        never = {"logit_bias": {str(id): -100 for id in self._ends}}
 
         def longer(route: Route) -> None:
-            route.continue_(post_data=json.dumps(route.request.post_data_json | {"logit_bias": {str(eos): -100}}))
+            route.continue_(post_data=json.dumps(route.request.post_data_json | never))
 
         self.page.route("**/v1/chat/completions", longer)
 
@@ -662,6 +632,7 @@ def main() -> int:
     arguments = parser.parse_args()
     arguments.pictures.mkdir(parents=True, exist_ok=True)
     chosen = {check: needs for check, needs in CHECKS.items() if arguments.only in check.__name__}
+    ends = gptjax.load(arguments.talks).generation_config.ends
     failed = 0
     with contextlib.ExitStack() as stack:
         keys = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "keys.txt"
@@ -673,11 +644,11 @@ def main() -> int:
             "locked": (arguments.talks, "--api-key-file", str(keys)),
         }
         needed = {server for server, _ in chosen.values()}
-        addresses = {name: stack.enter_context(served(*starts[name])) for name in sorted(needed)}
+        servers = {one: stack.enter_context(serving(*starts[one], name=None)) for one in sorted(needed)}
         playwright = stack.enter_context(sync_playwright())
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
         for check, (server, context) in chosen.items():
-            visit = Visit(browser, addresses[server], arguments.pictures, **context)
+            visit = Visit(browser, servers[server].address, arguments.pictures, ends, **context)
             try:
                 check(visit)
                 wrong = "; ".join(visit.wrong)

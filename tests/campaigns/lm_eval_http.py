@@ -23,7 +23,7 @@ from lm_eval.tasks import TaskManager
 import gptjax
 from gptjax import harness
 from tests.campaigns.four_ways import PAGES, TASKS, quiz
-from tests.campaigns.live_server import live
+from tests.campaigns.server_process import serving
 
 TOLERANCE = 1e-4  # nats of an item
 ITEMS, TOKENS = 150, 24
@@ -91,10 +91,10 @@ def main(run: Path) -> int:
     write_tasks(model, folder)
     gptjax.export(model, folder / "exported")
     wrong = 0
-    with live(run, "--dtype", "float32") as address:
+    with serving(run, "--dtype", "float32", name=None) as server:
         reached = {
             "model": run.name,
-            "base_url": f"{address}/v1/completions",
+            "base_url": f"{server.address}/v1/completions",
             "tokenizer_backend": "huggingface",
             "tokenizer": str(folder / "exported"),
             "max_length": model.config.T + 1,  # lm_eval keeps one for the token that is drawn

@@ -2,7 +2,7 @@
 
     python -m tests.campaigns.openai_clients TALKS BASE --python CLIENT/bin/python --node node --packages FOLDER
 
-TALKS is a run that learned to talk, by the template of `./launch.sh talk`, and BASE one that continues text, which is
+TALKS is a run that learned to talk, as `./launch.sh finetune` teaches it, and BASE one that continues text, which is
 served with keys. `--python` is of an environment with `openai` 3.57, `--packages` a folder where
 `npm install openai@7.59 zod` was run, for Node 22 or later; leave `--node` or `--python` out to try one client only.
 The clients only call (openai_client.py, openai_client.mjs); what is right is worked out in this process, by
@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import gptjax
-from tests.campaigns.live_server import live
 from tests.campaigns.openai_calls import CALLS, Served
+from tests.campaigns.server_process import serving
 
 HERE = Path(__file__).parent
 KEY = "sk-0123456789abcdef"
@@ -88,13 +88,13 @@ def main() -> int:
         keys = stack.enter_context(tempfile.NamedTemporaryFile("w", suffix=".txt"))
         print(KEY, file=keys, flush=True)
         talks = (
-            stack.enter_context(live(asked.talks, "--dtype", "float32")),
+            stack.enter_context(serving(asked.talks, "--dtype", "float32", name=None)).address,
             asked.talks.name,
             "none",
             gptjax.load(asked.talks),
         )
-        base = stack.enter_context(live(asked.base, "--dtype", "float32", "--api-key-file", keys.name))
-        base = base, asked.base.name, KEY, gptjax.load(asked.base)
+        base = stack.enter_context(serving(asked.base, "--dtype", "float32", "--api-key-file", keys.name, name=None))
+        base = base.address, asked.base.name, KEY, gptjax.load(asked.base)
         clients = [stack.enter_context(client(*command)) for command in commands]
         found = [tried(Served(one, *base), Served(one, *talks), asked.only) for one in clients]
     print("| | call | what is right |", " | ".join(one.version for one in clients), "|")

@@ -14,13 +14,17 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 HOST = "127.0.0.1"
-NAME = "served"  # of every model
+NAME = "served"  # of a model, unless it is to have its folder's
 
 
 class Server(NamedTuple):
     process: subprocess.Popen
     port: int
     log: Path  # what it prints
+
+    @property
+    def address(self) -> str:
+        return f"http://{HOST}:{self.port}"
 
     @property
     def files(self) -> list[str]:
@@ -43,8 +47,10 @@ class Server(NamedTuple):
 
 
 @contextlib.contextmanager
-def serving(model: Path, *words: str, port: int = 0) -> Iterator[Server]:
+def serving(model: Path, *words: str, port: int = 0, name: str | None = NAME) -> Iterator[Server]:
     """A server that is ready. Raises SystemExit where it does not come to that.
+
+    `name`: of its model; None = its folder's.
 
     This process may then have as many connections as the system lets it.
     """
@@ -52,7 +58,8 @@ def serving(model: Path, *words: str, port: int = 0) -> Iterator[Server]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.txt"
-        command = [sys.executable, "-m", "gptjax.cli", "serve", str(model), "--name", NAME, "--port", str(port), *words]
+        command = [sys.executable, "-m", "gptjax.cli", "serve", str(model), "--port", str(port), *words]
+        command += [] if name is None else ["--name", name]
         with log.open("w") as written:
             process = subprocess.Popen(command, cwd=ROOT, stdout=written, stderr=subprocess.STDOUT)
         try:
