@@ -224,7 +224,9 @@ def test_a_full_queue_says_when_to_come_back(client: Client):
     """At once, as 429; those that were taken are answered, and further texts of one request wait for their turn."""
     with asked(client, json_bytes(long(n=12))):
         assert until(lambda: client.count("waiting") == 2)
-        refused = client.complete("fox", max_tokens=1)
+        # one may come just as a text has ended and the next has not moved up
+        answers = (client.complete("fox", max_tokens=1) for _ in range(50))
+        refused = next(answer for answer in answers if answer.status != 200)
         assert refused.status == 429
         assert refused.headers["retry-after"] == "1"
         assert (refused.error["type"], refused.error["code"]) == ("rate_limit_error", "rate_limit_exceeded")
