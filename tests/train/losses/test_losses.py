@@ -5,9 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from data.preparation.token_flags import LEARNED
+from data.tasks.reply import Reply
 from gptjax.batch import Batch, text_batch
 from gptjax.config import ModelConfig
 from gptjax.nn.model import Transformer, init_params
+from tests.tiny_text import text_of
 from train.losses.terms import counts, normalisers, scales, term_losses
 from train.objectives import LossSpec, Term, causal_only
 
@@ -43,6 +46,47 @@ def test_padding_in_the_row_changes_no_loss():
 def test_packed_documents_score_what_they_score_alone():
     """Traps 7 and 8."""
     np.testing.assert_allclose(loss(row(5, 11, 8)), loss(row(5)) + loss(row(11)) + loss(row(8)), rtol=1e-6)
+
+
+def said(length: int, seed: int = 0) -> list[int]:
+    """The token ids of a conversation."""
+    return np.random.default_rng((length, seed)).integers(4, CONFIG.vocabulary, length).tolist()
+
+
+def replies(*conversations: list[int]) -> Batch:
+    """One row of conversations, of which every third token is learnt."""
+    text = text_of([conversations], T=24)
+    return Reply().build(text._replace(task=1, mark_I=((text.position_I % 3 == 2) * LEARNED).astype(np.uint8)))
+
+
+@jax.jit
+def slopes(batch: Batch):
+    """By parameter, of the summed loss."""
+    return jax.grad(lambda params: term_losses(params, MODEL, batch, causal_only().terms, 1)[0])(PARAMS)
+
+
+def test_packed_replies_score_and_teach_what_they_do_alone():
+    packed, alone = replies(said(7), said(12)), [replies(said(7)), replies(said(12))]
+    np.testing.assert_allclose(loss(packed), sum(map(loss, alone)), rtol=1e-5)
+    assert loss(packed) > 0
+    together = jax.tree.map(jnp.add, *map(slopes, alone))
+    size = max(float(abs(leaf).max()) for leaf in jax.tree.leaves(together))
+    for ours, theirs in zip(jax.tree.leaves(slopes(packed)), jax.tree.leaves(together), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * size)
+
+
+def test_what_another_conversation_says_leaves_a_replys_gradient_as_it_is_bit_for_bit():
+    """Of the second one's replies alone, by every parameter; what it says itself moves it."""
+
+    def of_second(*conversations: list[int]):
+        batch = replies(*conversations)
+        return slopes(batch._replace(weights_BT=np.where(batch.segment_BT == 2, batch.weights_BT, 0)))
+
+    before = jax.tree.leaves(of_second(said(7), said(12)))
+    for one, other in zip(before, jax.tree.leaves(of_second(said(7, seed=1), said(12))), strict=True):
+        np.testing.assert_array_equal(one, other)
+    after = jax.tree.leaves(of_second(said(7), said(12, seed=1)))
+    assert not any(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
 
 
 def test_dropout_acts_only_with_a_key_and_differs_by_key():
