@@ -193,7 +193,7 @@ def _finetune(arguments: list[str]) -> int:
     from train.tuning.tuned import TUNED
 
     console = make_console(quiet=not hosts.is_first())
-    says_steps = asked.stages is not None or any(word.startswith("--steps") for word in arguments)
+    says_steps = asked.own_stages is not None or any(word.startswith("--steps") for word in arguments)
     for number, stage in enumerate(finetune.chained(stages)):
         if len(stages) > 1:
             console.print(f"stage {number + 1} of {len(stages)}: {stage.run}", highlight=False, markup=False)
