@@ -4,6 +4,7 @@ Axes: P pieces (texts)  I tokens  L sequence-level targets  C classes of the hea
 """
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from gptjax.batch import Batch, ClassHead
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Labelled(Task):
     """What a text is judged to be, by people who read it."""
+
+    loss: ClassVar[str] = "classes"  # or as the kind of its head says
 
     def heads(self, corpus: Corpus) -> dict[str, tuple[str, ...]]:
         return {head.name: head.classes for head in corpus.heads}

@@ -3,10 +3,12 @@
 import dataclasses
 import functools
 import importlib.metadata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gptjax.config import Architecture, ModelConfig
+from gptjax.batch import ClassHead
+from gptjax.config import Architecture, ModelConfig, load_model_config
 from gptjax.files.places import expanded
 from gptjax.inference.generation_config import GenerationConfig
 from gptjax.runs.rundir import read_run
@@ -57,6 +59,19 @@ def open_base(base: str) -> Base:
 
 def _talking(config: GenerationConfig, tokenizer: Tokenizer) -> GenerationConfig:
     return config if config.chat_template is not None else GenerationConfig.of_turns(tokenizer)
+
+
+def with_kept_heads(base: str, run: Path, own: Sequence[ClassHead]) -> tuple[ClassHead, ...]:
+    """The output heads of a run that begins with a base: its own, by which its terms are numbered, then the base's.
+
+    A base's head of the same name is replaced. A run that is there keeps no more than it has kept so far.
+    """
+    names = {head.name for head in own}
+    others = [head for head in open_base(base).config.class_heads if head.name not in names]
+    if (run / "model.json").is_file():
+        there = {head.name for head in load_model_config(run / "model.json").class_heads}
+        others = [head for head in others if head.name in there]
+    return (*own, *others)
 
 
 def base_path(base: str) -> Path:
