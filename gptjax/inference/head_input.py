@@ -73,6 +73,11 @@ def fitted(head: ClassHead, T: int) -> ClassHead:
     return head if head.length is not None and head.length <= T else dataclasses.replace(head, length=T)
 
 
+def sides_read(head: ClassHead, text: TextOrTwo) -> list[str]:
+    """The text, or both, as the head reads them, before they become ids."""
+    return _sides(head, text, "text")
+
+
 def _sides(head: ClassHead, text: TextOrTwo, where: str) -> list[str]:
     """The text, or both, as the head was taught to read them. Raises ValueError as `head_ids` does."""
     if isinstance(text, str):

@@ -27,6 +27,7 @@ class Base(NamedTuple):
     config: ModelConfig
     tokenizer: Tokenizer
     generation_config: GenerationConfig  # with a chat template: its own, or lines of A and B
+    habits: GenerationConfig  # as it is, perhaps without one
     is_run: bool
 
     @property
@@ -50,9 +51,10 @@ def open_base(base: str) -> Base:
         imported = read_folder(path)
     else:
         run = read_run(path)
-        return Base(path, run.config, run.tokenizer, _talking(run.generation_config, run.tokenizer), is_run=True)
+        talking = _talking(run.generation_config, run.tokenizer)
+        return Base(path, run.config, run.tokenizer, talking, run.generation_config, is_run=True)
     config, tokenizer, habits = imported.config, imported.tokenizer, imported.generation_config
-    return Base(path, config, tokenizer, _talking(habits, tokenizer), is_run=False)
+    return Base(path, config, tokenizer, _talking(habits, tokenizer), habits, is_run=False)
 
 
 def _talking(config: GenerationConfig, tokenizer: Tokenizer) -> GenerationConfig:

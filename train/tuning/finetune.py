@@ -20,6 +20,7 @@ from gptjax.command.options import read, take
 from gptjax.config import Lora
 from gptjax.files.places import expanded
 from train.recipe import BatchSpec, CheckpointSpec, ComputeSpec, OptimizerSpec, ValidationSpec, own_function
+from train.tuning import judging
 from train.tuning.base import open_base
 from train.tuning.stages import stage_words, staged
 from train.tuning.strategies import check_word, settings_said, trained_by
@@ -52,7 +53,7 @@ class Finetune:
     train: str | None = None
     """all: every weight; lora: small adapters beside them; head: the new output head alone; top-N: the top N layers and
     the head; gradual: all, from the top down. None = lora for models of others, all for runs"""
-    epochs: float | None = None  # times that the examples are read; None = 3, but 500 steps at most
+    epochs: float | None = None  # times that the examples are read; None = 3, but 500 steps at most; 20 of few labelled texts
     accept_changes: bool = False  # go on with a run although its recipe now reads other rows or makes other updates
 
     @property
@@ -97,6 +98,8 @@ def run_of(base: Path) -> Path:
 def parse(words: Sequence[str]) -> tuple[Finetune, list[TuneRecipe]]:
     """What is asked for, and the stages. --help prints and exits. Raises ValueError for what cannot be."""
     words = [re.sub("^--data(?==|$)", "--examples.sources", word) for word in words]
+    asked_head, words = take(judging.AskedHead, words)
+    head = judging.head_of(asked_head)
     asked, rest = take(Finetune, words)
     if asked.train is None and asked.words is None and any(word.startswith("--lora.") for word in rest):
         asked = dataclasses.replace(asked, train="lora")
@@ -113,9 +116,11 @@ def parse(words: Sequence[str]) -> tuple[Finetune, list[TuneRecipe]]:
     if asked.train is not None:
         check_word(asked.train)
     stages = _stages(asked) if asked.base else [None]
+    if head is not None:
+        stages = [judging.judge(stage, head, said) for stage in stages if stage is not None]
     program = "./launch.sh finetune"
     recipes = [
-        read(TuneRecipe, rest, program, default=stage, about=__doc__, plain=PLAIN, beside=(Finetune,))
+        read(TuneRecipe, rest, program, default=stage, about=__doc__, plain=PLAIN, beside=(Finetune, judging.AskedHead))
         for stage in stages
     ]
     if asked.words is not None:
@@ -151,14 +156,16 @@ def settled(recipe: TuneRecipe, epochs: float | None, says_steps: bool, say: Cal
     prepared = prepared_examples(recipe)
     rows = rows_of_an_epoch(prepared, recipe.row_length)
     share = 1 - recipe.replay
-    wanted = math.ceil((epochs or EPOCHS) * rows / share / recipe.batch.rows)
+    often = EPOCHS if recipe.examples.head is None else judging.epochs(prepared)
+    wanted = math.ceil((epochs or often) * rows / share / recipe.batch.rows)
     steps = recipe.steps if says_steps else wanted if epochs is not None else min(wanted, MOST_STEPS)
     read_often = steps * recipe.batch.rows * share / rows
     say(f"{steps} steps of {recipe.batch.rows} rows read the examples {read_often:.2g} times (--epochs, --steps)")
     warmup = min(recipe.optimizer.warmup, steps // 5)
     if warmup < recipe.optimizer.warmup:
         say(f"optimizer.warmup={warmup}, a fifth of the steps, in place of {recipe.optimizer.warmup}")
-    return dataclasses.replace(recipe, steps=steps, optimizer=dataclasses.replace(recipe.optimizer, warmup=warmup))
+    settled = dataclasses.replace(recipe, steps=steps, optimizer=dataclasses.replace(recipe.optimizer, warmup=warmup))
+    return settled if recipe.examples.head is None else judging.measured_often(settled)
 
 
 def rows_of_an_epoch(prepared: Path, T: int) -> int:
@@ -181,6 +188,9 @@ def tell(recipe: TuneRecipe, console: Console) -> None:
         console.print(f"the text that {recipe.base} was trained on is not here: what it forgets cannot be measured")
     for name, tally in tallies_of(prepared).items():
         console.print(f"{name}: {', '.join(lines(tally))}", highlight=False, markup=False)
+    if recipe.examples.head is not None:
+        judging.tell(recipe, prepared, console)
+        return
     show_examples(console, talks_of(recipe).tokenizer, _first_examples(prepared, 3))
 
 

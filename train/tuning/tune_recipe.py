@@ -8,6 +8,7 @@ import dataclasses
 from data.examples.example_spec import ExamplesSpec
 from data.tasks.task import Task
 from gptjax.config import Lora
+from train.measuring.judging_figure import check_figure
 from train.objectives import Objectives
 from train.recipe import OptimizerSpec, Recipe
 
@@ -41,22 +42,26 @@ class TuneRecipe(Recipe):
         if self.lora is not None and self.optimizer.frozen in unsaid:
             frozen = frozen_beside(self.learns_heads)
             object.__setattr__(self, "optimizer", dataclasses.replace(self.optimizer, frozen=frozen))
+        if self.text_rows:
+            object.__setattr__(self, "stop", dataclasses.replace(self.stop, figure=None))
+        elif self.examples.head is not None and self.stop.figure is not None:
+            check_figure(self.stop.figure, self.examples.head.tells, "stop.figure")
         super().__post_init__()
         self.row_length  # noqa: B018  (checked when built)
 
     def _objectives(self) -> Objectives:
-        """Replies of the examples; next words of the running text, by its share of the rows. Or of all text, next
+        """Replies or labels of the examples; next words of the running text, by its share of the rows. Or of all text, next
         words and whatever else needs no examples."""
         if self.text_rows:
             return Objectives(rows=self.text_rows, conflicts=None, by_repetition=False)
-        examples = tuple(self.examples.shares)
+        examples, task = tuple(self.examples.shares), "reply" if self.examples.head is None else "labelled"
         if not self.replay:
-            return Objectives(rows=("reply",), sources=tuple(f"reply={name}" for name in examples), conflicts=None)
+            return Objectives(rows=(task,), sources=tuple(f"{task}={name}" for name in examples), conflicts=None)
         texts = [name for name, _ in self.data.shares]
         beside = [name if name not in examples else f"{name} as running text" for name in texts]
         return Objectives(
-            rows=(f"reply={1 - self.replay}", f"causal_lm={self.replay}"),
-            sources=(*(f"reply={name}" for name in examples), *(f"causal_lm={name}" for name in beside)),
+            rows=(f"{task}={1 - self.replay}", f"causal_lm={self.replay}"),
+            sources=(*(f"{task}={name}" for name in examples), *(f"causal_lm={name}" for name in beside)),
             conflicts=None, by_repetition=False,
         )  # fmt: skip
 
