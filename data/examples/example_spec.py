@@ -38,7 +38,9 @@ class ExamplesSpec:
             raise ValueError("examples.sources: empty; name a file of records or a built-in source such as 'chitchat'")
         object.__setattr__(self, "sources", tuple(map(_named, self.sources)))
         if self.head is not None and self.head.held_out is not None:
-            object.__setattr__(self, "head", dataclasses.replace(self.head, held_out=_named(self.head.held_out)))
+            object.__setattr__(
+                self, "head", dataclasses.replace(self.head, held_out=_named(self.head.held_out))
+            )
         if len(self.shares) < len(self.sources):
             raise ValueError(
                 f"examples.sources: {list(self.sources)}: one is listed twice; list each once, with a rate"

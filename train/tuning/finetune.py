@@ -53,9 +53,7 @@ class Finetune:
     train: str | None = None
     """all: every weight; lora: small adapters beside them; head: the new output head alone; top-N: the top N layers and
     the head; gradual: all, from the top down. None = lora for models of others, all for runs"""
-    epochs: float | None = (
-        None  # times that the examples are read; None = 3, but 500 steps at most; 20 of few labelled texts
-    )
+    epochs: float | None = None  # times that the examples are read; None = 3, but 500 steps at most; 20 of few labelled texts
     accept_changes: bool = False  # go on with a run although its recipe now reads other rows or makes other updates
 
     @property

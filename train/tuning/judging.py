@@ -50,20 +50,14 @@ def head_of(asked: AskedHead) -> HeadSpec | None:
         raise ValueError(f"--as {asked.as_}{did_you_mean(asked.as_, KINDS)}")
     if asked.as_ is None and not targets:
         if beside := [flag for flag in ("text", "second", "head") if getattr(asked, flag) is not None]:
-            raise ValueError(
-                f"--{beside[0]}: is of labelled texts; say what is told of them: --as classes, labels or values"
-            )
+            raise ValueError(f"--{beside[0]}: is of labelled texts; say what is told of them: --as classes, labels or values")
         return None
     if len(targets) > 1:
         raise ValueError(f"--{' and --'.join(targets)}: a head tells one thing; give one of them")
     flag = next(iter(targets), None)
     of_flag: dict[str, HeadKind | None] = {"label": None, "labels": "labels", "value": "values"}
     kind: HeadKind | None = next((kind for kind in get_args(HeadKind) if kind == asked.as_), of_flag.get(flag or ""))
-    if (
-        flag is not None
-        and kind is not None
-        and (flag, kind) not in {("label", "classes"), ("labels", "labels"), ("value", "values")}
-    ):
+    if flag is not None and kind is not None and (flag, kind) not in {("label", "classes"), ("labels", "labels"), ("value", "values")}:
         wanted = {"classes": "--label", "labels": "--labels", "values": "--value"}[kind]
         raise ValueError(f"--as {kind} with --{flag}: {kind} are named with {wanted} {targets[flag]}")
     return HeadSpec(kind=kind, name=asked.head, text=asked.text, second=asked.second, target=targets.get(flag or ""))
@@ -78,9 +72,7 @@ def judge(recipe: TuneRecipe, head: HeadSpec, said: Collection[str]) -> TuneReci
     examples).
     """
     if "examples.sources" not in said:
-        raise ValueError(
-            "--data: name a file of labelled texts, such as --data reviews.csv, or a corpus such as wiki_leads/en"
-        )
+        raise ValueError("--data: name a file of labelled texts, such as --data reviews.csv, or a corpus such as wiki_leads/en")
     optimizer = recipe.optimizer
     if optimizer.learning_rate == EASY_RATE and recipe.lora is None:
         optimizer = dataclasses.replace(optimizer, learning_rate=SMALL_RATE)
@@ -132,9 +124,7 @@ def tell(recipe: TuneRecipe, prepared: Path, console: Console) -> None:
         highlight=False, markup=False,
     )  # fmt: skip
     if head.kind == "values":
-        console.print(
-            f"  {head.mean:.4g} on average, give or take {head.scale:.4g}; {train_DC.min():.4g} to {train_DC.max():.4g}"
-        )
+        console.print(f"  {head.mean:.4g} on average, give or take {head.scale:.4g}; {train_DC.min():.4g} to {train_DC.max():.4g}")
     else:
         for place in np.argsort(-train_DC.sum(axis=0), kind="stable")[:SHOWN_CLASSES].tolist():
             counts = f"{int(train_DC[:, place].sum()):>7,} train, {int(held_DC[:, place].sum()):>5,} held out"
