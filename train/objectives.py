@@ -173,6 +173,10 @@ class Term(NamedTuple):
     weights: tuple[float, ...]  # lambda there
     expected: tuple[float, ...] | None  # targets in a step, in every phase; None = divide by those that are there
     sparse: bool = False  # few positions are targets of the head of the tokens, and the others are not scored
+    # of an output head
+    smoothing: float = 0.0  # share of a target that is spread over all classes, while it is learnt
+    dropout: float = 0.0  # share of what the head reads that is dropped in training
+    scale: float = 1.0  # user's units of a standardised number
 
 
 class LossSpec(NamedTuple):
@@ -230,5 +234,10 @@ def loss_spec(rows: "Rows", rows_a_step: int, combine: CombinerName) -> LossSpec
             )  # fmt: skip
     if token_targets_F.max() <= SPARSE * rows_a_step * rows.T:
         terms = [term._replace(sparse=term.head is None) for term in terms]
+    tasks, every = list(builder.tasks.values()), list(builder.heads.values())
+    for j, term in enumerate(terms):
+        if term.head is not None:
+            task = tasks[term.task - 1]
+            terms[j] = term._replace(smoothing=task.smoothing, dropout=task.head_dropout, scale=every[term.head].scale)
     phases = tuple(rows.timetable.starts.tolist())
     return LossSpec(tuple(terms), tuple(builder.heads.values()), phases, combine, builder.Q)

@@ -160,6 +160,8 @@ class Task(metaclass=TaskKind):
     loss: ClassVar[str] = "tokens"  # kind of loss, by its name in train/losses/table.py
     token_head: ClassVar[str | None] = None  # head that predicts its token targets; None = the one of the tokens
     compares: ClassVar[bool] = False  # its heads compare the two parts of a segment, cut where the target is read
+    smoothing: ClassVar[float] = 0.0  # label smoothing of its heads
+    head_dropout: ClassVar[float] = 0.0  # share of what its heads read that is dropped in training
     # what its model can be used for
     models_text: ClassVar[bool] = False  # its loss is -log p of what is learnt: measured by source, in bits per byte
     generates: ClassVar[bool] = False  # a beginning is continued
