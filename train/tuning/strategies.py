@@ -1,5 +1,6 @@
-"""What trains in fine-tuning, by one word: rules of the optimizer for a model of L layers. Imports neither JAX nor TensorFlow.
+"""What trains in fine-tuning, by one word: rules of the optimizer for a model of L layers.
 
+Imports neither JAX nor TensorFlow.
 `all`: every weight. `lora`: adapters beside the weights, and output heads. `head`: new output heads alone. `top-N`: the
 top N layers and the final norm too. `gradual`: all, from the top down, a group of layers after another.
 """
@@ -72,7 +73,7 @@ def check_word(word: str, L: int | None = None) -> None:
 
 
 def groups(L: int) -> list[range]:
-    """The groups of layers that thaw one after another, from the top; of equal size, or the lower ones larger by one."""
+    """The groups of layers that thaw one after another, from the top: as large, or the lower ones larger by one."""
     count = min(L, GROUPS)
     sizes = [L // count + (n >= count - L % count) for n in range(count)]
     ends = [L, *(L - total for total in itertools.accumulate(sizes))]

@@ -157,7 +157,7 @@ def _together(name: str, pieces: Mapping[tuple[str, str], _Piece], moved: Mappin
     return jnp.concatenate([moved[at] for at in own])[order]
 
 
-def bythaw_step(state: State, steps: int) -> State:
+def by_thaw_step(state: State, steps: int) -> State:
     """The state as older checkpoints name it: groups by the step they thaw at, and those of one step together."""
     older: State = {}
     for key, group in state.items():
@@ -166,7 +166,7 @@ def bythaw_step(state: State, steps: int) -> State:
     return older
 
 
-def fromthaw_step(older: State, like: State, steps: int) -> State:
+def from_thaw_step(older: State, like: State, steps: int) -> State:
     """What `by_thaw_step` made, named like the state it was made of."""
     return {
         key: jax.tree.map(_part_of, group, older[_by_step(key, steps)], is_leaf=_is_dict) for key, group in like.items()
