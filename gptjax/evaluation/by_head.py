@@ -38,7 +38,7 @@ def by_head(
     was taught, and lose their end where they are too long: the counts say how many did. The figures are those of
     gptjax.evaluation.head_figures. An item: answer, its fields, of classes and labels `probabilities`, of classes
     `log_probs` (nats) and `chosen` too, and `cut` where it lost its end.
-    Raises ValueError for a head that the model has not, and an item without text, or with a label that the head has not.
+    Raises ValueError for a head that the model has not, and an item without text or with a label that it has not.
     """
     items = list(items)
     one = model.config.class_heads[head_named(model.config.class_heads, head)]
