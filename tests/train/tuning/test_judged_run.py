@@ -88,3 +88,50 @@ def test_the_report_shows_confusions_and_calibration(judged):
 def test_the_step_that_is_loaded_is_the_best_by_the_figure(judged):
     steps = {record["step"]: record["accuracy"] for record in records(judged[0], "validation_task")}
     assert steps[gptjax.load(judged[0]).step] == max(steps.values())
+
+
+def test_the_model_of_a_run_tells_what_the_report_says_and_still_writes(judged, folder):
+    model = gptjax.load(judged[0])
+    [[sample]] = model.generate(["the box"], tokens=4)
+    assert len(sample.ids) == 4
+    assert [head.name for head in model.config.class_heads] == ["verdict"]
+    assert model.generation_config.chat_template is None
+
+
+def test_a_number_is_told_in_its_own_units(folder):
+    with (folder / "grades.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["essay", "grade"])
+        writer.writerows((f"the box {n} " + "fox" * (n % 3), 100 + 50 * (n % 3)) for n in range(40))
+    words = ("--data", str(folder / "grades.csv"), "--as", "values", "--text", "essay", "--value", "grade")
+    run, said = tuned(folder, "grades", *words, "--steps", "60", "--stop.patience", "60")
+    figures = json.loads((run / "heads.json").read_text())["figures"]
+    assert figures["baseline"]["mse"] == pytest.approx(1700, rel=0.3)
+    assert figures["after"]["mse"] < 0.5 * figures["baseline"]["mse"]
+    assert "100 to 200" in said
+
+
+def test_several_labels_are_told_at_once(folder):
+    rows = [{"text": f"{'fox' * (n % 2)} {'box' * (n // 2 % 2)} {n}", "tags": ["f"][: n % 2] + ["b"][: n // 2 % 2]}
+            for n in range(40)]  # fmt: skip
+    (folder / "tags.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    words = ("--data", str(folder / "tags.jsonl"), "--labels", "tags", "--steps", "40", "--stop.figure", "macro_f1")
+    run, _ = tuned(folder, "tags", *words)
+    found = json.loads((run / "heads.json").read_text())
+    assert found["classes"] == ["b", "f"]
+    assert found["figures"]["after"]["micro_f1"] > found["figures"]["baseline"]["micro_f1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--as", "values", "--value", "verdict"), r"reviews.csv:2: verdict='bad' is no number"),
+        (("--label", "verdict", "--stop.figure", "r2"), "stop.figure='r2': is of values, and the head tells classes"),
+        (("--label", "verdict", "--head", "verdict", "--examples.template", __file__), "are of conversations"),
+    ],
+)
+def test_bad_input_is_named_before_anything_slow(folder, words, said):
+    given = ("--data", str(folder / "reviews.csv"), "--text", "review", *words)
+    with pytest.raises(ValueError, match=said):
+        tuned(folder, "refused", *given)
+    assert not (folder / "refused").exists()
