@@ -16,10 +16,10 @@ import numpy as np
 
 from data.description import FORMAT, HEADS, Source, Split, is_prepared, write_description
 from data.examples.choosing import DUPLICATE, TRAIN, TWIN, VALIDATION
-from data.examples.dialogues import Rejected, source_of
+from data.examples.dialogues import Rejected, is_corpus, source_of
 from data.examples.example_spec import ExamplesSpec
 from data.examples.head_spec import HeadSpec
-from data.examples.labelled_texts import LabelledText, check_labelled, labelled_texts
+from data.examples.labelled_texts import LabelledText, check_labelled, corpus_label, labelled_texts
 from data.examples.preparing import TALLIES, held_before, share_out
 from data.examples.stratifying import SPARE, known, sides
 from data.preparation import sources
@@ -105,6 +105,8 @@ class _Example(NamedTuple):
 
 def _make(spec: ExamplesSpec, tokenizer: Tokenizer, T: int, folder: Path, running: Path | None, replay: float) -> None:
     wanted, names = _of(spec), _names(spec)
+    if is_corpus(names[0]):  # its label names the head
+        wanted = dataclasses.replace(wanted, target=corpus_label(names[0], wanted))
     tallies = {name: Counter[str]() for name in names}
     read = [(name, one) for name in names for one in track(_read(name, spec, tallies[name]), f"reading {name}")]
     if not read:
