@@ -8,15 +8,15 @@ import pytest
 
 from gptjax.batch import ClassHead
 from gptjax.config import load_model_config
-from gptjax.runs.checkpoint import restore
 from gptjax.loading import abstract_params
+from gptjax.runs.checkpoint import restore
 from tests.tiny_recipe import recipe, steps_alone, write_text
+from train.objectives import Objectives
 from train.recipe import from_json, to_json
 from train.tuning.base import open_base
 from train.tuning.beginning import heads_taken
 from train.tuning.finetune import chained, parse
 from train.tuning.stages import stage_words, text_rows
-from train.objectives import Objectives
 
 WORDS = ("fox", "dog", "box", "quartz")
 
