@@ -19,7 +19,7 @@ lock() { # lock NAME ARGS...
 }
 
 for platform in cpu tpu cuda; do
-  extras=(--extra train --extra serve --extra dev)
+  extras=(--extra train --extra serve --extra words --extra figures --extra dev)
   [ "$platform" = cpu ] || extras+=(--extra "$platform")
   lock "$platform" pyproject.toml "${extras[@]}" "$@"
 done

@@ -23,7 +23,7 @@ from train.losses.loss import Sums
 from train.objectives import LossSpec, loss_spec
 from train.recipe import Recipe
 from train.step import State, abstract_state, make_train_step, make_validation_step
-from train.tuning.base import open_base
+from train.tuning.base import open_base, with_kept_heads
 from train.tuning.tune_recipe import TuneRecipe
 
 if TYPE_CHECKING:  # imported where it is used: to compile for another chip needs no TensorFlow
@@ -124,6 +124,8 @@ def config_of(recipe: Recipe, vocabulary: int, mesh: Mesh, heads: Sequence[Class
 
     Raises ValueError where mesh or kernel cannot compute it.
     """
+    if isinstance(recipe, TuneRecipe):
+        heads = with_kept_heads(recipe.base, recipe.run, heads)
     config = ModelConfig.of(recipe.model, vocabulary, heads)
     if isinstance(recipe, TuneRecipe) and recipe.lora is not None:
         config = dataclasses.replace(config, lora=recipe.lora)
@@ -145,6 +147,8 @@ def assemble(recipe: Recipe, vocabulary: int, loss_spec: LossSpec, mesh: Mesh) -
     compute = recipe.compute
     model = Transformer(config, jnp.dtype(compute.dtype), compute.remat, unroll, kernel_of(recipe, config, mesh))
     spec, steps, B = recipe.optimizer, recipe.steps, recipe.batch.micro_rows
+    if len(config.class_heads) > len(loss_spec.heads):  # those of a base, which nothing trains, do not decay either
+        spec = dataclasses.replace(spec, decays=(("class_heads.*", 0.0), *spec.decays))
     # unrolled, the first state would take seconds longer to compile, and be the same
     abstract, fresh = abstract_state(model.clone(unroll=1), spec, loss_spec, steps, mesh, recipe.seed)
     return Assembly(

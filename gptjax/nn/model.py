@@ -248,6 +248,8 @@ class Transformer(nn.Module):
             count = len(config.class_heads)
             weight(self, "class_heads", (None, "embed", None), (count, config.D, config.C))
             weight(self, "class_heads_bias", (None, None), (count, config.C), std=0.0)
+            if config.attends:  # each starts as the plain mean
+                weight(self, "class_heads_query", (None, "embed"), (count, config.D), std=0.0)
         x_BTD = rows_of(table_VD, tokens_BT, self.dtype)
         if config.family == "gpt2":
             place_TD = weight(self, "position_embedding", ("length", "embed"), (config.T, config.D))

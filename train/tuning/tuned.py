@@ -11,6 +11,7 @@ from gptjax.files.plain_json import dumps
 from train.report.finish import LAST_WORDS, REPORT, Finished, Hook
 from train.report.report_replies import figure_rows
 from train.tuning.base import base_path
+from train.tuning.judged import JUDGED
 from train.tuning.replies import Speaker, compared, exchanges, held_out_conversations, held_out_texts, measured
 from train.tuning.talks import running_text
 from train.tuning.tune_recipe import TuneRecipe
@@ -52,6 +53,11 @@ def figures_table(found: dict[str, Any]) -> Table:
     for text, before, after in figure_rows(found):
         table.add_row(escape(text), before, after)
     return table
+
+
+def hooks_after(recipe: TuneRecipe) -> tuple[Hook, ...]:
+    """What follows a run, by what it has learnt."""
+    return TUNED if recipe.examples.head is None else JUDGED
 
 
 TUNED = (
