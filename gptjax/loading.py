@@ -30,14 +30,14 @@ def restore_model(
     adapter: Adapter | None = None,
     merge: bool = True,
 ) -> LanguageModel:
-    """The model of a run at a step, None = the newest good one, after verifying the step's files.
+    """The model of a run at a step, None = the one to load, after verifying the step's files.
 
     The run's own adapters are merged into their weights, then `adapter`, so that what comes is a plain model; without
     `merge` it is as it was trained.
     """
     usable = manifest.steps(run.path)
     if step is None:
-        step = manifest.newest_good(run.path, lambda line: warnings.warn(line, stacklevel=5), set_bad_aside=False)
+        step = manifest.to_load(run.path, lambda line: warnings.warn(line, stacklevel=6))
         if step is None:
             raise ValueError(f"{run.path}: no usable checkpoint yet (a step counts once its manifest.json is written)")
     elif step in usable:

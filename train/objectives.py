@@ -220,13 +220,14 @@ def loss_spec(rows: "Rows", rows_a_step: int, combine: CombinerName) -> LossSpec
             of_term = [(f"{name}/{labels[head]}", head, expected_FX[:, 1 + n]) for n, head in enumerate(heads)]
         else:
             of_term = [(name, None if task.token_head is None else labels.index(task.token_head), expected_FX[:, 0])]
-            losses = {of_term[0][1]: task.loss}
+            losses = {}
             token_targets_F += expected_FX[:, 0] if task.token_head is None else 0
         for called, head, expected_F in of_term:
             terms.append(
                 Term(
                     name=name if len(of_term) == 1 else called,
-                    task=builder.id_of(name), head=head, loss=losses[head], shares=tuple(task.shares),
+                    task=builder.id_of(name), head=head,
+                    loss=task.loss if head is None else losses.get(head, task.loss), shares=tuple(task.shares),
                     weights=tuple(weight / len(of_term) for weight in task.weights),
                     expected=tuple(expected_F.tolist()) if task.rare(rows_a_step) else None,
                 )

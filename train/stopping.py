@@ -69,7 +69,7 @@ class Health:
     def note_held_out(self, step: int, loss: float, short: float | None = None) -> bool:
         """Takes in a measurement of held-out text; True if it is the best so far.
 
-        `short`: what it is judged by in place of the loss, the lower the better (see train/measuring/judging_figure.py).
+        `short`: what it is judged by in place of the loss, lower is better (see train/measuring/judging_figure.py).
         """
         self.held_out = loss
         judged = loss if short is None else short

@@ -18,8 +18,8 @@ LONGEST_ROW = 512  # tokens of a row where nothing else is asked for, and the co
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExamplesSpec:
-    """Conversations, or with a head labelled texts, to learn from. A source is `NAME` or `NAME=RATE` as for running text, or the path of a file, folder
-    or glob of records; without rates, every example is read equally often."""
+    """Conversations, or with a head labelled texts, to learn from. A source is `NAME` or `NAME=RATE` as for running
+    text, or the path of a file, folder or glob of records; without rates, every example is read equally often."""
 
     sources: tuple[str, ...] = ("chitchat", "crosswoz")  # or files of records; chatterbot/chinese is built in too
     form: str | None = None  # of the records, such as messages or alpaca; None = recognised by their fields
@@ -38,9 +38,7 @@ class ExamplesSpec:
             raise ValueError("examples.sources: empty; name a file of records or a built-in source such as 'chitchat'")
         object.__setattr__(self, "sources", tuple(map(_named, self.sources)))
         if self.head is not None and self.head.held_out is not None:
-            object.__setattr__(
-                self, "head", dataclasses.replace(self.head, held_out=_named(self.head.held_out))
-            )
+            object.__setattr__(self, "head", dataclasses.replace(self.head, held_out=_named(self.head.held_out)))
         if len(self.shares) < len(self.sources):
             raise ValueError(
                 f"examples.sources: {list(self.sources)}: one is listed twice; list each once, with a rate"
@@ -59,7 +57,7 @@ class ExamplesSpec:
                 raise ValueError(f"examples.columns: {column!r}; write FIELD=PATH, such as prompt=data.question")
         if self.head is not None and (self.form or self.columns or self.template):
             raise ValueError(
-                "examples.form, columns and template are of conversations; of labelled texts give --text, --second, and "
+                "examples.form, columns and template are of conversations; of labelled texts give --text, --second and "
                 "--label, --labels or --value"
             )
         if self.length is not None and self.length < 8:

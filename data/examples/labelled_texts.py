@@ -1,5 +1,5 @@
-"""Texts and what a head is to tell of them, out of a source: records of files or of a TensorFlow dataset, or a corpus of
-ours whose documents are labelled."""
+"""Texts and what a head is to tell of them, out of a source: records of files or of a TensorFlow dataset, or documents
+of a corpus of ours that are labelled."""
 
 import math
 import re
@@ -33,9 +33,7 @@ def check_labelled(source: str, spec: HeadSpec) -> None:
         _corpus_label(source, spec)
 
 
-def labelled_texts(
-    source: str, spec: HeadSpec, bad: Literal["stop", "skip"]
-) -> Iterator[LabelledText | Rejected]:
+def labelled_texts(source: str, spec: HeadSpec, bad: Literal["stop", "skip"]) -> Iterator[LabelledText | Rejected]:
     """The labelled texts of a source, in the order of its files.
 
     A record that is none raises ValueError, or with `skip` comes as Rejected; a document of a corpus of ours without a
@@ -47,7 +45,9 @@ def labelled_texts(
             raise ValueError(f"--second {spec.second}: {source!r} is a corpus of ours, which has no second text")
         for where, record in corpus_records(source):
             if record[target]:
-                yield _labelled(record | {"text": record["text"].removesuffix("\n")}, record["text"], where, spec, target)
+                yield _labelled(
+                    {**record, "text": record["text"].removesuffix("\n")}, record["text"], where, spec, target
+                )
             else:
                 yield Rejected(where, f"has no {target}")
         return
@@ -86,9 +86,7 @@ def _has(record: Mapping[str, Any], path: str, where: str, said: str) -> None:
         raise ValueError(f"{error}; name the column with {said}, of {', '.join(map(str, record))}") from None
 
 
-def _labelled(
-    record: Mapping[str, Any], document: str | None, where: str, spec: HeadSpec, target: str
-) -> LabelledText:
+def _labelled(record: Mapping[str, Any], document: str | None, where: str, spec: HeadSpec, target: str) -> LabelledText:
     text = _text(column(record, spec.text or "text", where), spec.text or "text", where)
     second = None
     if spec.second is not None:
@@ -134,7 +132,9 @@ def _labels(value: Any, where: str, spec: HeadSpec) -> tuple[str, ...]:
 def _value(value: Any, where: str, spec: HeadSpec) -> float:
     found = _number(value)
     if found is None:
-        raise ValueError(f"{where}={value!r} is no number; --as classes tells words apart, --examples.bad skip drops it")
+        raise ValueError(
+            f"{where}={value!r} is no number; --as classes tells words apart, --examples.bad skip drops it"
+        )
     return found
 
 

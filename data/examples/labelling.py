@@ -110,7 +110,9 @@ def _make(spec: ExamplesSpec, tokenizer: Tokenizer, T: int, folder: Path, runnin
     measured = [] if wanted.held_out is None else [wanted.held_out]
     side_E = sides(known(of_source, labelled), spec.held_out, wanted.most, held_before(running), measured)
     _check_split(side_E, tallies, of_source, spec)
-    targets = [[one.target for one, side in zip(labelled, side_E, strict=True) if side == of] for of in (TRAIN, VALIDATION)]
+    targets = [
+        [one.target for one, side in zip(labelled, side_E, strict=True) if side == of] for of in (TRAIN, VALIDATION)
+    ]
     head = made_head(wanted, T, *targets)
     made: dict[str, tuple[list[_Example], list[_Example]]] = {name: ([], []) for name in spec.shares}
     kept = [e for e, side in enumerate(side_E) if side in (TRAIN, VALIDATION)]
@@ -125,8 +127,10 @@ def _make(spec: ExamplesSpec, tokenizer: Tokenizer, T: int, folder: Path, runnin
         tally[f"cut to {head.length} tokens"] += cut
         tally["tokens"] += len(example.ids)
         name = of_source[e] if of_source[e] in made else names[0]
-        made[name][side_E[e] == VALIDATION].append(example)
-    weights = class_weights(head, [one.labels for sides in made.values() for one in sides[0]]) if wanted.balanced else None
+        made[name][int(side_E[e] == VALIDATION)].append(example)
+    weights = (
+        class_weights(head, [one.labels for sides in made.values() for one in sides[0]]) if wanted.balanced else None
+    )
     described = {
         name: _stored(number, name, made[name], head, weights, tokenizer, folder, tallies[name])
         for number, name in enumerate(spec.shares)
@@ -178,7 +182,9 @@ def made_head(spec: HeadSpec, T: int, train: Sequence[object], held_out: Sequenc
         value_E = np.array(train, np.float64)
         mean, scale = float(value_E.mean()), float(value_E.std())
         if not scale > 1e-9 * max(1.0, abs(mean)):
-            raise ValueError(f"--value {spec.target_column}: is {mean:g} in all {len(train)} training examples: nothing to learn")
+            raise ValueError(
+                f"--value {spec.target_column}: is {mean:g} in all {len(train)} training examples: nothing to learn"
+            )
         classes: tuple[str, ...] = (spec.called,)
     else:
         of_train, of_held = _classes(train), _classes(held_out)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.examples.choosing import DUPLICATE, TRAIN, TWIN, VALIDATION, plain
-from data.examples.labelled_texts import LabelledText
+from data.examples.labelled_texts import LabelledText, Target
 from data.preparation.holdout import text_hash
 
 SPARE = 4  # a side for training that is left out, beside those of data/examples/choosing.py: more than were asked for
@@ -37,7 +37,7 @@ def known(source_E: Sequence[str], labelled_E: Sequence[LabelledText]) -> list[K
             source,
             _hash(plain(f"{one.text}\0{one.second or ''}")), _hash(plain(one.text)), _hash(one.document), stratum,
         )
-        for source, one, stratum in zip(source_E, labelled_E, strict=True)
+        for source, one, stratum in zip(source_E, labelled_E, strata, strict=True)
     ]  # fmt: skip
 
 
@@ -69,9 +69,11 @@ def sides(
             side_E[e] = VALIDATION if is_held else TRAIN
             seen.add((is_held, one.words))
     if most is not None:
-        train_E = np.flatnonzero(side_E == TRAIN)
+        train_E = np.flatnonzero(side_E == TRAIN).tolist()
         kept = chosen([known_E[e] for e in train_E], most, spares=False)
-        side_E[[e for e in train_E if known_E[e].group not in kept]] = SPARE
+        for e in train_E:
+            if known_E[e].group not in kept:
+                side_E[e] = SPARE
     return side_E
 
 
@@ -108,18 +110,18 @@ def _shared_out(sizes: Mapping[Hashable, int], wanted: int, least: int) -> dict[
     return rooms
 
 
-def _strata(targets: Sequence[object]) -> list[Hashable]:
+def _strata(targets: Sequence[Target]) -> list[Hashable]:
     """Of a class itself; of labels the rarest; of numbers one of five levels with as many each."""
     if targets and isinstance(targets[0], float):
         levels = np.empty(len(targets), np.int64)
         for level, places in enumerate(np.array_split(np.argsort(np.array(targets), kind="stable"), LEVELS)):
             levels[places] = level
-        return levels.tolist()
+        return list(levels.tolist())
     counts = Counter(name for target in targets if isinstance(target, tuple) for name in target)
     return [
         min(target, key=lambda name: (counts[name], name), default="") if isinstance(target, tuple) else target
         for target in targets
-    ]  # pyright: ignore[reportReturnType]
+    ]
 
 
 def _first_ones(own: Sequence[Known]) -> list[Known]:

@@ -52,9 +52,7 @@ def check_figure(name: str, kind: HeadKind, where: str) -> None:
         )
 
 
-def figures(
-    kind: HeadKind, found_IC: Float[np.ndarray, "I C"], true_IC: Float[np.ndarray, "I C"]
-) -> dict[str, float]:
+def figures(kind: HeadKind, found_IC: Float[np.ndarray, "I C"], true_IC: Float[np.ndarray, "I C"]) -> dict[str, float]:
     """All figures of a head of this kind by name.
 
     `found_IC`: of classes probabilities that sum to 1; of labels probabilities; of values the number, in one column.
@@ -112,9 +110,7 @@ def of_values(found_I: Float[np.ndarray, "I"], true_I: Float[np.ndarray, "I"]) -
     }
 
 
-def confusion(
-    label_I: Int[np.ndarray, "I"], answer_I: Int[np.ndarray, "I"], classes: int
-) -> Int[np.ndarray, "C C"]:
+def confusion(label_I: Int[np.ndarray, "I"], answer_I: Int[np.ndarray, "I"], classes: int) -> Int[np.ndarray, "C C"]:
     """How many items of each class (a row) were taken for which (a column)."""
     return np.bincount(label_I * classes + answer_I, minlength=classes**2).reshape(classes, classes)
 

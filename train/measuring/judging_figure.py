@@ -15,7 +15,9 @@ from gptjax.evaluation.head_figures import FIGURES, Counts, counts_of, macro_f1,
 from train.record.metrics import TermScore
 
 LOST = 1e30  # how far a figure falls short that is no number
-WHILE_TRAINING: dict[HeadKind, tuple[str, ...]] = {  # kind of head -> the figures that are known while it trains; the others need every answer
+WHILE_TRAINING: dict[
+    HeadKind, tuple[str, ...]
+] = {  # kind of head -> the figures that are known while it trains; the others need every answer
     "classes": ("accuracy", "macro_f1", "nll"),
     "labels": ("micro_f1", "macro_f1", "nll"),
     "values": ("mse", "r2", "pearson"),

@@ -53,7 +53,9 @@ class Finetune:
     train: str | None = None
     """all: every weight; lora: small adapters beside them; head: the new output head alone; top-N: the top N layers and
     the head; gradual: all, from the top down. None = lora for models of others, all for runs"""
-    epochs: float | None = None  # times that the examples are read; None = 3, but 500 steps at most; 20 of few labelled texts
+    epochs: float | None = (
+        None  # times that the examples are read; None = 3, but 500 steps at most; 20 of few labelled texts
+    )
     accept_changes: bool = False  # go on with a run although its recipe now reads other rows or makes other updates
 
     @property
@@ -116,6 +118,10 @@ def parse(words: Sequence[str]) -> tuple[Finetune, list[TuneRecipe]]:
     if asked.train is not None:
         check_word(asked.train)
     stages = _stages(asked) if asked.base else [None]
+    if head is not None and asked.own_stages is not None:
+        raise ValueError(
+            "--as, --label: the file of --stages says which examples each stage learns from; leave them out"
+        )
     if head is not None:
         stages = [judging.judge(stage, head, said) for stage in stages if stage is not None]
     program = "./launch.sh finetune"

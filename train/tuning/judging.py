@@ -1,12 +1,11 @@
-"""Fine-tuning on labelled texts, from the words of a command line: a head's columns, its recipe, and what is told before
-it trains. Does not import JAX."""
+"""Fine-tuning on labelled texts, from the words of a command line: a head's columns, its recipe, and what is said
+before it trains. Does not import JAX."""
 
 import dataclasses
 import json
 import math
 from collections.abc import Collection
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 from rich.console import Console
@@ -50,14 +49,20 @@ def head_of(asked: AskedHead) -> HeadSpec | None:
         raise ValueError(f"--as {asked.as_}{did_you_mean(asked.as_, KINDS)}")
     if asked.as_ is None and not targets:
         if beside := [flag for flag in ("text", "second", "head") if getattr(asked, flag) is not None]:
-            raise ValueError(f"--{beside[0]}: is of labelled texts; say what is told of them: --as classes, labels or values")
+            raise ValueError(
+                f"--{beside[0]}: is of labelled texts; say what is told of them: --as classes, labels or values"
+            )
         return None
     if len(targets) > 1:
         raise ValueError(f"--{' and --'.join(targets)}: a head tells one thing; give one of them")
     flag = next(iter(targets), None)
     of_flag: dict[str, HeadKind | None] = {"label": None, "labels": "labels", "value": "values"}
-    kind: HeadKind | None = next((kind for kind in get_args(HeadKind) if kind == asked.as_), of_flag.get(flag or ""))
-    if flag is not None and kind is not None and (flag, kind) not in {("label", "classes"), ("labels", "labels"), ("value", "values")}:
+    kind: HeadKind | None = of_flag.get(flag or "") if asked.as_ is None else asked.as_  # pyright: ignore[reportAssignmentType]
+    if (
+        flag is not None
+        and kind is not None
+        and (flag, kind) not in {("label", "classes"), ("labels", "labels"), ("value", "values")}
+    ):
         wanted = {"classes": "--label", "labels": "--labels", "values": "--value"}[kind]
         raise ValueError(f"--as {kind} with --{flag}: {kind} are named with {wanted} {targets[flag]}")
     return HeadSpec(kind=kind, name=asked.head, text=asked.text, second=asked.second, target=targets.get(flag or ""))
@@ -72,7 +77,9 @@ def judge(recipe: TuneRecipe, head: HeadSpec, said: Collection[str]) -> TuneReci
     examples).
     """
     if "examples.sources" not in said:
-        raise ValueError("--data: name a file of labelled texts, such as --data reviews.csv, or a corpus such as wiki_leads/en")
+        raise ValueError(
+            "--data: name a file of labelled texts, such as --data reviews.csv, or a corpus such as wiki_leads/en"
+        )
     optimizer = recipe.optimizer
     if optimizer.learning_rate == EASY_RATE and recipe.lora is None:
         optimizer = dataclasses.replace(optimizer, learning_rate=SMALL_RATE)
@@ -98,7 +105,7 @@ def measured_often(recipe: TuneRecipe) -> TuneRecipe:
 
 def made_head(prepared: Path) -> ClassHead:
     """The head that a folder of labelled texts was prepared for."""
-    ((fields),) = json.loads((prepared / HEADS).read_text(encoding="utf-8"))
+    (fields,) = json.loads((prepared / HEADS).read_text(encoding="utf-8"))
     return ClassHead.of(fields.pop("name"), fields)
 
 
@@ -124,7 +131,9 @@ def tell(recipe: TuneRecipe, prepared: Path, console: Console) -> None:
         highlight=False, markup=False,
     )  # fmt: skip
     if head.kind == "values":
-        console.print(f"  {head.mean:.4g} on average, give or take {head.scale:.4g}; {train_DC.min():.4g} to {train_DC.max():.4g}")
+        console.print(
+            f"  {head.mean:.4g} on average, give or take {head.scale:.4g}; {train_DC.min():.4g} to {train_DC.max():.4g}"
+        )
     else:
         for place in np.argsort(-train_DC.sum(axis=0), kind="stable")[:SHOWN_CLASSES].tolist():
             counts = f"{int(train_DC[:, place].sum()):>7,} train, {int(held_DC[:, place].sum()):>5,} held out"

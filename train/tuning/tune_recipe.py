@@ -50,8 +50,8 @@ class TuneRecipe(Recipe):
         self.row_length  # noqa: B018  (checked when built)
 
     def _objectives(self) -> Objectives:
-        """Replies or labels of the examples; next words of the running text, by its share of the rows. Or of all text, next
-        words and whatever else needs no examples."""
+        """Replies or labels of the examples; next words of the running text, by its share of the rows. Or of all text,
+        next words and whatever else needs no examples."""
         if self.text_rows:
             return Objectives(rows=self.text_rows, conflicts=None, by_repetition=False)
         examples, task = tuple(self.examples.shares), "reply" if self.examples.head is None else "labelled"
