@@ -1,7 +1,7 @@
-"""Texts with classes, of which few are learnt from: what is held out is the same for all, what is learnt a draw by seed.
+"""Texts with classes, of which few are learnt from: what is held out is the same for all, what is learnt is drawn.
 
-Texts and labels are those of our corpora; each text comes once, and one with two classes never. Everything is decided by
-hashes and seeded draws, and written as .jsonl, a line a text: `text`, `label`.
+Texts and labels are those of our corpora; each text comes once, and one with two classes never. Everything is decided
+by hashes and seeded draws, and written as .jsonl, a line a text: `text`, `label`.
 """
 
 import importlib
@@ -23,6 +23,7 @@ from gptjax.files.plain_json import dumps
 TESTED, MEASURED = 1000, 128  # texts that arms are compared by, and by which settings and the best step are chosen
 LEFT_OUT = "Uncategorized"  # of topics: says that nobody has chosen one
 ACTS = 7  # intents, the commonest
+FILLED = "＿"  # what stands for a name or a number that is blanked
 BLANK = re.compile(r"\[\w+\+\w+\+([^\]]*?)\d*\]")  # of a CrossWOZ text, as in [Inform+酒店+名称]
 
 
@@ -52,13 +53,15 @@ def wiki_topics() -> list[Labelled]:
 
 
 def crosswoz_intents() -> list[Labelled]:
-    """What Chinese travellers say and what they do by it: the commonest sets of acts, such as Inform&Request, 7 classes.
+    """What Chinese travellers say, and what they do by it: the 7 commonest sets of acts, such as Inform&Request.
 
     Names and numbers, which are blanked in the corpus, are blanks here.
     """
     found = list(_examples("crosswoz", None, lambda path, _: json.loads(path.read_text(encoding="utf-8")).items()))
     told = [
-        Labelled("".join(BLANK.sub("＿", text).split()), "&".join(sorted({act.partition("+")[0] for act in acts.split("*")})))
+        Labelled(
+            "".join(BLANK.sub("＿", text).split()), "&".join(sorted({act.partition("+")[0] for act in acts.split("*")}))
+        )
         for acts, texts in found
         for text in texts
         if acts
@@ -136,3 +139,8 @@ def dev_file(folder: Path, task: str) -> Path:
 
 def train_file(folder: Path, task: str, count: int, seed: int) -> Path:
     return folder / task / f"train-{count}-{seed}.jsonl"
+
+
+def states_file(folder: Path, task: str, base: str) -> Path:
+    """The states of a base of all texts of a task."""
+    return folder / task / f"{Path(base).name}-states.npz"

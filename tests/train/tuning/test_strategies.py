@@ -36,7 +36,10 @@ def shares(word, heads=HEADS, lora=None):
     return {f"{name}/{row}": share for name, of in found.items() for row, share in enumerate(of)}
 
 
-def recipe(tmp_path, head=HeadSpec(kind="classes"), **changes) -> TuneRecipe:
+TOLD = HeadSpec(kind="classes")
+
+
+def recipe(tmp_path, head=TOLD, **changes) -> TuneRecipe:
     made = TuneRecipe(
         base="runs/none", data=DataSpec(sources=("chitchat",)), model=SHAPE, run=tmp_path / "run", steps=10,
         examples=ExamplesSpec(sources=("wiki_leads/en",), head=head), optimizer=OptimizerSpec(warmup=2),
