@@ -76,8 +76,12 @@ def place_model(imported: ImportedModel, *, dtype: Any, mesh: Any, adapter: Adap
 def adapted(params: Any, config: ModelConfig, adapter: Adapter, mesh: Any) -> tuple[Any, ModelConfig]:
     """The plain model that an adapter makes of its base. Raises ValueError where it is for another base."""
     check_base(adapter.folder, fingerprint(params, config))
-    config = dataclasses.replace(config, lora=adapter.lora)
-    leaves = placed(adapter.leaves, adapters_of(abstract_params(config, mesh)))
+    config = dataclasses.replace(config, lora=adapter.lora, class_heads=adapter.heads or config.class_heads)
+    abstract = abstract_params(config, mesh)
+    leaves = placed(adapter.leaves, adapters_of(abstract))
+    if adapter.heads:  # which learnt to read what it makes of the base, as the base's own did not
+        params = {name: leaf for name, leaf in params.items() if not name.startswith("class_heads")}
+        params |= placed(adapter.bank, {name: abstract[name] for name in adapter.bank})
     return merged(with_adapters(params, leaves), config)
 
 

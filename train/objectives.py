@@ -237,7 +237,7 @@ def loss_spec(rows: "Rows", rows_a_step: int, combine: CombinerName) -> LossSpec
     tasks, every = list(builder.tasks.values()), list(builder.heads.values())
     for j, term in enumerate(terms):
         if term.head is not None:
-            task = tasks[term.task - 1]
-            terms[j] = term._replace(smoothing=task.smoothing, dropout=task.head_dropout, scale=every[term.head].scale)
+            smoothing, dropout = tasks[term.task - 1].of_heads
+            terms[j] = term._replace(smoothing=smoothing, dropout=dropout, scale=every[term.head].scale)
     phases = tuple(rows.timetable.starts.tolist())
     return LossSpec(tuple(terms), tuple(builder.heads.values()), phases, combine, builder.Q)

@@ -160,8 +160,6 @@ class Task(metaclass=TaskKind):
     loss: ClassVar[str] = "tokens"  # kind of loss, by its name in train/losses/table.py
     token_head: ClassVar[str | None] = None  # head that predicts its token targets; None = the one of the tokens
     compares: ClassVar[bool] = False  # its heads compare the two parts of a segment, cut where the target is read
-    smoothing: ClassVar[float] = 0.0  # label smoothing of its heads
-    head_dropout: ClassVar[float] = 0.0  # share of what its heads read that is dropped in training
     # what its model can be used for
     models_text: ClassVar[bool] = False  # its loss is -log p of what is learnt: measured by source, in bits per byte
     generates: ClassVar[bool] = False  # a beginning is continued
@@ -235,6 +233,11 @@ class Task(metaclass=TaskKind):
     def loss_of(self, head: ClassHead) -> str:
         """The kind of loss that one of its heads learns by."""
         return self.loss
+
+    @property
+    def of_heads(self) -> tuple[float, float]:
+        """(label smoothing of its heads, share of what they read that is dropped in training)."""
+        return 0.0, 0.0
 
     def targets_a_row(self, corpus: Corpus, T: int) -> int:
         """Most sequence-level targets of one row."""

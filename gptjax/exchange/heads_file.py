@@ -73,6 +73,20 @@ def read_class_heads(folder: Path, config: ModelConfig) -> dict[str, np.ndarray]
     return {"class_heads": bank, "class_heads_bias": biases, **queries}
 
 
+def first_difference(heads: tuple[ClassHead, ...], bank: dict[str, np.ndarray], params: Any) -> str | None:
+    """What of a bank that was read is not what `params` hold; None = nothing. Room for classes that a head does not
+    have, and queries of heads that read no learnt mean, count for nothing."""
+    for path, found in bank.items():
+        for number, head in enumerate(heads):
+            if path == "class_heads_query":
+                of_head = (number, slice(None if head.pool == "attention" else 0))
+            else:
+                of_head = (number, ..., slice(len(head.classes)))
+            if not np.array_equal(found[of_head], np.asarray(params[path])[of_head]):
+                return f"{path} of head {head.name!r} in {WEIGHTS} differ from the source's"
+    return None
+
+
 def _sound(found: dict[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Takes a tensor out, if it is what the names say."""
     array = found.pop(name, None)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from gptjax import arguments
 from gptjax.batch import ClassHead
 from gptjax.spelling import did_you_mean
+from gptjax.text.stop_words import without_stop_words
 from gptjax.text.tokenizer import Tokenizer
 
 TextOrTwo = str | tuple[str, str]  # what a head is asked of
@@ -100,8 +101,6 @@ def _written(head: ClassHead, text: str, where: str) -> str:
     if head.lowercase:
         text = text.lower()
     if head.stop_words is not None:
-        from gptjax.text.stop_words import without_stop_words  # pyright: ignore[reportMissingImports]
-
         kept = without_stop_words(text, head.stop_words)
         text = kept if kept.strip() else text
     return text

@@ -39,7 +39,7 @@ class Labels(Loss):
         ]
 
     def sums(self, seen: Seen, terms: Sequence[Term]) -> list[Sums]:
-        """Of each label how often it is found rightly, found, and there; every target counts once for these."""
+        """Of each label how often it is answered rightly, answered, and there; every target counts once for these."""
         return [self._sums_of(seen, term, _logit(seen, term)) for term in terms]
 
     def _sums_of(self, seen: Seen, term: Term, logit_BQ: Float[Array, "B Q"]) -> Sums:
@@ -55,14 +55,14 @@ class Labels(Loss):
             "loss": total(label_nll(logit_BQ, value_BQ), weight_BQ),
             "weight": jnp.sum(weight_BQ),
             "right_C": of_labels(found_BQ & true_BQ),
-            "found_C": of_labels(found_BQ),
+            "answered_C": of_labels(found_BQ),
             "true_C": of_labels(true_BQ),
         }
 
     def score(self, sums: Mapping[str, Any]) -> float:
-        """F1 over all labels together; 0 where none is there, nor found."""
-        right, found, true = (float(np.sum(sums[name])) for name in ("right_C", "found_C", "true_C"))
-        return 2 * right / (found + true) if found + true else 0.0
+        """F1 over all labels together; 0 where none is there, nor answered."""
+        right, answered, true = (float(np.sum(sums[name])) for name in ("right_C", "answered_C", "true_C"))
+        return 2 * right / (answered + true) if answered + true else 0.0
 
     def baseline(self, term: Term, batches: Sequence[Batch], task: "Task", corpus: "Corpus") -> tuple[str, float]:
         """The same few labels for all, as many of the commonest as make most of F1."""
@@ -74,10 +74,9 @@ class Labels(Loss):
         return "always says the commonest labels", float((2 * right_C / (found_C + true_C.sum())).max())
 
     def details(self, term: Term, sums: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
-        """The F1 of each label, null of one that is neither there nor found."""
-        right_C, both_C = np.asarray(sums["right_C"]), np.asarray(sums["found_C"]) + np.asarray(sums["true_C"])
-        f1_C = [float(2 * right / both) if both else None for right, both in zip(right_C, both_C, strict=True)]
-        return {"f1": f1_C, "classes": config.class_heads[head_number(term)].classes}
+        """Of each label how often it was answered rightly, answered, and there."""
+        counted = {name: np.round(sums[f"{name}_C"]).astype(int).tolist() for name in ("right", "answered", "true")}
+        return {**counted, "classes": config.class_heads[head_number(term)].classes}
 
 
 def _logit(seen: Seen, term: Term) -> Float[Array, "B Q"]:

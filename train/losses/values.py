@@ -3,6 +3,7 @@
 Axes: B batch  Q places that are looked at.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -63,13 +64,13 @@ class Values(Loss):
         return "always says the mean", float(np.square(value.astype(np.float64)).mean()) * term.scale**2
 
     def details(self, term: Term, sums: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
-        """R2 and the linear correlation; null where either does not vary."""
+        """R2 and the linear correlation; no number where either does not vary."""
         n = float(sums["count"])
         found, true = float(sums["found"]) / n, float(sums["true"]) / n
         of_found, of_true = float(sums["found_found"]) / n - found**2, float(sums["true_true"]) / n - true**2
         together = float(sums["found_true"]) / n - found * true
         error = of_found + of_true - 2 * together + (found - true) ** 2
         return {
-            "r2": 1 - error / of_true if of_true > 1e-12 else None,
-            "pearson": together / (of_found * of_true) ** 0.5 if min(of_found, of_true) > 1e-12 else None,
+            "r2": 1 - error / of_true if of_true > 1e-12 else math.nan,
+            "pearson": together / (of_found * of_true) ** 0.5 if min(of_found, of_true) > 1e-12 else math.nan,
         }
