@@ -5,16 +5,7 @@ from collections import Counter
 import pytest
 
 from train.lab import few_labels
-from train.lab.few_labels import (
-    Labelled,
-    dev_file,
-    drawn,
-    held_apart,
-    read_labelled,
-    test_file,
-    train_file,
-    written,
-)
+from train.lab.few_labels import Labelled, dev_file, drawn, held_apart, read_labelled, train_file, written
 
 TEXTS = [Labelled(f"text {n}", "abc"[n % 3]) for n in range(90)]
 
@@ -47,9 +38,9 @@ def test_files_are_read_back_as_they_were_written_and_stay_as_they_are(tmp_path,
     monkeypatch.setitem(few_labels.TASKS, "made", lambda: TEXTS)
     monkeypatch.setattr(few_labels.held_apart, "__defaults__", (20, 10))
     held = written(tmp_path, "made", (6,), (0, 1))
-    assert read_labelled(test_file(tmp_path, "made")) == held.test
+    assert read_labelled(few_labels.test_file(tmp_path, "made")) == held.test
     assert read_labelled(dev_file(tmp_path, "made")) == held.dev
     assert read_labelled(train_file(tmp_path, "made", 6, 1)) == drawn(held.pool, 6, seed=1)
-    test_file(tmp_path, "made").write_text("")
+    few_labels.test_file(tmp_path, "made").write_text("")
     written(tmp_path, "made", (6,), (0,))
-    assert read_labelled(test_file(tmp_path, "made")) == []
+    assert read_labelled(few_labels.test_file(tmp_path, "made")) == []

@@ -4,10 +4,14 @@ import dataclasses
 
 import pytest
 
+from tests.tiny_run import random_model, write_run
 from tests.train.lab.test_experiment import calls, quiet, replace_program, tiny
-from train.lab.experiments import experiment_names
+from train.lab.experiment import SEEDS, TUNED_ON, Setting, folder_of
+from train.lab.experiments import e5_few_labels, e6_strategies, label_runs
+from train.lab.few_labels import train_file
 from train.lab.outcome import DECIDES, ArmOutcome
 from train.lab.series import Series, conduct_any
+from train.recipe import from_json, to_json
 
 
 def series(**changes) -> Series:
@@ -48,6 +52,21 @@ def test_what_decides_and_how_a_run_is_measured_are_the_experiments_own(monkeypa
     assert outcome.arms["few"].of("score") == [-12.0] * 3
 
 
-@pytest.mark.parametrize("name", ["E5", "E6"])
-def test_the_experiments_of_few_labels_are_known(name):
-    assert name in experiment_names()
+@pytest.mark.parametrize(("module", "words"), [(e5_few_labels, 2), (e6_strategies, 5)])
+def test_every_run_with_few_labels_is_one_of_its_own_and_read_back_as_it_was(module, words, monkeypatch, tmp_path):
+    """Arms differ in what trains or begins, seeds in what is drawn; all learn from files that are written before."""
+    base = str(write_run(tmp_path / "base", random_model()))
+    for name in {"BASE", "LARGE"} & vars(module).keys():
+        monkeypatch.setattr(module, name, base)
+    made = module.experiment()
+    assert len(made.bases) == len(made.parts)
+    part = made.parts["topic, 128 labels"]
+    assert len(part.arms) == words
+    recipes = [
+        part.recipe(arm, Setting(rate), seed) for arm in part.arms for rate in part.rates for seed in (TUNED_ON, *SEEDS)
+    ]
+    assert len({folder_of(recipe, tmp_path) for recipe in recipes}) == len(recipes)
+    for recipe in recipes:
+        assert from_json(to_json(recipe)) == recipe
+        assert recipe.examples.sources == (f"files:{train_file(label_runs.FOLDER, 'topic', 128, recipe.seed)}",)
+        assert recipe.objectives.labelled.rows == 1
