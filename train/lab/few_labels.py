@@ -103,8 +103,8 @@ def drawn(pool: Sequence[Labelled], count: int, seed: int) -> list[Labelled]:
     of_class: dict[str, list[Labelled]] = defaultdict(list)
     for one in pool:
         of_class[one.label].append(one)
-    each = count // len(of_class)
-    if not each or (short := min(map(len, of_class.values()))) < each:
+    each, short = count // len(of_class), min(map(len, of_class.values()))
+    if not 0 < each <= short:
         raise ValueError(f"{count} labels of {len(of_class)} classes are {each} of each; the rarest class has {short}")
     draw = np.random.default_rng(seed)
     order = {label: draw.permutation(len(of)) for label, of in sorted(of_class.items())}
