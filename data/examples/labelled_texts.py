@@ -30,7 +30,7 @@ def check_labelled(source: str, spec: HeadSpec) -> None:
     """Raises ValueError for a source that cannot exist, or a corpus without the label: quickly, reading no text."""
     sources.check(source)
     if is_corpus(source):
-        _corpus_label(source, spec)
+        corpus_label(source, spec)
 
 
 def labelled_texts(source: str, spec: HeadSpec, bad: Literal["stop", "skip"]) -> Iterator[LabelledText | Rejected]:
@@ -40,7 +40,7 @@ def labelled_texts(source: str, spec: HeadSpec, bad: Literal["stop", "skip"]) ->
     label, as Rejected always. A file that cannot be read, and a column that the records have not, raise always.
     """
     if is_corpus(source):
-        target = _corpus_label(source, spec)
+        target = corpus_label(source, spec)
         if spec.second is not None:
             raise ValueError(f"--second {spec.second}: {source!r} is a corpus of ours, which has no second text")
         for where, record in corpus_records(source):
@@ -63,7 +63,7 @@ def labelled_texts(source: str, spec: HeadSpec, bad: Literal["stop", "skip"]) ->
             yield Rejected(where, re.sub(r"=.*?( is no number)", r"\1", reason))
 
 
-def _corpus_label(source: str, spec: HeadSpec) -> str:
+def corpus_label(source: str, spec: HeadSpec) -> str:
     """Which of its labels a corpus of ours is read for. Raises ValueError where it has none, or not that one."""
     labels = ours.corpus(ours.corpora()[source][0]).labels
     if not labels:

@@ -16,10 +16,10 @@ import numpy as np
 
 from data.description import FORMAT, HEADS, Source, Split, is_prepared, write_description
 from data.examples.choosing import DUPLICATE, TRAIN, TWIN, VALIDATION
-from data.examples.dialogues import Rejected, source_of
+from data.examples.dialogues import Rejected, is_corpus, source_of
 from data.examples.example_spec import ExamplesSpec
 from data.examples.head_spec import HeadSpec
-from data.examples.labelled_texts import LabelledText, check_labelled, labelled_texts
+from data.examples.labelled_texts import LabelledText, check_labelled, corpus_label, labelled_texts
 from data.examples.preparing import TALLIES, held_before, share_out
 from data.examples.stratifying import SPARE, known, sides
 from data.preparation import sources
@@ -33,6 +33,7 @@ from gptjax.command.progress import track
 from gptjax.files.atomic_folder import appearing
 from gptjax.files.plain_json import dumps
 from gptjax.inference.head_input import head_inputs, sides_read
+from gptjax.text.stop_words import check_stop_words
 from gptjax.text.tokenizer import Tokenizer
 
 TEXTS = "texts.jsonl"  # of a split: what was read, in the order of the documents
@@ -49,6 +50,8 @@ def prepare_labelled(
     labelled text, or there is nothing to tell apart, to learn from or to measure by.
     """
     head = _of(spec)
+    if head.stop_words is not None:
+        check_stop_words(head.stop_words)
     for name in _names(spec):
         check_labelled(name, head)
         sources.make_records(name)
@@ -102,6 +105,8 @@ class _Example(NamedTuple):
 
 def _make(spec: ExamplesSpec, tokenizer: Tokenizer, T: int, folder: Path, running: Path | None, replay: float) -> None:
     wanted, names = _of(spec), _names(spec)
+    if is_corpus(names[0]):  # its label names the head
+        wanted = dataclasses.replace(wanted, target=corpus_label(names[0], wanted))
     tallies = {name: Counter[str]() for name in names}
     read = [(name, one) for name in names for one in track(_read(name, spec, tallies[name]), f"reading {name}")]
     if not read:
@@ -126,8 +131,16 @@ def _make(spec: ExamplesSpec, tokenizer: Tokenizer, T: int, folder: Path, runnin
         tally["held out"] += int(side_E[e] == VALIDATION)
         tally[f"cut to {head.length} tokens"] += cut
         tally["tokens"] += len(example.ids)
+        if head.stop_words is not None:
+            tally["characters left out as stop words"] += _left_out(head, labelled[e])
         name = of_source[e] if of_source[e] in made else names[0]
         made[name][int(side_E[e] == VALIDATION)].append(example)
+    for name, (train, held) in made.items():
+        if not train or not held:
+            raise ValueError(
+                f"examples.sources: {name!r}: no example is left to {'measure by' if train else 'learn from'} "
+                f"({_said(tallies)}); make rows longer (--examples.length), or cut texts (--examples.too_long cut)"
+            )
     weights = (
         class_weights(head, [one.labels for sides in made.values() for one in sides[0]]) if wanted.balanced else None
     )
@@ -255,6 +268,12 @@ def _examples(
             yield _Example(found.ids, flags, [int(name in one.target) for name in head.classes], [], one), found.cut
         else:
             yield _Example(found.ids, flags, [number_of[str(one.target)]], [], one), found.cut
+
+
+def _left_out(head: ClassHead, one: LabelledText) -> int:
+    """Characters that the head does not read."""
+    read = sides_read(head, one.text if one.second is None else (one.text, one.second))
+    return len(one.text) + len(one.second or "") - sum(map(len, read))
 
 
 def _marks(tokenizer: Tokenizer, head: ClassHead, one: LabelledText, ids: Sequence[int], language: str | None):

@@ -1,6 +1,6 @@
 """How right the answers of an output head are: classes, labels, numbers, and what its probabilities are worth.
 
-Pure NumPy, float64. Axes: I items  C classes or labels of the head  K bins of probability.
+Pure NumPy, float64. Axes: I items  C classes or labels of the head  K bins of probability  E training examples.
 """
 
 from collections.abc import Mapping, Sequence
@@ -192,7 +192,7 @@ def calibration(probability_I: Float[np.ndarray, "I"], true_I: Bool[np.ndarray, 
     return Calibration(float((distance_K * count_K).sum() / count_K.sum()), count_K, probability_K, share_K)
 
 
-def baseline(kind: HeadKind, train_IC: Float[np.ndarray, "I C"], items: int) -> tuple[str, Float[np.ndarray, "I C"]]:
+def baseline(kind: HeadKind, train_EC: Float[np.ndarray, "E C"], items: int) -> tuple[str, Float[np.ndarray, "I C"]]:
     """(what whoever has not read the texts would say, its answers for so many items), out of training truth alone.
 
     Of classes and labels their shares, whose answer is the commonest class, or every label of at least half the texts;
@@ -203,7 +203,7 @@ def baseline(kind: HeadKind, train_IC: Float[np.ndarray, "I C"], items: int) -> 
         "labels": "always says the labels that most texts have",
         "values": "always says the mean",
     }
-    return said[kind], np.repeat(np.asarray(train_IC, np.float64).mean(axis=0, keepdims=True), items, axis=0)
+    return said[kind], np.repeat(np.asarray(train_EC, np.float64).mean(axis=0, keepdims=True), items, axis=0)
 
 
 def in_words(found: Mapping[str, float], names: Sequence[str] | None = None) -> dict[str, str]:

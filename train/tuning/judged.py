@@ -83,7 +83,8 @@ def answers(model: LanguageModel, head: ClassHead, texts: Sequence[tuple[str, st
     asked = [text if second is None else (text, second) for text, second in texts]
     number = head_named(model.config.class_heads, head.name)
     ids = [one.ids for one in head_inputs(model.tokenizer, model.config.class_heads[number], asked)]
-    return np.exp(model.class_log_probs(ids, number).astype(np.float64))
+    told_IC = model.class_log_probs(ids, number).astype(np.float64)
+    return told_IC if head.kind == "values" else np.exp(told_IC)
 
 
 def _interval(head: ClassHead, found_IC: np.ndarray, true_IC: np.ndarray) -> dict[str, list[float | None]]:

@@ -17,13 +17,13 @@ from gptjax.batch import ClassHead, HeadKind
 from gptjax.evaluation.head_figures import FIRST
 from gptjax.spelling import did_you_mean
 from gptjax.text.tokenizer import Tokenizer
-from train.recipe import StopSpec
+from train.recipe import StopSpec, ValidationSpec
 from train.tuning.tune_recipe import TuneRecipe
 
 FEW_LABELS = 1000  # training examples, below which they are read more often
 OFTEN, SELDOM = 20.0, 3.0  # times that examples are read: few ones, and others
 LOOKS = 20  # at the held-out examples, over a run
-PATIENCE = 5  # of these without a gain, after which a run ends
+PATIENCE = 10  # of these without a gain, after which a run ends: gradual unfreezing takes as many to thaw all
 SMALL_RATE = 5e-4  # learning rate of every weight of a small model
 EASY_RATE = 1e-3  # what train/tuning/finetune.py gives these when they learn to talk
 SHOWN_CLASSES = 20
@@ -87,7 +87,7 @@ def judge(recipe: TuneRecipe, head: HeadSpec, said: Collection[str]) -> TuneReci
         recipe, replay=0.0, optimizer=optimizer,
         run=recipe.run.with_name(f"{recipe.run.name.removesuffix('-talks')}-{head.called}"),
         examples=dataclasses.replace(recipe.examples, head=head),
-        validation=dataclasses.replace(recipe.validation, task_rows=512, final_task_rows=4096),
+        validation=ValidationSpec(task_rows=512, final_task_rows=4096),
         stop=StopSpec(patience=PATIENCE, figure=FIRST[head.tells]),
     )  # fmt: skip
 
@@ -98,8 +98,10 @@ def epochs(prepared: Path) -> float:
 
 
 def measured_often(recipe: TuneRecipe) -> TuneRecipe:
-    """The recipe with so many looks at what is held out that its best step is found; more seldom, if it said so."""
-    every = min(recipe.validation.every, max(1, math.ceil(recipe.steps / LOOKS)))
+    """The recipe with so many looks at what is held out that its best step is found, unless it says how many."""
+    if recipe.validation.every != ValidationSpec().every:
+        return recipe
+    every = max(1, math.ceil(recipe.steps / LOOKS))
     return dataclasses.replace(recipe, validation=dataclasses.replace(recipe.validation, every=every))
 
 

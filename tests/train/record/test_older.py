@@ -141,3 +141,12 @@ def test_options_of_single_tasks_and_the_table_are_not_mixed():
     with pytest.raises(ValueError, match=r"--objectives\.rows: cannot be said beside options of single tasks"):
         parse(words)
     assert parse(words[:3]).objectives.masked_lm.weights == [0.5]
+
+
+def test_a_recipe_from_before_labelled_texts_goes_on_unchanged(tmp_path):
+    now = json.loads(to_json(recipe(tmp_path, "run")))
+    before = {**now, "objectives": {name: part for name, part in now["objectives"].items() if name != "labelled"}}
+    assert before != now
+    assert changes(json.dumps(before), json.dumps(now)) == []
+    now["objectives"]["labelled"]["dropout"] = 0.5
+    assert [change.field for change in changes(json.dumps(before), json.dumps(now))] == ["objectives.labelled.dropout"]

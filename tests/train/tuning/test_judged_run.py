@@ -16,7 +16,7 @@ from train.tuning.tuned import hooks_after
 
 SETTINGS = (
     *("--compute.dtype", "float32", "--batch.rows", "8", "--examples.length", "32"),
-    *("--optimizer.learning-rate", "0.01", "--optimizer.warmup", "2"),
+    *("--optimizer.learning-rate", "0.01", "--optimizer.warmup", "2", "--validation.every", "10"),
 )
 
 
@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
     return made
 
 
-def tuned(folder, name, *words, settings=SETTINGS):
+def tuned(folder, name, *words, reports=True):
     """The finished run of a command line, and what it printed."""
     console = Console(record=True, width=200)
     given = [
@@ -48,14 +48,14 @@ def tuned(folder, name, *words, settings=SETTINGS):
         "--data.prepared",
         str(folder / "prepared"),
         *words,
-        *settings,
+        *SETTINGS,
     ]
     asked, (stage,) = finetune.parse(given)
     made = finetune.settled(stage, asked.epochs, "--steps" in words, console.print)
     finetune.tell(made, console)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("train.record.meter.measured_flops", lambda _: 1e12)
-        run(made, hooks_after(made), console=console)
+        run(made, hooks_after(made) if reports else (), console=console)
     return folder / name, console.export_text()
 
 
@@ -88,3 +88,50 @@ def test_the_report_shows_confusions_and_calibration(judged):
 def test_the_step_that_is_loaded_is_the_best_by_the_figure(judged):
     steps = {record["step"]: record["accuracy"] for record in records(judged[0], "validation_task")}
     assert steps[gptjax.load(judged[0]).step] == max(steps.values())
+
+
+def test_the_model_of_a_run_tells_what_the_report_says_and_still_writes(judged, folder):
+    model = gptjax.load(judged[0])
+    [[sample]] = model.generate(["the box"], tokens=4)
+    assert len(sample.ids) == 4
+    assert [head.name for head in model.config.class_heads] == ["verdict"]
+    assert model.generation_config.chat_template is None
+
+
+def test_a_number_is_told_in_its_own_units(folder):
+    with (folder / "grades.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["essay", "grade"])
+        writer.writerows((f"the box {n} " + "fox" * (n % 3), 100 + 50 * (n % 3)) for n in range(40))
+    words = ("--data", str(folder / "grades.csv"), "--as", "values", "--text", "essay", "--value", "grade")
+    run, said = tuned(folder, "grades", *words, "--steps", "60")
+    figures = json.loads((run / "heads.json").read_text())["figures"]
+    assert figures["baseline"]["mse"] == pytest.approx(1700, rel=0.3)
+    assert figures["after"]["mse"] < 0.5 * figures["baseline"]["mse"]
+    assert "100 to 200" in said
+
+
+def test_several_labels_are_told_at_once_each_better_than_by_the_commonest(folder):
+    words = {"f": "wizards ", "b": "quartz "}
+    given = [["f"][: n % 2] + ["b"][: n // 2 % 2] for n in range(40)]
+    rows = [{"text": "".join(map(words.__getitem__, tags)) + f"box {n}", "tags": tags} for n, tags in enumerate(given)]
+    (folder / "tags.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    words = ("--data", str(folder / "tags.jsonl"), "--labels", "tags", "--steps", "60", "--stop.figure", "macro_f1")
+    run, _ = tuned(folder, "tags", *words, reports=False)
+    assert max(record["micro_f1"] - record["baseline_micro_f1"] for record in records(run, "validation_task")) > 0.1
+    assert json.loads((run / "model.json").read_text())["class_heads"][0]["kind"] == "labels"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--as", "values", "--value", "verdict"), r"reviews.csv:2: verdict='bad' is no number"),
+        (("--label", "verdict", "--stop.figure", "r2"), "stop.figure='r2': is of values, and the head tells classes"),
+        (("--label", "verdict", "--head", "verdict", "--examples.template", __file__), "are of conversations"),
+    ],
+)
+def test_bad_input_is_named_before_anything_slow(folder, words, said):
+    given = ("--data", str(folder / "reviews.csv"), "--text", "review", *words)
+    with pytest.raises(ValueError, match=said):
+        tuned(folder, "refused", *given)
+    assert not (folder / "refused").exists()
