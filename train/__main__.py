@@ -271,12 +271,14 @@ def _bench(arguments: list[str]) -> int:
 def _experiment(arguments: list[str]) -> int:
     asked = read(Experiment, arguments, "./launch.sh experiment")
     from gptjax.command.console import make_console
-    from train.lab.experiment import conduct, load_experiment
+    from train.lab.experiment import load_experiment
+    from train.lab.series import conduct_any
 
     name, runs = asked.name, expanded(asked.runs)
     experiment, console = load_experiment(name), make_console()
-    _check_sources(experiment.base)
-    outcome = conduct(experiment, runs, console, asked.again)
+    for base in experiment.bases:
+        _check_sources(base)
+    outcome = conduct_any(experiment, runs, console, asked.again)
     outcome.keep(runs / name)
     console.print(outcome.table())
     console.print(f"kept in {runs / name}", highlight=False, markup=False)

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -29,9 +29,22 @@ from train.lab.experiments import experiment_names
 from train.lab.outcome import DECIDES, ArmOutcome, Outcome, figures
 from train.recipe import Recipe, to_json
 from train.supervision.exits import BAD_NUMBERS, DONE
+from train.tuning.tune_recipe import TuneRecipe
+
+if TYPE_CHECKING:  # which is made of this file's experiments
+    from train.lab.series import Series
 
 ROOT = Path(__file__).resolve().parents[2]
 TUNED_ON, SEEDS = 0, (1, 2, 3)  # a seed makes rows and first state: of one seed, all arms' runs begin alike
+
+STAGE = """from pathlib import Path
+
+from train.recipe import from_json
+
+
+def recipe(base):
+    return from_json((Path(__file__).parent / {name!r}).read_text(encoding="utf-8"))
+"""
 
 Change = Callable[[Recipe], Recipe]
 
@@ -54,12 +67,23 @@ class Experiment:
     base: Recipe
     arms: Mapping[str, Change]  # the others are compared with the first
     rates: tuple[float, ...]  # learning rates that every arm tries
+    decides: str = DECIDES  # the figure that settings are chosen by, the lower the better
+    measure: Callable[[Path], dict[str, float]] = figures  # what a finished run scored
     alternatives: Mapping[str, Change] = dataclasses.field(default_factory=dict)  # and these, at its best rate
     decide: Callable[[Outcome], str]  # what follows, in a sentence, by a rule that was there before the runs
 
     @property
+    def tuned(self) -> bool:
+        """Whether there is anything to choose from."""
+        return len(self.rates) + len(self.alternatives) > 1
+
+    @property
+    def bases(self) -> list[Recipe]:
+        return [self.base]
+
+    @property
     def runs(self) -> int:
-        return len(self.arms) * (len(self.rates) + len(self.alternatives) + len(SEEDS))
+        return len(self.arms) * (self.tuned * (len(self.rates) + len(self.alternatives)) + len(SEEDS))
 
     def recipe(self, arm: str, setting: Setting, seed: int, parts: int = 1) -> Recipe:
         """The recipe of a run; with `parts`=2 of half the length."""
@@ -69,7 +93,7 @@ class Experiment:
         return made if setting.alternative is None else self.alternatives[setting.alternative](made)
 
 
-def load_experiment(name: str) -> Experiment:
+def load_experiment(name: str) -> "Experiment | Series":
     """Raises ValueError where there is none of this name."""
     names = experiment_names()
     if name not in names:
@@ -85,18 +109,18 @@ def conduct(experiment: Experiment, folder: Path, console: Console, again: bool 
     Raises ValueError where a run fails, with its name and last words.
     """
     tried: dict[str, dict[Setting, float]] = {arm: {} for arm in experiment.arms}
-    with Laboratory(folder, console, experiment.runs, again) as laboratory:
+    with Laboratory(experiment, folder, console, again) as laboratory:
 
         def best(arm: str) -> Setting:
-            return min(tried[arm], key=tried[arm].__getitem__)
+            return min(tried[arm], key=tried[arm].__getitem__, default=Setting(experiment.rates[0]))
 
         def tune(wanted: list[tuple[str, Setting]]) -> None:
             recipes = {key: experiment.recipe(*key, TUNED_ON, parts=2) for key in wanted}
             named = {f"{arm}, {setting}, half": recipe for (arm, setting), recipe in recipes.items()}
             for (arm, setting), found in zip(wanted, laboratory.run(named), strict=True):
-                tried[arm][setting] = found[DECIDES]
+                tried[arm][setting] = found[experiment.decides]
 
-        tune([(arm, Setting(rate)) for arm in tried for rate in experiment.rates])
+        tune([(arm, Setting(rate)) for arm in tried for rate in experiment.rates if experiment.tuned])
         tune([(arm, Setting(best(arm).rate, name)) for arm in tried for name in experiment.alternatives])
         named = {
             f"{arm}, {best(arm)}, seed {seed}": experiment.recipe(arm, best(arm), seed)
@@ -119,14 +143,14 @@ def conduct(experiment: Experiment, folder: Path, console: Console, again: bool 
 class Laboratory:
     """As many runs at once as there are cores, a core each."""
 
-    def __init__(self, folder: Path, console: Console, total: int, again: bool):
-        self._folder, self._console, self._again = folder, console, again
-        self._total, self._done, self._running = total, 0, []
+    def __init__(self, experiment: Experiment, folder: Path, console: Console, again: bool):
+        self._experiment, self._folder, self._console, self._again = experiment, folder, console, again
+        self._total, self._done, self._running = experiment.runs, 0, []
         self.cpu_seconds = 0.0  # user and system time of the runs asked for so far, whenever they were made
         self._lock = threading.Lock()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._task = self._bar.add_task("", total=total)
+        self._task = self._bar.add_task("", total=self._total)
         cores: queue.SimpleQueue[int] = queue.SimpleQueue()
         for core in usable_cores():
             cores.put(core)
@@ -157,8 +181,9 @@ class Laboratory:
         cost = cost_of(run)
         if cost.get("exit") not in (DONE, BAD_NUMBERS):
             cost = train(name, recipe, run)
-        found = figures(run) if cost["exit"] == DONE else {DECIDES: math.inf}  # a rate that was too high
-        told = f"{name}: {DECIDES} {found[DECIDES]:.4f}, {cost['cpu_seconds'] / 60:.1f} CPU minutes"
+        decides, measure = self._experiment.decides, self._experiment.measure
+        found = measure(run) if cost["exit"] == DONE else {decides: math.inf}  # a rate that was too high
+        told = f"{name}: {decides} {found[decides]:.4f}, {cost['cpu_seconds'] / 60:.1f} CPU minutes"
         with self._lock:
             self._running.remove(name)
             self._done += 1
@@ -191,7 +216,7 @@ def train(name: str, recipe: Recipe, run: Path) -> dict[str, Any]:
     file, log = run.with_suffix(".json"), run.with_suffix(".log")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(to_json(dataclasses.replace(recipe, run=run)), encoding="utf-8")
-    command = [sys.executable, "-P", "-m", "train", "pretrain", "--recipe", str(file)]
+    command = [sys.executable, "-P", "-m", "train", *_verb(recipe, file)]
     with log.open("w", encoding="utf-8") as output:
         child = subprocess.Popen(
             command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdin=subprocess.DEVNULL, stdout=output, stderr=output
@@ -208,6 +233,14 @@ def train(name: str, recipe: Recipe, run: Path) -> dict[str, Any]:
             f"the run {name!r} ended with exit status {child.returncode}; its last words, of {log}:\n{words}"
         )
     return cost
+
+
+def _verb(recipe: Recipe, file: Path) -> list[str]:
+    """What makes the run whose recipe is in a file; fine-tuning takes it from Python."""
+    if not isinstance(recipe, TuneRecipe):
+        return ["pretrain", "--recipe", str(file)]
+    file.with_suffix(".py").write_text(STAGE.format(name=file.name), encoding="utf-8")
+    return ["finetune", recipe.base, "--stages", str(file.with_suffix(".py"))]
 
 
 def usable_cores() -> list[int]:

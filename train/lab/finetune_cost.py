@@ -2,8 +2,8 @@
 
     python -m train.lab.finetune_cost runs/laptop --rows 8 --length 64 --classes 12
 
-A head of classes reads whole texts, one a row, of random tokens: what they are changes no cost. `gradual` is shown stage
-by stage, each compiled for what trains in it; as one run it costs what all costs from its first step on.
+A head of classes reads whole texts, one a row, of random tokens: what they are changes no cost. `gradual` is shown
+stage by stage, each compiled for what trains in it; as one run it costs what all costs from its first step on.
 """
 
 import dataclasses

@@ -81,7 +81,7 @@ class ArmOutcome:
     """One arm, tuned and then run for every seed."""
 
     setting: str
-    tried: Mapping[str, float]  # setting -> DECIDES, at half length
+    tried: Mapping[str, float]  # setting -> the figure that decides, at half length
     seeds: tuple[Mapping[str, float], ...]  # figures of each run, in the order of the seeds
 
     def of(self, figure: str) -> list[float]:
@@ -139,7 +139,9 @@ class Outcome:
     def settings(self) -> list[str]:
         """A line an arm: what it was run with, and what that was chosen from."""
         return [
-            f"{name}: {arm.setting}, of " + ", ".join(f"{tried} {loss:.4f}" for tried, loss in arm.tried.items())
+            f"{name}: {arm.setting}"
+            + (", of " if arm.tried else "")
+            + ", ".join(f"{tried} {loss:.4f}" for tried, loss in arm.tried.items())
             for name, arm in self.arms.items()
         ]
 

@@ -36,7 +36,7 @@ def tuned_from(parts: Assembly, recipe: TuneRecipe, say: Callable[[str], None]) 
     heads = heads_taken(base.config.class_heads, parts.config.class_heads)
     for name, leaf in _flat(state.params).items():
         if name.startswith(BANK):
-            begun[name] = _with_heads(name, leaf, source[name], heads) if name in source else leaf
+            begun[name] = with_heads(name, leaf, source[name], heads) if name in source else leaf
         elif name in source:
             begun[name] = _fitted(name, source[name], leaf)
         else:
@@ -86,7 +86,7 @@ def _about(head: ClassHead) -> dict[str, Any]:
     return fields
 
 
-def _with_heads(name: str, leaf: jax.Array, given: jax.Array, heads: Mapping[str, Taken]) -> jax.Array:
+def with_heads(name: str, leaf: jax.Array, given: jax.Array, heads: Mapping[str, Taken]) -> jax.Array:
     """A parameter of the run's bank of heads, with the rows of those that are the base's."""
     for number, of_base, class_C in heads.values():
         if name == QUERIES:

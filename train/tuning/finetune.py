@@ -23,7 +23,7 @@ from train.recipe import BatchSpec, CheckpointSpec, ComputeSpec, OptimizerSpec, 
 from train.tuning import judging
 from train.tuning.base import open_base
 from train.tuning.stages import stage_words, staged
-from train.tuning.strategies import check_word, settings_said, trained_by
+from train.tuning.strategies import check_adapters, check_word, settings_said, trained_by
 from train.tuning.talks import prepared_examples, running_text, talks_of, text_of
 from train.tuning.tune_recipe import TuneRecipe
 
@@ -117,6 +117,8 @@ def parse(words: Sequence[str]) -> tuple[Finetune, list[TuneRecipe]]:
         raise ValueError("finetune: give a base: a run such as runs/laptop, a folder, a .gguf file, or smollm2")
     if asked.train is not None:
         check_word(asked.train)
+    if words_asked := asked.words or ([asked.train] if asked.train else []):
+        check_adapters(words_asked, said)
     stages = _stages(asked) if asked.base else [None]
     if head is not None and asked.own_stages is not None:
         raise ValueError(
@@ -138,8 +140,9 @@ def parse(words: Sequence[str]) -> tuple[Finetune, list[TuneRecipe]]:
 
 def _stages(asked: Finetune) -> list[TuneRecipe]:
     if asked.own_stages is None:
-        every = asked.words is not None or asked.train not in (None, "lora")
-        return [talk(asked.base, "all" if every else asked.train)]  # pyright: ignore[reportArgumentType]
+        word = "all" if asked.words is not None or asked.train not in (None, "lora") else asked.train
+        made = talk(asked.base, word)  # pyright: ignore[reportArgumentType]
+        return [dataclasses.replace(made, lora=Lora()) if "lora" in (asked.words or ()) else made]
     made = own_function(asked.own_stages, "that returns TuneRecipes")(asked.base)
     stages = list(made) if isinstance(made, list | tuple) else [made]
     for stage in stages:
@@ -190,7 +193,7 @@ def tell(recipe: TuneRecipe, console: Console) -> None:
     from train.report.preview import show_examples
 
     prepared = prepared_examples(recipe)
-    if running_text(recipe) is None:
+    if recipe.examples.head is None and running_text(recipe) is None:
         console.print(f"the text that {recipe.base} was trained on is not here: what it forgets cannot be measured")
     for name, tally in tallies_of(prepared).items():
         console.print(f"{name}: {', '.join(lines(tally))}", highlight=False, markup=False)

@@ -43,20 +43,13 @@ def stage_words(stages: str) -> list[str]:
 def staged(recipe: TuneRecipe, words: Collection[str], base: Base, said: Collection[str] = ()) -> list[TuneRecipe]:
     """A recipe for each word; `said`, settings that were given, are those of all.
 
-    Raises ValueError as `strategies.trained_by` does, and for adapters that no stage trains.
+    Raises ValueError as `strategies.trained_by` does.
     """
-    if any(setting.startswith("lora.") for setting in said) and "lora" not in words:
-        raise ValueError(f"--lora.*: none of the stages {', '.join(words)} trains adapters; add lora to --stages")
-    bare = dataclasses.replace(recipe, lora=None)
-    if "optimizer.frozen" not in said:
-        plain = dataclasses.replace(bare.optimizer, frozen=OptimizerSpec().frozen)
-        bare = dataclasses.replace(bare, optimizer=plain)
-    return [
-        of_texts(bare, base, said)
-        if word == TEXT
-        else trained_by(dataclasses.replace(bare, lora=recipe.lora) if word == "lora" else bare, word, said)
-        for word in words
-    ]
+    plain = dataclasses.replace(recipe.optimizer, frozen=OptimizerSpec().frozen)
+    weights = recipe.optimizer if "optimizer.frozen" in said else plain
+    bare = dataclasses.replace(recipe, lora=None, optimizer=weights)
+    with_adapters = dataclasses.replace(bare, lora=recipe.lora)
+    return [of_texts(bare, base, said) if word == TEXT else trained_by(with_adapters, word, said) for word in words]
 
 
 def of_texts(recipe: TuneRecipe, base: Base, said: Collection[str] = ()) -> TuneRecipe:

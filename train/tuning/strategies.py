@@ -72,6 +72,15 @@ def check_word(word: str, L: int | None = None) -> None:
         raise ValueError(f"--train {word}: give a number of layers from the top, top-1 to top-{most}")
 
 
+def check_adapters(words: Collection[str], said: Collection[str]) -> None:
+    """Raises ValueError where settings of adapters are given, and none of the words trains some."""
+    if "lora" not in words and any(setting.startswith("lora.") for setting in said):
+        raise ValueError(
+            f"--lora.*: {', '.join(words)} trains weights, and no adapters beside them; leave --lora.* out, or give "
+            "--train lora, or lora as one of --stages"
+        )
+
+
 def groups(L: int) -> list[range]:
     """The groups of layers that thaw one after another, from the top: as large, or the lower ones larger by one."""
     count = min(L, GROUPS)
@@ -119,18 +128,16 @@ def _layers(some: Collection[int]) -> str:
 def trained_by(recipe: TuneRecipe, word: str, said: Collection[str] = ()) -> TuneRecipe:
     """The recipe in which trains what the word says; `said`, settings such as optimizer.frozen, stay as they are.
 
-    Raises ValueError as `changes_of` does, and for adapters beside a word that trains the weights.
+    Adapters are made by `lora`, and left out by the others. Raises ValueError as `changes_of` does.
     """
     wanted = changes_of(word, recipe.model.L, recipe.learns_heads)
-    if recipe.lora is not None and not wanted.adapters:
-        raise ValueError(f"--train {word} trains weights and --lora.* adapters in their place: leave one out")
     rate = max(recipe.optimizer.learning_rate, wanted.least_rate or 0)
     asked = {"frozen": wanted.frozen, "rates": wanted.rates, "schedule": wanted.schedule, "learning_rate": rate}
     free = {name: value for name, value in asked.items() if value is not None and f"optimizer.{name}" not in said}
     return dataclasses.replace(
         recipe,
         optimizer=dataclasses.replace(recipe.optimizer, **free),
-        lora=recipe.lora or (Lora() if wanted.adapters else None),
+        lora=(recipe.lora or Lora()) if wanted.adapters else None,
         replay=recipe.replay if wanted.replay is None or "replay" in said else wanted.replay,
     )
 

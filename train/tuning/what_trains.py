@@ -45,14 +45,14 @@ def named(held: dict[str, list[int]], layers: dict[str, int]) -> str:
     """Parameters as people call them: layers by their numbers where all of theirs are meant."""
     within = {name.removeprefix("layers/").partition("/")[0] for name in layers if layers[name]}
     parts = dict.fromkeys(name.partition("/")[0] for name in held if not layers[name])
-    of_layers: dict[tuple[int, ...], set[str]] = {}
+    of_layers: dict[tuple[str, ...], list[int]] = {}
     for layer in range(max(layers.values(), default=0)):
         if here := {
             name.removeprefix("layers/").partition("/")[0] for name in held if layers[name] and layer in held[name]
         }:
-            of_layers.setdefault(tuple(sorted(here)), set()).add(str(layer))
+            of_layers.setdefault(tuple(sorted(here)), []).append(layer)
     for here, numbers in of_layers.items():
-        which = _ranges(sorted(map(int, numbers)))
+        which = _ranges(numbers)
         if len(here) < len(within):
             others = f" and {len(here) - MOST} more" if len(here) > MOST else ""
             which = f"{', '.join(here[:MOST])}{others} of {which}"

@@ -14,7 +14,7 @@ from gptjax.batch import ClassHead
 from gptjax.config import Architecture, Lora, ModelConfig
 from gptjax.nn.model import Transformer, init_params
 from train.recipe import OptimizerSpec
-from train.tuning.strategies import changes_of, falling, groups, settings_said, trained_by
+from train.tuning.strategies import changes_of, check_adapters, falling, groups, settings_said, trained_by
 from train.tuning.tune_recipe import ADAPTERS_AND_HEADS, TuneRecipe
 from train.tuning.what_trains import what_trains
 from train.updates.parameter_rules import layers_of, resolved
@@ -36,7 +36,10 @@ def shares(word, heads=HEADS, lora=None):
     return {f"{name}/{row}": share for name, of in found.items() for row, share in enumerate(of)}
 
 
-def recipe(tmp_path, head=HeadSpec(kind="classes"), **changes) -> TuneRecipe:
+TOLD = HeadSpec(kind="classes")
+
+
+def recipe(tmp_path, head=TOLD, **changes) -> TuneRecipe:
     made = TuneRecipe(
         base="runs/none", data=DataSpec(sources=("chitchat",)), model=SHAPE, run=tmp_path / "run", steps=10,
         examples=ExamplesSpec(sources=("wiki_leads/en",), head=head), optimizer=OptimizerSpec(warmup=2),
@@ -104,9 +107,12 @@ def test_what_cannot_train_is_told_with_the_nearest_that_can(word, heads, told):
         changes_of(word, 4, heads)
 
 
-def test_adapters_and_a_word_that_trains_weights_contradict_each_other(tmp_path):
-    with pytest.raises(ValueError, match=r"--train top-1 trains weights and --lora\.\*"):
-        trained_by(recipe(tmp_path, lora=Lora(rank=2)), "top-1")
+def test_settings_of_adapters_are_for_who_trains_some(tmp_path):
+    check_adapters(["head", "lora"], {"lora.rank"})
+    with pytest.raises(ValueError, match=r"--lora\.\*: head, top-1 trains weights.*--train lora"):
+        check_adapters(["head", "top-1"], {"lora.rank"})
+    assert trained_by(recipe(tmp_path, lora=Lora(rank=2)), "top-1").lora is None
+    assert trained_by(recipe(tmp_path, lora=Lora(rank=2)), "lora").lora == Lora(rank=2)
 
 
 def test_a_run_says_in_plain_words_what_trains_when_and_at_which_rate():

@@ -1,0 +1,72 @@
+"""Experiments of several parts: figures are told by part, arms that need no training stand beside."""
+
+import dataclasses
+
+import pytest
+
+from tests.tiny_run import random_model, write_run
+from tests.train.lab.test_experiment import calls, quiet, replace_program, tiny
+from train.lab.experiment import SEEDS, TUNED_ON, Setting, folder_of
+from train.lab.experiments import e5_few_labels, e6_strategies, label_runs
+from train.lab.few_labels import train_file
+from train.lab.outcome import DECIDES, ArmOutcome
+from train.lab.series import Series, conduct_any
+from train.recipe import from_json, to_json
+
+
+def series(**changes) -> Series:
+    made = Series(
+        question="And elsewhere?",
+        parts={"here": tiny(), "there": tiny(rates=(0.01,), alternatives={})},
+        beside=lambda part: {"a guess": ArmOutcome(setting=f"of {part}", tried={}, seeds=({"loss": 1.0},) * 3)},
+        decide=lambda outcome: f"{len(outcome.arms)} arms.",
+    )
+    return dataclasses.replace(made, **changes)
+
+
+def test_parts_and_arms_beside_them_make_one_table(monkeypatch, tmp_path):
+    """The part with one rate tunes nothing; its runs at that rate are made for it alone."""
+    runs, made = replace_program(monkeypatch, tmp_path), []
+    outcome = conduct_any(series(before=lambda: made.append("files")), runs, quiet())
+    assert made == ["files"]
+    assert outcome.conclusion == "3 arms."
+    assert outcome.mean("few", f"here: {DECIDES}") != outcome.mean("few", f"there: {DECIDES}")
+    assert outcome.arms["few"].setting == "here rate 0.01, decay 0.4; there rate 0.01"
+    assert outcome.arms["few"].tried.keys() == {
+        f"here rate {rate}" for rate in ("0.005", "0.01", "0.02", "0.01, decay 0.4")
+    }
+    assert outcome.arms["a guess"].of("there: loss") == [1.0] * 3
+    assert any(row[0] == "there: loss" for row in outcome.rows())
+    assert len(calls(runs)) == 14 + 6
+
+
+def test_one_experiment_is_conducted_as_it_is(monkeypatch, tmp_path):
+    runs = replace_program(monkeypatch, tmp_path)
+    assert conduct_any(tiny(), runs, quiet()).arms.keys() == {"few", "many"}
+
+
+def test_what_decides_and_how_a_run_is_measured_are_the_experiments_own(monkeypatch, tmp_path):
+    runs = replace_program(monkeypatch, tmp_path)
+    rising = tiny(decides="score", measure=lambda run: {"score": -float(len(run.name))}, alternatives={})
+    outcome = conduct_any(dataclasses.replace(rising, decide=lambda _: "So."), runs, quiet())
+    assert outcome.arms["few"].of("score") == [-12.0] * 3
+
+
+@pytest.mark.parametrize(("module", "words"), [(e5_few_labels, 2), (e6_strategies, 5)])
+def test_every_run_with_few_labels_is_one_of_its_own_and_read_back_as_it_was(module, words, monkeypatch, tmp_path):
+    """Arms differ in what trains or begins, seeds in what is drawn; all learn from files that are written before."""
+    base = str(write_run(tmp_path / "base", random_model()))
+    for name in {"BASE", "LARGE"} & vars(module).keys():
+        monkeypatch.setattr(module, name, base)
+    made = module.experiment()
+    assert len(made.bases) == len(made.parts)
+    part = made.parts["topic, 128 labels"]
+    assert len(part.arms) == words
+    recipes = [
+        part.recipe(arm, Setting(rate), seed) for arm in part.arms for rate in part.rates for seed in (TUNED_ON, *SEEDS)
+    ]
+    assert len({folder_of(recipe, tmp_path) for recipe in recipes}) == len(recipes)
+    for recipe in recipes:
+        assert from_json(to_json(recipe)) == recipe
+        assert recipe.examples.sources == (f"files:{train_file(label_runs.FOLDER, 'topic', 128, recipe.seed)}",)
+        assert recipe.objectives.labelled.rows == 1
