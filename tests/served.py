@@ -27,7 +27,9 @@ T = 512  # the model's context
 HEADS = (
     ClassHead(name="mood", classes=("good", "bad", "so")),
     ClassHead(name="pairs", classes=("x", "y"), pair=True),
-    ClassHead(name="stars", classes=("stars",)),  # finds a number
+    ClassHead(name="stars", classes=("stars",)),  # tells a number, as heads did before there were values
+    ClassHead(name="colours", classes=("red", "blue"), kind="labels", pool="mean", length=12),
+    ClassHead(name="same", classes=("yes", "no"), two=True),
 )
 SECONDS = 60  # in which a test's server must answer
 

@@ -121,7 +121,9 @@ class Evaluate(Verb):
             users = USERS.get(field.name)
             if users and self.task not in users and getattr(self, field.name) != field.default:
                 option = f"--{field.name.replace('_', '-')}"
-                raise ValueError(f"{option} is for {' and '.join(users)}, not for {self.task}")
+                *most, last = users
+                known = f"{', '.join(most)} and {last}" if most else last
+                raise ValueError(f"{option} is for {known}, not for {self.task}")
         if self.head is not None and self.delimiter != DELIMITER:
             raise ValueError("--delimiter stands before a word, not for classes with --head")
         for name in ("most", "batch_tokens", "tokens"):
@@ -158,14 +160,14 @@ class Evaluate(Verb):
                     )  # fmt: skip
                 case "choices":
                     found = evaluate.multiple_choice(model, items, progress=progress, **choosing)
-                case "classes" | "labels" | "values" if self.head is not None:
-                    self._check_head(model)
+                case "classes" if self.head is None:
+                    found = evaluate.classify(model, items, words, progress=progress, **choosing)
+                case "classes" | "labels" | "values":
+                    head = self._head(model)
                     found = evaluate.by_head(
-                        model, items, self.head, template=template, second=unescaped(self.second),
+                        model, items, head, template=template, second=unescaped(self.second),
                         batch_tokens=self.batch_tokens, progress=progress,
                     )  # fmt: skip
-                case "classes":
-                    found = evaluate.classify(model, items, words, progress=progress, **choosing)
                 case "answers":
                     stop = tuple(map(unescaped, self.stop))
                     found = evaluate.answer(
@@ -179,13 +181,14 @@ class Evaluate(Verb):
             found.write(self.out, asked)
             print(f"wrote {self.out}: result.json, items.jsonl")
 
-    def _check_head(self, model: "LanguageModel") -> None:
-        """Raises ValueError where the model has no such head, or it tells something else."""
+    def _head(self, model: "LanguageModel") -> str:
+        """The head's name. Raises ValueError where the model has no such head, or it tells something else."""
         heads = model.config.class_heads
         head = heads[head_named(heads, self.head)]
         tells = "values" if head.tells_number else head.kind
         if tells != self.task:
             raise ValueError(f"head {head.name!r} tells {tells}, not {self.task}: gptjax evaluate MODEL {tells} ...")
+        return head.name
 
 
 def words_of(labels: Sequence[str]) -> dict[str, str]:

@@ -213,7 +213,7 @@ def show(texts: Sequence[TextOrTwo], found: Sequence["Prediction"], head: ClassH
 
 
 def _said(answer: tuple[str, ...] | float) -> str:
-    return f"{answer:.6g}" if isinstance(answer, float) else ", ".join(answer)
+    return ", ".join(answer) if isinstance(answer, tuple) else f"{answer:.6g}"
 
 
 def _short(text: TextOrTwo) -> str:

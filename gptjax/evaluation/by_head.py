@@ -35,16 +35,16 @@ def by_head(
     "red|round") or `value`, a number.
 
     `template` makes the text of an item, `second` the second one for a head that reads two; both are read as the head
-    was taught, and lose their end where they are too long: the counts say how many did. Figures:
-    gptjax.evaluation.head_figures. An item: answer, its fields, and of classes and labels `probabilities`; of classes
-    also `log_probs` (nats) and `chosen`; `cut` where it lost its end.
-    Raises ValueError for a head that the model has not, and an item without text, or with a label that the head has not.
+    was taught, and lose their end where they are too long: the counts say how many did. The figures are those of
+    gptjax.evaluation.head_figures. An item: answer, its fields, of classes and labels `probabilities`, of classes
+    `log_probs` (nats) and `chosen` too, and `cut` where it lost its end.
+    Raises ValueError for a head that the model has not, and an item without text or with a label that it has not.
     """
     items = list(items)
     one = model.config.class_heads[head_named(model.config.class_heads, head)]
     true_IC = _truth(one, items)
-    firsts: list[TextOrTwo] = [*prompts(items, template)]
-    texts = list(zip(firsts, prompts(items, second), strict=True)) if one.two else firsts
+    firsts = prompts(items, template)
+    texts: Sequence[TextOrTwo] = [*zip(firsts, prompts(items, second), strict=True)] if one.two else firsts
     number, inputs = read_by_head(model, texts, head)
     told_IC = model.class_log_probs([each.ids for each in inputs], number, **options)
     kind = "values" if one.tells_number else one.kind

@@ -38,8 +38,9 @@ Their authors and licences are in `ATTRIBUTION.md`, which goes wherever the mode
 """
 HEADS = """
 It has no class heads. Those below are in `class_heads.safetensors`: the scores of a head's classes are
-`hidden @ NAME.weight.T + NAME.bias`, of the hidden state after the last norm at the position that is asked about. The
-classes, in order, are also in `class_heads.json`.
+`hidden @ NAME.weight.T + NAME.bias`, of the hidden state after the last norm at the position that is asked about, or of
+the mean of a text's states that a head's `pool` says, which `NAME.query` weighs where it is learnt. The classes, in
+order, how a head reads a text, and the `mean` and `scale` of a number are in `class_heads.json`.
 
 """
 

@@ -22,7 +22,8 @@ def figure_rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
     rows = []
     for name in found["figures"]["after"]:
         one = FIGURES[name]
-        values = [_written(found["figures"][which].get(name), one.form) for which in ("baseline", "before", "after")]
+        whose = (found["figures"].get(which, {}) for which in ("baseline", "before", "after"))
+        values = [_written(figures.get(name), one.form) for figures in whose]
         low, high = found["interval"].get(name, (None, None))
         interval = f"{low:{one.form}} to {high:{one.form}}" if low is not None and high is not None else ""
         rows.append((f"{one.title} ({'higher' if one.higher_is_better else 'lower'} is better)", *values, interval))

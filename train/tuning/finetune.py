@@ -193,7 +193,7 @@ def tell(recipe: TuneRecipe, console: Console) -> None:
     from train.report.preview import show_examples
 
     prepared = prepared_examples(recipe)
-    if running_text(recipe) is None:
+    if recipe.examples.head is None and running_text(recipe) is None:
         console.print(f"the text that {recipe.base} was trained on is not here: what it forgets cannot be measured")
     for name, tally in tallies_of(prepared).items():
         console.print(f"{name}: {', '.join(lines(tally))}", highlight=False, markup=False)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from rich.markup import escape
 from rich.table import Table
@@ -42,21 +43,22 @@ def _judge(finished: Finished) -> None:
         return
     finished.console.print("\nmeasuring held-out texts before and after ...")
     texts, true_IC = held_out_texts(prepared), truth(prepared, "validation")
-    params, config = merged(tuned_from(parts, recipe, lambda line: None).params, parts.config)
-    before = LanguageModel(config, finished.text.tokenizer, params, mesh=parts.mesh)
-    after = gptjax.load(finished.run)
-    told = [answers(model, head, texts) for model in (before, after)]
+    models: dict[str, LanguageModel] = {}
+    if jax.process_count() == 1:  # else the others, who have their share of it, are gone
+        params, config = merged(tuned_from(parts, recipe, lambda line: None).params, parts.config)
+        models["before"] = LanguageModel(config, finished.text.tokenizer, params, mesh=parts.mesh)
+    models["after"] = gptjax.load(finished.run)
+    told = {name: answers(model, head, texts) for name, model in models.items()}
     said, baseline_IC = head_figures.baseline(head.kind, truth(prepared, "train"), len(texts))
     found = {
         "head": head.name, "kind": head.kind, "classes": list(head.classes), "items": len(texts),
-        "step": after.step, "baseline": said, "judged_by": recipe.stop.figure or FIRST[head.kind],
+        "step": models["after"].step, "baseline": said, "judged_by": recipe.stop.figure or FIRST[head.kind],
         "figures": {
-            name: figures(head.kind, found_IC, true_IC)
-            for name, found_IC in zip(("baseline", "before", "after"), (baseline_IC, *told), strict=True)
+            name: figures(head.kind, found_IC, true_IC) for name, found_IC in {"baseline": baseline_IC, **told}.items()
         },
-        "interval": _interval(head, told[1], true_IC),
-        **_drawn(head, told[1], true_IC),
-        "errors": worst(head, texts, told[1], true_IC),
+        "interval": _interval(head, told["after"], true_IC),
+        **_drawn(head, told["after"], true_IC),
+        "errors": worst(head, texts, told["after"], true_IC),
     }  # fmt: skip
     write_whole(finished.run / NAME, dumps(found, indent=1, ensure_ascii=False) + "\n")
     finished.console.print(figures_table(found))

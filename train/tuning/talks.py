@@ -30,9 +30,10 @@ def talks_of(recipe: TuneRecipe) -> Talks:
 def prepared_examples(recipe: TuneRecipe) -> Path:
     """The prepared folder of a run's examples, made now if it was not yet."""
     if recipe.examples.head is not None:
+        has_read = recipe.replay > 0 or open_base(recipe.base).is_run  # what it held out then is held out again
         return prepare_labelled(
             recipe.examples, talks_of(recipe).tokenizer, recipe.row_length, recipe.data.prepared,
-            running=running_text(recipe), replay=recipe.replay,
+            running=running_text(recipe) if has_read else None, replay=recipe.replay,
         )  # fmt: skip
     return prepare_examples(
         recipe.examples, talks_of(recipe), recipe.row_length, recipe.data.prepared,

@@ -22,13 +22,13 @@ def reading(asked: Classification, model: LanguageModel) -> tuple[int, list[Head
         number = head_named(heads, asked.head and asked.head[:SHOWN])
     except ValueError as error:
         raise ApiError(str(error), "head") from None
-    if isinstance(asked.inputs[0], tuple) and not isinstance(asked.inputs[0][0], str):
-        found = [HeadInput(list(ids), False) for ids in prepared.prompt_ids(asked.inputs, model, "input")]
+    if asked.ids:
+        found = [HeadInput(list(ids), False) for ids in prepared.prompt_ids(asked.ids, model, "input")]
         for place, one in enumerate(found):
             prepared.check_length(len(one.ids), model.config.T, f"input[{place}]")
         return number, found
     try:
-        return number, head_inputs(model.tokenizer, fitted(heads[number], model.config.T), asked.inputs)
+        return number, head_inputs(model.tokenizer, fitted(heads[number], model.config.T), asked.texts)
     except ValueError as error:
         raise ApiError(f"input: {error}", "input") from None
 

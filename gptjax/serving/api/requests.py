@@ -77,7 +77,8 @@ class Embedding:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classification:
     model: str
-    inputs: tuple[str | tuple[str, str] | tuple[int, ...], ...]  # texts, pairs of them, or token ids
+    texts: tuple[str | tuple[str, str], ...]  # or pairs of them
+    ids: tuple[tuple[int, ...], ...]  # in place of texts
     head: str | None  # None = the only one
 
 
@@ -162,9 +163,11 @@ def embedding(content: Any) -> Embedding:
 def classification(content: Any) -> Classification:
     """The body of /v1/classify."""
     fields = Fields(content)
+    model, (texts, ids) = fields.need("model", text), fields.need("input", _judged)
     asked = Classification(
-        model=fields.need("model", text),
-        inputs=fields.need("input", _judged),
+        model=model,
+        texts=texts,
+        ids=ids,
         head=fields.take("head", text),
     )
     fields.finish(IGNORED)
@@ -246,12 +249,13 @@ def _prompts(most: int) -> Read[tuple[Prompt, ...]]:
     return read
 
 
-def _judged(value: Any, name: str) -> tuple[str | tuple[str, str] | tuple[int, ...], ...]:
-    """As `_prompts`; also a list of pairs of texts."""
+def _judged(value: Any, name: str) -> tuple[tuple[str | tuple[str, str], ...], tuple[tuple[int, ...], ...]]:
+    """(texts or pairs of them, none where there are ids; token ids)."""
     first = value[0] if isinstance(value, list) and value else None
-    if not isinstance(first, list) or not first or not isinstance(first[0], str):
-        return _prompts(MOST_INPUTS)(value, name)
-    return tuple((one[0], one[1]) for one in listed(listed(text, 2, 2), MOST_INPUTS)(value, name))
+    if isinstance(first, list) and first and isinstance(first[0], str):
+        return tuple((one[0], one[1]) for one in listed(listed(text, 2, 2), MOST_INPUTS)(value, name)), ()
+    found = _prompts(MOST_INPUTS)(value, name)
+    return tuple(one for one in found if isinstance(one, str)), tuple(one for one in found if not isinstance(one, str))
 
 
 def _ids(value: Any, name: str) -> tuple[int, ...]:

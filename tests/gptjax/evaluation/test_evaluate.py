@@ -109,12 +109,13 @@ def test_classification_by_a_head_reads_it_at_the_end_of_the_whole_text():
         wanted = jax.nn.log_softmax(class_logits(model.params, model.config, hidden_BTD[:, -1:], 1))[0, 0]
         np.testing.assert_allclose(row["log_probs"], wanted, atol=1e-5)
         assert row["chosen"] == ("good", "bad", "so")[int(np.argmax(wanted))]
-    assert found.counts == {"items": 3, "classes": 3}
+    assert found.counts == {"items": 3, "classes": 3, "cut": 1}
+    assert [row.get("cut", False) for row in found.items] == [False, False, True]
     for ids, said in (([], "text 1 has 0 tokens"), ([1] * 33, "text 1 has 33 tokens; .* from 1 to 32")):
         with pytest.raises(ValueError, match=said):
             model.class_log_probs([[1, 5], ids], 1)
     for head in ("moods", "pairs"):
-        with pytest.raises(ValueError, match=f"head '{head}': this model has none"):
+        with pytest.raises(ValueError, match=f"head='{head}'"):
             classify_by_head(model, [{"text": "a", "label": "bad"}], head)
 
 

@@ -355,11 +355,36 @@ def test_classes_are_the_library_s(client: Client, model):
         else:
             np.testing.assert_allclose([one["score"] for one in data], wanted_IC[:, 0], atol=1e-5)
             assert data[0]["score"] != data[1]["score"]
-    assert "known: mood, stars" in client.post("/v1/classify", asked).error["message"]
+    assert "name one of them: mood, stars, colours, same" in client.post("/v1/classify", asked).error["message"]
     assert client.post("/v1/classify", asked | {"head": "pairs"}).error["param"] == "head"
     assert client.post("/v1/classify", {"model": "tiny", "input": [5] * (T + 1), "head": "mood"}).error["code"] == (
         "context_length_exceeded"
     )
+
+
+def test_every_kind_of_head_answers_as_the_library_does(client: Client, model):
+    """Labels each for itself, pairs of texts, a text that is too long cut and said; what does not fit is a 400."""
+    texts, pairs = [PROMPT, "dog " * 30], [[PROMPT, "dog"], ["dog", "dog"]]
+    asked = {"model": "tiny", "head": "colours", "input": texts}
+    data = client.post("/v1/classify", asked).json["data"]
+    for one, wanted in zip(data, model.predict(texts, "colours"), strict=True):
+        np.testing.assert_allclose(one["probs"], [*wanted.probabilities.values()], atol=1e-5)
+        assert (one["labels"], one["cut"]) == (list(wanted.answer), wanted.cut)
+    assert [one["cut"] for one in data] == [False, True]
+    reply = client.post("/v1/classify", asked | {"head": "same", "input": pairs}).json
+    wanted = model.predict([(one, other) for one, other in pairs], "same")
+    assert [one["label"] for one in reply["data"]] == [one.answer for one in wanted]
+    assert reply["labels"] == ["yes", "no"]
+    for change, said in [
+        ({"head": "same"}, "input: text 0: head 'same' reads two texts; give both"),
+        ({"input": pairs}, "head 'colours' reads one text, found two"),
+        ({"head": "same", "input": [["a", "b", "c"]]}, r"input[0] has 3 entries"),
+        ({"head": "same", "input": [["a", ""]]}, "second of two: is empty"),
+        ({"head": "colour"}, "did you mean 'colours'?"),
+    ]:
+        answer = client.post("/v1/classify", asked | change)
+        assert answer.status == 400
+        assert said in answer.error["message"]
 
 
 def test_tokens_of_a_text_and_back(client: Client, model):

@@ -33,7 +33,7 @@ T, B = 32, 4
 class Words(Task):
     """How many words a piece of text has."""
 
-    loss: ClassVar[str] = "regression"
+    loss: ClassVar[str] = "absolute"
 
     def heads(self, corpus) -> dict[str, tuple[str, ...]]:
         return {"words": ("count",)}
@@ -49,18 +49,18 @@ class Words(Task):
         return packed(text, text.row_P, text.length_P, text.token_I, visible_I=seen_I, targets=targets, Q=text.T)
 
 
-def regression():
+def absolute():
     """The loss of the page's last two blocks of Python: the file, and the table's line."""
     *_, file, line = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     space: dict = {"__name__": "example"}
     exec(compile(file, str(PAGE), "exec"), space)
-    assert line.strip() == '"regression": Regression(),'
-    return space["Regression"]()
+    assert line.strip() == '"absolute": Absolute(),'
+    return space["Absolute"]()
 
 
 def test_a_loss_that_is_added_to_the_table_is_trained_scored_and_reported(tmp_path, monkeypatch):
     """Two steps, held-out text, the report: no other file knows of it. Its first loss is that of a head that says 0."""
-    monkeypatch.setitem(LOSSES, "regression", regression())
+    monkeypatch.setitem(LOSSES, "absolute", absolute())
     field = ("words", Words, dataclasses.field(default_factory=Words))
     table = dataclasses.make_dataclass("Table", [field], bases=(Objectives,), frozen=True, kw_only=True)
     objectives = table(causal_lm=CausalLM(rows=0.5), words=Words(rows=0.5))
@@ -76,24 +76,24 @@ def test_a_loss_that_is_added_to_the_table_is_trained_scored_and_reported(tmp_pa
         for batch in parts.loader.training(rows, 0, 2):
             values, weights = np.asarray(batch.value_BQ), np.asarray(batch.label_weight_BQ)
             state, metrics = parts.train_step(state, batch, parts.stop_flag(stop=False))
-            seen.append((float(metrics["loss/words"]), np.average(np.square(values), weights=weights)))
+            seen.append((float(metrics["loss/words"]), np.average(np.abs(values), weights=weights)))
         stop_flag = lambda: parts.stop_flag(stop=False)  # noqa: E731
         found = HeldOut(parts, text).findings(state.params, B, 4 * B, stop_flag, lambda: None)
     assert seen[0][0] == pytest.approx(seen[0][1], rel=0.2)
     assert found is not None
     score = found.terms["words"]
     error = score.measured["error"]
-    assert error == pytest.approx(score.loss**0.5)
-    assert score.baseline == "always says the mean"
+    assert error == pytest.approx(score.loss)
+    assert score.baseline == "always says the median"
     assert 0 < score.measured["baseline_error"] < error  # after two steps
     assert set(score.by_source) == {"p", "q"}
     record = as_json(TaskRecord(2, "final", False, "words", score))
-    assert loss_of_record(record) is LOSSES["regression"]
+    assert loss_of_record(record) is LOSSES["absolute"]
     page = scores([], [record])
-    assert "root mean squared error" in page
+    assert "mean absolute error" in page
     assert f"{error:.3f}" in page
     assert "the model does not beat a cheap baseline at words" in page
-    assert ">squared error<" in training_curves([], [record | {"kind": "validation_task"}])
+    assert ">absolute error<" in training_curves([], [record | {"kind": "validation_task"}])
 
 
 def test_old_records_are_drawn_by_the_losses_that_wrote_them():

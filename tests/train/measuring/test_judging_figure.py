@@ -42,7 +42,8 @@ def test_patience_and_the_best_step_go_by_the_figure_and_the_loss_decides_betwee
     assert health.note_held_out(1, 0.9, 0.5)
     assert health.note_held_out(2, 0.95, 0.25)  # a better figure, though the loss rose
     assert health.note_held_out(3, 0.8, 0.25)
-    assert not health.note_held_out(4, 0.1, 0.5)
+    assert not health.note_held_out(4, 0.85, 0.25)
+    assert not health.note_held_out(5, 0.1, 0.5)
     assert health.best_step == 3
     assert "without a gain of 0.2% over accuracy 0.7500" in str(out_of_patience(spec, health))
     assert health.held_out == 0.1

@@ -8,7 +8,7 @@ from rich.console import Console
 from gptjax.inference.generation_config import GenerationConfig
 from gptjax.inference.learned_spans import ConversationEncoder
 from tests.tiny_run import bpe, characters
-from train.report.preview import BEFORE, LONGEST, show_examples
+from train.report.preview import BEFORE, LONGEST, show_examples, show_labelled
 
 TALK = [
     {"role": "user", "content": "hello [x] 🦊"},
@@ -75,3 +75,10 @@ def test_what_a_terminal_might_obey_is_written_out():
     out = shown([(tokenizer.encode("a\x1b[31mb\r\t"), [False] * len(tokenizer.encode("a\x1b[31mb\r\t")))], tokenizer)
     assert "a\\x1b[31mb\\r\\t" in out
     assert "\x1b" not in out
+
+
+def test_of_a_labelled_text_what_is_read_and_what_is_told_are_shown():
+    tokenizer, file = characters(), io.StringIO()
+    ids = [tokenizer.bos, *tokenizer.encode("a fox\x1b"), tokenizer.eos]
+    show_labelled(Console(file=file, width=10_000), tokenizer, [(ids, "verdict = [good]")] * 5)
+    assert file.getvalue().count("<|bos|>a fox\\x1b<|eos|>  [verdict = [good]]") == 3
