@@ -39,7 +39,7 @@ def shares(word, heads=HEADS, lora=None):
 TOLD = HeadSpec(kind="classes")
 
 
-def recipe(tmp_path, head=TOLD, **changes) -> TuneRecipe:
+def recipe(tmp_path, head: HeadSpec | None = TOLD, **changes) -> TuneRecipe:
     made = TuneRecipe(
         base="runs/none", data=DataSpec(sources=("chitchat",)), model=SHAPE, run=tmp_path / "run", steps=10,
         examples=ExamplesSpec(sources=("wiki_leads/en",), head=head), optimizer=OptimizerSpec(warmup=2),

@@ -54,8 +54,8 @@ def recipe_of(base: str, task: str, count: int, steps: int, *, adapters: bool = 
     examples = ExamplesSpec(sources=(str(train_file(FOLDER, task, count, TUNED_ON)),), length=LENGTH, head=head)
     few = dataclasses.replace(plain.validation, task_rows=32 if adapters else 128, final_task_rows=128)
     return dataclasses.replace(
-        plain, examples=examples, steps=steps, batch=BatchSpec(rows=8), validation=few, run=FOLDER / "unused", samples=0,
-        optimizer=dataclasses.replace(plain.optimizer, warmup=steps // 10),
+        plain, examples=examples, steps=steps, batch=BatchSpec(rows=8), validation=few, samples=0,
+        run=FOLDER / "unused", optimizer=dataclasses.replace(plain.optimizer, warmup=steps // 10),
     )  # fmt: skip
 
 
