@@ -79,7 +79,8 @@ def rows_of(recipe: Recipe, prepared: Path) -> "RunRows":
     from train.rows import RunRows
 
     objectives = recipe.objectives.for_epochs(epochs(prepared, recipe.horizon))
-    return RunRows(prepared, recipe.row_length, recipe.seed, recipe.horizon, objectives.tasks)
+    augment = recipe.augment if isinstance(recipe, TuneRecipe) else None
+    return RunRows(prepared, recipe.row_length, recipe.seed, recipe.horizon, objectives.tasks, augment)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,6 +145,8 @@ def assemble(recipe: Recipe, vocabulary: int, loss_spec: LossSpec, mesh: Mesh) -
     unroll = config.L if recipe.compute.unroll else 1
     compute = recipe.compute
     model = Transformer(config, jnp.dtype(compute.dtype), compute.remat, unroll, kernel_of(recipe, config, mesh))
+    if isinstance(recipe, TuneRecipe):
+        model = model.clone(embedding_noise=recipe.augment.embedding_noise)
     spec, steps, B = recipe.optimizer, recipe.steps, recipe.batch.micro_rows
     # unrolled, the first state would take seconds longer to compile, and be the same
     abstract, fresh = abstract_state(model.clone(unroll=1), spec, loss_spec, steps, mesh, recipe.seed)

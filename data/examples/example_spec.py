@@ -28,6 +28,7 @@ class ExamplesSpec:
     length: int | None = None  # tokens of a row; None = the model's context, at most 512
     too_long: TooLong = "cut"  # a conversation longer than a row: cut between exchanges, or left out
     held_out: int = 200  # conversations of each source to measure by, a tenth at most; grouped by what they answer
+    answered: int = 100  # held-out ones of each source that are answered in the end, where one answer is right
     template: Path | None = None  # a file with a chat template, Jinja; None = the base's own
 
     def __post_init__(self):
@@ -52,6 +53,8 @@ class ExamplesSpec:
                 raise ValueError(f"examples.columns: {column!r}; write FIELD=PATH, such as prompt=data.question")
         if self.length is not None and self.length < 8:
             raise ValueError(f"examples.length={self.length}: must be at least 8 tokens")
+        if self.answered < 0:
+            raise ValueError(f"examples.answered={self.answered}: must be 0 or more; 0 answers none")
         if self.held_out < 1:
             raise ValueError(f"examples.held_out={self.held_out}: must be at least 1, or nothing can be measured")
 

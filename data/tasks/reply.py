@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from data.preparation.token_flags import LEARNED
+from data.preparation.token_flags import ASKED, LEARNED
 from data.tasks.causal_lm import following
 from data.tasks.task import Task, Text, packed
 from gptjax.batch import Batch
@@ -20,6 +20,10 @@ class Reply(Task):
 
     models_text: ClassVar[bool] = True
     generates: ClassVar[bool] = True
+
+    def only_reads(self, text: Text) -> np.ndarray:
+        """What users say."""
+        return (text.mark_I & ASKED) > 0
 
     def build(self, text: Text) -> Batch:
         """Examples, each its own segment; a position has a target where the token after it is to be learnt."""

@@ -229,6 +229,11 @@ class Task(metaclass=TaskKind):
         """What a person should know of the training text before this task is learnt from it."""
         return []
 
+    def only_reads(self, text: Text) -> np.ndarray | None:
+        """The tokens of examples that it reads and does not learn, bool [I]: augmentation may change these, as far as
+        they are no special tokens. None = nothing is ever changed."""
+        return None
+
     def build(self, text: Text) -> Batch:
         """Its rows of this text. `packed` fills in what the run calls it: `text.task`, `text.heads`, `text.Q`."""
         raise NotImplementedError

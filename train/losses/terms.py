@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gptjax.batch import Batch
-from gptjax.nn.model import Transformer
+from gptjax.nn.model import Transformer, drops
 from train.losses.combine import State, make_combiner, project
 from train.losses.loss import Seen, Sums, total
 from train.losses.table import loss_named
@@ -143,7 +143,7 @@ class Objective:
 
         def gradient_of(a: Array, batch: Batch) -> tuple[Any, Array]:
             """The gradient of the loss; with `one_by_one`, those of its terms, along a first axis."""
-            dropout_key = jax.random.fold_in(key, a) if self.model.config.drops else None
+            dropout_key = jax.random.fold_in(key, a) if drops(self.model) else None
             _, pull_back, sum_J = jax.vjp(lambda trained: losses_of(trained, batch, dropout_key), trained, has_aux=True)
             if one_by_one:
                 return jax.lax.map(lambda one_J: pull_back(one_J)[0], jnp.eye(len(self.terms))), sum_J

@@ -15,6 +15,7 @@ import numpy as np
 from data.description import read_prepared
 from data.examples.preparing import TALKS
 from data.preparation.prepared_folder import stored_text
+from gptjax.inference.continuing import continued
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.learned_spans import ConversationEncoder
 from gptjax.inference.prompt import encode_prompts
@@ -72,7 +73,7 @@ class Speaker:
             return None
         if self._encoder is not None:
             try:
-                ids, learned = self._encoder.encode(messages, [False] * (len(messages) - 1) + [True])
+                ids, learned, _ = self._encoder.encode(messages, [False] * (len(messages) - 1) + [True])
             except ValueError:
                 return None
             end = max(np.flatnonzero(learned).tolist())
@@ -81,12 +82,27 @@ class Speaker:
             end = len(ids) - 1
         return Turn(prompt, ids[len(prompt) : end], ids[end]) if ids[: len(prompt)] == prompt else None
 
+    @property
+    def _stop(self) -> tuple[str, ...]:
+        """What ends a reply beside the tokens that end texts."""
+        return ("\n",) if self._encoder is None else ()
+
+    def has_room(self, messages: Sequence[Message], tokens: int) -> bool:
+        """Whether the context holds what it reads before it answers, and so many tokens of an answer."""
+        try:
+            return len(self.prompt(messages)) + tokens <= self.model.config.T
+        except ValueError:  # its template refuses it
+            return False
+
+    def write(self, prompts: Sequence[Sequence[Message]], tokens: int) -> list[str]:
+        """Its most probable replies, at most so many tokens each, for which there is room."""
+        return continued(self.model, [self.prompt(messages) for messages in prompts], tokens=tokens, stop=self._stop)
+
     def greedy(self, prompts: Sequence[Sequence[Message]]) -> list[Any]:
         """Its most probable replies, as samples of LanguageModel.generate."""
-        stop = ("\n",) if self._encoder is None else ()
         room = self.model.config.T - LONGEST
         given = [self.prompt(messages) for messages in prompts]
-        found = self.model.generate([ids[-room:] for ids in given], tokens=LONGEST, temperature=0.0, stop=stop)
+        found = self.model.generate([ids[-room:] for ids in given], tokens=LONGEST, temperature=0.0, stop=self._stop)
         return [samples[0] for samples in found]
 
     def _encoded(self, text: str) -> list[int]:

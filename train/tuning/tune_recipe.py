@@ -6,6 +6,7 @@ Imports neither JAX nor TensorFlow.
 import dataclasses
 
 from data.examples.example_spec import ExamplesSpec
+from data.tasks.augment import Augment
 from gptjax.config import Lora
 from train.objectives import Objectives
 from train.recipe import OptimizerSpec, Recipe
@@ -21,6 +22,7 @@ class TuneRecipe(Recipe):
     base: str  # what it begins with: a run, a folder of Hugging Face or a .gguf file
     examples: ExamplesSpec = dataclasses.field(default_factory=ExamplesSpec)
     replay: float = 0.0  # share of the rows that are running text, against forgetting
+    augment: Augment = dataclasses.field(default_factory=Augment)
     lora: Lora | None = None  # adapters that are trained in place of the base's weights; None = the weights themselves
 
     def __post_init__(self):
