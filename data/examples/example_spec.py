@@ -25,6 +25,7 @@ class ExamplesSpec:
     columns: tuple[str, ...] = ()  # where a field of the form lies, as in prompt=data.question
     learn: Learn = "all"  # which turns of an assistant are learnt: all, the last, or those marked in the records
     bad: Bad = "stop"  # what a record that is no conversation does: end all, or be left out and counted
+    prefix: bool = False  # what stands before the first answer is encoded, seen from both sides; kept with the run
     length: int | None = None  # tokens of a row; None = the model's context, at most 512
     too_long: TooLong = "cut"  # a conversation longer than a row: cut between exchanges, or left out
     held_out: int = 200  # conversations of each source to measure by, a tenth at most; grouped by what they answer

@@ -1,6 +1,7 @@
 """Replies: in an example, the tokens that are to be learnt are predicted from all before them; the others are read.
 
-Source: Ouyang et al. 2022, arXiv:2203.02155, section 3.1 (supervised fine-tuning on demonstrations).
+Source: Ouyang et al. 2022, arXiv:2203.02155, section 3.1 (supervised fine-tuning on demonstrations); Raffel et al.
+2020, arXiv:1910.10683, section 3.2.3 (`prefix`).
 """
 
 import dataclasses
@@ -18,6 +19,8 @@ from gptjax.batch import Batch
 class Reply(Task):
     """Next-word prediction of what is marked as learnt: an assistant's turns, each with the token that ends it."""
 
+    prefix: bool = False  # what stands before the first answer is seen from both sides; later turns are causal
+
     models_text: ClassVar[bool] = True
     generates: ClassVar[bool] = True
 
@@ -32,4 +35,13 @@ class Reply(Task):
         return packed(
             text, text.row_P, text.length_P, text.token_I,
             targets_I=np.where(learned_I, following(text), 0), weights_I=learned_I,
+            visible_I=before_answers(text) if self.prefix else None,
         )  # fmt: skip
+
+
+def before_answers(text: Text) -> np.ndarray:
+    """What stands before the first learnt token of each piece that has one; bool [I]."""
+    answers_P = np.add.reduceat((text.mark_I & LEARNED) > 0, text.first_P) > 0
+    so_far_I = np.cumsum((text.mark_I & LEARNED) > 0)
+    begin_P = so_far_I[text.first_P] - ((text.mark_I[text.first_P] & LEARNED) > 0)
+    return (so_far_I == begin_P[text.piece_I]) & answers_P[text.piece_I]

@@ -30,7 +30,7 @@ SMALL = 30_000_000  # parameters up to which a model bears higher rates
 # What --help shows; --help-all lists every setting.
 PLAIN = (
     *("run", "steps", "seed", "replay"),
-    *("examples.form", "examples.columns", "examples.learn", "examples.length", "examples.too_long"),
+    *("examples.form", "examples.columns", "examples.learn", "examples.prefix", "examples.length", "examples.too_long"),
     *("examples.held_out", "examples.answered", "examples.template"),
     *("lora.rank", "lora.alpha", "lora.targets"),
     *("augment.token_dropout", "augment.delete", "augment.swap", "augment.insert", "augment.characters"),

@@ -7,6 +7,7 @@ import dataclasses
 
 from data.examples.example_spec import ExamplesSpec
 from data.tasks.augment import Augment
+from data.tasks.reply import Reply
 from gptjax.config import Lora
 from train.objectives import Objectives
 from train.recipe import OptimizerSpec, Recipe
@@ -37,15 +38,16 @@ class TuneRecipe(Recipe):
 
     def _objectives(self) -> Objectives:
         """Replies of the examples; next words of the running text, by its share of the rows."""
-        examples = tuple(self.examples.shares)
+        examples, reply = tuple(self.examples.shares), Reply(prefix=self.examples.prefix)
         if not self.replay:
-            return Objectives(rows=("reply",), sources=tuple(f"reply={name}" for name in examples), conflicts=None)
+            sources = tuple(f"reply={name}" for name in examples)
+            return Objectives(rows=("reply",), sources=sources, conflicts=None, reply=reply)
         texts = [name for name, _ in self.data.shares]
         beside = [name if name not in examples else f"{name} as running text" for name in texts]
         return Objectives(
             rows=(f"reply={1 - self.replay}", f"causal_lm={self.replay}"),
             sources=(*(f"reply={name}" for name in examples), *(f"causal_lm={name}" for name in beside)),
-            conflicts=None, by_repetition=False,
+            conflicts=None, by_repetition=False, reply=reply,
         )  # fmt: skip
 
     @property
