@@ -10,7 +10,7 @@ done
 root=$(CDPATH='' cd -- "$(dirname -- "$self")" && pwd -P)
 venv=$root/.venv
 stamp=$venv/launch.stamp # written last, so that an interrupted set-up is never taken for a whole one
-verbs='setup pretrain finetune chain bench report audit verify-resume experiment checkpoint generate evaluate export serve test'
+verbs='setup pretrain finetune chain bench report audit verify-resume experiment checkpoint generate evaluate predict export serve test'
 
 help() {
   cat <<'HELP'
@@ -29,6 +29,7 @@ usage: ./launch.sh VERB [ARGS...]
   checkpoint list|verify RUN          a run's checkpoints, and whether every byte of them is as it was written
   generate [RUN] [--prompt TEXT]      talk with a run; the newest one if none is named
   evaluate MODEL TASK FILE...         perplexity, multiple choice, classification or answers, over your files
+  predict MODEL FILE [--head NAME]    judge texts by a head that a model was taught: class, labels or number
   export MODEL FOLDER                 a Hugging Face folder, which appears only when it is proven to be the model
   serve [MODEL] [--port 8000]         a chat page, and an API for any client of OpenAI's; the newest run if none is named
   test [PYTEST ARGS...]               lint, types, import rules and all tests but slow ones; with arguments, pytest
@@ -40,7 +41,7 @@ HELP
 
 help_about() { # the line of one verb, where its program is not installed yet to speak for itself
   help | sed -n "1s/VERB/$1/p; s/^  $1 /&/p"
-  case $1 in pretrain | finetune | chain | bench | verify-resume | checkpoint | generate | evaluate | export | serve) echo "Every option: ./launch.sh setup, then ./launch.sh $1 --help" ;; esac
+  case $1 in pretrain | finetune | chain | bench | verify-resume | checkpoint | generate | evaluate | predict | export | serve) echo "Every option: ./launch.sh setup, then ./launch.sh $1 --help" ;; esac
 }
 
 say() { printf 'launch.sh: %s\n' "$*" >&2; }
@@ -227,7 +228,7 @@ case $verb in
     esac
     exec "$venv/bin/gptjax" "$verb" "$@"
     ;;
-  checkpoint | evaluate | export)
+  checkpoint | evaluate | predict | export)
     exec "$venv/bin/gptjax" "$verb" "$@"
     ;;
   test)

@@ -9,6 +9,7 @@ from gptjax.files.bounded_files import naming, read_json
 from gptjax.files.plain_json import dumps
 
 NAME = "prepared.json"
+HEADS = "heads.json"  # of a folder of labelled texts: the head that they are for, as model.json has it
 FORMAT = 5  # 4 counted the tokenizer's sample in characters
 BY_NUMBER = 3  # the format of folders whose shares are of documents; runs that began with one go on with it
 FORMATS = (FORMAT, 4, BY_NUMBER)  # that hold the same tables, newest first

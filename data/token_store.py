@@ -15,6 +15,8 @@ class TokenStore:
         self.offset_D = np.load(folder / "offsets.npy", mmap_mode="r")
         self.hash_D = np.load(folder / "hashes.npy", mmap_mode="r")
         self.label_DF = np.load(folder / "labels.npy", mmap_mode="r")  # i32: class in each label field; -1 = none
+        self.value_DF = _table(folder / "values.npy", self.documents)  # f32: numbers to be told, standardised
+        self.weight_DF = _table(folder / "weights.npy", self.documents)  # f32: of each target; none = 1
         count = int(self.offset_D[-1])
         width = (folder / "tokens.bin").stat().st_size // count if count else 2
         self.tokens = _mapped(folder / "tokens.bin", {2: "<u2", 4: "<u4"}[width])
@@ -23,6 +25,11 @@ class TokenStore:
     @property
     def documents(self) -> int:
         return len(self.offset_D) - 1
+
+
+def _table(path: Path, documents: int) -> np.ndarray:
+    """Numbers of the documents, f32 [D, F]; F = 0 where there is no file."""
+    return np.load(path, mmap_mode="r") if path.exists() else np.zeros((documents, 0), np.float32)
 
 
 def _mapped(path: Path, dtype: str) -> np.ndarray:

@@ -67,7 +67,8 @@ def load(
     `loglikelihood_rolling`, `perplexity`, `log_probs`, `mean_states` and `class_log_probs`; gptjax.evaluation.evaluate
     has tasks with items, and gptjax.export writes it for others.
 
-    For a run: `step`: which checkpoint; None = the newest good one, with a warning for each newer one that is damaged.
+    For a run: `step`: which checkpoint; None = the newest good one, with a warning for each newer one that is damaged,
+    or the best one of a run that is judged by a figure.
     Its files are verified first. `weights`: "ema" = their moving average, where the run kept one.
 
     `dtype`: of the products, float32, bfloat16 or float16; or int8, of the weights, by row, while products take the

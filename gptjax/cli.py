@@ -23,6 +23,7 @@ from gptjax.command.console import print_any_text
 from gptjax.command.evaluate_verb import Evaluate
 from gptjax.command.export_verb import Export
 from gptjax.command.options import USER_ERROR, read
+from gptjax.command.predict_verb import Predict
 from gptjax.command.serve_verb import Serve
 from gptjax.command.verb import Verb
 from gptjax.decoding.sampling import Sampling
@@ -148,6 +149,7 @@ class Checkpoint(Verb):
 VERBS: dict[str, type[Verb]] = {
     "generate": Generate,
     "evaluate": Evaluate,
+    "predict": Predict,
     "checkpoint": Checkpoint,
     "export": Export,
     "serve": Serve,
@@ -160,7 +162,7 @@ def main() -> None:
     warnings.showwarning = lambda message, *_, **__: print(f"gptjax: {message}", file=sys.stderr)
     try:
         verb = parse(sys.argv[1:])
-        if isinstance(verb, Generate | Evaluate | Serve):
+        if isinstance(verb, Generate | Evaluate | Predict | Serve):
             keep_freed_memory()  # a fifth of the time of decoding on a CPU
         verb.run()
         sys.stdout.flush()

@@ -245,6 +245,16 @@ class ModelConfig(Architecture):
         return max((len(head.classes) for head in self.class_heads), default=0)
 
     @property
+    def attends(self) -> bool:
+        """Whether a head reads a learnt mean of a text's states, by a query of its own."""
+        return any(head.pool == "attention" for head in self.class_heads)
+
+    @property
+    def in_heads(self) -> int:
+        """Number of values of the bank of heads."""
+        return len(self.class_heads) * ((self.D + 1) * self.C + (self.D if self.attends else 0))
+
+    @property
     def V(self) -> int:
         """Rows of the token table: `vocabulary`, padded. Padding rows never score: their logits are -inf."""
         return -(-self.vocabulary // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
@@ -263,7 +273,7 @@ class ModelConfig(Architecture):
         if self.family == "gpt2":
             norms *= 2
             outside += self.T * self.D + self.D
-        outside += len(self.class_heads) * (self.D + 1) * self.C
+        outside += self.in_heads
         return self.L * (products + adapters + norms) + outside
 
     @property
@@ -276,7 +286,7 @@ class ModelConfig(Architecture):
         Source: Chowdhery et al. 2022, arXiv:2204.02311, appendix B.
         """
         in_no_product = (self.T * self.D if self.family == "gpt2" else 0) + (0 if self.tied else self.V * self.D)
-        in_no_product += len(self.class_heads) * (self.D + 1) * self.C
+        in_no_product += self.in_heads
         return 6 * (self.parameters - in_no_product) + 12 * self.L * self.N * self.H * self.T
 
 
@@ -317,6 +327,7 @@ SIZES: dict[str, Callable[[], Shape]] = {
 def save_model_config(config: ModelConfig, path: Path) -> None:
     """`lora` only where there is one: a gptjax from before it reads the file without, and refuses the other."""
     fields = {"format": FORMAT, **dataclasses.asdict(config)}
+    fields["class_heads"] = [{"name": head.name, **head.fields()} for head in config.class_heads]
     if config.lora is None:
         del fields["lora"]
     path.write_text(json.dumps(fields, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -345,10 +356,13 @@ def load_model_config(path: Path) -> ModelConfig:
                 fields[name] = kind(**{key: _tuple_of(value) for key, value in fields[name].items()})
             except (TypeError, AttributeError) as error:
                 raise ValueError(f"{path}: field {name!r}: {error}") from error
-    fields["class_heads"] = tuple(
-        ClassHead(name=head["name"], classes=tuple(head["classes"]), pair=head.get("pair", False))
-        for head in fields.get("class_heads", ())
-    )
+    try:
+        heads = [{"pair": False, **head} for head in fields.get("class_heads", ())]
+        fields["class_heads"] = tuple(ClassHead.of(head.pop("name"), head) for head in heads)
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{path}: field 'class_heads': not a list of heads with names ({error!r})") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: field 'class_heads': {error}") from error
     return ModelConfig(**fields)
 
 

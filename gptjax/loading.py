@@ -30,14 +30,14 @@ def restore_model(
     adapter: Adapter | None = None,
     merge: bool = True,
 ) -> LanguageModel:
-    """The model of a run at a step, None = the newest good one, after verifying the step's files.
+    """The model of a run at a step, None = the one to load, after verifying the step's files.
 
     The run's own adapters are merged into their weights, then `adapter`, so that what comes is a plain model; without
     `merge` it is as it was trained.
     """
     usable = manifest.steps(run.path)
     if step is None:
-        step = manifest.newest_good(run.path, lambda line: warnings.warn(line, stacklevel=5), set_bad_aside=False)
+        step = manifest.to_load(run.path, lambda line: warnings.warn(line, stacklevel=6))
         if step is None:
             raise ValueError(f"{run.path}: no usable checkpoint yet (a step counts once its manifest.json is written)")
     elif step in usable:
@@ -76,8 +76,12 @@ def place_model(imported: ImportedModel, *, dtype: Any, mesh: Any, adapter: Adap
 def adapted(params: Any, config: ModelConfig, adapter: Adapter, mesh: Any) -> tuple[Any, ModelConfig]:
     """The plain model that an adapter makes of its base. Raises ValueError where it is for another base."""
     check_base(adapter.folder, fingerprint(params, config))
-    config = dataclasses.replace(config, lora=adapter.lora)
-    leaves = placed(adapter.leaves, adapters_of(abstract_params(config, mesh)))
+    config = dataclasses.replace(config, lora=adapter.lora, class_heads=adapter.heads or config.class_heads)
+    abstract = abstract_params(config, mesh)
+    leaves = placed(adapter.leaves, adapters_of(abstract))
+    if adapter.heads:  # which learnt to read what it makes of the base, as the base's own did not
+        params = {name: leaf for name, leaf in params.items() if not name.startswith("class_heads")}
+        params |= placed(adapter.bank, {name: abstract[name] for name in adapter.bank})
     return merged(with_adapters(params, leaves), config)
 
 

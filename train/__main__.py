@@ -190,16 +190,16 @@ def _finetune(arguments: list[str]) -> int:
     _settle_training()
     from gptjax.command.console import make_console
     from train.run import run
-    from train.tuning.tuned import TUNED
+    from train.tuning.tuned import hooks_after
 
     console = make_console(quiet=not hosts.is_first())
-    says_steps = asked.stages is not None or any(word.startswith("--steps") for word in arguments)
+    says_steps = asked.own_stages is not None or any(word.startswith("--steps") for word in arguments)
     for number, stage in enumerate(finetune.chained(stages)):
         if len(stages) > 1:
             console.print(f"stage {number + 1} of {len(stages)}: {stage.run}", highlight=False, markup=False)
         recipe = finetune.settled(stage, asked.epochs, says_steps, console.print)
         finetune.tell(recipe, console)
-        hooks = TUNED if number == len(stages) - 1 else ()
+        hooks = hooks_after(recipe) if number == len(stages) - 1 else ()
         run(recipe, hooks, console=console, signals=signals, accept_changes=asked.accept_changes)
     return DONE
 

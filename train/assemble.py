@@ -23,7 +23,7 @@ from train.losses.loss import Sums
 from train.objectives import LossSpec, loss_spec
 from train.recipe import Recipe
 from train.step import State, abstract_state, make_train_step, make_validation_step
-from train.tuning.base import open_base
+from train.tuning.base import open_base, with_kept_heads
 from train.tuning.tune_recipe import TuneRecipe
 
 if TYPE_CHECKING:  # imported where it is used: to compile for another chip needs no TensorFlow
@@ -79,7 +79,7 @@ def rows_of(recipe: Recipe, prepared: Path) -> "RunRows":
     from train.rows import RunRows
 
     objectives = recipe.objectives.for_epochs(epochs(prepared, recipe.horizon))
-    augment = recipe.augment if isinstance(recipe, TuneRecipe) else None
+    augment = recipe.augment if isinstance(recipe, TuneRecipe) and not recipe.text_rows else None
     return RunRows(prepared, recipe.row_length, recipe.seed, recipe.horizon, objectives.tasks, augment)
 
 
@@ -125,6 +125,8 @@ def config_of(recipe: Recipe, vocabulary: int, mesh: Mesh, heads: Sequence[Class
 
     Raises ValueError where mesh or kernel cannot compute it.
     """
+    if isinstance(recipe, TuneRecipe):
+        heads = with_kept_heads(recipe.base, recipe.run, heads)
     config = ModelConfig.of(recipe.model, vocabulary, heads)
     if isinstance(recipe, TuneRecipe) and recipe.lora is not None:
         config = dataclasses.replace(config, lora=recipe.lora)
@@ -148,6 +150,8 @@ def assemble(recipe: Recipe, vocabulary: int, loss_spec: LossSpec, mesh: Mesh) -
     if isinstance(recipe, TuneRecipe):
         model = model.clone(embedding_noise=recipe.augment.embedding_noise)
     spec, steps, B = recipe.optimizer, recipe.steps, recipe.batch.micro_rows
+    if len(config.class_heads) > len(loss_spec.heads):  # those of a base, which nothing trains, do not decay either
+        spec = dataclasses.replace(spec, decays=(("class_heads.*", 0.0), *spec.decays))
     # unrolled, the first state would take seconds longer to compile, and be the same
     abstract, fresh = abstract_state(model.clone(unroll=1), spec, loss_spec, steps, mesh, recipe.seed)
     return Assembly(

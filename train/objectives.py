@@ -11,6 +11,7 @@ import numpy as np
 from data.tasks.causal_lm import CausalLM
 from data.tasks.classify import Classify
 from data.tasks.continuity import Continuity
+from data.tasks.labelled import Labelled
 from data.tasks.masked_lm import MaskedLM
 from data.tasks.order import Order
 from data.tasks.position import Position
@@ -52,6 +53,7 @@ class Objectives:
     continuity: Continuity = dataclasses.field(default_factory=Continuity)
     classify: Classify = dataclasses.field(default_factory=Classify)
     reply: Reply = dataclasses.field(default_factory=Reply)
+    labelled: Labelled = dataclasses.field(default_factory=Labelled)
 
     combine: CombinerName = "static"  # how the weights of the terms change: not, or as train/losses/combine.py says
     by_repetition: bool = True  # text read over 16 times moves causal rows, not their weight, to masked ones
@@ -171,6 +173,10 @@ class Term(NamedTuple):
     weights: tuple[float, ...]  # lambda there
     expected: tuple[float, ...] | None  # targets in a step, in every phase; None = divide by those that are there
     sparse: bool = False  # few positions are targets of the head of the tokens, and the others are not scored
+    # of an output head
+    smoothing: float = 0.0  # share of a target that is spread over all classes, while it is learnt
+    dropout: float = 0.0  # share of what the head reads that is dropped in training
+    scale: float = 1.0  # user's units of a standardised number
 
 
 class LossSpec(NamedTuple):
@@ -205,7 +211,8 @@ def loss_spec(rows: "Rows", rows_a_step: int, combine: CombinerName) -> LossSpec
         expected_FX = rows_FS @ found[name]
         labels = list(builder.heads)
         if heads and task.token_head is None:  # a term for each of its heads, over segments
-            if task.loss == Task.loss:
+            losses = {head: task.loss_of(builder.heads[labels[head]]) for head in heads}
+            if Task.loss in losses.values():
                 raise ValueError(
                     f"objectives.{name}: {type(task).__name__} has output heads for segments, and no loss for them; "
                     'give it one, as in loss: ClassVar[str] = "classes"'
@@ -213,17 +220,24 @@ def loss_spec(rows: "Rows", rows_a_step: int, combine: CombinerName) -> LossSpec
             of_term = [(f"{name}/{labels[head]}", head, expected_FX[:, 1 + n]) for n, head in enumerate(heads)]
         else:
             of_term = [(name, None if task.token_head is None else labels.index(task.token_head), expected_FX[:, 0])]
+            losses = {}
             token_targets_F += expected_FX[:, 0] if task.token_head is None else 0
         for called, head, expected_F in of_term:
             terms.append(
                 Term(
                     name=name if len(of_term) == 1 else called,
-                    task=builder.id_of(name), head=head, loss=task.loss, shares=tuple(task.shares),
+                    task=builder.id_of(name), head=head,
+                    loss=task.loss if head is None else losses.get(head, task.loss), shares=tuple(task.shares),
                     weights=tuple(weight / len(of_term) for weight in task.weights),
                     expected=tuple(expected_F.tolist()) if task.rare(rows_a_step) else None,
                 )
             )  # fmt: skip
     if token_targets_F.max() <= SPARSE * rows_a_step * rows.T:
         terms = [term._replace(sparse=term.head is None) for term in terms]
+    tasks, every = list(builder.tasks.values()), list(builder.heads.values())
+    for j, term in enumerate(terms):
+        if term.head is not None:
+            smoothing, dropout = tasks[term.task - 1].of_heads
+            terms[j] = term._replace(smoothing=smoothing, dropout=dropout, scale=every[term.head].scale)
     phases = tuple(rows.timetable.starts.tolist())
     return LossSpec(tuple(terms), tuple(builder.heads.values()), phases, combine, builder.Q)

@@ -147,12 +147,15 @@ class StopSpec:
     minutes: float | None = None  # minutes since this start; starting again goes on
     loss: float | None = None  # nats a token of held-out text, its sources weighted as they are trained on
     patience: int | None = None  # measurements of held-out loss without a gain of 0.2 %; wsd then falls first
+    figure: str | None = (
+        None  # of an output head, as macro_f1: patience and the best checkpoint go by it; None = the loss
+    )
     skipped: int = 5  # steps in a row whose loss or gradient is not a number
     divergence: float = 3.0  # a training loss of so many times its running median, for five steps
 
     def __post_init__(self):
         given = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) is not None]
-        _positive(self, "stop", *given)
+        _positive(self, "stop", *(name for name in given if name != "figure"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -182,6 +185,10 @@ class Recipe:
         object.__setattr__(self, "objectives", self.objectives.settled(self.batch.rows))
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed={self.seed}: must be at least 0 and below 2**32")
+        if self.stop.figure is not None and not self.objectives.labelled.ever:
+            raise ValueError(
+                f"stop.figure={self.stop.figure!r}: is of labelled texts, and the run learns none; leave it out"
+            )
         if self.samples < 0:
             raise ValueError(f"samples={self.samples}: must be 0 or more")
         fall = round(self.steps * self.optimizer.decay) if self.optimizer.schedule == "wsd" else 0

@@ -9,6 +9,7 @@ import math
 import statistics
 from typing import Any, NamedTuple
 
+from train.measuring.judging_figure import plain
 from train.recipe import StopSpec
 from train.record.ledger import Entry
 from train.supervision.exits import BadNumbersError
@@ -29,10 +30,11 @@ class Health:
     out_of_bounds: int = 0  # steps in a row whose loss was far above what is normal
     cooled_at: int | None = None  # the step from which wsd falls as patience ran out
     held_out: float | None = None  # newest held-out loss, nats a token
-    best_loss: float | None = None  # the lowest of them
+    best_loss: float | None = None  # the lowest of them; with stop.figure, how far it fell short there
     best_step: int | None = None  # where it was
     reference: float | None = None  # held-out loss that patience compares with
     without_gain: int = 0  # measurements since that one
+    best_held_out: float | None = None  # held-out loss at `best_step`, which decides between equals of stop.figure
     measured: dict[str, int] = dataclasses.field(default_factory=dict)  # newest step of each kind of measurement
 
     def note_step(self, entry: Entry, spec: StopSpec) -> str | None:
@@ -64,16 +66,22 @@ class Health:
         self.losses = [*self.losses[1 - WINDOW :], loss]
         return said
 
-    def note_held_out(self, step: int, loss: float) -> bool:
-        """Takes in a measurement of held-out text; True if it is the best so far."""
+    def note_held_out(self, step: int, loss: float, short: float | None = None) -> bool:
+        """Takes in a measurement of held-out text; True if it is the best so far.
+
+        `short`: what it is judged by in place of the loss, lower is better (see train/measuring/judging_figure.py).
+        """
         self.held_out = loss
-        if self.reference is None or loss < self.reference * (1 - GAIN):
-            self.reference, self.without_gain = loss, 0
+        judged = loss if short is None else short
+        if self.reference is None or judged < self.reference * (1 - GAIN):
+            self.reference, self.without_gain = judged, 0
         else:
             self.without_gain += 1
-        if self.best_loss is not None and loss >= self.best_loss:
-            return False
-        self.best_loss, self.best_step = loss, step
+        if self.best_loss is not None:
+            equal = self.best_loss if self.best_held_out is None else self.best_held_out
+            if (judged, loss) >= (self.best_loss, equal):
+                return False
+        self.best_loss, self.best_step, self.best_held_out = judged, step, loss
         return True
 
     def as_json(self) -> dict[str, Any]:
@@ -121,7 +129,8 @@ def out_of_patience(spec: StopSpec, health: Health) -> str | None:
     """Why a run that learns no more ends; None = it goes on."""
     if spec.patience is None or health.without_gain < spec.patience:
         return None
-    return (
-        f"stop.patience={spec.patience}: so many measurements without a gain of {GAIN:.1%} over "
-        f"{health.reference:.4f} nats a token"
-    )
+    than = f"{health.reference:.4f} nats a token"
+    if spec.figure is not None:
+        assert health.reference is not None
+        than = f"{spec.figure} {plain(spec.figure, health.reference):.4f}"
+    return f"stop.patience={spec.patience}: so many measurements without a gain of {GAIN:.1%} over {than}"

@@ -29,7 +29,7 @@ class Rejected(NamedTuple):
 def check(source: str) -> None:
     """Raises ValueError for a source that cannot exist, or that holds no conversations: quickly, reading no text."""
     sources.check(source)
-    if _is_corpus(source) and source not in (known := dialogue_corpora()):
+    if is_corpus(source) and source not in (known := dialogue_corpora()):
         raise ValueError(
             f"{source!r} is no corpus of conversations{nearest(source, known)}; those are {', '.join(known)}; "
             "or write 'files:talks.jsonl' for examples of your own"
@@ -54,7 +54,7 @@ def form_of(source: str, form: str | None, columns: Mapping[str, str]) -> str | 
     check(source)
     if form is not None:
         check_form(form, columns)
-    if _is_corpus(source):
+    if is_corpus(source):
         if form is not None or columns:
             raise ValueError(f"{source!r} is a corpus of conversations: leave out the form and its columns")
         return None
@@ -62,7 +62,7 @@ def form_of(source: str, form: str | None, columns: Mapping[str, str]) -> str | 
         return form
     if columns:
         raise ValueError(f"{source!r}: columns={dict(columns)} need the form whose parts they name: name it too")
-    for where, record in _records(source):
+    for where, record in records_of(source):
         return recognised(record, where)
     raise ValueError(f"{source!r}: there is no record")
 
@@ -77,9 +77,9 @@ def examples(
     """
     form = form_of(source, form, columns)
     if form is None:
-        yield from (_of_lines(text, where) for where, text in _documents(source))
+        yield from (_of_lines(record["text"], where) for where, record in corpus_records(source))
         return
-    for where, record in _records(source):
+    for where, record in records_of(source):
         try:
             yield conversation(record, where, form, columns, learn)
         except ValueError as error:
@@ -88,11 +88,11 @@ def examples(
             yield Rejected(where, re.sub(r"^turn \d+: ", "", str(error).removeprefix(f"{where}: ")))
 
 
-def _is_corpus(source: str) -> bool:
+def is_corpus(source: str) -> bool:
     return source.partition(":")[0] not in ("files", "tfds")
 
 
-def _records(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def records_of(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(where, record) of files, or of the train split of a TensorFlow dataset."""
     if source.startswith("files:"):
         for path in sources.files_of(source).files:
@@ -102,14 +102,14 @@ def _records(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield from ((f"{source}: example {number}", example) for number, example in enumerate(found, start=1))
 
 
-def _documents(source: str) -> Iterator[tuple[str, str]]:
-    """(where, text) of the documents of a corpus of ours, as pretraining reads them."""
+def corpus_records(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(where, record) of the documents of a corpus of ours: text, as pretraining reads it, and labels."""
     corpus, config = ours.corpora()[source]
     sources.load_tfds()  # silent, and without an accelerator, before the builder imports it
     builder = importlib.import_module(f"data.corpora.{corpus}.{corpus}_dataset_builder").Builder
     for path in ours.corpus(corpus).paths(config):
         for id, example in builder.examples(path):
-            yield f"{source}: {id}", example["text"]
+            yield f"{source}: {id}", example
 
 
 def _of_lines(text: str, where: str) -> Conversation:

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 from data.corpora.corpus import corpora
 from data.examples.forms import Learn
+from data.examples.head_spec import HeadSpec
 from data.spec import share_of
 from gptjax.files.places import expanded
 from gptjax.spelling import did_you_mean
@@ -17,8 +18,8 @@ LONGEST_ROW = 512  # tokens of a row where nothing else is asked for, and the co
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExamplesSpec:
-    """Conversations to learn from. A source is `NAME` or `NAME=RATE` as for running text, or the path of a file, folder
-    or glob of records; without rates, every example is read equally often."""
+    """Conversations, or with a head labelled texts, to learn from. A source is `NAME` or `NAME=RATE` as for running
+    text, or the path of a file, folder or glob of records; without rates, every example is read equally often."""
 
     sources: tuple[str, ...] = ("chitchat", "crosswoz")  # or files of records; chatterbot/chinese is built in too
     form: str | None = None  # of the records, such as messages or alpaca; None = recognised by their fields
@@ -28,14 +29,18 @@ class ExamplesSpec:
     prefix: bool = False  # what stands before the first answer is encoded, seen from both sides; kept with the run
     length: int | None = None  # tokens of a row; None = the model's context, at most 512
     too_long: TooLong = "cut"  # a conversation longer than a row: cut between exchanges, or left out
-    held_out: int = 200  # conversations of each source to measure by, a tenth at most; grouped by what they answer
+    held_out: int = 200
+    """examples of each source to measure by: conversations, a tenth at most; labelled texts, a fifth at most"""
     answered: int = 100  # held-out ones of each source that are answered in the end, where one answer is right
     template: Path | None = None  # a file with a chat template, Jinja; None = the base's own
+    head: HeadSpec | None = None  # an output head that learns from labelled texts; None = conversations
 
     def __post_init__(self):
         if not self.sources:
             raise ValueError("examples.sources: empty; name a file of records or a built-in source such as 'chitchat'")
         object.__setattr__(self, "sources", tuple(map(_named, self.sources)))
+        if self.head is not None and self.head.held_out is not None:
+            object.__setattr__(self, "head", dataclasses.replace(self.head, held_out=_named(self.head.held_out)))
         if len(self.shares) < len(self.sources):
             raise ValueError(
                 f"examples.sources: {list(self.sources)}: one is listed twice; list each once, with a rate"
@@ -52,6 +57,11 @@ class ExamplesSpec:
         for column in self.columns:
             if "=" not in column:
                 raise ValueError(f"examples.columns: {column!r}; write FIELD=PATH, such as prompt=data.question")
+        if self.head is not None and (self.form or self.columns or self.template):
+            raise ValueError(
+                "examples.form, columns and template are of conversations; of labelled texts give --text, --second and "
+                "--label, --labels or --value"
+            )
         if self.length is not None and self.length < 8:
             raise ValueError(f"examples.length={self.length}: must be at least 8 tokens")
         if self.answered < 0:

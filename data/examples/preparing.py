@@ -97,7 +97,7 @@ def _make(spec: ExamplesSpec, talks: Talks, T: int, folder: Path, running: Path 
     tallies = {name: Counter[str]() for name in spec.shares}
     read = [(name, one) for name in spec.shares for one in track(_read(name, spec, tallies[name]), f"reading {name}")]
     told_E = [told(name, conversation) for name, conversation in read]
-    side_E = sides(told_E, spec.held_out, _held_before(running))
+    side_E = sides(told_E, spec.held_out, held_before(running))
     fitter = Fitter(ConversationEncoder(*talks), talks.tokenizer, T, spec.too_long == "cut")
     made: dict[str, tuple[list[Example], list[Example]]] = {name: ([], []) for name in spec.shares}
     kept_talks: dict[str, list[str]] = {name: [] for name in spec.shares}
@@ -116,7 +116,7 @@ def _make(spec: ExamplesSpec, talks: Talks, T: int, folder: Path, running: Path 
     }
     _check_some_left(described, tallies)
     talks.tokenizer.save(folder / "tokenizer.json")
-    _share_out(described, spec.shares, running, replay)
+    share_out(described, spec.shares, running, replay)
     forms = {name: form_of(name, spec.form, spec.where) for name in spec.shares}
     (folder / FORMS).write_text(dumps(forms, indent=1))
     (folder / TALLIES).write_text(dumps({name: dict(tally) for name, tally in tallies.items()}, indent=1))
@@ -158,7 +158,7 @@ def _as_line(conversation: Conversation) -> str:
     return dumps({"messages": messages, "where": conversation.where}, ensure_ascii=False)
 
 
-def _held_before(running: Path | None) -> dict[str, frozenset[int]]:
+def held_before(running: Path | None) -> dict[str, frozenset[int]]:
     """Of every source of running text, hashes of what was held out of it."""
     if running is None:
         return {}
@@ -224,7 +224,7 @@ def _check_some_left(described: Mapping[str, Source], tallies: Mapping[str, Mapp
                 )
 
 
-def _share_out(
+def share_out(
     described: dict[str, Source], written: Mapping[str, float | None], running: Path | None, replay: float
 ) -> None:
     """Gives every source its share of the rows, and adds the running text."""

@@ -109,6 +109,9 @@ def content_hash(done: Path, described: Mapping[str, Source], format: int) -> st
             with (done / source["folder"] / "train" / table_file).open("rb") as file:
                 while block := file.read(1 << 20):
                     sha.update(block)
+        for table_file in ("values.npy", "weights.npy"):  # of labelled texts
+            if (path := done / source["folder"] / "train" / table_file).exists():
+                sha.update(path.read_bytes())
     return sha.hexdigest()
 
 

@@ -3,13 +3,15 @@
 Axes: R rows  P pieces  I tokens  F phases of a run  S sources  O tasks (objectives).
 """
 
+import dataclasses
+import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data.description import read_prepared
+from data.description import HEADS, read_prepared
 from data.rows.mixture import RATE_UNIT, lay_out, mixture_rates
 from data.rows.rowplan import Pieces, RowPlan, SequentialPlan, assign, pattern
 from data.rows.wholeplan import WholePlan
@@ -41,7 +43,8 @@ class Rows:
         augment: Augment | None = None,
     ):  # fmt: skip
         description = read_prepared(prepared)
-        self.corpus = open_corpus(prepared, "train")
+        growth = augment.growth if augment is not None else 0.0
+        self.corpus = dataclasses.replace(open_corpus(prepared, "train"), growth=growth)
         self._augment = augment
         if augment is not None:
             augment.check(self.corpus.tokenizer)
@@ -57,7 +60,7 @@ class Rows:
         for place, (name, store) in enumerate(zip(self.sources, self.corpus.stores, strict=True)):
             try:
                 if name in self.corpus.whole:
-                    plan = WholePlan(store, T, (seed, place), augment.growth if augment is not None else 0.0)
+                    plan = WholePlan(store, T, (seed, place), growth)
                 else:
                     plan = RowPlan(store, T, (seed, place))
                 self.plans.append(plan)
@@ -170,7 +173,7 @@ class Rows:
         often = [
             f"{name} ({sizes[name]:,} tokens) {count:,.1f} times"
             for name, count in times.items()
-            if round(count, 1) > OFTEN
+            if round(count, 1) > OFTEN and not (self.corpus.heads and name in self.corpus.whole)
         ]
         if not often:
             return []
@@ -202,7 +205,9 @@ def open_corpus(prepared: Path, split: str) -> Corpus:
         name: {field: tuple(names) for field, names in source["labels"].items()} for name, source in sources.items()
     }
     whole = frozenset(name for name, source in sources.items() if source.get("whole"))
-    return Corpus(tuple(sources), stores, classes, Tokenizer.load(prepared / "tokenizer.json"), whole)
+    heads = [] if not (prepared / HEADS).exists() else json.loads((prepared / HEADS).read_text(encoding="utf-8"))
+    made = tuple(ClassHead.of(fields.pop("name"), fields) for fields in heads)
+    return Corpus(tuple(sources), stores, classes, Tokenizer.load(prepared / "tokenizer.json"), whole, made)
 
 
 def read_text(corpus: Corpus, found: Sequence[tuple[int, Pieces]], T: int, progress_R: np.ndarray, seed: int) -> Text:
@@ -288,7 +293,7 @@ class Builder:
                 if source not in corpus.sources:
                     raise ValueError(f"objectives.{name}.sources: {source!r}{did_you_mean(source, corpus.sources)}")
             try:
-                own = task.heads(corpus)
+                own = task.made_heads(corpus)
                 self.Q = max(self.Q, task.targets_a_row(corpus, T))
             except ValueError as error:
                 raise ValueError(f"objectives.{name}: {error}") from error
@@ -297,9 +302,7 @@ class Builder:
                     f"objectives.{name}: another task has a head called {sorted(taken)}; leave that label out"
                 )
             self.heads_of[name] = [len(self.heads) + number for number in range(len(own))]
-            self.heads |= {
-                called: ClassHead(name=called, classes=classes, pair=task.compares) for called, classes in own.items()
-            }
+            self.heads |= own
 
     def id_of(self, name: str) -> int:
         """What stands for a task in `task_BT`; 0 is padding."""

@@ -33,6 +33,11 @@ class WholePlan:
         self.rows_per_epoch = len(self._first_Y) - 1
         self._order = functools.lru_cache(maxsize=4)(self._order_of)
 
+    @property
+    def most_of_a_row(self) -> int:
+        """Examples in the row that has most."""
+        return int(np.diff(self._first_Y).max())
+
     def pieces(self, row_R: np.ndarray) -> Pieces:
         """What fills the rows with these numbers."""
         epoch_R, within_R = np.divmod(np.asarray(row_R, np.int64), self.rows_per_epoch)

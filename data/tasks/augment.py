@@ -100,7 +100,8 @@ class Words(NamedTuple):
     begin_W: np.ndarray  # i64: its first token
     length_W: np.ndarray  # i64: tokens
     piece_W: np.ndarray  # i64
-    kind_W: np.ndarray  # i64: words of one piece that are alike in whether a space begins them have the same
+    part_W: np.ndarray  # i64: between special tokens; rising
+    kind_W: np.ndarray  # i64: words of one part that are alike in whether a space begins them have the same
 
 
 def words_of(text: Text, may_I: np.ndarray) -> Words:
@@ -118,13 +119,18 @@ def words_of(text: Text, may_I: np.ndarray) -> Words:
         before_W = np.maximum(begin_W - 1, 0)
         joins_W = (text.token_I[before_W] == space[0]) & may_I[before_W] & (text.position_I[begin_W] > 0)
         begin_W = begin_W - joins_W
-    piece_W = text.piece_I[begin_W]
+    part_W = parts_of(text)[begin_W]
     spaced_W = begins_with_space(text.corpus.tokenizer)[text.token_I[begin_W]]
-    return Words(begin_W, stop_W - begin_W, piece_W, 2 * piece_W + spaced_W)
+    return Words(begin_W, stop_W - begin_W, text.piece_I[begin_W], part_W, 2 * part_W + spaced_W)
+
+
+def parts_of(text: Text) -> np.ndarray:
+    """The part of every token: turns, or the two texts of a pair, which special tokens keep apart; rising, i64 [I]."""
+    return np.cumsum(~text.corpus.is_ordinary_V[text.token_I] | (text.position_I == 0))
 
 
 def swapped(text: Text, may_I: np.ndarray, rate: float, salt: int) -> Changed:
-    """Words that change places with another one of their text, as far as neither is taken by an earlier exchange."""
+    """Words that change places with another one of their part, as far as neither is taken by an earlier exchange."""
     words = words_of(text, may_I)
     chosen = np.flatnonzero(text.chance(salt)[words.begin_W] < rate / 2)  # of two words each
     other = partners(words, text.chance(salt + 1)[words.begin_W], chosen)
@@ -145,7 +151,7 @@ def swapped(text: Text, may_I: np.ndarray, rate: float, salt: int) -> Changed:
 
 
 def inserted(text: Text, may_I: np.ndarray, rate: float, salt: int) -> Changed:
-    """In front of some words a copy of another one of their text."""
+    """In front of some words a copy of another one of their part."""
     words = words_of(text, may_I)
     tokenizer, first_W = text.corpus.tokenizer, text.token_I[words.begin_W]
     parted_W = begins_with_space(tokenizer)[first_W] | begins_chinese(tokenizer)[first_W]  # of two, as they stand
@@ -164,9 +170,9 @@ def inserted(text: Text, may_I: np.ndarray, rate: float, salt: int) -> Changed:
 
 
 def deleted(text: Text, may_I: np.ndarray, rate: float, salt: int) -> Changed:
-    """Some words left out; of each text one stays."""
+    """Some words left out; of each part one stays."""
     words = words_of(text, may_I)
-    leaves_W = but_one(words.piece_W, text.chance(salt)[words.begin_W], rate)
+    leaves_W = but_one(words.part_W, text.chance(salt)[words.begin_W], rate)
     begin_M, length_M, piece_M, word_M = stretches(text, words)
     length_M[np.flatnonzero(word_M >= 0)[leaves_W]] = 0
     return rebuilt(text, may_I, begin_M, length_M, piece_M, {"delete": int(words.length_W[leaves_W].sum())})
@@ -195,9 +201,9 @@ def mistyped(text: Text, may_I: np.ndarray, rate: float, salt: int) -> Changed:
 
 
 def dropped(text: Text, may_I: np.ndarray, rate: float, salt: int) -> Changed:
-    """Some tokens left out; of each text one stays."""
+    """Some tokens left out; of each part one stays."""
     place = np.flatnonzero(may_I)
-    leaves = place[but_one(text.piece_I[place], text.chance(salt)[place], rate)]
+    leaves = place[but_one(parts_of(text)[place], text.chance(salt)[place], rate)]
     length_I = np.ones(len(may_I), np.int64)
     length_I[leaves] = 0
     return rebuilt(text, may_I, np.arange(len(may_I)), length_I, text.piece_I, {"token_dropout": len(leaves)})
@@ -217,17 +223,17 @@ CHANGES: dict[str, Callable[[Text, np.ndarray, float, int], Changed]] = {  # in 
 
 
 def partners(words: Words, chance_W: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """For each chosen word one of its text that is alike, perhaps itself: a number of `words`."""
+    """For each chosen word one of its part that is alike, perhaps itself: a number of `words`."""
     in_order = np.argsort(words.kind_W, kind="stable")
     kind = words.kind_W[in_order]
     first, last = (np.searchsorted(kind, words.kind_W[chosen], side=side) for side in ("left", "right"))
     return in_order[first + (chance_W[chosen] * (last - first)).astype(np.int64)]
 
 
-def but_one(piece_X: np.ndarray, chance_X: np.ndarray, rate: float) -> np.ndarray:
-    """Where chance is below the rate, but for one of each piece, that of the highest lot; bool. `piece_X` rises."""
-    count_X = np.bincount(piece_X)[piece_X] if len(piece_X) else piece_X
-    return (chance_X < rate) & (ranks(piece_X, chance_X) < count_X - 1)
+def but_one(part_X: np.ndarray, chance_X: np.ndarray, rate: float) -> np.ndarray:
+    """Where chance is below the rate, but for one of each part, that of the highest lot; bool. `part_X` rises."""
+    count_X = np.bincount(part_X)[part_X] if len(part_X) else part_X
+    return (chance_X < rate) & (ranks(part_X, chance_X) < count_X - 1)
 
 
 def stretches(text: Text, words: Words) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from data.tasks.schedule import Schedule
 from data.token_store import TokenStore, scramble
-from gptjax.batch import Batch
+from gptjax.batch import Batch, ClassHead
 from gptjax.text.tokenizer import Tokenizer
 
 FEW_ROWS = 2  # a step, below which a task may have none in the next one
@@ -29,6 +29,8 @@ class Corpus:
     classes: Mapping[str, Mapping[str, tuple[str, ...]]]  # source -> label field -> its classes, as stored by number
     tokenizer: Tokenizer
     whole: frozenset[str] = frozenset()  # sources whose documents are examples, which rows hold whole
+    heads: tuple[ClassHead, ...] = ()  # the head that labelled texts were prepared for
+    growth: float = 0.0  # share by which examples may become longer, for which their rows have room
 
     @functools.cached_property
     def ordinary_V(self) -> np.ndarray:
@@ -123,6 +125,7 @@ class Targets(NamedTuple):
     label_L: np.ndarray  # i64: class
     place_L: np.ndarray | None = None  # i64: where in the segment they are read; None = from its last token
     value_L: np.ndarray | None = None  # f64: what a loss over numbers is to find; None = 0
+    weight_L: np.ndarray | None = None  # f64: how much each counts; None = 1
 
 
 class TaskKind(type):
@@ -221,6 +224,22 @@ class Task(metaclass=TaskKind):
         """
         return {}
 
+    def made_heads(self, corpus: Corpus) -> dict[str, ClassHead]:
+        """The same heads, whole."""
+        return {
+            name: ClassHead(name=name, classes=classes, pair=self.compares)
+            for name, classes in self.heads(corpus).items()
+        }
+
+    def loss_of(self, head: ClassHead) -> str:
+        """The kind of loss that one of its heads learns by."""
+        return self.loss
+
+    @property
+    def of_heads(self) -> tuple[float, float]:
+        """(label smoothing of its heads, share of what they read that is dropped in training)."""
+        return 0.0, 0.0
+
     def targets_a_row(self, corpus: Corpus, T: int) -> int:
         """Most sequence-level targets of one row."""
         return 0
@@ -310,5 +329,5 @@ def packed(
         value_BQ=by_target(targets.value_L, np.float32),
         at_BQ=by_target(column_S[targets.segment_L] + place_L),
         head_BQ=head_RQ,
-        label_weight_BQ=by_target(1, np.float32),
+        label_weight_BQ=by_target(1 if targets.weight_L is None else targets.weight_L, np.float32),
     )

@@ -5,7 +5,7 @@ import importlib.metadata
 import itertools
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -16,6 +16,7 @@ from gptjax.evaluation.items import (
     CONTEXT,
     DELIMITER,
     QUESTION,
+    SECOND,
     STOP,
     TEXT,
     TOKENS,
@@ -25,29 +26,37 @@ from gptjax.evaluation.items import (
     unescaped,
     word_of_label,
 )  # fmt: skip
+from gptjax.inference.head_input import head_named
 from gptjax.results import place_for
 
-Task = Literal["perplexity", "choices", "classes", "answers"]
+if TYPE_CHECKING:
+    from gptjax.inference.language_model import LanguageModel
+
+Task = Literal["perplexity", "choices", "classes", "labels", "values", "answers"]
+BY_HEAD = ("classes", "labels", "values")  # what an output head may tell
 USERS = {  # of the options that not every task has
     "view": ("perplexity",),
     "delimiter": ("choices", "classes"),
     "labels": ("classes",),
-    "head": ("classes",),
+    "head": BY_HEAD,
+    "second": BY_HEAD,
     "tokens": ("answers",),
     "stop": ("answers",),
-    "batch_tokens": ("perplexity", "choices", "classes"),
+    "batch_tokens": ("perplexity", "choices", *BY_HEAD),
 }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluate(Verb):
-    """Measure a model: perplexity of text, multiple choice, classification, answers in free words.
+    """Measure a model: perplexity of text, multiple choice, classes, labels, numbers, answers in free words.
 
     Files are .txt, one text each, or hold records: .jsonl, .json, .csv, .tsv, .parquet. What these hold, for each task:
 
       perplexity   {"text": "..."}
       choices      {"context": "...", "choices": ["...", "..."], "answer": 0}   the right one, by number or as text
       classes      {"text": "...", "label": "..."}                              with --labels or --head
+      labels       {"text": "...", "labels": ["...", "..."]}                    any number; with --head
+      values       {"text": "...", "value": 3.5}                                with --head
       answers      {"question": "...", "answers": ["...", "..."]}               any of them is right
 
       gptjax evaluate runs/first perplexity novel.txt news.jsonl
@@ -55,6 +64,8 @@ class Evaluate(Verb):
       gptjax evaluate runs/first choices quiz.jsonl --template "Question: {context}\\nAnswer:" --out results/quiz
       gptjax evaluate runs/first classes reviews.jsonl --labels good bad --template "{text} It is"
       gptjax evaluate runs/first classes news.jsonl --head topic
+      gptjax evaluate runs/essays values graded.csv --head grade --template "{essay}"
+      gptjax evaluate runs/pairs classes pairs.csv --head same --template "{one}" --second "{other}"
       gptjax evaluate runs/first answers questions.jsonl --tokens 16
 
     Figures come with 95 % bootstrap intervals over the items. docs/evaluation.md says how each is computed.
@@ -75,7 +86,9 @@ class Evaluate(Verb):
     labels: tuple[str, ...] = ()
     """Classes: the words to choose from. A label and its word, if they differ: sports=football; \\n as above."""
     head: str | None = None
-    """Classes: the class head that decides, instead of words."""
+    """Classes, labels, values: the output head that tells them; of classes instead of words."""
+    second: str = SECOND
+    """The second text of an item, for a head that reads two, with its fields in braces."""
     tokens: int = TOKENS
     """Answers: the longest."""
     stop: tuple[str, ...] = tuple(text.replace("\n", "\\n") for text in STOP)
@@ -102,6 +115,8 @@ class Evaluate(Verb):
             raise ValueError(
                 "classes need either --labels, the words to choose from, or --head, one of the model's own"
             )
+        if self.task in ("labels", "values") and self.head is None:
+            raise ValueError(f"{self.task} need --head, the output head that tells them")
         for field in dataclasses.fields(self):
             users = USERS.get(field.name)
             if users and self.task not in users and getattr(self, field.name) != field.default:
@@ -127,7 +142,7 @@ class Evaluate(Verb):
         from gptjax.command.progress import bar
         from gptjax.evaluation import evaluate
 
-        default = {"perplexity": TEXT, "choices": CONTEXT, "classes": TEXT, "answers": QUESTION}[self.task]
+        default = {"choices": CONTEXT, "answers": QUESTION}.get(self.task, TEXT)
         template = default if self.template is None else unescaped(self.template)
         choosing: Any = {
             "template": template,
@@ -143,10 +158,12 @@ class Evaluate(Verb):
                     )  # fmt: skip
                 case "choices":
                     found = evaluate.multiple_choice(model, items, progress=progress, **choosing)
-                case "classes" if self.head is not None:
-                    found = evaluate.classify_by_head(
-                        model, items, self.head, template=template, batch_tokens=self.batch_tokens, progress=progress
-                    )
+                case "classes" | "labels" | "values" if self.head is not None:
+                    self._check_head(model)
+                    found = evaluate.by_head(
+                        model, items, self.head, template=template, second=unescaped(self.second),
+                        batch_tokens=self.batch_tokens, progress=progress,
+                    )  # fmt: skip
                 case "classes":
                     found = evaluate.classify(model, items, words, progress=progress, **choosing)
                 case "answers":
@@ -161,6 +178,14 @@ class Evaluate(Verb):
             asked |= {"model": asked.pop("directory"), "gptjax": importlib.metadata.version("gptjax")}
             found.write(self.out, asked)
             print(f"wrote {self.out}: result.json, items.jsonl")
+
+    def _check_head(self, model: "LanguageModel") -> None:
+        """Raises ValueError where the model has no such head, or it tells something else."""
+        heads = model.config.class_heads
+        head = heads[head_named(heads, self.head)]
+        tells = "values" if head.tells_number else head.kind
+        if tells != self.task:
+            raise ValueError(f"head {head.name!r} tells {tells}, not {self.task}: gptjax evaluate MODEL {tells} ...")
 
 
 def words_of(labels: Sequence[str]) -> dict[str, str]:

@@ -177,7 +177,8 @@ def options(kind: type, default: Any = None, path: str = "") -> list[Option]:
         found.append(
             Option(
                 path=name,
-                flag=(metavar or field.name.upper()) if positional else f"--{name.replace('_', '-')}",
+                # a word of Python's, as `as_`, is an option without its last letter
+                flag=(metavar or field.name.upper()) if positional else f"--{name.rstrip('_').replace('_', '-')}",
                 takes="" if positional else metavar or _takes(hint),
                 says=says(kind).get(field.name, "")
                 + (f" {_takes(hint)}" if positional and get_origin(hint) is Literal else ""),

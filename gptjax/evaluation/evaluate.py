@@ -13,6 +13,7 @@ import numpy as np
 
 from gptjax.arguments import listed  # fmt: skip
 from gptjax.evaluation.answers import exact_match, f1
+from gptjax.evaluation.by_head import by_head
 from gptjax.evaluation.items import (
     CONTEXT,
     DELIMITER,
@@ -39,15 +40,17 @@ from gptjax.inference.text_likelihood import (
     perplexity,
 )
 from gptjax.results import Result, mean_of, metric
-from gptjax.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from gptjax.inference.language_model import LanguageModel
 
 __all__ = [
-    "answer", "classify", "classify_by_head", "continued", "loglikelihood", "loglikelihood_rolling", "multiple_choice",
-    "perplexity",
+    "answer", "by_head", "classify", "classify_by_head", "continued", "loglikelihood", "loglikelihood_rolling",
+    "multiple_choice", "perplexity",
 ]  # fmt: skip
+
+
+classify_by_head = by_head  # its name when heads told nothing but classes
 
 
 def multiple_choice(
@@ -129,27 +132,6 @@ def classify(
     found = _choose(model, items, template, delimiter, [list(words.values())] * len(items), **options)
     log_probs = [judged["log_probs"] for judged in found]
     return _classified("classification by words", items, list(words), wanted, log_probs, seed)
-
-
-def classify_by_head(
-    model: "LanguageModel", items: Iterable[Item], head: str, *, template: str = TEXT, seed: int = 0,
-    **options: Unpack[ScoreOptions],
-) -> Result:  # fmt: skip
-    """The same by a class head that the model was trained with; a text beyond the context loses its end.
-
-    An item: log_probs (nats, of each class of the head), chosen, and its fields.
-    """
-    items, tokenizer = list(items), model.tokenizer
-    heads = {one.name: (number, one.classes) for number, one in enumerate(model.config.class_heads) if not one.pair}
-    if head not in heads:
-        hint = did_you_mean(head, heads) if heads else ", nor any other"
-        raise ValueError(f"head {head!r}: this model has none of that name that judges one text{hint}")
-    number, classes = heads[head]
-    wanted = [label_of(item, place, classes) for place, item in enumerate(items)]
-    room = model.config.T - 2
-    texts = [[tokenizer.bos, *ids[:room], tokenizer.eos] for ids in tokenizer.encode_batch(prompts(items, template))]
-    log_probs = model.class_log_probs(texts, number, **options)
-    return _classified(f"classification by head {head}", items, classes, wanted, log_probs.tolist(), seed)
 
 
 def _classified(

@@ -125,11 +125,8 @@ def _prove(folder: Path, model: LanguageModel, params: dict[str, np.ndarray]) ->
     fixed = _compare_tokens(folder, model)
     scores = _compare_scores(folder, model, fixed)
     _compare_description(folder, model)
-    for path, bank in read_class_heads(folder, config).items():
-        for number, one in enumerate(config.class_heads):
-            of_head = (number, ..., slice(len(one.classes)))  # fewer than others have: the rest is no class
-            if not np.array_equal(bank[of_head], of_heads[path][of_head]):
-                raise ValueError(f"{path} of head {one.name!r} in {heads_file.WEIGHTS} differ from the source's")
+    if wrong := heads_file.first_difference(config.class_heads, read_class_heads(folder, config), of_heads):
+        raise ValueError(wrong)
     count = sum(1 for tensor in table(config) for _ in names(tensor, config))
     return {"class": fields_of(config)["architectures"][0], "tensors_equal": count, **scores}
 

@@ -1,5 +1,7 @@
 """Adapters in the layout of PEFT: adapter_config.json, adapter_model.safetensors, and beside them which base is theirs.
 
+Output heads, which were trained whole, lie beside as in exported models (class_heads.json, class_heads.safetensors):
+PEFT, whose `modules_to_save` they are, knows no head of a causal model, and reads the adapters without them.
 Axes: L layers  X width in  Y width out  r rank. Source: huggingface/peft, 0.21.2, tuners/lora.
 """
 
@@ -13,7 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors.numpy import save_file
 
+from gptjax.batch import ClassHead
 from gptjax.config import Lora, ModelConfig
+from gptjax.exchange import heads_file
 from gptjax.exchange.hf_config import fields_of
 from gptjax.exchange.hf_params import names, sound, table
 from gptjax.exchange.safetensors_file import read_tensors
@@ -44,14 +48,17 @@ class Adapter(NamedTuple):
 
     folder: Path
     lora: Lora
+    heads: tuple[ClassHead, ...]  # output heads that were trained beside it
+    bank: dict[str, np.ndarray]  # their part of our tree
     leaves: Any  # {"layers": {"query_lora_a": [L, X, r], "query_lora_b": [L, r, Y], ...}}, NumPy, float32
 
 
 def write_adapter(folder: Any, params: Any, config: ModelConfig, base_fingerprint: str) -> None:
     """Makes the folder, which PEFT loads onto the exported base; it appears whole or not at all.
 
-    `params` may be the whole model or its adapters alone; `base_fingerprint` is gptjax.nn.fingerprint's of the weights
-    beside them. Raises ValueError where the folder exists, there are no adapters, or PEFT has no name for a layer.
+    `params` may be the whole model, whose output heads go with them, or the adapters alone; `base_fingerprint` is
+    gptjax.nn.fingerprint's of the weights beside them. Raises ValueError where the folder exists, there are no
+    adapters, or PEFT has no name for a layer.
     """
     target, lora = check_writable(folder, config)
     alpha = int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha
@@ -67,14 +74,22 @@ def write_adapter(folder: Any, params: Any, config: ModelConfig, base_fingerprin
         for place, (name, layer) in modules.items()
         for ending, part in PARTS.items()
     }
+    heads = config.class_heads if "class_heads" in params else ()
     with appearing(target) as (aside, appear):
         (aside / CONFIG).write_text(dumps(described, indent=1) + "\n", encoding="utf-8")
         (aside / BASE).write_text(dumps({"fingerprint": base_fingerprint}) + "\n", encoding="utf-8")
         save_file(tensors, aside / WEIGHTS, metadata={"format": "pt"})
         shutil.copymode(aside / CONFIG, aside / WEIGHTS)  # it lets nobody else read what it writes
-        for name, leaf in read_adapter(aside, config).leaves["layers"].items():
+        if heads:
+            (aside / heads_file.NAMES).write_text(heads_file.names_text(heads), encoding="utf-8")
+            save_file(heads_file.weights(heads, params), aside / heads_file.WEIGHTS, metadata={"format": "pt"})
+            shutil.copymode(aside / CONFIG, aside / heads_file.WEIGHTS)
+        written = read_adapter(aside, config)
+        for name, leaf in written.leaves["layers"].items():
             if not np.array_equal(leaf, layers[name]):
                 raise ValueError(f"export: layers/{name} was not written as it is; nothing was written")
+        if wrong := heads_file.first_difference(heads, written.bank, params):
+            raise ValueError(f"export: {wrong}; nothing was written")
         for path in aside.iterdir():
             describe(path)  # on the disk before the folder has its name
         appear()
@@ -135,7 +150,9 @@ def read_adapter(folder: Any, config: ModelConfig) -> Adapter:
             layers[f"{name}_lora_a"][layer, :, :r] = sound(a_name, tensors[a_name], (r, X)).T
             b_rY = sound(b_name, tensors[b_name], (Y, r)).T.astype(np.float32)
             layers[f"{name}_lora_b"][layer, :r] = b_rY if kind.scale == lora.scale else b_rY * (kind.scale / lora.scale)
-    return Adapter(folder, lora, {"layers": layers})
+    heads = heads_file.read_heads(folder)
+    bank = heads_file.read_class_heads(folder, dataclasses.replace(config, class_heads=heads))
+    return Adapter(folder, lora, heads, bank, {"layers": layers})
 
 
 def check_base(folder: Any, found: str) -> None:

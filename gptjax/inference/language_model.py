@@ -24,6 +24,8 @@ from gptjax.decoding.sampling import Sampling
 from gptjax.inference.class_scoring import class_log_probs
 from gptjax.inference.embedding import mean_states
 from gptjax.inference.generation_config import GenerationConfig
+from gptjax.inference.head_input import TextOrTwo
+from gptjax.inference.predicting import Prediction, predict
 from gptjax.inference.prompt import encode_prompts
 from gptjax.inference.scoring import Progress, Row, ScoreOptions, Scores, View, log_probs, score
 from gptjax.inference.text_likelihood import Continuation, loglikelihood, loglikelihood_rolling, perplexity
@@ -147,12 +149,21 @@ class LanguageModel:
             return score(self._model, self._scored, rows, view=view, **options)
 
     def class_log_probs(self, texts: Sequence[Sequence[int]], head: int, **options: Unpack[ScoreOptions]) -> np.ndarray:
-        """How probable the classes of texts of ids are: see gptjax.inference.class_scoring.class_log_probs."""
+        """What a head, by its number, tells of texts of ids: see gptjax.inference.class_scoring.class_log_probs."""
         heads = self.config.class_heads
         if not 0 <= arguments.whole("head", head) < len(heads):
             raise ValueError(f"head={head}: this model has {len(heads)}: {[one.name for one in heads]}")
         with self.on_mesh():
             return class_log_probs(self._model, self._scored, texts, head, **options)
+
+    def predict(
+        self, texts: Iterable[TextOrTwo], head: str | None = None, **options: Unpack[ScoreOptions]
+    ) -> list[Prediction]:
+        """What an output head tells of texts: class, labels or number: see gptjax.inference.predicting.predict.
+
+        >>> model.predict(["What a film!", "Two hours of my life."], "verdict")[0].answer
+        """
+        return predict(self, texts, head, **options)
 
     def mean_states(self, texts: Sequence[Sequence[int]], **options: Unpack[ScoreOptions]) -> np.ndarray:
         """A vector for each text of ids: see gptjax.inference.embedding.mean_states."""

@@ -251,6 +251,8 @@ class Transformer(nn.Module):
             count = len(config.class_heads)
             weight(self, "class_heads", (None, "embed", None), (count, config.D, config.C))
             weight(self, "class_heads_bias", (None, None), (count, config.C), std=0.0)
+            if config.attends:  # each starts as the plain mean
+                weight(self, "class_heads_query", (None, "embed"), (count, config.D), std=0.0)
         x_BTD = rows_of(table_VD, tokens_BT, self.dtype)
         if self.embedding_noise and not deterministic:
             noise_BTD = embedding_noise(self.make_rng("dropout"), segment_BT, config.D, self.embedding_noise)
@@ -305,7 +307,7 @@ def numbered(parts: Sequence[int]) -> list[tuple[str, int]]:
     return [(f"layers_{number}", length) for number, length in enumerate(parts)]
 
 
-def drops(model: Transformer) -> bool:
+def draws(model: Transformer) -> bool:
     """Whether its training draws numbers."""
     return model.config.drops or model.embedding_noise > 0
 

@@ -100,6 +100,21 @@ def newest_good(run: Path, say: Callable[[str], object], set_bad_aside: bool) ->
     return left[-1] if left else None
 
 
+def to_load(run: Path, say: Callable[[str], object]) -> int | None:
+    """The step whose model is taken where none is named: the newest good one, or of a run that is judged by a figure
+    the best so far, which its newest manifest names as `load`. Raises ValueError as `newest_good` does."""
+    newest = newest_good(run, say, set_bad_aside=False)
+    named = None if newest is None else manifest(run, newest).get("load")
+    if named is None or named == newest:
+        return newest
+    try:
+        verify(run, named)
+    except ValueError as error:
+        say(f"not used: {error}")
+        return newest
+    return named
+
+
 def set_aside(run: Path, step: int) -> Path:
     """Renames a step's folder to <step>.damaged, or .damaged-2 and so on, and returns where it is now."""
     folder = folder_of(run, step)

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import re
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.prompt import encode_prompts, encode_rendered
-from gptjax.serving.api import prepared, requests
+from gptjax.serving.api import classifying, prepared, requests
 from gptjax.serving.api.bodies import EventStream, json_of, while_connected
 from gptjax.serving.api.choices import Piece, pieces
 from gptjax.serving.api.computing import Computing
@@ -43,7 +43,6 @@ from gptjax.serving.guard import Guard, log_mistake
 from gptjax.serving.metrics import CONTENT_TYPE
 from gptjax.serving.settings import Settings
 from gptjax.serving.worker import Worker
-from gptjax.spelling import did_you_mean
 from gptjax.text.tokenizer import SHIELD
 
 MANY_TOKENS = 128  # of a part of a stream, from which on it is written beside the event loop
@@ -152,30 +151,21 @@ class Api:
     async def classify(self, request: Request) -> Response:
         asked = requests.classification(await json_of(request, self._settings))
         self._check_model(asked.model)
-        config, tokenizer = self._worker.model.config, self._worker.model.tokenizer
-        heads = {head.name: number for number, head in enumerate(config.class_heads) if not head.pair}
-        name = next(iter(heads)) if asked.head is None and len(heads) == 1 else asked.head
-        if name not in heads:
-            why = "is missing" if name is None else f"{name[:60]!r} is none that judges one text"
-            raise ApiError(
-                f"head {why}{did_you_mean((name or '')[:60], heads) if heads else '; this model has none'}", "head"
-            )
-        number = heads[name]
-        labels = config.class_heads[number].classes
-        read = await self._inputs(asked.inputs, ends=(tokenizer.bos, tokenizer.eos))
+        model = self._worker.model
+        number, read = await asyncio.to_thread(classifying.reading, asked, model)
+        head, texts = model.config.class_heads[number], [tuple(one.ids) for one in read]
         found_IC = await self._computed(
-            request, read, lambda model, texts, **options: model.class_log_probs(texts, number, **options)
+            request, texts, lambda model, texts, **options: model.class_log_probs(texts, number, **options)
         )
-        data = [{"index": index, **judged(row_C, labels)} for index, row_C in enumerate(found_IC)]
         return answer(
             {
                 "id": f"classify-{uuid.uuid4().hex}",
                 "object": "list",
                 "created": created(),
                 "model": self._settings.name,
-                "labels": list(labels),
-                "data": data,
-                "usage": used(read),
+                "labels": list(head.classes),
+                "data": classifying.told(head, found_IC, read),
+                "usage": used(texts),
             }
         )
 
@@ -254,21 +244,10 @@ class Api:
                 "model", status=404, code="model_not_found",
             )  # fmt: skip
 
-    async def _inputs(
-        self, inputs: tuple[requests.Prompt, ...], ends: tuple[int, int] | None = None
-    ) -> list[tuple[int, ...]]:
-        """As token ids: prompts, or with `ends` texts between the two, as class heads read them."""
+    async def _inputs(self, inputs: tuple[requests.Prompt, ...]) -> list[tuple[int, ...]]:
+        """Prompts as token ids."""
         model = self._worker.model
-
-        def encode() -> list[tuple[int, ...]]:
-            if ends is None:
-                return prepared.prompt_ids(inputs, model, "input")
-            texts = iter(model.tokenizer.encode_batch([one for one in inputs if isinstance(one, str)]))
-            first, last = ends
-            plain = [(first, *next(texts), last) if isinstance(one, str) else one for one in inputs]
-            return prepared.prompt_ids(plain, model, "input")
-
-        found = await asyncio.to_thread(encode)
+        found = await asyncio.to_thread(prepared.prompt_ids, inputs, model, "input")
         for place, ids in enumerate(found):
             prepared.check_length(len(ids), model.config.T, f"input[{place}]")
         return found
@@ -299,13 +278,6 @@ async def streamed(
         except Exception as error:
             log_mistake(number, error)
             yield event(our_fault(number).content)
-
-
-def judged(row_C: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
-    """What a head says of a text: its classes' probabilities, or the number that it finds where it has one class."""
-    if len(labels) == 1:
-        return {"label": labels[0], "score": float(row_C[0])}
-    return {"label": labels[int(row_C.argmax())], "probs": np.exp(row_C).tolist(), "num_classes": len(labels)}
 
 
 def answer(content: Any) -> Response:

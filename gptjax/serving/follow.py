@@ -36,7 +36,7 @@ def look(worker: Worker, run: Path, load: Callable[[int], LanguageModel], seen: 
         newest = max(manifest.steps(run), default=seen)
         if newest == seen:
             return seen
-        step = manifest.newest_good(run, log.warning, set_bad_aside=False)
+        step = manifest.to_load(run, log.warning)
         if step is not None and step != worker.model.step:
             worker.swap(load(step))
             log.warning("%s: step %d is served from now on", run, step)

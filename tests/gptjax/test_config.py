@@ -9,6 +9,7 @@ import jax
 import pytest
 
 import gptjax.config
+from gptjax.batch import ClassHead
 from gptjax.config import SIZES, Lora, ModelConfig, RopeScaling, gpt2, llama, load_model_config, save_model_config
 from gptjax.nn.model import Transformer, init_params
 
@@ -29,7 +30,17 @@ BIASED = [{"attention_bias": True}, {"mlp_bias": True}, {"mlp_bias": True, "acti
 ADAPTED = [{"lora": Lora(rank=3)}, {**GPT2, "lora": Lora(rank=3, targets=("query|up",))}]
 
 
-@pytest.mark.parametrize("fields", [*LLAMAS, *BIASED, GPT2, {**GPT2, "tied": False}, *ADAPTED], ids=str)
+HEADS = (ClassHead(name="topic", classes=("a", "b", "c")), ClassHead(name="mood", classes=("x", "y"), pair=True))
+GRADE = ClassHead(
+    name="grade", classes=("grade",), kind="values", pool="attention", length=64, lowercase=True, mean=2.5, scale=0.5
+)
+
+
+HEADED = [{"class_heads": HEADS}, {"class_heads": (*HEADS, GRADE)}]
+SHAPES = [*LLAMAS, *BIASED, GPT2, {**GPT2, "tied": False}, *ADAPTED, *HEADED]
+
+
+@pytest.mark.parametrize("fields", SHAPES, ids=str)
 def test_parameters_is_the_number_of_values_that_init_makes(fields):
     """The formula agrees with the tree, for every family, sharing of heads, tie, QK-norm and biases."""
     config = ModelConfig(**{**TINY, **fields})
@@ -156,6 +167,19 @@ def test_model_json_round_trips(tmp_path):
     assert load_model_config(tmp_path / "model.json") == adapted
 
 
+def test_heads_round_trip_and_a_model_json_from_before_their_fields_still_loads(tmp_path):
+    """Of a head that has none of the later fields, the file says what it always said."""
+    path = tmp_path / "model.json"
+    config = ModelConfig(**TINY, class_heads=(*HEADS, GRADE))
+    save_model_config(config, path)
+    assert load_model_config(path) == config
+    fields = json.loads(path.read_text())
+    assert fields["class_heads"][1] == {"name": "mood", "classes": ["x", "y"], "pair": True}
+    fields["class_heads"] = [{"name": "topic", "classes": ["a", "b", "c"]}]  # before there were pairs
+    path.write_text(json.dumps(fields))
+    assert load_model_config(path) == ModelConfig(**TINY, class_heads=HEADS[:1])
+
+
 def test_a_model_json_says_nothing_of_adapters_where_there_are_none(tmp_path):
     """A gptjax from before them reads it, and refuses one with them: to it, `lora` is an unknown field."""
     path = tmp_path / "model.json"
@@ -189,6 +213,8 @@ def test_a_model_json_from_before_a_part_existed_is_a_model_without_it(tmp_path)
         ({"format": None}, ("not a model.json",)),
         ({"lora": {"rnk": 3}}, ("field 'lora'", "rnk")),
         ({"lora": 3}, ("field 'lora'",)),
+        ({"class_heads": [{"classes": ["a"]}]}, ("field 'class_heads'", "names")),
+        ({"class_heads": [{"name": "mood", "classes": ["a"], "kind": "clases"}]}, ("head 'mood'", "mean 'classes'")),
     ],
     ids=str,
 )

@@ -32,6 +32,7 @@ class Seen(NamedTuple):
     batch: Batch
     hidden_BTD: Float[Array, "B T D"]
     chunks: int  # pieces of T whose logits over the vocabulary may exist one at a time
+    dropout_key: Array | None = None  # None = nothing is dropped: it is looked at, not learnt from
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,14 +6,18 @@ from typing import Any
 
 from gptjax.spelling import did_you_mean
 from train.losses.classes import Classes
+from train.losses.labels import Labels
 from train.losses.loss import Loss
 from train.losses.pairs import Pairs
 from train.losses.tokens import Tokens
+from train.losses.values import Values
 
 LOSSES: dict[str, Loss] = {
     "tokens": Tokens(),
     "classes": Classes(),
     "pairs": Pairs(),
+    "labels": Labels(),
+    "values": Values(),
 }
 
 

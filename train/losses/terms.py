@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gptjax.batch import Batch
-from gptjax.nn.model import Transformer, drops
+from gptjax.nn.model import Transformer, draws
 from train.losses.combine import State, make_combiner, project
 from train.losses.loss import Seen, Sums, total
 from train.losses.table import loss_named
@@ -51,7 +51,7 @@ def see(params: Any, model: Transformer, batch: Batch, chunks: int, dropout_key:
         {"params": params}, batch.tokens_BT, batch.segment_BT, batch.position_BT, batch.visible_BT,
         deterministic=dropout_key is None, rngs={} if dropout_key is None else {"dropout": dropout_key},
     )  # fmt: skip
-    return Seen(params, model.config, batch, hidden_BTD, chunks)
+    return Seen(params, model.config, batch, hidden_BTD, chunks, dropout_key)
 
 
 def counts(batch_ABT: Batch, terms: Sequence[Term]) -> Float[Array, "J"]:
@@ -136,6 +136,7 @@ class Objective:
     ) -> tuple[Any, Float[Array, "J"]]:
         """(gradient, summed loss of each term) over all micro-batches, one after another."""
         one_by_one = self.loss_spec.combine == "pcgrad"
+        drops = draws(self.model) or any(term.dropout > 0 for term in self.terms)
 
         def losses_of(trained: Any, batch: Batch, dropout_key: Array | None) -> tuple[Array, Array]:
             sum_J = term_losses(whole(trained), self.model, batch, self.terms, self.chunks, dropout_key)
@@ -143,7 +144,7 @@ class Objective:
 
         def gradient_of(a: Array, batch: Batch) -> tuple[Any, Array]:
             """The gradient of the loss; with `one_by_one`, those of its terms, along a first axis."""
-            dropout_key = jax.random.fold_in(key, a) if drops(self.model) else None
+            dropout_key = jax.random.fold_in(key, a) if drops else None
             _, pull_back, sum_J = jax.vjp(lambda trained: losses_of(trained, batch, dropout_key), trained, has_aux=True)
             if one_by_one:
                 return jax.lax.map(lambda one_J: pull_back(one_J)[0], jnp.eye(len(self.terms))), sum_J

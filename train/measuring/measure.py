@@ -2,6 +2,7 @@
 
 from train.assemble import Assembly, Text
 from train.losses.conflict import Monitor
+from train.measuring.judging_figure import shortfall
 from train.measuring.validate import HeldOut, overall
 from train.record.metrics import Conflict, Findings, Occasion
 from train.record.progress import Progress
@@ -12,6 +13,8 @@ from train.stopping import End, out_of_patience, reached_target
 from train.supervision.guards import Guards
 from train.supervision.stop_flag import StopFlag
 from train.updates.optimizer import cooldown_steps
+
+LABELLED = "labelled"  # the task whose figures stop.figure names
 
 
 class Measuring:
@@ -74,7 +77,10 @@ class Measuring:
         loss = overall(found, self._text.rows.rates, self._parts.loss_spec.terms)
         self._progress.newest = (step, loss)
         if step % self._parts.recipe.validation.every == 0:  # patience does not count where a run happens to stop
-            self._progress.health.note_held_out(step, loss)
+            figure, terms = self._parts.recipe.stop.figure, self._parts.loss_spec.terms
+            judged = [term.name for term in terms if term.name.split("/")[0] == LABELLED]
+            short = None if figure is None else shortfall(figure, found.terms[judged[0]])
+            self._progress.health.note_held_out(step, loss, short)
         self._recorder.show_scores(step, found)
 
     def look_for_conflicts(self, step: int, state: State) -> None:

@@ -45,6 +45,10 @@ def recipe_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
         tree = RECIPE_CHANGES[number](tree)
     if isinstance(tree.get("model"), dict):  # which may be written without what only an architecture has
         tree["model"] = {**FURTHER, **tree["model"]}
+    if isinstance(tree.get("objectives"), dict):  # from before labelled texts, whose task has settings
+        tree["objectives"] = {"labelled": dataclasses.asdict(Objectives().labelled), **tree["objectives"]}
+    if isinstance(tree.get("examples"), dict):  # from before there were labelled texts
+        tree["examples"] = {"head": None, **tree["examples"]}
     return tree
 
 

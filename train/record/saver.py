@@ -45,6 +45,8 @@ class Saver:
         except ValueError as error:
             raise BadNumbersError(f"not saved: {error}") from None
         notes = {**progress.notes(step), "save_seconds": self._writer.seconds, "provenance": self._about}
+        if self._recipe.stop.figure is not None:
+            notes["load"] = progress.best_step  # what gptjax.load takes where no step is named
         with self._guards.watchdog.phase("save before"):
             self._despite(self._writer.wait)
         with self._guards.watchdog.phase("save"):

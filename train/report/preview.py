@@ -28,6 +28,14 @@ def show_examples(
         console.print(_text(tokenizer, ids, learned))
 
 
+def show_labelled(console: Console, tokenizer: Tokenizer, examples: Sequence[tuple[Sequence[int], str]]) -> None:
+    """Prints the first three `examples`: token ids that a head reads, and what it is to tell of them."""
+    console.print(Text.assemble(("read", READ), "  ", ("[told]", LEARNED)), highlight=False)
+    for number, (ids, told) in enumerate(examples[:EXAMPLES], start=1):
+        console.print(Text(f"── example {number} of {len(examples)}: {len(ids)} tokens ──", style=READ))
+        console.print(_text(tokenizer, ids, [False] * len(ids)).append(f"  [{told}]", LEARNED))
+
+
 def _text(tokenizer: Tokenizer, ids: Sequence[int], learned: Sequence[bool]) -> Text:
     """The ids as text, cut to what is round the first that is learnt."""
     first = next((place for place, learnt in enumerate(learned) if learnt), 0)

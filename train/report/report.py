@@ -43,6 +43,7 @@ from train.report.figures import (
     short,
 )
 from train.report.page import escape, figure, listed, section, table, two
+from train.report.report_heads import heads
 from train.report.report_replies import replies
 from train.report.report_written import written
 
@@ -61,7 +62,7 @@ def write_report(run: Path) -> Path:
     train = [record._asdict() for record in by_step(metrics, Train)]
     validation = scores_by_step(metrics, SourceRecord, "validation")
     recipe, data, xz, environment = (_json(run / f"{name}.json") for name in ("recipe", "data", "xz", "environment"))
-    model, views, talks = (_json(run / f"{name}.json") for name in ("model", "views", "replies"))
+    model, views, talks, judged = (_json(run / f"{name}.json") for name in ("model", "views", "replies", "heads"))
     answers = _json(run / "written.json")
     sources = data.get("sources", {})
     overall = losses_by_step(validation, {name: source["rate"] for name, source in sources.items()})
@@ -71,7 +72,7 @@ def write_report(run: Path) -> Path:
 <meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
 <style>{STYLE}</style></head><body>
 <header><h1>{name}</h1>{_headline(run, sources, train, overall)}</header>
-{replies(talks)}
+{replies(talks)}{heads(judged)}
 {written(answers)}
 {section("Training", _loss_figure(train, overall) + _bits_figure(validation), "grid")}
 {section("What it is trained on", report_tasks.training_curves(train, records))}

@@ -154,9 +154,7 @@ def scores(train: Sequence[Mapping], records: Sequence[Mapping]) -> str:
         by_measure.setdefault(loss_of(record).measure, {})[term] = record
     tables = "".join(_tables(measure, found, train) for measure, found in by_measure.items())
     pictures = "".join(
-        _confusion_figure(picture)
-        for term, record in last.items()
-        for picture in loss_of(record).pictures(term, record)
+        confusion_figure(picture) for term, record in last.items() for picture in loss_of(record).pictures(term, record)
     )
     note = (
         "<p>In the pictures a row holds what truly is such, with how many there are; its numbers are how many percent "
@@ -209,7 +207,7 @@ def commonest(confusion_CC: np.ndarray, names: list[str]) -> tuple[np.ndarray, l
     return folded, [*(names[k] for k in kept), f"{len(names) - len(kept)} others"]
 
 
-def _confusion_figure(picture: Matrix) -> str:
+def confusion_figure(picture: Matrix) -> str:
     confusion_CC, names = commonest(picture.count_CC, picture.classes)
     total_C1 = confusion_CC.sum(axis=1, keepdims=True)
     share_CC = np.where(total_C1 > 0, 100 * confusion_CC / np.maximum(total_C1, 1), np.nan)

@@ -3,10 +3,12 @@
 import dataclasses
 import functools
 import importlib.metadata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gptjax.config import Architecture, ModelConfig
+from gptjax.batch import ClassHead
+from gptjax.config import Architecture, ModelConfig, load_model_config
 from gptjax.files.places import expanded
 from gptjax.inference.generation_config import GenerationConfig
 from gptjax.runs.rundir import read_run
@@ -25,6 +27,7 @@ class Base(NamedTuple):
     config: ModelConfig
     tokenizer: Tokenizer
     generation_config: GenerationConfig  # with a chat template: its own, or lines of A and B
+    habits: GenerationConfig  # as it is, perhaps without one
     is_run: bool
 
     @property
@@ -48,13 +51,27 @@ def open_base(base: str) -> Base:
         imported = read_folder(path)
     else:
         run = read_run(path)
-        return Base(path, run.config, run.tokenizer, _talking(run.generation_config, run.tokenizer), is_run=True)
+        talking = _talking(run.generation_config, run.tokenizer)
+        return Base(path, run.config, run.tokenizer, talking, run.generation_config, is_run=True)
     config, tokenizer, habits = imported.config, imported.tokenizer, imported.generation_config
-    return Base(path, config, tokenizer, _talking(habits, tokenizer), is_run=False)
+    return Base(path, config, tokenizer, _talking(habits, tokenizer), habits, is_run=False)
 
 
 def _talking(config: GenerationConfig, tokenizer: Tokenizer) -> GenerationConfig:
     return config if config.chat_template is not None else GenerationConfig.of_turns(tokenizer)
+
+
+def with_kept_heads(base: str, run: Path, own: Sequence[ClassHead]) -> tuple[ClassHead, ...]:
+    """The output heads of a run that begins with a base: its own, by which its terms are numbered, then the base's.
+
+    A base's head of the same name is replaced. A run that is there keeps no more than it has kept so far.
+    """
+    names = {head.name for head in own}
+    others = [head for head in open_base(base).config.class_heads if head.name not in names]
+    if (run / "model.json").is_file():
+        there = {head.name for head in load_model_config(run / "model.json").class_heads}
+        others = [head for head in others if head.name in there]
+    return (*own, *others)
 
 
 def base_path(base: str) -> Path:

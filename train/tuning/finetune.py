@@ -20,7 +20,10 @@ from gptjax.command.options import read, take
 from gptjax.config import Lora
 from gptjax.files.places import expanded
 from train.recipe import BatchSpec, CheckpointSpec, ComputeSpec, OptimizerSpec, ValidationSpec, own_function
+from train.tuning import judging
 from train.tuning.base import open_base
+from train.tuning.stages import stage_words, staged
+from train.tuning.strategies import check_word, settings_said, trained_by
 from train.tuning.talks import prepared_examples, running_text, talks_of, text_of
 from train.tuning.tune_recipe import TuneRecipe
 
@@ -46,11 +49,26 @@ class Finetune:
 
     base: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="BASE")] = ""
     """what it begins with: a run, a folder of Hugging Face, a .gguf file, or smollm2"""
-    stages: Path | None = None  # your own .py file with a function recipe(base): a TuneRecipe, or several in turn
+    stages: str | None = None
+    """runs in turn: words such as text,head,gradual (text: the plain text of the examples; or what --train takes), or
+    your own .py file with a function recipe(base): a TuneRecipe, or several"""
     train: str | None = None
-    """all: every weight; lora: small adapters beside them. None = lora for models of others, all for runs"""
-    epochs: float | None = None  # times that the examples are read; None = 3, but 500 steps at most
+    """all: every weight; lora: small adapters beside them; head: the new output head alone; top-N: the top N layers and
+    the head; gradual: all, from the top down. None = lora for models of others, all for runs"""
+    epochs: float | None = (
+        None  # times that the examples are read; None = 3, but 500 steps at most; 20 of few labelled texts
+    )
     accept_changes: bool = False  # go on with a run although its recipe now reads other rows or makes other updates
+
+    @property
+    def own_stages(self) -> Path | None:
+        """The file that makes the stages."""
+        return expanded(self.stages) if self.stages is not None and self.stages.endswith(".py") else None
+
+    @property
+    def words(self) -> list[str] | None:
+        """The stages by words."""
+        return None if self.stages is None or self.own_stages is not None else stage_words(self.stages)
 
 
 def talk(base: str, train: Literal["all", "lora"] | None = None) -> TuneRecipe:
@@ -84,33 +102,47 @@ def run_of(base: Path) -> Path:
 def parse(words: Sequence[str]) -> tuple[Finetune, list[TuneRecipe]]:
     """What is asked for, and the stages. --help prints and exits. Raises ValueError for what cannot be."""
     words = [re.sub("^--data(?==|$)", "--examples.sources", word) for word in words]
+    asked_head, words = take(judging.AskedHead, words)
+    head = judging.head_of(asked_head)
     asked, rest = take(Finetune, words)
-    if asked.train is None and any(word.startswith("--lora.") for word in rest):
+    if asked.train is None and asked.words is None and any(word.startswith("--lora.") for word in rest):
         asked = dataclasses.replace(asked, train="lora")
-    says_steps = any(word.partition("=")[0] == "--steps" for word in rest)
-    for other, given in (("--steps", says_steps), ("--stages", asked.stages is not None)):
+    said = settings_said(rest)
+    for other, given in (("--steps", "steps" in said), ("--stages", asked.own_stages is not None)):
         if asked.epochs is not None and given:
             raise ValueError(f"--epochs and {other}: give one of them; each says how long a run is")
     if asked.train is not None and asked.stages is not None:
-        raise ValueError("--train and --stages: the file says what each stage trains; leave --train, --lora.* out")
+        raise ValueError("--train and --stages: the stages say what each of them trains; leave --train, --lora.* out")
     if asked.epochs is not None and asked.epochs <= 0:
         raise ValueError(f"--epochs {asked.epochs}: give a number above 0")
     if not asked.base and not {"--help", "-h", "--help-all"} & {*rest}:
         raise ValueError("finetune: give a base: a run such as runs/laptop, a folder, a .gguf file, or smollm2")
-    if asked.train not in (None, "all", "lora"):
-        raise ValueError(f"--train {asked.train}: give all or lora")
+    if asked.train is not None:
+        check_word(asked.train)
     stages = _stages(asked) if asked.base else [None]
+    if head is not None and asked.own_stages is not None:
+        raise ValueError(
+            "--as, --label: the file of --stages says which examples each stage learns from; leave them out"
+        )
+    if head is not None:
+        stages = [judging.judge(stage, head, said) for stage in stages if stage is not None]
     program = "./launch.sh finetune"
-    return asked, [
-        read(TuneRecipe, rest, program, default=stage, about=__doc__, plain=PLAIN, beside=(Finetune,))
+    recipes = [
+        read(TuneRecipe, rest, program, default=stage, about=__doc__, plain=PLAIN, beside=(Finetune, judging.AskedHead))
         for stage in stages
     ]
+    if asked.words is not None:
+        recipes = staged(recipes[0], asked.words, open_base(asked.base), said)
+    elif asked.train is not None:
+        recipes = [trained_by(recipes[0], asked.train, said)]
+    return asked, recipes
 
 
 def _stages(asked: Finetune) -> list[TuneRecipe]:
-    if asked.stages is None:
-        return [talk(asked.base, asked.train)]  # pyright: ignore[reportArgumentType]
-    made = own_function(expanded(asked.stages), "that returns TuneRecipes")(asked.base)
+    if asked.own_stages is None:
+        every = asked.words is not None or asked.train not in (None, "lora")
+        return [talk(asked.base, "all" if every else asked.train)]  # pyright: ignore[reportArgumentType]
+    made = own_function(asked.own_stages, "that returns TuneRecipes")(asked.base)
     stages = list(made) if isinstance(made, list | tuple) else [made]
     for stage in stages:
         if not isinstance(stage, TuneRecipe):
@@ -132,14 +164,16 @@ def settled(recipe: TuneRecipe, epochs: float | None, says_steps: bool, say: Cal
     prepared = prepared_examples(recipe)
     rows = rows_of_an_epoch(prepared, recipe.row_length, recipe.augment.growth)
     share = 1 - recipe.replay
-    wanted = math.ceil((epochs or EPOCHS) * rows / share / recipe.batch.rows)
+    often = EPOCHS if recipe.examples.head is None else judging.epochs(prepared)
+    wanted = math.ceil((epochs or often) * rows / share / recipe.batch.rows)
     steps = recipe.steps if says_steps else wanted if epochs is not None else min(wanted, MOST_STEPS)
     read_often = steps * recipe.batch.rows * share / rows
     say(f"{steps} steps of {recipe.batch.rows} rows read the examples {read_often:.2g} times (--epochs, --steps)")
     warmup = min(recipe.optimizer.warmup, steps // 5)
     if warmup < recipe.optimizer.warmup:
         say(f"optimizer.warmup={warmup}, a fifth of the steps, in place of {recipe.optimizer.warmup}")
-    return dataclasses.replace(recipe, steps=steps, optimizer=dataclasses.replace(recipe.optimizer, warmup=warmup))
+    settled = dataclasses.replace(recipe, steps=steps, optimizer=dataclasses.replace(recipe.optimizer, warmup=warmup))
+    return settled if recipe.examples.head is None else judging.measured_often(settled)
 
 
 def rows_of_an_epoch(prepared: Path, T: int, growth: float = 0.0) -> int:
@@ -162,6 +196,9 @@ def tell(recipe: TuneRecipe, console: Console) -> None:
         console.print(f"the text that {recipe.base} was trained on is not here: what it forgets cannot be measured")
     for name, tally in tallies_of(prepared).items():
         console.print(f"{name}: {', '.join(lines(tally))}", highlight=False, markup=False)
+    if recipe.examples.head is not None:
+        judging.tell(recipe, prepared, console)
+        return
     show_examples(console, talks_of(recipe).tokenizer, _first_examples(prepared, 3))
 
 

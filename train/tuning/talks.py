@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+from data.examples.labelling import prepare_labelled
 from data.examples.preparing import Talks, prepare_examples
 from data.prepare import begun, prepare
 from data.spec import DataSpec
@@ -17,6 +18,8 @@ OTHERS_TEXT = ("wiki_leads/en",)  # by which it is measured what a model of some
 def talks_of(recipe: TuneRecipe) -> Talks:
     """Tokenizer and way of talking of the run: the base's, but for a template that the recipe gives."""
     base = open_base(recipe.base)
+    if recipe.examples.head is not None:
+        return Talks(base.tokenizer, base.habits)
     talks = base.generation_config
     if recipe.examples.template is not None:
         talks = dataclasses.replace(talks, chat_template=recipe.examples.template.read_text(encoding="utf-8"))
@@ -27,6 +30,11 @@ def talks_of(recipe: TuneRecipe) -> Talks:
 
 def prepared_examples(recipe: TuneRecipe) -> Path:
     """The prepared folder of a run's examples, made now if it was not yet."""
+    if recipe.examples.head is not None:
+        return prepare_labelled(
+            recipe.examples, talks_of(recipe).tokenizer, recipe.row_length, recipe.data.prepared,
+            running=running_text(recipe), replay=recipe.replay,
+        )  # fmt: skip
     return prepare_examples(
         recipe.examples, talks_of(recipe), recipe.row_length, recipe.data.prepared,
         running=running_text(recipe), replay=recipe.replay,

@@ -8,11 +8,19 @@ import dataclasses
 from data.examples.example_spec import ExamplesSpec
 from data.tasks.augment import Augment
 from data.tasks.reply import Reply
+from data.tasks.task import Task
 from gptjax.config import Lora
+from train.measuring.judging_figure import check_figure
 from train.objectives import Objectives
 from train.recipe import OptimizerSpec, Recipe
 
 ADAPTERS_ALONE = ((".*_lora_[ab]", 0.0), (".*", 1.0))  # of optimizer.frozen
+ADAPTERS_AND_HEADS = ((".*_lora_[ab]|class_heads.*", 0.0), (".*", 1.0))
+
+
+def frozen_beside(heads: bool) -> tuple[tuple[str, float], ...]:
+    """What trains where adapters do: output heads too, which are new."""
+    return ADAPTERS_AND_HEADS if heads else ADAPTERS_ALONE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,31 +32,49 @@ class TuneRecipe(Recipe):
     examples: ExamplesSpec = dataclasses.field(default_factory=ExamplesSpec)
     replay: float = 0.0  # share of the rows that are running text, against forgetting
     augment: Augment = dataclasses.field(default_factory=Augment)
+    text_rows: tuple[str, ...] = ()
+    """objectives over the plain text of the examples in place of what they show, as in causal_lm=0.9; () = what they
+    show"""
     lora: Lora | None = None  # adapters that are trained in place of the base's weights; None = the weights themselves
 
     def __post_init__(self):
         if not 0 <= self.replay < 1:
             raise ValueError(f"replay={self.replay}: must be at least 0 and below 1, as examples have the other rows")
-        plain = OptimizerSpec().frozen
-        if self.lora is not None and self.optimizer.frozen == plain:
-            object.__setattr__(self, "optimizer", dataclasses.replace(self.optimizer, frozen=ADAPTERS_ALONE))
         object.__setattr__(self, "objectives", self._objectives())
+        unsaid = (OptimizerSpec().frozen, ADAPTERS_ALONE, ADAPTERS_AND_HEADS)
+        if self.lora is not None and self.optimizer.frozen in unsaid:
+            frozen = frozen_beside(self.learns_heads)
+            object.__setattr__(self, "optimizer", dataclasses.replace(self.optimizer, frozen=frozen))
+        if self.text_rows:
+            object.__setattr__(self, "stop", dataclasses.replace(self.stop, figure=None))
+        elif self.examples.head is not None and self.stop.figure is not None:
+            check_figure(self.stop.figure, self.examples.head.tells, "stop.figure")
         super().__post_init__()
         self.row_length  # noqa: B018  (checked when built)
 
     def _objectives(self) -> Objectives:
-        """Replies of the examples; next words of the running text, by its share of the rows."""
-        examples, reply = tuple(self.examples.shares), Reply(prefix=self.examples.prefix)
+        """Replies or labels of the examples; next words of the running text, by its share of the rows. Or of all text,
+        next words and whatever else needs no examples."""
+        reply = Reply(prefix=self.examples.prefix)
+        labelled = dataclasses.replace(self.objectives.labelled)  # its settings, which rows and sources are bound to
+        if self.text_rows:
+            return Objectives(rows=self.text_rows, conflicts=None, by_repetition=False, labelled=labelled, reply=reply)
+        examples, task = tuple(self.examples.shares), "reply" if self.examples.head is None else "labelled"
         if not self.replay:
-            sources = tuple(f"reply={name}" for name in examples)
-            return Objectives(rows=("reply",), sources=sources, conflicts=None, reply=reply)
+            sources = tuple(f"{task}={name}" for name in examples)
+            return Objectives(rows=(task,), sources=sources, conflicts=None, labelled=labelled, reply=reply)
         texts = [name for name, _ in self.data.shares]
         beside = [name if name not in examples else f"{name} as running text" for name in texts]
         return Objectives(
-            rows=(f"reply={1 - self.replay}", f"causal_lm={self.replay}"),
-            sources=(*(f"reply={name}" for name in examples), *(f"causal_lm={name}" for name in beside)),
-            conflicts=None, by_repetition=False, reply=reply,
+            rows=(f"{task}={1 - self.replay}", f"causal_lm={self.replay}"),
+            sources=(*(f"{task}={name}" for name in examples), *(f"causal_lm={name}" for name in beside)),
+            conflicts=None, by_repetition=False, labelled=labelled, reply=reply,
         )  # fmt: skip
+
+    @property
+    def learns_heads(self) -> bool:
+        """Whether examples train output heads beside the one of the tokens."""
+        return any(task.ever and task.loss != Task.loss for task in self.objectives.tasks.values())
 
     @property
     def row_length(self) -> int:

@@ -12,6 +12,7 @@ from train.report.finish import LAST_WORDS, REPORT, Finished, Hook
 from train.report.report_replies import figure_rows
 from train.report.report_written import written_rows
 from train.tuning.base import base_path
+from train.tuning.judged import JUDGED
 from train.tuning.replies import Speaker, compared, exchanges, held_out_conversations, held_out_texts, measured
 from train.tuning.talks import running_text
 from train.tuning.tune_recipe import TuneRecipe
@@ -82,6 +83,11 @@ def written_table(source: str, found: dict[str, Any]) -> Table:
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def hooks_after(recipe: TuneRecipe) -> tuple[Hook, ...]:
+    """What follows a run, by what it has learnt."""
+    return TUNED if recipe.examples.head is None else JUDGED
 
 
 TUNED = (

@@ -141,7 +141,7 @@ def _grouped(
         of_trained = shares if rows is None else [shares[row] for row in rows]
         for share in sorted(set(of_trained)):
             key = f"{kind}_from_{share or 0}"  # named by the share, so that a run may become longer
-            group = _Group(_thaw_step(share, steps), _DIRECTIONS[kind](spec, dtype), [])
+            group = _Group(thaw_step(share, steps), _DIRECTIONS[kind](spec, dtype), [])
             groups.setdefault(key, group).names.append(name)
             alike = ([other == share for other in each] for each in (shares, of_trained))
             pieces[name, key] = _Piece(*map(rows_where, alike))
@@ -175,10 +175,11 @@ def from_thaw_step(older: State, like: State, steps: int) -> State:
 
 def _by_step(key: str, steps: int) -> str:
     kind, share = key.split("_from_")
-    return f"{kind}_from_{_thaw_step(float(share), steps)}"
+    return f"{kind}_from_{thaw_step(float(share), steps)}"
 
 
-def _thaw_step(share: float, steps: int) -> int:
+def thaw_step(share: float, steps: int) -> int:
+    """The step from which a parameter trains that is frozen for a share of the run."""
     return math.ceil(share * steps - 1e-9)  # 0.07 x 100 is a little more than 7 in floating point
 
 

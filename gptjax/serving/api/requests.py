@@ -77,7 +77,7 @@ class Embedding:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classification:
     model: str
-    inputs: tuple[Prompt, ...]
+    inputs: tuple[str | tuple[str, str] | tuple[int, ...], ...]  # texts, pairs of them, or token ids
     head: str | None  # None = the only one
 
 
@@ -164,7 +164,7 @@ def classification(content: Any) -> Classification:
     fields = Fields(content)
     asked = Classification(
         model=fields.need("model", text),
-        inputs=fields.need("input", _prompts(MOST_INPUTS)),
+        inputs=fields.need("input", _judged),
         head=fields.take("head", text),
     )
     fields.finish(IGNORED)
@@ -244,6 +244,14 @@ def _prompts(most: int) -> Read[tuple[Prompt, ...]]:
         return tuple(listed(_ids if isinstance(value[0], list) else text, most)(value, name))
 
     return read
+
+
+def _judged(value: Any, name: str) -> tuple[str | tuple[str, str] | tuple[int, ...], ...]:
+    """As `_prompts`; also a list of pairs of texts."""
+    first = value[0] if isinstance(value, list) and value else None
+    if not isinstance(first, list) or not first or not isinstance(first[0], str):
+        return _prompts(MOST_INPUTS)(value, name)
+    return tuple((one[0], one[1]) for one in listed(listed(text, 2, 2), MOST_INPUTS)(value, name))
 
 
 def _ids(value: Any, name: str) -> tuple[int, ...]:

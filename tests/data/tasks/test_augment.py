@@ -150,6 +150,24 @@ def test_of_each_text_a_word_stays():
         assert sum(len(words(new)) == 1 for new in after) > 140
 
 
+def test_the_two_texts_of_a_pair_keep_their_words_to_themselves():
+    """A special token stands between: each side has words of its own, and of each one stays."""
+    sides = ("the quick fox jumps over a dog", "seven jolly wizards box five sphinxes")
+    ids = [[WORDS.bos, *WORDS.encode(sides[0]), WORDS.eos, *WORDS.encode(sides[1]), WORDS.eos]] * 100
+    text = text_of(["x"] * 100, WORDS)._replace(
+        length_P=np.array([*map(len, ids)]), token_I=np.concatenate(ids).astype(np.int32), mark_I=word_marks(ids, WORDS)
+    )
+    for augment in (Augment(swap=0.9), Augment(insert=0.9), Augment(delete=0.95), Augment(token_dropout=0.95)):
+        after = changed(text, everywhere(text), augment).text
+        for piece in np.split(after.token_I, after.first_P[1:]):
+            cut = piece.tolist().index(WORDS.eos)
+            for side, part in zip(sides, (piece[:cut], piece[cut:]), strict=True):
+                found = words(WORDS.decode(part.tolist()))
+                assert found
+                assert augment.token_dropout or {*found} <= {*side.split()}
+        assert not np.array_equal(after.token_I, text.token_I)
+
+
 def test_a_misspelling_is_one_edit_away():
     """In letters: as many, one more, or one less; and what was edited is a letter."""
     table = misspellings(WORDS)

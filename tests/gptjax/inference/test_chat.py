@@ -268,7 +268,7 @@ def _prefixes(model, monkeypatch, turns):
         return stream(prompt, prefix=prefix, **settings)
 
     monkeypatch.setattr(model, "stream", listening)
-    chat = Chat(model, GREEDY)
+    chat = Chat(model, Sampling(tokens=5, temperature=0))
     first = len(chat.tokens(turns[0]))
     for turn in turns:
         told(chat.say(turn))

@@ -7,7 +7,7 @@ from flax import linen as nn
 
 from gptjax.config import ModelConfig
 from gptjax.nn.embedding_noise import embedding_noise
-from gptjax.nn.model import Transformer, drops, init_params
+from gptjax.nn.model import Transformer, draws, init_params
 from tests.tiny_run import LLAMA
 
 D, ALPHA = 256, 5.0
@@ -39,8 +39,8 @@ def test_a_model_has_it_in_training_alone():
     plain = Transformer(CONFIG)
     params = nn.unbox(init_params(plain, jax.random.key(0)))
     noisy = plain.clone(embedding_noise=ALPHA)
-    assert not drops(plain)
-    assert drops(noisy)
+    assert not draws(plain)
+    assert draws(noisy)
     tokens = jnp.arange(32)[None] % 50
     given = (tokens, jnp.ones_like(tokens), jnp.arange(32)[None], jnp.zeros_like(tokens, bool))
 

@@ -13,6 +13,7 @@ from gptjax.runs.manifest import (
     newest_good,
     set_aside,
     steps,
+    to_load,
     verify,
     write_manifest,
 )
@@ -202,3 +203,13 @@ def test_a_file_that_cannot_be_read_is_named(run, monkeypatch):
 def test_notes_cannot_replace_what_the_manifest_says(tmp_path):
     with pytest.raises(ValueError, match=r"\['files', 'step'\] are names of the manifest's own"):
         write_manifest(tmp_path, 3, {"step": 4, "files": {}, "rows": 1}, {})
+
+
+def test_a_run_that_is_judged_by_a_figure_is_loaded_at_the_step_that_its_newest_names(run):
+    assert to_load(run, pytest.fail) == NEWER
+    rewrite(run, load=OLDER)
+    assert to_load(run, pytest.fail) == OLDER
+    said = []
+    next((run / "checkpoints" / str(OLDER)).rglob("*ocdbt*")).unlink()
+    assert to_load(run, said.append) == NEWER
+    assert said[0].startswith("not used: step")

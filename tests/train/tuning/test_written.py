@@ -95,7 +95,7 @@ def test_figures_are_those_of_what_is_written_beside_baselines(folder):
 
 def test_an_example_that_leaves_no_room_is_left_out_and_that_is_said(folder):
     told: list[str] = []
-    assert written_figures(folder, {AFTER: speaker(random_model(T=64))}, 3, told.append) == {}
+    assert written_figures(folder, {AFTER: speaker(random_model(T=48))}, 3, told.append) == {}
     assert "no held-out example leaves room for an answer of" in told[0]
 
 

@@ -1,0 +1,137 @@
+"""A run on labelled texts, from the words of a command line to the report: it tells classes better than whoever has not
+read the texts, and is a run like any other."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import gptjax
+from tests.tiny_recipe import recipe, records, steps_alone, write_text
+from train.run import run
+from train.tuning import finetune
+from train.tuning.tuned import hooks_after
+
+SETTINGS = (
+    *("--compute.dtype", "float32", "--batch.rows", "8", "--examples.length", "32"),
+    *("--optimizer.learning-rate", "0.01", "--optimizer.warmup", "2"),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a trained base in `base`, and files of labelled texts."""
+    made = write_text(tmp_path_factory.mktemp("judged"))
+    steps_alone(recipe(made, "base", steps=4))
+    draw = np.random.default_rng(0)
+    rows = []
+    for n in range(40):
+        good = n % 4 > 0
+        words = draw.choice(["the", "box", "over", "five"], 3).tolist() + ["fox" if good else "wizards"] * 2
+        rows.append({"review": " ".join(draw.permutation(words)) + f" {n}", "verdict": "good" if good else "bad"})
+    with (made / "reviews.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return made
+
+
+def tuned(folder, name, *words, settings=SETTINGS):
+    """The finished run of a command line, and what it printed."""
+    console = Console(record=True, width=200)
+    given = [
+        str(folder / "base"),
+        "--run",
+        str(folder / name),
+        "--data.prepared",
+        str(folder / "prepared"),
+        *words,
+        *settings,
+    ]
+    asked, (stage,) = finetune.parse(given)
+    made = finetune.settled(stage, asked.epochs, "--steps" in words, console.print)
+    finetune.tell(made, console)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.record.meter.measured_flops", lambda _: 1e12)
+        run(made, hooks_after(made), console=console)
+    return folder / name, console.export_text()
+
+
+@pytest.fixture(scope="module")
+def judged(folder):
+    words = ("--data", str(folder / "reviews.csv"), "--as", "classes", "--text", "review", "--label", "verdict")
+    return tuned(folder, "verdicts", *words, "--steps", "40")
+
+
+def test_held_out_texts_are_told_better_than_by_the_commonest_class(judged):
+    found = json.loads((judged[0] / "heads.json").read_text())
+    figures = found["figures"]
+    assert found["items"] == 8
+    assert figures["baseline"]["accuracy"] == 0.75
+    assert figures["after"]["accuracy"] > figures["baseline"]["accuracy"]
+
+
+def test_it_is_told_what_was_read_and_how_often_each_class_is(judged):
+    assert "40 read" in judged[1]
+    assert "24 train,     6 held out  good" in judged[1]
+    assert "[verdict = bad]" in judged[1]
+
+
+def test_the_report_shows_confusions_and_calibration(judged):
+    page = (judged[0] / "report.html").read_text()
+    assert "What its head &#x27;verdict&#x27; tells" in page
+    assert "How sure it is, and how right" in page
+
+
+def test_the_step_that_is_loaded_is_the_best_by_the_figure(judged):
+    steps = {record["step"]: record["accuracy"] for record in records(judged[0], "validation_task")}
+    assert steps[gptjax.load(judged[0]).step] == max(steps.values())
+
+
+def test_the_model_of_a_run_tells_what_the_report_says_and_still_writes(judged, folder):
+    model = gptjax.load(judged[0])
+    [[sample]] = model.generate(["the box"], tokens=4)
+    assert len(sample.ids) == 4
+    assert [head.name for head in model.config.class_heads] == ["verdict"]
+    assert model.generation_config.chat_template is None
+
+
+def test_a_number_is_told_in_its_own_units(folder):
+    with (folder / "grades.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["essay", "grade"])
+        writer.writerows((f"the box {n} " + "fox" * (n % 3), 100 + 50 * (n % 3)) for n in range(40))
+    words = ("--data", str(folder / "grades.csv"), "--as", "values", "--text", "essay", "--value", "grade")
+    run, said = tuned(folder, "grades", *words, "--steps", "60", "--stop.patience", "60")
+    figures = json.loads((run / "heads.json").read_text())["figures"]
+    assert figures["baseline"]["mse"] == pytest.approx(1700, rel=0.3)
+    assert figures["after"]["mse"] < 0.5 * figures["baseline"]["mse"]
+    assert "100 to 200" in said
+
+
+def test_several_labels_are_told_at_once(folder):
+    rows = [{"text": f"{'fox' * (n % 2)} {'box' * (n // 2 % 2)} {n}", "tags": ["f"][: n % 2] + ["b"][: n // 2 % 2]}
+            for n in range(40)]  # fmt: skip
+    (folder / "tags.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    words = ("--data", str(folder / "tags.jsonl"), "--labels", "tags", "--steps", "40", "--stop.figure", "macro_f1")
+    run, _ = tuned(folder, "tags", *words)
+    found = json.loads((run / "heads.json").read_text())
+    assert found["classes"] == ["b", "f"]
+    assert found["figures"]["after"]["micro_f1"] > found["figures"]["baseline"]["micro_f1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--as", "values", "--value", "verdict"), r"reviews.csv:2: verdict='bad' is no number"),
+        (("--label", "verdict", "--stop.figure", "r2"), "stop.figure='r2': is of values, and the head tells classes"),
+        (("--label", "verdict", "--head", "verdict", "--examples.template", __file__), "are of conversations"),
+    ],
+)
+def test_bad_input_is_named_before_anything_slow(folder, words, said):
+    given = ("--data", str(folder / "reviews.csv"), "--text", "review", *words)
+    with pytest.raises(ValueError, match=said):
+        tuned(folder, "refused", *given)
+    assert not (folder / "refused").exists()
