@@ -148,7 +148,7 @@ def assemble(recipe: Recipe, vocabulary: int, loss_spec: LossSpec, mesh: Mesh) -
     compute = recipe.compute
     model = Transformer(config, jnp.dtype(compute.dtype), compute.remat, unroll, kernel_of(recipe, config, mesh))
     if isinstance(recipe, TuneRecipe):
-        model = model.clone(embedding_noise=recipe.augment.embedding_noise)
+        model = model.clone(embedding_noise=float(recipe.augment.embedding_noise))
     spec, steps, B = recipe.optimizer, recipe.steps, recipe.batch.micro_rows
     if len(config.class_heads) > len(loss_spec.heads):  # those of a base, which nothing trains, do not decay either
         spec = dataclasses.replace(spec, decays=(("class_heads.*", 0.0), *spec.decays))

@@ -78,9 +78,12 @@ def rouge(written: str, wanted: str) -> Rouge:
     Source: Lin 2004, "ROUGE: a package for automatic evaluation of summaries", W04-1013, sections 2 and 3.1.
     """
     one, other = (WORD.findall(text.lower()) for text in (written, wanted))
-    overlaps = [(_ngrams(one, n), _ngrams(other, n)) for n in (1, 2)]
-    scores = [_f(sum((a & b).values()), sum(a.values()), sum(b.values())) for a, b in overlaps]
-    return Rouge(*scores, _f(longest_common(one, other), len(one), len(other)))
+    rouge1, rouge2 = (_overlap(_ngrams(one, n), _ngrams(other, n)) for n in (1, 2))
+    return Rouge(rouge1, rouge2, _f(longest_common(one, other), len(one), len(other)))
+
+
+def _overlap(one: Counter, other: Counter) -> float:
+    return _f((one & other).total(), one.total(), other.total())
 
 
 def _ngrams(words: Sequence[str], n: int) -> Counter[tuple[str, ...]]:

@@ -307,7 +307,7 @@ def continuation_rows(context: Sequence[int], continuation: Sequence[int], T: in
     if len(continuation) <= T:
         return [continuation_row(context, continuation, T)]
     rows, left = [], len(context) - 1  # tokens that nobody asks for
-    for ids, at, targets in rolling_rows([*context[1:], *continuation], context[0], T):
+    for ids, at, targets, _ in rolling_rows([*context[1:], *continuation], context[0], T):
         if left < len(targets):
             rows.append(Row(ids, at[left:], targets[left:]))
         left = max(0, left - len(targets))

@@ -11,8 +11,8 @@ def written_rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """A heading, then (figure, value of each writer) of a source in `written.json`; text, not HTML."""
     figures = found["figures"]
     names = next(iter(figures.values()))
-    rows = [(TITLES.get(name, name), *(f"{of_one[name]:.1f}" for of_one in figures.values())) for name in names]
-    return [("", *figures), *rows]
+    rows = [(str(TITLES.get(name, name)), *(f"{of_one[name]:.1f}" for of_one in figures.values())) for name in names]
+    return [("", *map(str, figures)), *rows]
 
 
 def written(found: Mapping[str, Mapping[str, Any]]) -> str:

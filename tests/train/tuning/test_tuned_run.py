@@ -9,6 +9,7 @@ import pytest
 
 import gptjax
 from data.examples.example_spec import ExamplesSpec
+from data.tasks.augment import Augment
 from gptjax.config import Lora
 from gptjax.decoding.sampling import Sampling
 from gptjax.inference.chat import TURNS, Chat
@@ -97,6 +98,7 @@ def test_what_is_killed_between_steps_goes_on_bit_for_bit(folder):
         folder,
         "whole",
         lora=Lora(rank=2, dropout=0.2),
+        augment=Augment(swap=0.2, delete=0.2, insert=0.2, characters=0.1, embedding_noise=5),
         replay=0.25,
         mesh=MeshSpec(data=2, fsdp=2, tensor=2),
         batch=BatchSpec(rows=8, micro_batches=2),
@@ -110,6 +112,21 @@ def test_what_is_killed_between_steps_goes_on_bit_for_bit(folder):
         np.testing.assert_array_equal(leaf, other[name])
     ledgers = [(folder / run / "ledger.jsonl").read_text() for run in ("whole", "halves")]
     assert ledgers[0] == ledgers[1]
+
+
+def test_noise_on_embeddings_moves_the_weights_and_no_row_and_prompts_that_are_encoded_stay_so(folder):
+    """Rows are those without noise; the loss is another. A run that encodes prompts says so to whoever loads it."""
+    plain, noisy = (
+        steps_alone(tune(folder, "quiet")),
+        steps_alone(tune(folder, "noisy", augment=Augment(embedding_noise=5))),
+    )
+    assert (plain / "ledger.jsonl").read_text() == (noisy / "ledger.jsonl").read_text()
+    assert records(plain, "train")[-1]["loss"] != records(noisy, "train")[-1]["loss"]
+    examples = ExamplesSpec(sources=(str(folder / "talks.jsonl"),), held_out=5, length=32, prefix=True)
+    encoding = steps_alone(tune(folder, "encoding", examples=examples))
+    assert gptjax.load(encoding).generation_config.encodes_prompt
+    assert not gptjax.load(plain).generation_config.encodes_prompt
+    assert (plain / "ledger.jsonl").read_text() != (encoding / "ledger.jsonl").read_text()
 
 
 def test_replayed_text_is_a_task_of_its_own_beside_the_replies(folder):
