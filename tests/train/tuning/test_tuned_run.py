@@ -119,7 +119,7 @@ def test_noise_on_embeddings_moves_the_loss_and_no_row_and_prompts_that_are_enco
     examples = ExamplesSpec(sources=(str(folder / "talks.jsonl"),), held_out=5, length=32, prefix=True)
     changes = {"quiet": {}, "noisy": {"augment": Augment(embedding_noise=5)}, "encoding": {"examples": examples}}
     quiet, noisy, encoding = (steps_alone(tune(folder, name, steps=3, **one)) for name, one in changes.items())
-    told = [[json.loads(line) for line in (run / "ledger.jsonl").open()] for run in (quiet, noisy, encoding)]
+    told = [[*map(json.loads, (run / "ledger.jsonl").read_text().splitlines())] for run in (quiet, noisy, encoding)]
     rows, losses = ([[line[what] for line in of_run] for of_run in told] for what in ("hash", "loss"))
     assert rows[0] == rows[1] != rows[2]
     assert losses[0][0] != losses[1][0]
