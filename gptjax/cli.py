@@ -266,7 +266,8 @@ def continue_prompt(
             print("\n".join(token_lines(model, sample)))
         note_end(model, sample, answers=not isinstance(prompt, str))
 
-    settings = dataclasses.asdict(sampling)
+    settings: dict[str, Any] = dataclasses.asdict(sampling)
+    settings["prefix"] = not isinstance(prompt, str) and model.generation_config.encodes_prompt
     if samples == 1:
         text = model.stream(prompt, **settings)
         print(shown, end="", flush=True)

@@ -79,7 +79,8 @@ def rows_of(recipe: Recipe, prepared: Path) -> "RunRows":
     from train.rows import RunRows
 
     objectives = recipe.objectives.for_epochs(epochs(prepared, recipe.horizon))
-    return RunRows(prepared, recipe.row_length, recipe.seed, recipe.horizon, objectives.tasks)
+    augment = recipe.augment if isinstance(recipe, TuneRecipe) and not recipe.text_rows else None
+    return RunRows(prepared, recipe.row_length, recipe.seed, recipe.horizon, objectives.tasks, augment)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,6 +147,8 @@ def assemble(recipe: Recipe, vocabulary: int, loss_spec: LossSpec, mesh: Mesh) -
     unroll = config.L if recipe.compute.unroll else 1
     compute = recipe.compute
     model = Transformer(config, jnp.dtype(compute.dtype), compute.remat, unroll, kernel_of(recipe, config, mesh))
+    if isinstance(recipe, TuneRecipe):
+        model = model.clone(embedding_noise=float(recipe.augment.embedding_noise))
     spec, steps, B = recipe.optimizer, recipe.steps, recipe.batch.micro_rows
     if len(config.class_heads) > len(loss_spec.heads):  # those of a base, which nothing trains, do not decay either
         spec = dataclasses.replace(spec, decays=(("class_heads.*", 0.0), *spec.decays))

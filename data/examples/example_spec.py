@@ -26,10 +26,12 @@ class ExamplesSpec:
     columns: tuple[str, ...] = ()  # where a field of the form lies, as in prompt=data.question
     learn: Learn = "all"  # which turns of an assistant are learnt: all, the last, or those marked in the records
     bad: Bad = "stop"  # what a record that is no conversation does: end all, or be left out and counted
+    prefix: bool = False  # what stands before the first answer is encoded, seen from both sides; kept with the run
     length: int | None = None  # tokens of a row; None = the model's context, at most 512
     too_long: TooLong = "cut"  # a conversation longer than a row: cut between exchanges, or left out
     held_out: int = 200
     """examples of each source to measure by: conversations, a tenth at most; labelled texts, a fifth at most"""
+    answered: int = 100  # held-out ones of each source that are answered in the end, where one answer is right
     template: Path | None = None  # a file with a chat template, Jinja; None = the base's own
     head: HeadSpec | None = None  # an output head that learns from labelled texts; None = conversations
 
@@ -62,6 +64,8 @@ class ExamplesSpec:
             )
         if self.length is not None and self.length < 8:
             raise ValueError(f"examples.length={self.length}: must be at least 8 tokens")
+        if self.answered < 0:
+            raise ValueError(f"examples.answered={self.answered}: must be 0 or more; 0 answers none")
         if self.held_out < 1:
             raise ValueError(f"examples.held_out={self.held_out}: must be at least 1, or nothing can be measured")
 

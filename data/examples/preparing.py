@@ -5,6 +5,7 @@ that are to be learnt are marked. It may name running text of another prepared f
 """
 
 import hashlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,14 +16,14 @@ import numpy as np
 
 from data.description import FORMAT, Source, Split, is_prepared, read_prepared, write_description
 from data.examples.choosing import DUPLICATE, TWIN, VALIDATION, sides, told
-from data.examples.dialogues import Rejected, check, examples, source_of
+from data.examples.dialogues import Rejected, check, examples, form_of, source_of
 from data.examples.example_spec import ExamplesSpec
 from data.examples.fitting import Fitter, Left
 from data.examples.forms import Conversation
 from data.preparation import sources
 from data.preparation.holdout import SPLITS, text_hash
 from data.preparation.prepared_folder import content_hash
-from data.preparation.token_flags import LEARNED
+from data.preparation.token_flags import ASKED, LEARNED, word_marks
 from data.preparation.workitems import token_type
 from data.prepare import kept_out
 from data.rows.mixture import RATE_UNIT, mixture_rates
@@ -34,8 +35,9 @@ from gptjax.inference.generation_config import GenerationConfig
 from gptjax.inference.learned_spans import ConversationEncoder
 from gptjax.text.tokenizer import Tokenizer
 
-TALLIES, TALKS = "tallies.json", "conversations.jsonl"
-EXAMPLES_FORMAT = 1
+TALLIES, TALKS, FORMS = "tallies.json", "conversations.jsonl", "forms.json"
+EXAMPLES_FORMAT = 2
+MARKED_AT_ONCE = 1000  # examples
 
 
 class Talks(NamedTuple):
@@ -83,10 +85,11 @@ def fingerprint(spec: ExamplesSpec, talks: Talks, T: int, running: Path | None, 
 
 
 class Example(NamedTuple):
-    """Token ids of whole turns, and which of them are to be learnt."""
+    """Token ids of whole turns, which of them are to be learnt, and which are of what a user says."""
 
     ids: list[int]
     learned: list[bool]
+    asked: list[bool]
     key: int  # hash of the ids
 
 
@@ -114,6 +117,8 @@ def _make(spec: ExamplesSpec, talks: Talks, T: int, folder: Path, running: Path 
     _check_some_left(described, tallies)
     talks.tokenizer.save(folder / "tokenizer.json")
     share_out(described, spec.shares, running, replay)
+    forms = {name: form_of(name, spec.form, spec.where) for name in spec.shares}
+    (folder / FORMS).write_text(dumps(forms, indent=1))
     (folder / TALLIES).write_text(dumps({name: dict(tally) for name, tally in tallies.items()}, indent=1))
     write_description(folder, {
         "format": FORMAT, "fingerprint": folder.name, "tokenizer": talks.tokenizer.fingerprint,
@@ -192,9 +197,13 @@ def _written(examples: Sequence[Example], folder: Path, tokenizer: Tokenizer) ->
     ids = [np.array(example.ids, token_type(tokenizer)) for example in examples]
     sizes = [int(of_id_V[of].sum()) for of in ids]
     with (folder / "tokens.bin").open("wb") as tokens, (folder / "marks.bin").open("wb") as marks:
-        for of, example in zip(ids, examples, strict=True):
+        for of in ids:
             tokens.write(of.tobytes())
-            marks.write((np.array(example.learned, np.uint8) * LEARNED).tobytes())
+        for some in itertools.batched(examples, MARKED_AT_ONCE):
+            mark_T = word_marks([example.ids for example in some], tokenizer)
+            mark_T |= np.concatenate([example.learned for example in some]).astype(np.uint8) * LEARNED
+            mark_T |= np.concatenate([example.asked for example in some]).astype(np.uint8) * ASKED
+            marks.write(mark_T.tobytes())
     np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum([len(of) for of in ids])]).astype(np.int64))
     np.save(folder / "bytes.npy", np.array(sizes, np.int32))
     np.save(folder / "hashes.npy", np.array([example.key for example in examples], np.uint64))
@@ -247,3 +256,9 @@ def lines(tally: Mapping[str, int]) -> list[str]:
 def tallies_of(folder: Path) -> dict[str, dict[str, Any]]:
     """What `prepare_examples` counted."""
     return json.loads((folder / TALLIES).read_text(encoding="utf-8"))
+
+
+def forms_of(folder: Path) -> dict[str, str | None]:
+    """The form of the records of each source; None of a corpus of ours, and nothing of other folders."""
+    file = folder / FORMS
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

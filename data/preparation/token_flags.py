@@ -16,11 +16,8 @@ import unicode_segmentation_rs as unicode_segmentation
 
 from gptjax.text.tokenizer import Tokenizer
 
-WORD_START, SENTENCE_END, LEARNED = (
-    1,
-    2,
-    4,
-)  # bits of a mark; LEARNED in examples alone
+WORD_START, SENTENCE_END = 1, 2  # bits of a mark
+LEARNED, ASKED = 4, 8  # in examples alone: is learnt; is of what a user says
 WRAPPED = 40  # characters above which a line may be one of a wrapped paragraph
 HAN = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 
@@ -39,6 +36,29 @@ def marks(
         tokens = _tokens_of(np.concatenate([starts, ends]), texts, encoded, tokenizer)
         mark_T[tokens[: len(starts)]] |= WORD_START
         mark_T[tokens[len(starts) :]] |= SENTENCE_END
+    return mark_T
+
+
+def word_marks(encoded: Sequence[Sequence[int]], tokenizer: Tokenizer) -> np.ndarray:
+    """WORD_START for each token in which a word starts, of ids that may hold special tokens, which end words; u8 [T].
+
+    Of examples, whose text the ids are all that there is of. None in one that ends within a character.
+    """
+    spelt_V = _spellings(tokenizer)
+    texts = []
+    for ids in encoded:
+        spelt = b"".join(map(spelt_V.__getitem__, ids))
+        try:
+            texts.append(spelt.decode())
+        except UnicodeDecodeError:
+            texts.append("\n" * len(spelt))
+    mark_T = np.zeros(sum(map(len, encoded)), np.uint8)
+    if any(texts):
+        length_V = np.array([*map(len, spelt_V)])
+        stop_T = length_V[np.fromiter(itertools.chain.from_iterable(encoded), np.int64)].cumsum()
+        codes_U, starts = _codes(texts), word_starts(texts)
+        stop_U = _utf8_lengths(codes_U).cumsum()
+        mark_T[np.searchsorted(stop_T, np.where(starts, stop_U[starts - 1], 0), side="right")] = WORD_START
     return mark_T
 
 
@@ -114,7 +134,7 @@ def _tokens_of(
     """The token in which each of the characters begins; the last one of the text for what the tokenizer drops."""
     if tokenizer.exact:
         codes_U = _codes(texts)
-        stop_U = (1 + (codes_U >= 0x80) + (codes_U >= 0x800) + (codes_U >= 0x10000)).cumsum()  # bytes of UTF-8
+        stop_U = _utf8_lengths(codes_U).cumsum()
         ids_T = np.fromiter(itertools.chain.from_iterable(encoded), np.int64)
         stop_T = _byte_lengths(tokenizer)[ids_T].cumsum()
         return np.searchsorted(stop_T, np.where(characters, stop_U[characters - 1], 0), side="right")
@@ -125,6 +145,18 @@ def _tokens_of(
     last_D = np.array([*itertools.accumulate(map(len, encoded))]) - 1
     of_text = np.searchsorted(text_stop_D, characters, side="right")
     return np.minimum(np.searchsorted(stop_T, characters, side="right"), last_D[of_text])
+
+
+def _utf8_lengths(codes_U: np.ndarray) -> np.ndarray:
+    """Bytes of each code point."""
+    return 1 + (codes_U >= 0x80) + (codes_U >= 0x800) + (codes_U >= 0x10000)
+
+
+@functools.lru_cache(maxsize=1)
+def _spellings(tokenizer: Tokenizer) -> list[bytes]:
+    """The bytes of every id; of a special token the end of a line."""
+    special = tokenizer.special_ids
+    return [b"\n" if id in special else tokenizer.spelling(id) for id in range(tokenizer.size)]
 
 
 @functools.lru_cache(maxsize=1)

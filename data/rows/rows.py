@@ -3,6 +3,7 @@
 Axes: R rows  P pieces  I tokens  F phases of a run  S sources  O tasks (objectives).
 """
 
+import dataclasses
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from data.description import HEADS, read_prepared
 from data.rows.mixture import RATE_UNIT, lay_out, mixture_rates
 from data.rows.rowplan import Pieces, RowPlan, SequentialPlan, assign, pattern
 from data.rows.wholeplan import WholePlan
+from data.tasks.augment import Augment, augmented, changed
 from data.tasks.task import Corpus, Task, Text, phases
 from data.token_store import TokenStore, runs, scramble
 from gptjax.batch import Batch, ClassHead
@@ -30,14 +32,22 @@ class Rows:
     """Training rows of a prepared mixture, by number: row r is the same from any start, on any host, in any batch.
 
     `horizon` is how many tokens the whole run reads; what changes with the run's progress depends on it. `tasks` are
-    those of the run, by name; a task's id in a batch is its place among them, from 1.
+    those of the run, by name; a task's id in a batch is its place among them, from 1. `augment`: how the texts of
+    examples are changed each time they are read.
 
     Raises ValueError where a source is too short for a row, or the tasks and the text do not fit.
     """
 
-    def __init__(self, prepared: Path, T: int, seed: int, horizon: int | None, tasks: Mapping[str, Task]):
+    def __init__(
+        self, prepared: Path, T: int, seed: int, horizon: int | None, tasks: Mapping[str, Task],
+        augment: Augment | None = None,
+    ):  # fmt: skip
         description = read_prepared(prepared)
-        self.corpus = open_corpus(prepared, "train")
+        growth = augment.growth if augment is not None else 0.0
+        self.corpus = dataclasses.replace(open_corpus(prepared, "train"), growth=growth)
+        self._augment = augment
+        if augment is not None:
+            augment.check(self.corpus.tokenizer)
         self.sources = self.corpus.sources
         self.T, self._seed = T, seed
         shares = {name: source["share"] for name, source in description["sources"].items()}
@@ -49,8 +59,11 @@ class Rows:
         self.plans = []
         for place, (name, store) in enumerate(zip(self.sources, self.corpus.stores, strict=True)):
             try:
-                plan = WholePlan if name in self.corpus.whole else RowPlan
-                self.plans.append(plan(store, T, (seed, place)))
+                if name in self.corpus.whole:
+                    plan = WholePlan(store, T, (seed, place), growth)
+                else:
+                    plan = RowPlan(store, T, (seed, place))
+                self.plans.append(plan)
             except ValueError as error:
                 raise ValueError(f"source {name!r}: {error}") from error
         self.builder = Builder(self.corpus, tasks, T)
@@ -66,6 +79,8 @@ class Rows:
                 lacks = ", ".join(sorted(lacking))
                 self.remarks.append(f"objectives.{name}: finds nothing in {lacks}; other tasks have those rows")
         self.timetable = Timetable(self.builder.tasks, self.sources, self.reads)
+        if augment is not None and augment.of_text:
+            self.remarks += self._shares_changed(augment)
 
     @property
     def trained(self) -> dict[str, Task]:
@@ -74,7 +89,7 @@ class Rows:
 
     def batch(self, row_R: np.ndarray) -> Batch:
         """The rows with these numbers, in this order."""
-        return self.builder.batch(self.text(row_R), self.tasks_of(row_R))
+        return self.builder.batch(self.text(row_R), self.tasks_of(row_R), self._augment)
 
     def text(self, row_R: np.ndarray) -> Text:
         """The text of the rows with these numbers, whatever tasks make of it."""
@@ -128,6 +143,29 @@ class Rows:
                     f"(model.T={self.T}); name other sources in objectives.{name}.sources, or give it no rows"
                 )
         return found
+
+    def _shares_changed(self, augment: Augment) -> list[str]:
+        """Says how much augmentation changes of the text that each task reads, counted in the run's first rows.
+
+        Raises ValueError where no task has any such text.
+        """
+        row_R = np.arange(PROBED)
+        text, task_R, said = self.text(row_R), self.tasks_of(row_R), []
+        for o, (name, task) in enumerate(self.builder.tasks.items()):
+            own = text.of(np.flatnonzero(task_R == o))
+            if (may_I := task.only_reads(own)) is None or not may_I.any():
+                continue
+            found, all_read = changed(own, may_I, augment), int(may_I.sum())
+            each = ", ".join(f"{change} {count / all_read:.1%}" for change, count in found.counts.items())
+            said.append(
+                f"augment: of the {all_read:,} tokens that {name} only reads in the first {PROBED} rows, "
+                f"{sum(found.counts.values()) / all_read:.1%} are changed ({each}); none that is learned"
+            )
+        if not said:
+            raise ValueError(
+                "augment: no task has text here that is only read, so nothing would change; leave augment.* at 0"
+            )
+        return said
 
     def _read_often(self, sizes: Mapping[str, int]) -> list[str]:
         """Says which sources the run reads so often that they teach less each time."""
@@ -270,14 +308,15 @@ class Builder:
         """What stands for a task in `task_BT`; 0 is padding."""
         return 1 + list(self.tasks).index(name)
 
-    def batch(self, text: Text, task_R: np.ndarray) -> Batch:
-        """The rows of a text, each made by the task at its place in `tasks`."""
+    def batch(self, text: Text, task_R: np.ndarray, augment: Augment | None = None) -> Batch:
+        """The rows of a text, each made by the task at its place in `tasks`; `augment` is of training text alone."""
         batches, places = [], []
         for o, (name, task) in enumerate(self.tasks.items()):
             place = np.flatnonzero(task_R == o)
             if len(place):
                 known_as = {"task": o + 1, "heads": tuple(self.heads_of[name]), "Q": self.Q}
-                batches.append(task.build(text.of(place)._replace(**known_as)))
+                own = augmented(text.of(place)._replace(**known_as), task, augment)
+                batches.append(task.build(own))
                 places.append(place)
         back = np.argsort(np.concatenate(places))
         return Batch(*(np.concatenate(arrays)[back] for arrays in zip(*batches, strict=True)))

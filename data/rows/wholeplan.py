@@ -17,16 +17,18 @@ class WholePlan:
     """Rows of at most T tokens for training; row r exists for every r >= 0, through as many epochs as that takes.
 
     `key` = None reads the rows once, in the order in which they were packed: of held-out text.
+    `growth`: examples are packed as if they were longer by this share, where that is no more than a row.
     Raises ValueError if there is no example, or one is longer than a row.
     """
 
-    def __init__(self, store: TokenStore, T: int, key: tuple[int, ...] | None):
+    def __init__(self, store: TokenStore, T: int, key: tuple[int, ...] | None, growth: float = 0.0):
         length_D = np.diff(store.offset_D)
         if not len(length_D):
             raise ValueError("there is no example in it")
         if (longest := int(length_D.max())) > T:
             raise ValueError(f"an example has {longest} tokens, and a row T={T}; prepare it again with rows as long")
         self._store, self._key = store, key
+        length_D = np.minimum(T, np.ceil(length_D * (1 + growth)).astype(np.int64))
         self._document_D, self._first_Y = packing(length_D, np.asarray(store.hash_D), T)
         self.rows_per_epoch = len(self._first_Y) - 1
         self._order = functools.lru_cache(maxsize=4)(self._order_of)

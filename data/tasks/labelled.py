@@ -51,8 +51,12 @@ class Labelled(Task):
             store for name, store in zip(corpus.sources, corpus.stores, strict=True)
             if name in (self.sources or corpus.sources) and name in corpus.whole
         ]  # fmt: skip
-        most = max(WholePlan(store, T, None).most_of_a_row for store in stores)
+        most = max(WholePlan(store, T, None, corpus.growth).most_of_a_row for store in stores)
         return most * (len(head.classes) if head.kind == "labels" else 1)
+
+    def only_reads(self, text: Text) -> np.ndarray:
+        """All of a text."""
+        return np.ones(len(text.token_I), bool)
 
     def build(self, text: Text) -> Batch:
         """Texts, each its own segment, with the targets of the head; seen from both sides, or by a causal head not."""

@@ -1,6 +1,7 @@
 """Replies: in an example, the tokens that are to be learnt are predicted from all before them; the others are read.
 
-Source: Ouyang et al. 2022, arXiv:2203.02155, section 3.1 (supervised fine-tuning on demonstrations).
+Source: Ouyang et al. 2022, arXiv:2203.02155, section 3.1 (supervised fine-tuning on demonstrations); Raffel et al.
+2020, arXiv:1910.10683, section 3.2.3 (`prefix`).
 """
 
 import dataclasses
@@ -8,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from data.preparation.token_flags import LEARNED
+from data.preparation.token_flags import ASKED, LEARNED
 from data.tasks.causal_lm import following
 from data.tasks.task import Task, Text, packed
 from gptjax.batch import Batch
@@ -18,8 +19,14 @@ from gptjax.batch import Batch
 class Reply(Task):
     """Next-word prediction of what is marked as learnt: an assistant's turns, each with the token that ends it."""
 
+    prefix: bool = False  # what stands before the first answer is seen from both sides; later turns are causal
+
     models_text: ClassVar[bool] = True
     generates: ClassVar[bool] = True
+
+    def only_reads(self, text: Text) -> np.ndarray:
+        """What users say."""
+        return (text.mark_I & ASKED) > 0
 
     def build(self, text: Text) -> Batch:
         """Examples, each its own segment; a position has a target where the token after it is to be learnt."""
@@ -28,4 +35,13 @@ class Reply(Task):
         return packed(
             text, text.row_P, text.length_P, text.token_I,
             targets_I=np.where(learned_I, following(text), 0), weights_I=learned_I,
+            visible_I=before_answers(text) if self.prefix else None,
         )  # fmt: skip
+
+
+def before_answers(text: Text) -> np.ndarray:
+    """What stands before the first learnt token of each piece that has one; bool [I]."""
+    answers_P = np.add.reduceat((text.mark_I & LEARNED) > 0, text.first_P) > 0
+    so_far_I = np.cumsum((text.mark_I & LEARNED) > 0)
+    begin_P = so_far_I[text.first_P] - ((text.mark_I[text.first_P] & LEARNED) > 0)
+    return (so_far_I == begin_P[text.piece_I]) & answers_P[text.piece_I]

@@ -30,6 +30,7 @@ class Corpus:
     tokenizer: Tokenizer
     whole: frozenset[str] = frozenset()  # sources whose documents are examples, which rows hold whole
     heads: tuple[ClassHead, ...] = ()  # the head that labelled texts were prepared for
+    growth: float = 0.0  # share by which examples may become longer, for which their rows have room
 
     @functools.cached_property
     def ordinary_V(self) -> np.ndarray:
@@ -246,6 +247,11 @@ class Task(metaclass=TaskKind):
     def remarks(self, corpus: Corpus) -> list[str]:
         """What a person should know of the training text before this task is learnt from it."""
         return []
+
+    def only_reads(self, text: Text) -> np.ndarray | None:
+        """The tokens of examples that it reads and does not learn, bool [I]: augmentation may change these, as far as
+        they are no special tokens. None = nothing is ever changed."""
+        return None
 
     def build(self, text: Text) -> Batch:
         """Its rows of this text. `packed` fills in what the run calls it: `text.task`, `text.heads`, `text.Q`."""

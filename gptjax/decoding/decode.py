@@ -74,7 +74,7 @@ def read(
     target_T: Int[Array, "T"],
     start: Int[Array, ""],
     length: Int[Array, ""],
-    prefix: Bool[Array, ""],
+    prefix: Int[Array, ""],
     allowed_W: Int[Array, "W"],
     *,
     scored: bool,
@@ -82,14 +82,14 @@ def read(
     """Reads the next piece of a row's prompt, `length` tokens padded on the right, into its slots from `start` on.
 
     Returns the token drawn after it, of use behind the last piece, and if `scored` how probable each target is.
-    `prefix`: the prompt's tokens all see each other, as a prefix-LM was trained; it is read in one piece then. Padding
-    lands in slots that no token sees before they are overwritten.
+    `prefix`: so many of the prompt's first tokens see each other, as a prefix-LM was trained; it is read in one piece
+    then. Padding lands in slots that no token sees before they are overwritten.
     """
     place_1T = jnp.arange(tokens_T.shape[0])[None]
     real_1T = place_1T < length
     position_1T = jnp.minimum(start + place_1T, model.config.T - 1)  # of padding, too
     hidden_1TD, cache = model.apply(
-        {"params": params}, tokens_T[None], real_1T.astype(jnp.int32), position_1T, real_1T & prefix,
+        {"params": params}, tokens_T[None], real_1T.astype(jnp.int32), position_1T, real_1T & (place_1T < prefix),
         cache=rows.cache, slot_B=start[None], row=row,
     )  # fmt: skip
     assert isinstance(cache, Cache)  # one was given

@@ -54,7 +54,7 @@ class Request:
     sample: int = 0  # its number among the samples of one prompt: another number draws other tokens
     likeliest: int = 0  # so many of the likeliest tokens are told with each token, at most LIKELIEST
     echo: bool = False  # the prompt's own tokens are scored too
-    prefix: bool = False  # the prompt's tokens all see each other, as a prefix-LM was trained
+    prefix: int = 0  # so many of the prompt's first tokens see each other, as a prefix-LM was trained
     grammar: Grammar | None = None
 
 
@@ -158,6 +158,8 @@ class Engine:
             raise ValueError(f"a prompt has {len(prompt)} tokens; this engine has room for {self.context}")
         if not 0 <= request.likeliest <= LIKELIEST:
             raise ValueError(f"likeliest={request.likeliest}: must be from 0 to {LIKELIEST}")
+        if not 0 <= request.prefix <= len(prompt):
+            raise ValueError(f"prefix={request.prefix}: must be from 0 to the prompt's {len(prompt)} tokens")
         if request.prefix and request.echo:
             raise ValueError("echo: the tokens of a prefix see each other, and have no probability one after another")
         bias_V = self.model.bias(sampling.logit_bias) if sampling.logit_bias else None  # refuses what is no token
@@ -282,7 +284,7 @@ class Engine:
         tokens_T[:length] = ids
         after = request.prompt[start + 1 : start + length + 1]
         target_T[: len(after)] = after
-        scalars = (np.int32(start), np.int32(length), np.bool_(request.prefix), self._allowed_BW[row])
+        scalars = (np.int32(start), np.int32(length), np.int32(request.prefix), self._allowed_BW[row])
         given = jax.device_put((np.int32(row), tokens_T, target_T, *scalars))
         self._state, drawn, scored = decode.read(self._network, self._params, self._state, *given, scored=request.echo)
         ticket.read += length

@@ -22,7 +22,7 @@ from gptjax.exchange.imported_model import ImportedModel, check_one_model
 from gptjax.exchange.safetensors_file import read_weights
 from gptjax.files.bounded_files import naming, read_json, read_text
 from gptjax.inference.chat import LINES
-from gptjax.inference.generation_config import GenerationConfig
+from gptjax.inference.generation_config import ENCODES, GenerationConfig
 from gptjax.text.tokenizer import Tokenizer, token_name
 
 CONFIG, GENERATION, SETTINGS = "config.json", "generation_config.json", "tokenizer_config.json"
@@ -63,7 +63,8 @@ def read_description(folder: Path) -> tuple[ModelConfig, Tokenizer, GenerationCo
         begins_with_bos=begins_with_bos,
         chat_template=_chat_template(folder, settings),
         names=names,
-        generation={name: value for name, value in generation.items() if name not in SPECIAL},
+        encodes_prompt=generation.get(ENCODES) is True,
+        generation={name: value for name, value in generation.items() if name not in (*SPECIAL, ENCODES)},
     )
     with naming(folder):
         check_one_model(config, tokenizer, generation_config)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from gptjax.exchange.hf_config import fields_of
 from gptjax.inference.chat import LINES
+from gptjax.inference.generation_config import ENCODES
 from gptjax.runs.rundir import CREDIT
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def texts(model: "LanguageModel") -> dict[str, str]:
             **generation_config.generation,
             **ids,
             "eos_token_id": ends[0] if len(ends) == 1 else ends,
+            **({ENCODES: True} if generation_config.encodes_prompt else {}),
         },
         "tokenizer_config.json": settings,
         "special_tokens_map.json": dict(generation_config.names),

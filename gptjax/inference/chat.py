@@ -64,15 +64,21 @@ class Chat:
         """The same as token ids."""
         return self._read(turn)[1]
 
-    def _read(self, turn: str) -> tuple[str, list[int]]:
-        """The context as text and as token ids."""
+    def prefix(self, turn: str) -> int:
+        """How many of these, from the first on, see each other: what stands before the first answer, of a model that
+        encodes it; else none."""
+        return self._read(turn)[2]
+
+    def _read(self, turn: str) -> tuple[str, list[int], int]:
+        """The context as text and as token ids, and how many of these see each other."""
         turns = [*self.turns, turn]
         limit = self._model.config.T - self._room
         size = 0  # the loop sets it: `turns` is never empty
         for first in range(0, len(turns), 2):  # a turn and its reply go together: a conversation begins with yours
             text, ids = self._written(turns[first:])
             if (size := len(ids)) <= limit:
-                return text, ids
+                encodes = self._model.generation_config.encodes_prompt
+                return text, ids, len(self._written(turns[first : first + 1])[1]) if encodes else 0
         raise ValueError(
             f"this turn needs {size} tokens; the context holds {self._model.config.T}, "
             f"of which {self._room} are kept for the reply: say it in {limit} or fewer"
@@ -90,7 +96,8 @@ class Chat:
         return text.replace(SHIELD, ""), encode_rendered(tokenizer, text)
 
     def _reply(self, turn: str, prompt: Sequence[int]) -> Generator[str, None, "Sample"]:
-        reply = from_first_word(self._model.stream(prompt, **dataclasses.asdict(self.sampling)))
+        settings = dataclasses.asdict(self.sampling)
+        reply = from_first_word(self._model.stream(prompt, prefix=self.prefix(turn), **settings))
         said = ""
         while True:
             try:

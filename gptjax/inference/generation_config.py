@@ -13,6 +13,7 @@ from gptjax.text.tokenizer import Tokenizer
 
 FORMAT = 1  # of generation.json
 ROLES = ("bos", "eos", "pad")
+ENCODES = "gptjax_encodes_prompt"  # `encodes_prompt` in an export's generation_config.json, which others leave alone
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,8 @@ class GenerationConfig:
     chat_template: str | None = None
     # special tokens that a chat template may name: bos_token, eos_token and so on
     names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    # what stands before the first answer of a conversation is read from both sides, as it was trained: a prefix-LM
+    encodes_prompt: bool = False
     # what else its generation_config.json says; kept for exports, not obeyed
     generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -63,6 +66,7 @@ class GenerationConfig:
         with naming(path):
             if (found := fields.pop("format", None)) != FORMAT:
                 raise ValueError(f"written in format {found}, this gptjax reads {FORMAT}; use the gptjax that wrote it")
+            fields.setdefault("encodes_prompt", False)  # of runs that are older than the field
             known = [*(field.name for field in dataclasses.fields(cls)), "roles"]
             for name in fields.keys() - set(known):
                 raise ValueError(f"unknown field {name!r}{did_you_mean(name, known)}")
@@ -89,6 +93,7 @@ def _check_types(fields: Mapping[str, Any]) -> None:
             lambda value: isinstance(value, list) and value and {*map(type, value)} == {int},
         ),
         "begins_with_bos": ("true or false", lambda value: isinstance(value, bool)),
+        "encodes_prompt": ("true or false", lambda value: isinstance(value, bool)),
         "chat_template": ("a text, or null", lambda value: isinstance(value, str | None)),
         "names": ("an object of texts", texts),
         "generation": ("an object", lambda value: isinstance(value, dict)),

@@ -100,14 +100,15 @@ class LanguageModel:
         )
 
     def generate(
-        self, prompts: Prompt | Sequence[Prompt], *, samples: int = 1, prefix: bool = False, slots: int | None = None,
-        progress: Progress | None = None, **settings: Any,
+        self, prompts: Prompt | Sequence[Prompt], *, samples: int = 1, prefix: bool | Sequence[int] = False,
+        slots: int | None = None, progress: Progress | None = None, **settings: Any,
     ) -> list[list[Sample]]:  # fmt: skip
         """`samples` continuations of every prompt: result[prompt][sample].
 
         `settings` are the fields of gptjax.decoding.sampling.Sampling: tokens, temperature, top_k, top_p, min_p,
         repetition_penalty, logit_bias, stop, seed.
-        `prefix`: the model was trained as a prefix-LM, and each prompt's tokens see each other both ways.
+        `prefix`: the model was trained as a prefix-LM, and each prompt's tokens see each other both ways; or of each
+        prompt so many of its first ones do.
         `slots`: tokens that there is room for in each row, prompt and text; None = as many as are needed, padded. Calls
         that share them and the number of rows, a power of two, share their compiled programs, whatever the prompts.
         `progress` is told (texts done, of how many).
@@ -126,12 +127,13 @@ class LanguageModel:
         self._engine(requests, slots).run(requests, texts)
         return [list(of_prompt) for of_prompt in itertools.batched(map(_Text.sample, texts), samples)]
 
-    def stream(self, prompt: Prompt, *, prefix: bool = False, **settings: Any) -> Generator[str, None, Sample]:
+    def stream(self, prompt: Prompt, *, prefix: bool | int = False, **settings: Any) -> Generator[str, None, Sample]:
         """The first sample of `generate`, piece by piece: whole characters, never a part of a stop string.
 
         The generator's return value is the Sample. Raises as `generate` does, at once.
         """
-        [request] = self._requests([prompt], 1, prefix, _settings(settings))
+        of_prompts = prefix if isinstance(prefix, bool) else [prefix]
+        [request] = self._requests([prompt], 1, of_prompts, _settings(settings))
         engine, text = self._engine([request], None), _Text()
         engine.submit(request, text)
         return _pieces(engine, text)
@@ -198,15 +200,18 @@ class LanguageModel:
                 raise ValueError(f"a prompt has token id {id}, beyond the vocabulary of {self.config.vocabulary}")
         return ids
 
-    def _requests(self, prompts: Sequence[Prompt], samples: int, prefix: bool, sampling: Sampling) -> list[Request]:
+    def _requests(
+        self, prompts: Sequence[Prompt], samples: int, prefix: bool | Sequence[int], sampling: Sampling
+    ) -> list[Request]:
         """One for each sample of each prompt."""
         if arguments.whole("samples", samples) < 1:
             raise ValueError(f"samples={samples}: must be at least 1")
         encoded = [tuple(self.encode_prompt(prompt)) for prompt in prompts]
         self.bias(sampling.logit_bias)  # refuses what is no token
+        seen = [len(ids) * prefix for ids in encoded] if isinstance(prefix, bool) else prefix
         return [
-            Request(prompt=ids, sampling=sampling, sample=sample, prefix=prefix)
-            for ids in encoded
+            Request(prompt=ids, sampling=sampling, sample=sample, prefix=count)
+            for ids, count in zip(encoded, seen, strict=True)
             for sample in range(samples)
         ]
 

@@ -22,6 +22,7 @@ class Rendered(NamedTuple):
 
     ids: list[int]
     learned: list[bool]  # of each id: it is of what a learnt turn says, or the token that ends that turn
+    asked: list[bool]  # of each id: it is of what a user says, and of nothing that the template writes
 
 
 class ConversationEncoder:
@@ -109,7 +110,37 @@ class ConversationEncoder:
             for place in range(first, last) if self._in_blocks else ():
                 starts, stops = offsets[place]  # alike of a space that the tokenizer puts there
                 learned[place] = any(starts < b and max(stops, starts + 1) > a for a, b in spans)
-        return Rendered(ids or [self._tokenizer.bos], learned or [False])
+        asked = self._asked(messages, writing, text, joined, offsets)
+        return Rendered(ids or [self._tokenizer.bos], learned or [False], asked or [False])
+
+    def _asked(
+        self, messages: Sequence[Mapping[str, str]], writing: Writing, text: str, joined: int,
+        offsets: list[tuple[int, int]],
+    ) -> list[bool]:  # fmt: skip
+        """Which tokens are of what users say; none of a turn that the template does not write as it is."""
+        asked = [False] * len(offsets)
+        for number, message in enumerate(messages):
+            if message["role"] != "user":
+                continue
+            try:
+                before, whole = (
+                    writing.text(count, add_generation_prompt=False) if count else ""
+                    for count in (number - joined, number + 1 - joined)
+                )
+            except ValueError:  # a template that cannot end here
+                continue
+            if not (text.startswith(before) and text.startswith(whole)):
+                continue
+            for said in (message["content"].strip(), " ".join(message["content"].split())):
+                if said and (begin := text.rfind(said, len(before), len(whole))) >= 0:
+                    first = bisect_left(offsets, begin, key=lambda span: span[1])
+                    for place in range(first, len(offsets)):
+                        a, b = offsets[place]
+                        if b > begin + len(said):
+                            break
+                        asked[place] = b > begin and (a >= begin or text[a:begin].isspace())
+                    break
+        return asked
 
     def prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """What the model reads before it answers."""

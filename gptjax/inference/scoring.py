@@ -33,11 +33,15 @@ class ScoreOptions(TypedDict, total=False):
 
 
 class Row(NamedTuple):
-    """Ids to read, and what is asked about them: how probable is it that `targets[k]` follows the token at `at[k]`?"""
+    """Ids to read, and what is asked about them: how probable is it that `targets[k]` follows the token at `at[k]`?
+
+    The first `prefix` tokens see each other.
+    """
 
     ids: Sequence[int]
     at: Sequence[int]
     targets: Sequence[int]
+    prefix: int = 0
 
 
 class Scores(NamedTuple):
@@ -80,7 +84,8 @@ def score(
     requests: dict[bytes, ScoreRequest] = {}
     places = []
     for row in rows:
-        request = requests.setdefault(np.array(row.ids, np.int32).tobytes(), ScoreRequest(row.ids))
+        key = np.array([row.prefix, *row.ids], np.int32).tobytes()
+        request = requests.setdefault(key, ScoreRequest(row.ids, row.prefix))
         places.append((request, slice(len(request.at), len(request.at) + len(row.at))))
         request.at.extend(row.at)
         request.targets.extend(row.targets)
@@ -147,8 +152,8 @@ def _outside(each: Sequence[Sequence[int]], limit: int | np.ndarray) -> tuple[in
 class ScoreRequest:
     """Ids that are read once for all rows that hold them, and the I questions of those rows, joined."""
 
-    def __init__(self, ids: Sequence[int]):
-        self.ids = ids
+    def __init__(self, ids: Sequence[int], prefix: int = 0):
+        self.ids, self.prefix = ids, prefix
         self.at: list[int] = []
         self.targets: list[int] = []
 
@@ -206,9 +211,10 @@ def _answer(model: Transformer, params: Any, batch: RowBatch, view: View) -> Non
         at, targets = (asked[first : first + batch.Q] for asked in (request.at, request.targets))
         at_BQ[b, : len(at)], target_BQ[b, : len(at)] = at, targets
     most = min(batch.Q, max(len(request.at) - first for request, first in batch.rows))
+    seen_B = np.zeros(batch.B, np.int32)  # first tokens that every one of their row sees
+    seen_B[: len(batch.rows)] = [batch.T if view == "bidirectional" else request.prefix for request, _ in batch.rows]
     found = _answers(
-        model, params, *padded(batch), at_BQ, target_BQ, np.int32(-(-most // batch.q)),
-        np.bool_(view == "bidirectional"), q=batch.q,
+        model, params, *padded(batch), at_BQ, target_BQ, np.int32(-(-most // batch.q)), seen_B, q=batch.q
     )  # fmt: skip
     nll_BQ, argmax_BQ = jax.device_get(found)
     for b, (request, first) in enumerate(batch.rows):
@@ -243,10 +249,11 @@ def padded(batch: RowBatch) -> tuple[np.ndarray, np.ndarray]:
 @functools.partial(jax.jit, static_argnames=("model", "q"))
 def _answers(
     model: Transformer, params: Any, tokens_BT: Any, length_B: Any, at_BQ: Any, target_BQ: Any,
-    pieces: Any, bidirectional: Any, *, q: int,
+    pieces: Any, seen_B: Any, *, q: int,
 ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
     """(nats, argmax) of every target [B,Q]; of the first `pieces` pieces of q targets a row, 0 beyond."""
-    hidden_BTD = states(model, params, tokens_BT, length_B, bidirectional)
+    seen_BT = jnp.arange(tokens_BT.shape[1])[None, :] < seen_B[:, None]
+    hidden_BTD = states(model, params, tokens_BT, length_B, seen_BT)
     config = model.config
 
     def piece(number, found_BQ):
@@ -264,7 +271,10 @@ def _answers(
 
 
 def states(model: Transformer, params: Any, tokens_BT: Any, length_B: Any, bidirectional: Any) -> jax.Array:
-    """Final hidden states [B,T,D] of rows of `length_B` tokens, padded on the right."""
+    """Final hidden states [B,T,D] of rows of `length_B` tokens, padded on the right.
+
+    `bidirectional`: bool, of all of them or [B,T], which of them every token of their row sees.
+    """
     position_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1])[None, :], tokens_BT.shape)
     inside_BT = position_BT < length_B[:, None]
     hidden_BTD, _ = model.apply(
@@ -297,7 +307,7 @@ def continuation_rows(context: Sequence[int], continuation: Sequence[int], T: in
     if len(continuation) <= T:
         return [continuation_row(context, continuation, T)]
     rows, left = [], len(context) - 1  # tokens that nobody asks for
-    for ids, at, targets in rolling_rows([*context[1:], *continuation], context[0], T):
+    for ids, at, targets, _ in rolling_rows([*context[1:], *continuation], context[0], T):
         if left < len(targets):
             rows.append(Row(ids, at[left:], targets[left:]))
         left = max(0, left - len(targets))

@@ -16,6 +16,7 @@ from gptjax.config import Architecture, ModelConfig
 from gptjax.nn.attention import attention_mask
 from gptjax.nn.cached_attention import Cache, Place, attend_cached, write
 from gptjax.nn.decoding_weights import rows_of, times
+from gptjax.nn.embedding_noise import embedding_noise
 from gptjax.nn.kernels import Kernel, attend_by, prepared
 from gptjax.nn.linear import RESULT, linear
 from gptjax.sharding import constrain
@@ -210,7 +211,8 @@ class Transformer(nn.Module):
     only compiles longer). `kernel` computes attention where there is no cache. `parts`: the stack of layers is given in
     parts of those lengths, `layers_0`, `layers_1`, ... in place of `layers`, run one after another: what none of
     a part's parameters is differentiated by costs no gradient. Dropout then draws other numbers. `turned`: the layers'
-    matrices lie [Y,X], as `gptjax.nn.decoding_weights` lays them out.
+    matrices lie [Y,X], as `gptjax.nn.decoding_weights` lays them out. `embedding_noise`: NEFTune's alpha, 0 = none; of
+    training alone, as dropout.
     """
 
     config: ModelConfig
@@ -220,6 +222,7 @@ class Transformer(nn.Module):
     kernel: Kernel = "xla"
     parts: tuple[int, ...] | None = None
     turned: bool = False
+    embedding_noise: float = 0.0
 
     @nn.compact
     def __call__(
@@ -251,6 +254,9 @@ class Transformer(nn.Module):
             if config.attends:  # each starts as the plain mean
                 weight(self, "class_heads_query", (None, "embed"), (count, config.D), std=0.0)
         x_BTD = rows_of(table_VD, tokens_BT, self.dtype)
+        if self.embedding_noise and not deterministic:
+            noise_BTD = embedding_noise(self.make_rng("dropout"), segment_BT, config.D, self.embedding_noise)
+            x_BTD = x_BTD + noise_BTD.astype(self.dtype)
         if config.family == "gpt2":
             place_TD = weight(self, "position_embedding", ("length", "embed"), (config.T, config.D))
             x_BTD = x_BTD + jnp.take(place_TD, position_BT, axis=0).astype(self.dtype)
@@ -299,6 +305,11 @@ class Transformer(nn.Module):
 def numbered(parts: Sequence[int]) -> list[tuple[str, int]]:
     """The names of a stack's parts, with their lengths."""
     return [(f"layers_{number}", length) for number, length in enumerate(parts)]
+
+
+def draws(model: Transformer) -> bool:
+    """Whether its training draws numbers."""
+    return model.config.drops or model.embedding_noise > 0
 
 
 def head(params: Any) -> Any:

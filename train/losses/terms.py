@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gptjax.batch import Batch
-from gptjax.nn.model import Transformer
+from gptjax.nn.model import Transformer, draws
 from train.losses.combine import State, make_combiner, project
 from train.losses.loss import Seen, Sums, total
 from train.losses.table import loss_named
@@ -136,7 +136,7 @@ class Objective:
     ) -> tuple[Any, Float[Array, "J"]]:
         """(gradient, summed loss of each term) over all micro-batches, one after another."""
         one_by_one = self.loss_spec.combine == "pcgrad"
-        drops = self.model.config.drops or any(term.dropout > 0 for term in self.terms)
+        drops = draws(self.model) or any(term.dropout > 0 for term in self.terms)
 
         def losses_of(trained: Any, batch: Batch, dropout_key: Array | None) -> tuple[Array, Array]:
             sum_J = term_losses(whole(trained), self.model, batch, self.terms, self.chunks, dropout_key)

@@ -45,6 +45,7 @@ from train.report.figures import (
 from train.report.page import escape, figure, listed, section, table, two
 from train.report.report_heads import heads
 from train.report.report_replies import replies
+from train.report.report_written import written
 
 LANGUAGES = {"en": "English", "fr": "French", "es": "Spanish", "de": "German", "zh": "Chinese", "ja": "Japanese"}
 
@@ -62,6 +63,7 @@ def write_report(run: Path) -> Path:
     validation = scores_by_step(metrics, SourceRecord, "validation")
     recipe, data, xz, environment = (_json(run / f"{name}.json") for name in ("recipe", "data", "xz", "environment"))
     model, views, talks, judged = (_json(run / f"{name}.json") for name in ("model", "views", "replies", "heads"))
+    answers = _json(run / "written.json")
     sources = data.get("sources", {})
     overall = losses_by_step(validation, {name: source["rate"] for name, source in sources.items()})
     name = escape(run.resolve().name)
@@ -71,6 +73,7 @@ def write_report(run: Path) -> Path:
 <style>{STYLE}</style></head><body>
 <header><h1>{name}</h1>{_headline(run, sources, train, overall)}</header>
 {replies(talks)}{heads(judged)}
+{written(answers)}
 {section("Training", _loss_figure(train, overall) + _bits_figure(validation), "grid")}
 {section("What it is trained on", report_tasks.training_curves(train, records))}
 {section("Do its tasks pull together?", report_tasks.conflicts(records))}

@@ -33,9 +33,11 @@ SMALL = 30_000_000  # parameters up to which a model bears higher rates
 # What --help shows; --help-all lists every setting.
 PLAIN = (
     *("run", "steps", "seed", "replay"),
-    *("examples.form", "examples.columns", "examples.learn", "examples.length", "examples.too_long"),
-    *("examples.held_out", "examples.template"),
+    *("examples.form", "examples.columns", "examples.learn", "examples.prefix", "examples.length", "examples.too_long"),
+    *("examples.held_out", "examples.answered", "examples.template"),
     *("lora.rank", "lora.alpha", "lora.targets"),
+    *("augment.token_dropout", "augment.delete", "augment.swap", "augment.insert", "augment.characters"),
+    "augment.embedding_noise",
     *("optimizer.learning_rate", "optimizer.frozen", "batch.rows"),
     *("checkpoint.every", "stop.patience"),
 )
@@ -163,7 +165,7 @@ def chained(stages: Sequence[TuneRecipe]) -> list[TuneRecipe]:
 def settled(recipe: TuneRecipe, epochs: float | None, says_steps: bool, say: Callable[[str], None]) -> TuneRecipe:
     """The recipe with as many steps as it takes to read its examples so often, unless it says how many."""
     prepared = prepared_examples(recipe)
-    rows = rows_of_an_epoch(prepared, recipe.row_length)
+    rows = rows_of_an_epoch(prepared, recipe.row_length, recipe.augment.growth)
     share = 1 - recipe.replay
     often = EPOCHS if recipe.examples.head is None else judging.epochs(prepared)
     wanted = math.ceil((epochs or often) * rows / share / recipe.batch.rows)
@@ -177,9 +179,9 @@ def settled(recipe: TuneRecipe, epochs: float | None, says_steps: bool, say: Cal
     return settled if recipe.examples.head is None else judging.measured_often(settled)
 
 
-def rows_of_an_epoch(prepared: Path, T: int) -> int:
-    """Rows that all training examples fill."""
-    return sum(WholePlan(store, T, None).rows_per_epoch for store in _stores(prepared))
+def rows_of_an_epoch(prepared: Path, T: int, growth: float = 0.0) -> int:
+    """Rows that all training examples fill, with room to grow by a share."""
+    return sum(WholePlan(store, T, None, growth).rows_per_epoch for store in _stores(prepared))
 
 
 def _stores(prepared: Path) -> list[TokenStore]:

@@ -15,6 +15,7 @@ import numpy as np
 from data.description import read_prepared
 from data.examples.preparing import TALKS
 from data.preparation.prepared_folder import stored_text
+from gptjax.inference.continuing import continued
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.learned_spans import ConversationEncoder
 from gptjax.inference.prompt import encode_prompts
@@ -33,6 +34,7 @@ class Turn(NamedTuple):
     prompt: list[int]
     reply: list[int]
     end: int
+    prefix: int = 0  # first tokens of the prompt that see each other
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +65,14 @@ class Speaker:
             return self._encoder.prompt(messages)
         return self._encoded(_lines(messages) + f"{SPEAKERS[1]}:")
 
+    def prefix(self, messages: Sequence[Message]) -> int:
+        """How many of these tokens see each other: see `GenerationConfig.encodes_prompt`."""
+        if not self.model.generation_config.encodes_prompt:
+            return 0
+        roles = [message["role"] for message in messages]
+        first = roles.index("assistant") if "assistant" in roles else len(roles)
+        return len(self.prompt(messages[:first]))
+
     def turn(self, messages: Sequence[Message]) -> Turn | None:
         """The last message as a reply to those before it; None where the template refuses it, as when it trains, or
         tokens join across its beginning."""
@@ -72,21 +82,46 @@ class Speaker:
             return None
         if self._encoder is not None:
             try:
-                ids, learned = self._encoder.encode(messages, [False] * (len(messages) - 1) + [True])
+                ids, learned, _ = self._encoder.encode(messages, [False] * (len(messages) - 1) + [True])
             except ValueError:
                 return None
             end = max(np.flatnonzero(learned).tolist())
         else:
             ids = self._encoded(_lines(messages))
             end = len(ids) - 1
-        return Turn(prompt, ids[len(prompt) : end], ids[end]) if ids[: len(prompt)] == prompt else None
+        if ids[: len(prompt)] != prompt:
+            return None
+        return Turn(prompt, ids[len(prompt) : end], ids[end], self.prefix(messages[:-1]))
+
+    @property
+    def _stop(self) -> tuple[str, ...]:
+        """What ends a reply beside the tokens that end texts."""
+        return ("\n",) if self._encoder is None else ()
+
+    def has_room(self, messages: Sequence[Message], tokens: int) -> bool:
+        """Whether the context holds what it reads before it answers, and so many tokens of an answer."""
+        try:
+            return len(self.prompt(messages)) + tokens <= self.model.config.T
+        except ValueError:  # its template refuses it
+            return False
+
+    def write(self, prompts: Sequence[Sequence[Message]], tokens: int) -> list[str]:
+        """Its most probable replies, at most so many tokens each, for which there is room."""
+        encodes = self.model.generation_config.encodes_prompt
+        starts = [self.prompt(messages) for messages in prompts]
+        return continued(self.model, starts, tokens=tokens, stop=self._stop, prefix=encodes)
 
     def greedy(self, prompts: Sequence[Sequence[Message]]) -> list[Any]:
         """Its most probable replies, as samples of LanguageModel.generate."""
-        stop = ("\n",) if self._encoder is None else ()
         room = self.model.config.T - LONGEST
         given = [self.prompt(messages) for messages in prompts]
-        found = self.model.generate([ids[-room:] for ids in given], tokens=LONGEST, temperature=0.0, stop=stop)
+        seen = [
+            max(0, self.prefix(messages) - max(0, len(ids) - room))
+            for messages, ids in zip(prompts, given, strict=True)
+        ]
+        found = self.model.generate(
+            [ids[-room:] for ids in given], prefix=seen, tokens=LONGEST, temperature=0.0, stop=self._stop
+        )
         return [samples[0] for samples in found]
 
     def _encoded(self, text: str) -> list[int]:
@@ -128,6 +163,7 @@ def measured(
             ids=[*turn.prompt, *turn.reply],
             at=list(range(len(turn.prompt) - 1, len(turn.prompt) + len(turn.reply))),
             targets=[*turn.reply, turn.end],
+            prefix=turn.prefix,
         )
         for _, turn in turns
     ]

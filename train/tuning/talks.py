@@ -24,7 +24,8 @@ def talks_of(recipe: TuneRecipe) -> Talks:
     if recipe.examples.template is not None:
         talks = dataclasses.replace(talks, chat_template=recipe.examples.template.read_text(encoding="utf-8"))
     end = ConversationEncoder(base.tokenizer, talks).end  # is learnt, and so it ends what is written
-    return Talks(base.tokenizer, dataclasses.replace(talks, ends=talks.ends | {end}))
+    encodes = recipe.examples.prefix
+    return Talks(base.tokenizer, dataclasses.replace(talks, ends=talks.ends | {end}, encodes_prompt=encodes))
 
 
 def prepared_examples(recipe: TuneRecipe) -> Path:

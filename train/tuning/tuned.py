@@ -10,13 +10,15 @@ from gptjax.files.atomic_file import write_whole
 from gptjax.files.plain_json import dumps
 from train.report.finish import LAST_WORDS, REPORT, Finished, Hook
 from train.report.report_replies import figure_rows
+from train.report.report_written import written_rows
 from train.tuning.base import base_path
 from train.tuning.judged import JUDGED
 from train.tuning.replies import Speaker, compared, exchanges, held_out_conversations, held_out_texts, measured
 from train.tuning.talks import running_text
 from train.tuning.tune_recipe import TuneRecipe
+from train.tuning.written import AFTER, BEFORE, behind, held_out_items, written_figures
 
-NAME = "replies.json"
+NAME, WRITTEN = "replies.json", "written.json"
 
 
 def _compare(finished: Finished) -> None:
@@ -55,6 +57,34 @@ def figures_table(found: dict[str, Any]) -> Table:
     return table
 
 
+def _write(finished: Finished) -> None:
+    """Answers held-out examples where one answer is right, and says how near it is, beside the base and baselines."""
+    recipe, prepared = finished.parts.recipe, finished.text.prepared
+    assert isinstance(recipe, TuneRecipe)
+    count = recipe.examples.answered
+    if not count or not held_out_items(prepared, count):
+        return
+    finished.console.print("\nanswering held-out examples before and after ...")
+    speakers = {AFTER: Speaker(finished.model()), BEFORE: Speaker(gptjax.load(base_path(recipe.base)))}
+    found = written_figures(prepared, speakers, count, finished.console.print)
+    write_whole(finished.run / WRITTEN, dumps(found, indent=1, ensure_ascii=False) + "\n")
+    for source, of_source in found.items():
+        finished.console.print(written_table(source, of_source))
+        for line in behind(of_source["figures"]):
+            finished.console.print(f"  {line}", highlight=False, markup=False)
+
+
+def written_table(source: str, found: dict[str, Any]) -> Table:
+    """For people."""
+    table = Table(title=f"{found['items']} answers to held-out examples of {source}", title_justify="left", box=None)
+    head, *rows = written_rows(found)
+    for place, heading in enumerate(head):
+        table.add_column(heading, justify="right" if place else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
 def hooks_after(recipe: TuneRecipe) -> tuple[Hook, ...]:
     """What follows a run, by what it has learnt."""
     return TUNED if recipe.examples.head is None else JUDGED
@@ -62,6 +92,7 @@ def hooks_after(recipe: TuneRecipe) -> tuple[Hook, ...]:
 
 TUNED = (
     Hook("replies before and after", _compare),
+    Hook("figures of what it writes", _write),
     REPORT,
     LAST_WORDS,
 )

@@ -43,13 +43,27 @@ def conversation(asked: Conversation, model: LanguageModel, context: int) -> Pre
     template = model.generation_config.chat_template
     text = conversation_text(asked.messages, model, tools=asked.tools, continues=asked.continues)
     ids = tuple(encode_rendered(model.tokenizer, text))
+    prefix = _encoded(asked, model, ids)
     tokens = _limit(asked, len(ids), context, "messages", REPLY_TOKENS)
     stop = asked.stop if template is not None else ("\n", *asked.stop)  # without a template a reply is a line
     # in our lines a space comes between the speaker and what is said
     stripped = template in (None, TURNS) and not asked.continues and asked.form is None
-    choices = _choices(asked, model, ids, tokens, stop, stripped=stripped)
+    choices = _choices(asked, model, ids, tokens, stop, stripped=stripped, prefix=prefix)
     _check_size(asked, choices)
     return Prepared(choices, [ids])
+
+
+def _encoded(asked: Conversation, model: LanguageModel, ids: tuple[int, ...]) -> int:
+    """How many of a conversation's first ids see each other: what stands before the first answer, of a model that
+    encodes it; else none."""
+    if not model.generation_config.encodes_prompt:
+        return 0
+    roles = [message["role"] for message in asked.messages]
+    if "assistant" not in roles:
+        return len(ids)
+    first = asked.messages[: roles.index("assistant")]
+    text = conversation_text(first, model, tools=asked.tools, continues=False)
+    return min(len(ids), len(encode_rendered(model.tokenizer, text)))
 
 
 def conversation_text(
@@ -108,7 +122,7 @@ def _limit(asked: Drawing, length: int, context: int, name: str, usual: int) -> 
 
 def _choices(
     asked: Drawing, model: LanguageModel, ids: tuple[int, ...], tokens: int, stop: tuple[str, ...], *,
-    echo: str = "", scored: bool = False, stripped: bool = False,
+    echo: str = "", scored: bool = False, stripped: bool = False, prefix: int = 0,
 ) -> list[Choice]:  # fmt: skip
     """All samples of one prompt."""
     if beyond := [id for id in asked.logit_bias if int(id) >= model.config.vocabulary]:
@@ -135,6 +149,7 @@ def _choices(
                 sample=sample,
                 likeliest=asked.likeliest or 0,
                 echo=scored and asked.likeliest is not None,
+                prefix=prefix,
                 grammar=_grammar(asked.form, model),
             ),
             echo,

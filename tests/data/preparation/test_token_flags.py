@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data.preparation.token_flags import SENTENCE_END, WORD_START, marks, sentence_ends, word_starts
+from data.preparation.token_flags import SENTENCE_END, WORD_START, marks, sentence_ends, word_marks, word_starts
 from gptjax.text.tokenizer import Tokenizer, byte_tokenizer, train_bpe, train_characters
 
 
@@ -121,3 +121,20 @@ def test_marks_of_a_text_do_not_depend_on_its_neighbours(tokenizer):
     text = "EE. UU. es"
     of_language = [marks([text], [tokenizer.encode(text)], tokenizer, language).tolist() for language in ("en", "es")]
     assert of_language[0] != of_language[1]
+
+
+def test_words_of_ids_are_those_of_their_text_and_special_tokens_part_them():
+    """By bytes, learnt tokens and characters; of ids that end within a character there are none."""
+    texts = ["the quick fox, 我们今天去北京大学。", "don't stop\nnow", ""]
+    for tokenizer in (byte_tokenizer(), train_bpe(texts * 3, 400), train_characters(texts, 400)):
+        encoded = [tokenizer.encode(text) for text in texts]
+        wanted = marks(texts, encoded, tokenizer, "en") & WORD_START
+        np.testing.assert_array_equal(word_marks(encoded, tokenizer), wanted)
+        assert wanted.sum() > 6
+        a, b = (tokenizer.encode(word) for word in ("quick", "fox"))
+        parted = word_marks([[tokenizer.bos, *a, tokenizer.eos, *b], [*a, *b]], tokenizer)
+        starts = np.flatnonzero(parted[: len(a) + len(b) + 2])
+        assert starts.tolist() == [1, len(a) + 2]
+        assert np.flatnonzero(parted[len(a) + len(b) + 2 :]).tolist() == [0]
+    part = byte_tokenizer().encode("a 曹")[:-1]
+    assert not word_marks([part], byte_tokenizer()).any()

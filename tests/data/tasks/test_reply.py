@@ -36,3 +36,14 @@ def test_running_text_has_nothing_to_learn():
     text = two_examples()
     batch = Reply().build(text._replace(mark_I=text.mark_I & WORD_START))
     assert not batch.weights_BT.any()
+
+
+def test_what_stands_before_the_first_answer_is_seen_from_both_sides_and_nothing_behind_it():
+    """With `prefix`: a and b of `abcdef`, g and h of `ghi`; of a piece without an answer nothing."""
+    text = two_examples()
+    batch, plain = Reply(prefix=True).build(text), Reply().build(text)
+    assert batch.visible_BT[0].tolist() == [True] * 2 + [False] * 4 + [True] * 2 + [False] * 4
+    for name in ("tokens_BT", "targets_BT", "weights_BT", "segment_BT", "position_BT"):
+        np.testing.assert_array_equal(getattr(batch, name), getattr(plain, name))
+    unanswered = text._replace(mark_I=np.where(text.piece_I == 0, text.mark_I & WORD_START, text.mark_I))
+    assert Reply(prefix=True).build(unanswered).visible_BT[0].tolist() == [False] * 6 + [True] * 2 + [False] * 4

@@ -1,5 +1,7 @@
 """A conversation: what it remembers, what it forgets, and how a reply ends."""
 
+import dataclasses
+
 import pytest
 import tokenizers
 
@@ -242,3 +244,32 @@ def test_turns_begin_as_the_lines_that_an_untaught_model_has_read():
     eos = bpe().eos
     assert chats[0].tokens("dog") == [id for id in chats[1].tokens("dog") if id != eos]
     assert chats[1].tokens("dog").count(eos) == 1
+
+
+def test_a_model_that_encodes_prompts_reads_all_before_its_first_answer_from_both_sides(monkeypatch):
+    """In the first turn the whole prompt; later what the first turn was; and without, or when told not to, nothing."""
+    plain = random_model(T=256)
+    talks = GenerationConfig.of_turns(plain.tokenizer)
+    for encodes in (True, False):
+        config = dataclasses.replace(talks, encodes_prompt=encodes)
+        model = LanguageModel(plain.config, plain.tokenizer, plain.params, generation_config=config)
+        seen, first = _prefixes(model, monkeypatch, ["hello there", "the fox"])
+        assert seen[0] == (first, first * encodes)
+        assert seen[1][0] > first
+        assert seen[1][1] == first * encodes
+
+
+def _prefixes(model, monkeypatch, turns):
+    """((tokens of each prompt, those of them that see each other), tokens of the first prompt)."""
+    seen, stream = [], model.stream
+
+    def listening(prompt, prefix=0, **settings):
+        seen.append((len(prompt), prefix))
+        return stream(prompt, prefix=prefix, **settings)
+
+    monkeypatch.setattr(model, "stream", listening)
+    chat = Chat(model, Sampling(tokens=5, temperature=0))
+    first = len(chat.tokens(turns[0]))
+    for turn in turns:
+        told(chat.say(turn))
+    return seen, first

@@ -20,6 +20,7 @@ from gptjax.decoding.engine import Engine, Request, Said
 from gptjax.decoding.sampling import Sampling
 from gptjax.decoding.text_stream import certain
 from gptjax.inference.language_model import LanguageModel
+from gptjax.inference.scoring import Row
 from gptjax.nn.likelihood import logits_from
 from gptjax.nn.model import Transformer, head, init_params
 from gptjax.runs.checkpoint import CheckpointWriter
@@ -52,7 +53,7 @@ def choice(key, rows=1, V=384, **settings):
     return Choice(jax.random.split(key, rows), **arrays, bias_BV=bias_BV, told_B=jnp.zeros(rows, bool))
 
 
-def cached_greedy(model, prompt, tokens, prefix=False, context=None):
+def cached_greedy(model, prompt, tokens, prefix=0, context=None):
     """Greedy decoding with a cache: the tokens said after the prompt, each with the likeliest there were."""
     settings = Sampling(tokens=tokens, temperature=0)
     request = Request(prompt=tuple(prompt), sampling=settings, likeliest=LIKELIEST, prefix=prefix)
@@ -110,12 +111,33 @@ def test_prefix_mode_sees_the_whole_prompt():
     """A prefix is read in one pass in which its tokens see each other: the scores of a full forward that sees so."""
     model = random_model(T=256)
     prompt = model.encode_prompt(PROMPTS[1])
-    said = cached_greedy(model, prompt, 30, prefix=True)
+    said = cached_greedy(model, prompt, 30, prefix=len(prompt))
     assert_full_forward_agrees(model, prompt, said, visible=len(prompt))
     [[sample]] = model.generate(PROMPTS[1], temperature=0, tokens=30, prefix=True)
     assert list(sample.ids) == [token.id for token in said]
     [[causal]] = model.generate(PROMPTS[1], temperature=0, tokens=30)
     assert causal.ids != sample.ids
+
+
+def test_a_conversation_sees_what_stood_before_its_first_answer_from_both_sides_and_the_rest_from_one():
+    """Of a prompt of 40 to 100 tokens the first 13, in one pass; and scores of such a row are those of a full pass."""
+    model = random_model(T=256)
+    prompt = model.encode_prompt(PROMPTS[1])
+    prompt = (prompt * 9)[:80]
+    said = cached_greedy(model, prompt, 12, prefix=13)
+    assert_full_forward_agrees(model, prompt, said, visible=13)
+    [[sample]] = model.generate([prompt], temperature=0, tokens=12, prefix=[13])
+    assert [token.id for token in said] == list(sample.ids)
+    ids = [*prompt, *sample.ids]
+    rows = [Row(ids[:-1], range(79, 91), ids[80:], prefix) for prefix in (13, 0, 80)]
+    found = [scores.log_probs for scores in model.score(rows)]
+    for visible, scores in zip((13, 0, 80), found, strict=True):
+        log_probs = np.asarray(jax.nn.log_softmax(full_logits(model, ids[:-1], visible)))[79:]
+        np.testing.assert_allclose(scores, log_probs[np.arange(12), ids[80:]], atol=1e-4)
+    assert not np.allclose(found[0], found[1], atol=1e-2)
+    assert not np.allclose(found[0], found[2], atol=1e-2)
+    with pytest.raises(ValueError, match="prefix=81: must be from 0 to the prompt's 80 tokens"):
+        model.generate([prompt], prefix=[81])
 
 
 @pytest.mark.parametrize("temperature", [0, 1])

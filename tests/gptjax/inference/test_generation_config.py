@@ -14,6 +14,7 @@ from tests.tiny_run import bpe
 CONFIG = GenerationConfig(
     ends=frozenset({2, 9}),
     begins_with_bos=False,
+    encodes_prompt=True,
     chat_template="{{ messages[0].content }}曹操",
     names={"eos_token": "<|eos|>", "unk_token": "a"},
     generation={"temperature": 0.6, "suppress_tokens": [1, 2]},
@@ -68,7 +69,10 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path, changed, why):
         GenerationConfig.load(path, bpe().size)
 
 
-@pytest.mark.parametrize("name", [*(field.name for field in dataclasses.fields(GenerationConfig)), "roles"])
+NEEDED = {*(field.name for field in dataclasses.fields(GenerationConfig)), "roles"} - {"encodes_prompt"}
+
+
+@pytest.mark.parametrize("name", sorted(NEEDED))
 def test_a_field_that_is_missing_is_named(tmp_path, name):
     path = tmp_path / "generation.json"
     CONFIG.save(path, bpe())
@@ -77,3 +81,13 @@ def test_a_field_that_is_missing_is_named(tmp_path, name):
     path.write_text(json.dumps(fields))
     with pytest.raises(ValueError, match=f"generation.json: field '{name}' is missing"):
         GenerationConfig.load(path, bpe().size)
+
+
+def test_a_file_from_before_prompts_were_encoded_is_read_as_one_without(tmp_path):
+    path = tmp_path / "generation.json"
+    CONFIG.save(path, bpe())
+    fields = json.loads(path.read_text())
+    assert fields.pop("encodes_prompt") is True
+    path.write_text(json.dumps(fields))
+    read, _ = GenerationConfig.load(path, bpe().size)
+    assert read == dataclasses.replace(CONFIG, encodes_prompt=False)

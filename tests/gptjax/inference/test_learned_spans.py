@@ -99,7 +99,7 @@ def spelt(tokenizer, ids):
 
 
 def learnt(tokenizer, rendered):
-    return spelt(tokenizer, [id for id, learned in zip(*rendered, strict=True) if learned])
+    return spelt(tokenizer, [id for id, learned in zip(rendered.ids, rendered.learned, strict=True) if learned])
 
 
 def test_every_published_template_is_learnt_or_refused():
@@ -141,7 +141,8 @@ def test_what_is_learnt_reads_as_what_the_assistant_says_and_its_end(name):
         rendered = encoder.encode(TALK, learn)
         wanted = "".join(m["content"] + end for m, learned in zip(TALK, learn, strict=True) if learned)
         assert "".join(learnt(tokenizer, rendered).split()) == "".join(wanted.split())
-        assert [id for id, learned in zip(*rendered, strict=True) if learned].count(encoder.end) == sum(learn)
+        ids = [id for id, learned in zip(rendered.ids, rendered.learned, strict=True) if learned]
+        assert ids.count(encoder.end) == sum(learn)
 
 
 @pytest.mark.parametrize("kind", ["bytes", "words", "spaces", "spaces whole", "a first space"])
@@ -310,3 +311,27 @@ def test_tokens_that_reach_over_the_beginning_of_a_turn_are_refused():
 def test_an_encoder_travels_to_other_processes():
     encoder, *_ = encoder_of(SMOLLM2)
     assert pickle.loads(pickle.dumps(encoder)).encode(TALK, every(TALK)) == encoder.encode(TALK, every(TALK))
+
+
+@pytest.mark.parametrize("kind", ["bytes", "words"])
+def test_what_users_say_is_told_from_what_the_template_writes(kind: str):
+    """The word `user` is both here."""
+    encoder, tokenizer, _ = encoder_of(SMOLLM2, kind)
+    talk = [user("user"), said("one"), user("  and the fox? "), said("two and the fox?")]
+    rendered = encoder.encode(talk, every(talk))
+    assert spelt(tokenizer, [id for id, asked in zip(rendered.ids, rendered.asked, strict=True) if asked]) == (
+        "userand the fox?"
+    )
+    place = rendered.asked.index(True)
+    assert spelt(tokenizer, rendered.ids[:place]).endswith("<|im_start|>user\n")
+    assert not any(asked and learned for asked, learned in zip(rendered.asked, rendered.learned, strict=True))
+
+
+def test_what_users_say_is_found_in_lines_that_make_one_space_of_many():
+    """By the template of runs of ours."""
+    tokenizer = bpe()
+    encoder = ConversationEncoder(tokenizer, GenerationConfig.of_turns(tokenizer))
+    talk = [user("hello   there"), said("the fox")]
+    rendered = encoder.encode(talk, every(talk))
+    said_by = tokenizer.decode([id for id, asked in zip(rendered.ids, rendered.asked, strict=True) if asked])
+    assert said_by.strip() == "hello there"

@@ -9,6 +9,7 @@ import pytest
 
 import gptjax
 from data.examples.example_spec import ExamplesSpec
+from data.tasks.augment import Augment
 from gptjax.config import Lora
 from gptjax.decoding.sampling import Sampling
 from gptjax.inference.chat import TURNS, Chat
@@ -97,6 +98,7 @@ def test_what_is_killed_between_steps_goes_on_bit_for_bit(folder):
         folder,
         "whole",
         lora=Lora(rank=2, dropout=0.2),
+        augment=Augment(swap=0.2, delete=0.2, insert=0.2, characters=0.1, embedding_noise=5),
         replay=0.25,
         mesh=MeshSpec(data=2, fsdp=2, tensor=2),
         batch=BatchSpec(rows=8, micro_batches=2),
@@ -110,6 +112,19 @@ def test_what_is_killed_between_steps_goes_on_bit_for_bit(folder):
         np.testing.assert_array_equal(leaf, other[name])
     ledgers = [(folder / run / "ledger.jsonl").read_text() for run in ("whole", "halves")]
     assert ledgers[0] == ledgers[1]
+
+
+def test_noise_on_embeddings_moves_the_loss_and_no_row_and_prompts_that_are_encoded_stay_so(folder):
+    """Rows are those without noise; the loss is another. A run that encodes prompts says so to whoever loads it."""
+    examples = ExamplesSpec(sources=(str(folder / "talks.jsonl"),), held_out=5, length=32, prefix=True)
+    changes = {"quiet": {}, "noisy": {"augment": Augment(embedding_noise=5)}, "encoding": {"examples": examples}}
+    quiet, noisy, encoding = (steps_alone(tune(folder, name, steps=3, **one)) for name, one in changes.items())
+    told = [[*map(json.loads, (run / "ledger.jsonl").read_text().splitlines())] for run in (quiet, noisy, encoding)]
+    rows, losses = ([[line[what] for line in of_run] for of_run in told] for what in ("hash", "loss"))
+    assert rows[0] == rows[1] != rows[2]
+    assert losses[0][0] != losses[1][0]
+    assert gptjax.load(encoding).generation_config.encodes_prompt
+    assert not gptjax.load(quiet).generation_config.encodes_prompt
 
 
 def test_replayed_text_is_a_task_of_its_own_beside_the_replies(folder):
