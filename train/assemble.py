@@ -48,7 +48,9 @@ def open_text(recipe: Recipe, of_run: Begun | None = None) -> Text:
     """
     prepared = prepared_of(recipe, of_run)
     rows = rows_of(recipe, prepared)
-    spec = loss_spec(rows, recipe.batch.rows, recipe.objectives.combine)
+    head = recipe.examples.head if isinstance(recipe, TuneRecipe) else None
+    of_heads = {} if head is None else {"smoothing": head.smoothing, "dropout": head.dropout}
+    spec = loss_spec(rows, recipe.batch.rows, recipe.objectives.combine, **of_heads)
     if isinstance(recipe, TuneRecipe):
         from train.tuning.talks import talks_of
 

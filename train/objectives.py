@@ -195,8 +195,10 @@ def causal_only() -> LossSpec:
     return LossSpec(terms=(term,), heads=(), phases=(0.0,), combine="static", targets=0)
 
 
-def loss_spec(rows: "Rows", rows_a_step: int, combine: CombinerName) -> LossSpec:
-    """The terms of the loss, of tasks that are settled by `for_epochs`.
+def loss_spec(
+    rows: "Rows", rows_a_step: int, combine: CombinerName, *, smoothing: float = 0.0, dropout: float = 0.0
+) -> LossSpec:
+    """The terms of the loss, of tasks that are settled by `for_epochs`; `smoothing`, `dropout`: of output heads.
 
     Raises ValueError for a task with heads that does not say how they learn.
     """
@@ -234,10 +236,10 @@ def loss_spec(rows: "Rows", rows_a_step: int, combine: CombinerName) -> LossSpec
             )  # fmt: skip
     if token_targets_F.max() <= SPARSE * rows_a_step * rows.T:
         terms = [term._replace(sparse=term.head is None) for term in terms]
-    tasks, every = list(builder.tasks.values()), list(builder.heads.values())
-    for j, term in enumerate(terms):
-        if term.head is not None:
-            smoothing, dropout = tasks[term.task - 1].of_heads
-            terms[j] = term._replace(smoothing=smoothing, dropout=dropout, scale=every[term.head].scale)
+    every = list(builder.heads.values())
+    terms = [
+        term if term.head is None else term._replace(smoothing=smoothing, dropout=dropout, scale=every[term.head].scale)
+        for term in terms
+    ]
     phases = tuple(rows.timetable.starts.tolist())
     return LossSpec(tuple(terms), tuple(builder.heads.values()), phases, combine, builder.Q)

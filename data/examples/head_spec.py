@@ -26,6 +26,8 @@ class HeadSpec:
     causal: bool = False  # it reads from the left alone; else every token sees both sides
     lowercase: bool = False  # texts in lower case
     stop_words: str | None = None  # code of the language whose stop words are left out, as en; None = all is read
+    smoothing: float = 0.0  # label smoothing: share of a target that is spread over all classes
+    dropout: float = 0.1  # share of what the head reads that is dropped in training
     balanced: bool = False  # rare classes count as much as common ones
     most: int | None = None  # training examples at most, of each class in proportion; what is held out stays the same
     held_out: str | None = None  # a file of records, or a source, to measure by; None = some of the examples
@@ -38,6 +40,9 @@ class HeadSpec:
         for name in ("name", "text", "second", "target", "held_out"):
             if getattr(self, name) == "":
                 raise ValueError(f"examples.head.{name}: empty; give a name, or leave it out")
+        for name in ("smoothing", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"examples.head.{name}={getattr(self, name)}: must be at least 0 and below 1")
         if self.second is not None and self.second == self.text:
             raise ValueError(f"--text and --second are both {self.text!r}; give two columns")
         if self.balanced and self.kind == "values":

@@ -69,8 +69,9 @@ def prepare_labelled(
 
 def fingerprint(spec: ExamplesSpec, tokenizer: Tokenizer, T: int, running: Path | None, replay: float) -> str:
     """16 hexadecimal digits that differ if the prepared examples would; reads sizes and versions, not text."""
+    head = dataclasses.replace(_of(spec), smoothing=0.0, dropout=0.0)  # which change nothing that is stored
     settings = [
-        "labelled", LABELLED_FORMAT, FORMAT, list(spec.sources), dataclasses.asdict(_of(spec)), spec.bad, spec.too_long,
+        "labelled", LABELLED_FORMAT, FORMAT, list(spec.sources), dataclasses.asdict(head), spec.bad, spec.too_long,
         spec.held_out, T, tokenizer.fingerprint, running and running.name, replay,
     ]  # fmt: skip
     read = [[name, sources.identity(name)] for name in _names(spec)]

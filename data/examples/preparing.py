@@ -23,7 +23,7 @@ from data.examples.forms import Conversation
 from data.preparation import sources
 from data.preparation.holdout import SPLITS, text_hash
 from data.preparation.prepared_folder import content_hash
-from data.preparation.token_flags import ASKED, LEARNED, word_marks
+from data.preparation.token_flags import ASKED, ENCODED, LEARNED, word_marks
 from data.preparation.workitems import token_type
 from data.prepare import kept_out
 from data.rows.mixture import RATE_UNIT, mixture_rates
@@ -77,8 +77,8 @@ def fingerprint(spec: ExamplesSpec, talks: Talks, T: int, running: Path | None, 
     config = talks.generation_config
     settings = [
         EXAMPLES_FORMAT, FORMAT, list(spec.sources), spec.form, list(spec.columns), spec.learn, spec.bad, spec.too_long,
-        spec.held_out, T, config.chat_template, dict(config.names), sorted(config.ends), talks.tokenizer.fingerprint,
-        running and running.name, replay,
+        spec.held_out, spec.prefix, T, config.chat_template, dict(config.names), sorted(config.ends),
+        talks.tokenizer.fingerprint, running and running.name, replay,
     ]  # fmt: skip
     read = [[name, sources.identity(name)] for name in spec.shares]
     return hashlib.sha256(json.dumps([settings, read]).encode()).hexdigest()[:16]
@@ -111,7 +111,7 @@ def _make(spec: ExamplesSpec, talks: Talks, T: int, folder: Path, running: Path 
         if side == VALIDATION and some:
             kept_talks[name].append(_as_line(conversation))
     described = {
-        name: _stored(number, name, made[name], kept_talks[name], talks.tokenizer, folder, tallies[name])
+        name: _stored(number, name, made[name], kept_talks[name], talks.tokenizer, spec.prefix, folder, tallies[name])
         for number, name in enumerate(spec.shares)
     }
     _check_some_left(described, tallies)
@@ -171,12 +171,12 @@ def held_before(running: Path | None) -> dict[str, frozenset[int]]:
 
 def _stored(
     number: int, name: str, made: tuple[list[Example], list[Example]], talks: Sequence[str], tokenizer: Tokenizer,
-    folder: Path, tally: Mapping[str, int],
+    prefix: bool, folder: Path, tally: Mapping[str, int],
 ) -> Source:  # fmt: skip
     """Writes the tables of one source, and says what it holds."""
     inside = f"{number:02d}-examples"
     splits = {
-        split: _written(examples, folder / inside / split, tokenizer)
+        split: _written(examples, folder / inside / split, tokenizer, prefix)
         for split, examples in zip(SPLITS, made, strict=True)
     }
     (folder / inside / "validation" / TALKS).write_text("".join(f"{line}\n" for line in talks), encoding="utf-8")
@@ -190,8 +190,8 @@ def _stored(
     )  # fmt: skip
 
 
-def _written(examples: Sequence[Example], folder: Path, tokenizer: Tokenizer) -> Split:
-    """The tables of one split, as data/token_store.py reads them."""
+def _written(examples: Sequence[Example], folder: Path, tokenizer: Tokenizer, prefix: bool) -> Split:
+    """The tables of one split, as data/token_store.py reads them; `prefix`: what stands before answers is encoded."""
     folder.mkdir(parents=True)
     of_id_V = np.array(tokenizer.byte_lengths())
     ids = [np.array(example.ids, token_type(tokenizer)) for example in examples]
@@ -203,6 +203,8 @@ def _written(examples: Sequence[Example], folder: Path, tokenizer: Tokenizer) ->
             mark_T = word_marks([example.ids for example in some], tokenizer)
             mark_T |= np.concatenate([example.learned for example in some]).astype(np.uint8) * LEARNED
             mark_T |= np.concatenate([example.asked for example in some]).astype(np.uint8) * ASKED
+            if prefix:
+                mark_T |= np.concatenate([np.cumsum(example.learned) == 0 for example in some]) * np.uint8(ENCODED)
             marks.write(mark_T.tobytes())
     np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum([len(of) for of in ids])]).astype(np.int64))
     np.save(folder / "bytes.npy", np.array(sizes, np.int32))

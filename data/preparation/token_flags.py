@@ -17,7 +17,7 @@ import unicode_segmentation_rs as unicode_segmentation
 from gptjax.text.tokenizer import Tokenizer
 
 WORD_START, SENTENCE_END = 1, 2  # bits of a mark
-LEARNED, ASKED = 4, 8  # in examples alone: is learnt; is of what a user says
+LEARNED, ASKED, ENCODED = 4, 8, 16  # in examples alone: is learnt; is of what a user says; is seen from both sides
 WRAPPED = 40  # characters above which a line may be one of a wrapped paragraph
 HAN = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 

@@ -19,19 +19,6 @@ class Labelled(Task):
 
     loss: ClassVar[str] = "classes"  # or as the kind of its head says
 
-    smoothing: float = 0.0  # label smoothing: share of a target that is spread over all classes
-    dropout: float = 0.1  # share of what the head reads that is dropped in training
-
-    def __post_init__(self):
-        super().__post_init__()
-        for name in ("smoothing", "dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 0 and below 1")
-
-    @property
-    def of_heads(self) -> tuple[float, float]:
-        return self.smoothing, self.dropout
-
     def heads(self, corpus: Corpus) -> dict[str, tuple[str, ...]]:
         return {head.name: head.classes for head in corpus.heads}
 

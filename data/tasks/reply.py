@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from data.preparation.token_flags import ASKED, LEARNED
+from data.preparation.token_flags import ASKED, ENCODED, LEARNED
 from data.tasks.causal_lm import following
 from data.tasks.task import Task, Text, packed
 from gptjax.batch import Batch
@@ -18,8 +18,6 @@ from gptjax.batch import Batch
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reply(Task):
     """Next-word prediction of what is marked as learnt: an assistant's turns, each with the token that ends it."""
-
-    prefix: bool = False  # what stands before the first answer is seen from both sides; later turns are causal
 
     models_text: ClassVar[bool] = True
     generates: ClassVar[bool] = True
@@ -35,13 +33,5 @@ class Reply(Task):
         return packed(
             text, text.row_P, text.length_P, text.token_I,
             targets_I=np.where(learned_I, following(text), 0), weights_I=learned_I,
-            visible_I=before_answers(text) if self.prefix else None,
+            visible_I=(text.mark_I & ENCODED) > 0,
         )  # fmt: skip
-
-
-def before_answers(text: Text) -> np.ndarray:
-    """What stands before the first learnt token of each piece that has one; bool [I]."""
-    answers_P = np.add.reduceat((text.mark_I & LEARNED) > 0, text.first_P) > 0
-    so_far_I = np.cumsum((text.mark_I & LEARNED) > 0)
-    begin_P = so_far_I[text.first_P] - ((text.mark_I[text.first_P] & LEARNED) > 0)
-    return (so_far_I == begin_P[text.piece_I]) & answers_P[text.piece_I]

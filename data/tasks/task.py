@@ -235,11 +235,6 @@ class Task(metaclass=TaskKind):
         """The kind of loss that one of its heads learns by."""
         return self.loss
 
-    @property
-    def of_heads(self) -> tuple[float, float]:
-        """(label smoothing of its heads, share of what they read that is dropped in training)."""
-        return 0.0, 0.0
-
     def targets_a_row(self, corpus: Corpus, T: int) -> int:
         """Most sequence-level targets of one row."""
         return 0

@@ -7,7 +7,6 @@ import dataclasses
 
 from data.examples.example_spec import ExamplesSpec
 from data.tasks.augment import Augment
-from data.tasks.reply import Reply
 from data.tasks.task import Task
 from gptjax.config import Lora
 from train.measuring.judging_figure import check_figure
@@ -55,20 +54,18 @@ class TuneRecipe(Recipe):
     def _objectives(self) -> Objectives:
         """Replies or labels of the examples; next words of the running text, by its share of the rows. Or of all text,
         next words and whatever else needs no examples."""
-        reply = Reply(prefix=self.examples.prefix)
-        labelled = dataclasses.replace(self.objectives.labelled)  # its settings, which rows and sources are bound to
         if self.text_rows:
-            return Objectives(rows=self.text_rows, conflicts=None, by_repetition=False, labelled=labelled, reply=reply)
+            return Objectives(rows=self.text_rows, conflicts=None, by_repetition=False)
         examples, task = tuple(self.examples.shares), "reply" if self.examples.head is None else "labelled"
         if not self.replay:
             sources = tuple(f"{task}={name}" for name in examples)
-            return Objectives(rows=(task,), sources=sources, conflicts=None, labelled=labelled, reply=reply)
+            return Objectives(rows=(task,), sources=sources, conflicts=None)
         texts = [name for name, _ in self.data.shares]
         beside = [name if name not in examples else f"{name} as running text" for name in texts]
         return Objectives(
             rows=(f"{task}={1 - self.replay}", f"causal_lm={self.replay}"),
             sources=(*(f"{task}={name}" for name in examples), *(f"causal_lm={name}" for name in beside)),
-            conflicts=None, by_repetition=False, labelled=labelled, reply=reply,
+            conflicts=None, by_repetition=False,
         )  # fmt: skip
 
     @property

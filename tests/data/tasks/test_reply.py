@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data.preparation.token_flags import LEARNED, WORD_START
+from data.preparation.token_flags import ENCODED, LEARNED, WORD_START
 from data.tasks.causal_lm import CausalLM
 from data.tasks.reply import Reply
 from tests.tiny_text import LETTERS, text_of
@@ -39,11 +39,10 @@ def test_running_text_has_nothing_to_learn():
 
 
 def test_what_stands_before_the_first_answer_is_seen_from_both_sides_and_nothing_behind_it():
-    """With `prefix`: a and b of `abcdef`, g and h of `ghi`; of a piece without an answer nothing."""
+    """Where marks say so: a and b of `abcdef`, g and h of `ghi`."""
     text = two_examples()
-    batch, plain = Reply(prefix=True).build(text), Reply().build(text)
+    encoded = np.array([1, 1, 0, 0, 0, 0, 1, 1, 0], np.uint8) * ENCODED
+    batch, plain = Reply().build(text._replace(mark_I=text.mark_I | encoded)), Reply().build(text)
     assert batch.visible_BT[0].tolist() == [True] * 2 + [False] * 4 + [True] * 2 + [False] * 4
     for name in ("tokens_BT", "targets_BT", "weights_BT", "segment_BT", "position_BT"):
         np.testing.assert_array_equal(getattr(batch, name), getattr(plain, name))
-    unanswered = text._replace(mark_I=np.where(text.piece_I == 0, text.mark_I & WORD_START, text.mark_I))
-    assert Reply(prefix=True).build(unanswered).visible_BT[0].tolist() == [False] * 6 + [True] * 2 + [False] * 4
