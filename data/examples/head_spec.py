@@ -15,9 +15,8 @@ USUAL = {"classes": "label", "labels": "labels", "values": "value"}  # what the 
 class HeadSpec:
     """An output head beside the one of the tokens: what it reads, what it tells, and out of which columns."""
 
-    kind: HeadKind | None = (
-        None  # one of several classes, any number of labels, a number; None = classes named by words
-    )
+    kind: HeadKind | None = None
+    """one of several classes, any number of labels, a number; None = classes named by words"""
     name: str | None = None  # of the head; None = the last part of the target's column
     text: str | None = None  # column of the text; None = text
     second: str | None = None  # column of a second text, of pairs
