@@ -1,12 +1,13 @@
 """The loss of segments that have any number of labels: of each label -log p that it is there, or is not, by a sigmoid.
 
-Every (segment, label) is a target: its label is the class, its value 1 or 0. Axes: B batch  Q targets  C classes.
+Every (segment, label) is a target: its label is the class, its value 1 or 0. A row's first C targets are the labels of
+one segment in their order, the next C those of another, so that a segment is read and scored once.
+Axes: B batch  Q targets  S segments that have them, at most Q/C  C classes.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -44,12 +45,13 @@ class Labels(Loss):
 
     def _sums_of(self, seen: Seen, term: Term, logit_BQ: Float[Array, "B Q"]) -> Sums:
         value_BQ, weight_BQ = self.targets(seen.batch, term), self.weights(seen.batch, term)
-        count = len(seen.config.class_heads[head_number(term)].classes)
-        label_BQC = jax.nn.one_hot(seen.batch.label_BQ, count) * (weight_BQ > 0)[..., None]
+        count = _classes(seen, term)
         found_BQ, true_BQ = logit_BQ >= 0, value_BQ > 0.5
 
-        def of_labels(counted_BQ: Array) -> Float[Array, "C"]:
-            return jnp.einsum("BQC,BQ->C", label_BQC, counted_BQ.astype(jnp.float32))
+        def of_labels(is_so_BQ: Array) -> Float[Array, "C"]:
+            counted_BQ = is_so_BQ & (weight_BQ > 0)
+            counted_BSC = counted_BQ[:, : counted_BQ.shape[1] // count * count].reshape(len(counted_BQ), -1, count)
+            return jnp.sum(counted_BSC.astype(jnp.float32), axis=(0, 1))
 
         return {
             "loss": total(label_nll(logit_BQ, value_BQ), weight_BQ),
@@ -79,11 +81,17 @@ class Labels(Loss):
         return {**counted, "classes": config.class_heads[head_number(term)].classes}
 
 
+def _classes(seen: Seen, term: Term) -> int:
+    return len(seen.config.class_heads[head_number(term)].classes)
+
+
 def _logit(seen: Seen, term: Term) -> Float[Array, "B Q"]:
-    """The score of each target's own label; 0 where the head has no such label."""
-    logits_BQC = head_output(seen, term)
-    own_BQC = jnp.arange(logits_BQC.shape[-1])[None, None] == seen.batch.label_BQ[..., None]
-    return jnp.sum(jnp.where(own_BQC, logits_BQC, 0.0), axis=-1)
+    """The score of each target's own label, as the head finds it in one look at its segment; 0 past the last whole C,
+    where there is no target of this head."""
+    count, at_BQ = _classes(seen, term), seen.batch.at_BQ
+    most = at_BQ.shape[1] // count * count
+    logits_BSC = head_output(seen._replace(batch=seen.batch._replace(at_BQ=at_BQ[:, :most:count])), term)
+    return jnp.pad(logits_BSC.reshape(len(at_BQ), most), ((0, 0), (0, at_BQ.shape[1] - most)))
 
 
 def _label(batch: Batch) -> Array:

@@ -28,6 +28,11 @@ SEGMENT_BT = np.array([[1] * 9 + [2] * 12 + [0] * 3, [1] * 5 + [2] * 7 + [3] * 1
 AT_BQ = np.array([[8, 20, 20, 0], [4, 11, 22, 22]])  # a segment may have two targets
 WEIGHT_BQ = np.array([[1.0, 0.5, 2.0, 0.0], [1.0, 3.0, 0.25, 1.0]])
 LABEL_BQ = np.array([[0, 2, 1, 0], [1, 2, 0, 2]])
+LABELS = (  # the same of labels: of a segment all three, one after another
+    np.array([[8, 8, 8, 20, 20, 20, 0], [4, 4, 4, 22, 22, 22, 0]]),
+    np.array([[1.0, 0.5, 2.0, 1.0, 1.0, 0.25, 0.0], [1.0, 3.0, 0.25, 1.0, 0.0, 1.0, 0.0]]),
+    np.array([[0, 1, 2, 0, 1, 2, 0]] * 2),
+)
 
 
 def head(kind, pool, name="judge"):
@@ -38,21 +43,26 @@ def term_of(number: int, kind: str, **settings) -> Term:
     return Term(f"t{number}", 1, number, kind, shares=(0.0,), weights=(1.0,), expected=None, **settings)
 
 
-def batch_of(values_BQ, head_BQ=None) -> Batch:
+def targets_of(kind):
+    """(at, weight, label) of every target, [B, Q]."""
+    return LABELS if kind == "labels" else (AT_BQ, WEIGHT_BQ, LABEL_BQ)
+
+
+def batch_of(kind, values_BQ, head=0) -> Batch:
     inside = (SEGMENT_BT > 0).astype(np.int32)
     draw = np.random.default_rng(4)
     tokens = draw.integers(3, 100, SEGMENT_BT.shape, dtype=np.int32) * inside
     place = np.concatenate([np.arange(n) for n in (9, 12, 3, 5, 7, 11, 1)]).reshape(2, 24).astype(np.int32)
     bare = text_batch(tokens, tokens, inside * 0.0, inside, SEGMENT_BT.astype(np.int32), place, inside > 0)
+    at_BQ, weight_BQ, label_BQ = targets_of(kind)
     return bare._replace(
-        label_BQ=LABEL_BQ.astype(np.int32), value_BQ=np.asarray(values_BQ, np.float32), at_BQ=AT_BQ.astype(np.int32),
-        head_BQ=np.zeros((2, 4), np.int32) if head_BQ is None else head_BQ,
-        label_weight_BQ=WEIGHT_BQ.astype(np.float32),
+        label_BQ=label_BQ.astype(np.int32), value_BQ=np.asarray(values_BQ, np.float32), at_BQ=at_BQ.astype(np.int32),
+        head_BQ=np.full(at_BQ.shape, head, np.int32), label_weight_BQ=weight_BQ.astype(np.float32),
     )  # fmt: skip
 
 
 def drawn_values(kind):
-    draw = np.random.default_rng(5).normal(size=(2, 4))
+    draw = np.random.default_rng(5).normal(size=targets_of(kind)[0].shape)
     return draw if kind == "values" else (draw > 0).astype(float)
 
 
@@ -61,17 +71,18 @@ def oracle(kind, pool, params, hidden_BTD, values_BQ, smoothing):
     bank_DC, bias_C, query_D = (np.asarray(params[name][0], np.float64) for name in sorted(params))
     of = {"bank": np.zeros_like(bank_DC), "bias": np.zeros_like(bias_C), "query": np.zeros_like(query_D)}
     of["hidden"], loss, D = np.zeros(hidden_BTD.shape), 0.0, len(query_D)
-    for b, q in itertools.product(range(2), range(4)):
-        own = np.flatnonzero(SEGMENT_BT[b] == SEGMENT_BT[b, AT_BQ[b, q]])
+    at_BQ, weight_BQ, label_BQ = targets_of(kind)
+    for b, q in itertools.product(range(2), range(at_BQ.shape[1])):
+        own = np.flatnonzero(SEGMENT_BT[b] == SEGMENT_BT[b, at_BQ[b, q]])
         state_ID = np.asarray(hidden_BTD[b, own], np.float64)
         score_I = state_ID @ query_D / np.sqrt(D)
         share_I = {
-            "last": (own == AT_BQ[b, q]) * 1.0,
+            "last": (own == at_BQ[b, q]) * 1.0,
             "mean": np.full(len(own), 1 / len(own)),
             "attention": np.exp(score_I - score_I.max()) / np.exp(score_I - score_I.max()).sum(),
         }[pool]
         read_D = share_I @ state_ID
-        z_C, label, value = read_D @ bank_DC + bias_C, LABEL_BQ[b, q], values_BQ[b, q]
+        z_C, label, value = read_D @ bank_DC + bias_C, label_BQ[b, q], values_BQ[b, q]
         slope_C = np.zeros_like(z_C)
         if kind == "classes":
             p_C = np.exp(z_C) / np.exp(z_C).sum()
@@ -83,7 +94,7 @@ def oracle(kind, pool, params, hidden_BTD, values_BQ, smoothing):
             slope_C[label] = p - target
         else:
             nats, slope_C[0] = (z_C[0] - value) ** 2, 2 * (z_C[0] - value)
-        w = WEIGHT_BQ[b, q]
+        w = weight_BQ[b, q]
         loss += w * nats
         of["bank"] += w * np.outer(read_D, slope_C)
         of["bias"] += w * slope_C
@@ -108,7 +119,7 @@ def test_losses_and_gradients_are_those_of_the_formulas(kind, pool):
     params = {name: jnp.asarray(draw.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
     hidden_BTD = jnp.asarray(draw.normal(size=(2, 24, 16)), jnp.float32)
     values_BQ = drawn_values(kind)
-    batch, loss = jax.tree.map(jnp.asarray, batch_of(values_BQ)), loss_named(kind)
+    batch, loss = jax.tree.map(jnp.asarray, batch_of(kind, values_BQ)), loss_named(kind)
 
     term = term_of(0, kind, smoothing=0.2)
 
@@ -142,20 +153,22 @@ def params_of():
 
 
 def segments(*lengths: int, T: int = 24) -> Batch:
-    """A row of texts, each with a target of every head; what they are depends on their lengths alone."""
-    tokens, segment, position = (np.zeros((1, T), np.int32) for _ in range(3))
-    start, targets = 0, []
+    """A row of texts for every head; what they are depends on their lengths alone."""
+    tokens, segment, position = (np.zeros((3, T), np.int32) for _ in range(3))
+    at, label, value, weight = (np.zeros((3, 3 * len(lengths))) for _ in range(4))
+    start = 0
     for number, length in enumerate(lengths):
         place = slice(start, start + length)
-        tokens[0, place] = (np.arange(length) * 7 + length * 13) % 100
-        segment[0, place], position[0, place] = number + 1, np.arange(length)
+        tokens[:, place] = (np.arange(length) * 7 + length * 13) % 100
+        segment[:, place], position[:, place] = number + 1, np.arange(length)
         start += length
-        targets += [(start - 1, head, length % 3 if head == 0 else head % 3, (length % 2) * 1.0) for head in range(3)]
+        for head, q in ((0, slice(number, number + 1)), (1, slice(3 * number, 3 * number + 3)), (2, number)):
+            at[head, q], weight[head, q], value[head, q] = start - 1, 1, length % 2
+            label[head, q] = (length % 3, np.arange(3), 0)[head]
     inside = (segment > 0).astype(np.int32)
-    at, heads, labels, values = (np.array(column)[None] for column in zip(*targets, strict=True))
     return text_batch(tokens, tokens, inside * 0.0, inside, segment, position, inside > 0)._replace(
-        label_BQ=np.where(heads == 2, 0, labels).astype(np.int32), value_BQ=values.astype(np.float32),
-        at_BQ=at.astype(np.int32), head_BQ=heads.astype(np.int32), label_weight_BQ=np.ones_like(values, np.float32),
+        label_BQ=label.astype(np.int32), value_BQ=value.astype(np.float32), at_BQ=at.astype(np.int32),
+        head_BQ=np.arange(3, dtype=np.int32)[:, None].repeat(at.shape[1], 1), label_weight_BQ=weight.astype(np.float32),
     )  # fmt: skip
 
 
@@ -184,29 +197,62 @@ def test_what_a_head_reads_is_dropped_with_a_key_alone():
     assert (np.abs(first - none) > 1e-4).all()
 
 
+def test_a_text_is_read_and_scored_once_whatever_the_number_of_its_labels():
+    """Operations grow as the labels do, not as their square; the labels of a text lose the same states."""
+    batch = jax.tree.map(jnp.asarray, segments(9, 6))
+    hidden_BTD = jnp.asarray(np.random.default_rng(3).normal(size=(3, 24, 16)), jnp.float32)
+
+    def flops(labels):
+        config = ModelConfig(
+            **SHAPE, class_heads=(ClassHead(name="many", classes=tuple(map(str, range(labels))), kind="labels"),)
+        )
+        wide = batch._replace(
+            **{n: jnp.zeros((3, 2 * labels), getattr(batch, n).dtype) for n in batch._fields if n.endswith("_BQ")}
+        )
+        params = {"class_heads": jnp.zeros((1, 16, config.C)), "class_heads_bias": jnp.zeros((1, config.C))}
+        run = jax.jit(
+            lambda params: loss_named("labels").losses(
+                Seen(params, config, wide, hidden_BTD, 1), [TERMS[1]._replace(head=0)]
+            )
+        )
+        return run.lower(params).compile().cost_analysis()["flops"]
+
+    assert flops(128) < 10 * flops(16)
+    params = params_of() | {
+        "class_heads": jnp.ones_like(params_of()["class_heads"]),
+        "class_heads_bias": jnp.zeros((3, CONFIG.C)),
+    }
+    seen = Seen(params, CONFIG, batch, hidden_BTD, 1, jax.random.key(1))
+    [nats_BQ] = loss_named("labels").losses(seen, [TERMS[1]._replace(dropout=0.5)])
+    of_texts = np.asarray(nats_BQ[1]).reshape(2, 3)
+    np.testing.assert_array_equal(of_texts, of_texts[:, :1].repeat(3, 1))
+    assert abs(of_texts[0, 0] - of_texts[1, 0]) > 1e-3
+
+
 def test_scores_count_every_target_once_in_the_users_units():
     """Weights of classes weigh the loss alone. Against the definitions, of all three kinds."""
     config = dataclasses.replace(CONFIG, class_heads=(*BANK[:2], dataclasses.replace(BANK[2], mean=3.0, scale=2.0)))
     draw = np.random.default_rng(7)
     hidden_BTD = jnp.asarray(draw.normal(size=(2, 24, 16)), jnp.float32)
-    params, values_BQ = params_of(), np.random.default_rng(8).normal(size=(2, 4))
+    params = params_of()
     for number, kind in enumerate(KINDS):
-        loss, true_BQ = loss_named(kind), values_BQ if kind == "values" else (values_BQ > 0).astype(float)
-        batch, term = batch_of(true_BQ, np.full((2, 4), number, np.int32)), term_of(number, kind, scale=2.0)
+        loss, true_BQ = loss_named(kind), drawn_values(kind)
+        _, weight_BQ, label_BQ = targets_of(kind)
+        batch, term = batch_of(kind, true_BQ, number), term_of(number, kind, scale=2.0)
         [sums] = loss.sums(Seen(params, config, jax.tree.map(jnp.asarray, batch), hidden_BTD, 1), [term])
         sums = {name: np.asarray(value, np.float64) for name, value in sums.items()}
-        counts, details = WEIGHT_BQ > 0, loss.details(term, sums, config)
+        counts, details = weight_BQ > 0, loss.details(term, sums, config)
         name, baseline = loss.baseline(term, [batch], None, None)  # pyright: ignore[reportArgumentType]
-        assert sums["weight"] == pytest.approx(WEIGHT_BQ.sum())
+        assert sums["weight"] == pytest.approx(weight_BQ.sum())
         if kind == "classes":
             confusion = np.array(details["confusion"])
             assert confusion.sum() == counts.sum() == 7
             assert loss.score(sums) == pytest.approx(np.trace(confusion) / 7)
-            assert (confusion.sum(axis=1) == np.bincount(LABEL_BQ[counts])).all()
+            assert (confusion.sum(axis=1) == np.bincount(label_BQ[counts])).all()
             assert baseline == pytest.approx(3 / 7)
         elif kind == "labels":
             right, answered, true = (np.array(details[key]) for key in ("right", "answered", "true"))
-            assert (true == np.bincount(LABEL_BQ[counts], true_BQ[counts], minlength=3)).all()
+            assert (true == np.bincount(label_BQ[counts], true_BQ[counts], minlength=3)).all()
             assert (right <= np.minimum(answered, true)).all()
             assert loss.score(sums) == pytest.approx(2 * right.sum() / (answered + true).sum())
             assert 0 < baseline <= 1
@@ -224,7 +270,7 @@ def test_a_step_of_heads_alone_needs_no_backward_pass_through_the_layers():
     model = Transformer(config, unroll=3)
     mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
     loss_spec = LossSpec(tuple(TERMS), config.class_heads, (0.0,), "static", 6)
-    batch = jax.tree.map(lambda *rows: np.concatenate(rows)[None], *[segments(9, 6) for _ in range(4)])
+    batch = jax.tree.map(lambda *rows: np.concatenate(rows)[None], *[segments(9, 6) for _ in range(2)])
     flops = {}
     for name, frozen in {"all": ((".*", 0.0),), "heads": (("class_heads.*", 0.0), (".*", 1.0))}.items():
         spec = OptimizerSpec(learning_rate=1e-2, warmup=0, frozen=frozen)
