@@ -1,7 +1,6 @@
 """Texts and what a head is to tell of them, out of a source: records of files or of a TensorFlow dataset, or documents
 of a corpus of ours that are labelled."""
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
@@ -12,6 +11,7 @@ from data.examples.head_spec import HeadSpec
 from data.preparation import sources
 from gptjax.spelling import did_you_mean
 from gptjax.text.record_files import column
+from gptjax.text.told import label_name, number_in, split_labels
 
 Target = str | tuple[str, ...] | float  # a class, labels, or a number
 
@@ -110,7 +110,7 @@ def _class(value: Any, where: str, spec: HeadSpec) -> str:
     if spec.kind is None and isinstance(value, list):
         raise ValueError(f"{where} is a list: say --as labels, or name a column with one class")
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if spec.kind is None and (is_number or (isinstance(value, str) and _number(value) is not None)):
+    if spec.kind is None and (is_number or (isinstance(value, str) and number_in(value) is not None)):
         raise ValueError(
             f"{where}={value!r} is a number: give --as classes if it is the name of a class, or --as values if it is "
             "more or less of something"
@@ -119,18 +119,16 @@ def _class(value: Any, where: str, spec: HeadSpec) -> str:
 
 
 def _labels(value: Any, where: str, spec: HeadSpec) -> tuple[str, ...]:
-    """Any number of labels: a list, or text that '|' or, without one, ',' parts. None is a list of none."""
-    if value is None:
-        raise ValueError(f"{where} is null; write an empty list, or no text, for an example without labels")
-    if isinstance(value, str):
-        value = [one for one in (part.strip() for part in value.split("|" if "|" in value else ",")) if one]
-    if not isinstance(value, list):
-        raise ValueError(f"{where} is a {type(value).__name__}; labels are a list, or text such as 'red|round'")
-    return tuple(dict.fromkeys(_name(one, where, "label") for one in value))
+    """Any number of labels. None is a list of none."""
+    try:
+        found = split_labels(value)
+    except ValueError as error:
+        raise ValueError(f"{where} {error}") from None
+    return tuple(dict.fromkeys(_name(one, where, "label") for one in found))
 
 
 def _value(value: Any, where: str, spec: HeadSpec) -> float:
-    found = _number(value)
+    found = number_in(value)
     if found is None:
         raise ValueError(
             f"{where}={value!r} is no number; --as classes tells words apart, --examples.bad skip drops it"
@@ -138,21 +136,8 @@ def _value(value: Any, where: str, spec: HeadSpec) -> float:
     return found
 
 
-def _number(value: Any) -> float | None:
-    """A finite number, or one that is written as text; None of all else."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        found = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return found if math.isfinite(found) else None
-
-
 def _name(value: Any, where: str, what: str) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if not isinstance(value, str | int | float) or not (name := " ".join(str(value).split())):
-        found = "empty" if value in (None, "") or isinstance(value, str) else f"a {type(value).__name__}"
-        raise ValueError(f"{where} is {found}, no {what}; leave the record out, or give it one")
-    return name
+    try:
+        return label_name(value)
+    except ValueError as error:
+        raise ValueError(f"{where} {error}, no {what}; leave the record out, or give it one") from None

@@ -3,15 +3,15 @@
 What is wrong with an item is a ValueError that gives its number, from 0, or its file and line.
 """
 
-import math
 import numbers
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gptjax.files.places import expanded
 from gptjax.spelling import did_you_mean
-from gptjax.text.record_files import KNOWN, records
+from gptjax.text.record_files import KNOWN, column, records
 from gptjax.text.source_files import find
+from gptjax.text.told import label_name, number_in, split_labels
 
 Item = Mapping[str, Any]
 TEXT, CONTEXT, QUESTION = "{text}", "{context}", "{question}"  # templates: fields of an item in braces
@@ -109,47 +109,39 @@ def right_choice(item: Item, number: int, choices: Sequence[str]) -> int:
     )
 
 
-def several(text: str) -> list[str]:
-    """The labels in a text: parted by "|" or, without one, by ","."""
-    return [one for part in text.split("|" if "|" in text else ",") if (one := part.strip())]
-
-
-def labels_of(item: Item, number: int, labels: Sequence[str]) -> list[int]:
+def labels_of(item: Item, number: int, labels: Sequence[str], name: str = "labels") -> list[int]:
     """The numbers of the labels that the item has, none or more: a list of texts, or one text that parts them."""
-    given = field(item, number, "labels")
-    found = several(given) if isinstance(given, str) else given
-    if not isinstance(found, list | tuple):
-        raise ValueError(
-            f"{name_of(item, number)}: labels={given!r} must be a list of labels, or text such as 'red|round'; of none "
-            "an empty one"
-        )
+    given = column(item, name, name_of(item, number))
+    try:
+        found = split_labels(given)
+    except ValueError as error:
+        raise ValueError(f"{name_of(item, number)}: {name}={given!r} {error}") from None
     return [_place(one, name_of(item, number), labels) for one in found]
 
 
-def value_of(item: Item, number: int) -> float:
+def value_of(item: Item, number: int, name: str = "value") -> float:
     """The number that the item has, which may be written as text."""
-    given = field(item, number, "value")
-    try:
-        value = math.nan if isinstance(given, bool) else float(given)
-    except (TypeError, ValueError, OverflowError):
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"{name_of(item, number)}: value={given!r} is no number; leave the item out, or give it one")
+    given = column(item, name, name_of(item, number))
+    if (value := number_in(given)) is None:
+        raise ValueError(f"{name_of(item, number)}: {name}={given!r} is no number; leave the item out, or give it one")
     return value
 
 
-def label_of(item: Item, number: int, labels: Sequence[str]) -> int:
-    """The number of the label that the item has, a text or a number that is written like one."""
-    return _place(field(item, number, "label"), name_of(item, number), labels)
+def label_of(item: Item, number: int, labels: Sequence[str], name: str = "label") -> int:
+    """The number of the label that the item has, as it is written or as training reads it."""
+    return _place(column(item, name, name_of(item, number)), name_of(item, number), labels)
 
 
 def _place(label: Any, name: str, labels: Sequence[str]) -> int:
     if label is None:
         raise ValueError(f"{name}: its label is null; leave the item out, or give it one of {list(labels[:10])}")
-    if str(label) not in labels:
+    if str(label) in labels:
+        return labels.index(str(label))
+    try:
+        return labels.index(label_name(label))
+    except ValueError:
         known = ", ".join(map(repr, labels[:10])) + (f" and {len(labels) - 10} more" if labels[10:] else "")
-        raise ValueError(f"{name}: its label {str(label)!r} is none of {known}")
-    return labels.index(str(label))
+        raise ValueError(f"{name}: its label {str(label)!r} is none of {known}") from None
 
 
 def word_of_label(pairs: Iterable[tuple[Any, Any]]) -> dict[str, str]:

@@ -6,7 +6,8 @@ import pytest
 
 from data.examples.dialogues import Rejected
 from data.examples.head_spec import HeadSpec
-from data.examples.labelled_texts import check_labelled, labelled_texts
+from data.examples.labelled_texts import LabelledText, check_labelled, labelled_texts
+from gptjax.evaluation.items import label_of, labels_of, read_items, value_of
 
 
 def read(folder, records, bad="stop", **spec):
@@ -33,6 +34,29 @@ def test_labels_are_a_list_or_text_that_bars_or_commas_part(tmp_path):
 def test_numbers_are_read_as_written_or_as_text(tmp_path):
     records = [{"text": "x", "value": one} for one in (3, -2.5, " 1e-3 ")]
     assert targets(read(tmp_path, records, kind="values")) == [3.0, -2.5, 0.001]
+
+
+def test_what_is_told_of_an_item_is_read_as_training_reads_it(tmp_path):
+    """Names, labels and numbers that are written in several ways; a name that is there as it stands wins."""
+    records = [
+        {"text": "a", "label": True, "labels": "red |  light  blue", "value": " 1e-3 "},
+        {"text": "b", "label": " very\t good", "labels": ["red", False], "value": 2},
+        {"text": "c", "label": 3.5, "labels": "", "value": "-1"},
+    ]
+    path = tmp_path / "some.jsonl"
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+
+    def taught(kind):
+        found = labelled_texts(f"files:{path}", HeadSpec(kind=kind), "stop")
+        return [one.target for one in found if isinstance(one, LabelledText)]
+
+    items, classes, labels = [*read_items([str(path)])], taught("classes"), ["red", "light blue", "false"]
+    assert classes == ["true", "very good", "3.5"]
+    assert [label_of(item, 0, classes) for item in items] == [0, 1, 2]
+    found = [tuple(labels[place] for place in labels_of(item, 0, labels)) for item in items]
+    assert found == taught("labels") == [("red", "light blue"), ("red", "false"), ()]
+    assert [value_of(item, 0) for item in items] == taught("values") == [0.001, 2.0, -1.0]
+    assert label_of({"label": "a  b"}, 0, ["a b", "a  b"]) == 1
 
 
 def test_a_number_is_a_class_only_where_that_is_said(tmp_path):

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from gptjax.arguments import listed
-from gptjax.evaluation.items import label_of, left_out, prompts, read_items, right_choice, texts_of, word_of_label
+from gptjax.evaluation.items import (
+    label_of,
+    labels_of,
+    left_out,
+    prompts,
+    read_items,
+    right_choice,
+    texts_of,
+    value_of,
+    word_of_label,
+)
 
 
 def test_lines_are_items_and_other_files_are_texts(tmp_path):
@@ -101,6 +111,20 @@ def test_labels_are_compared_as_they_are_written(label):
 
 
 @pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({"labels": None}, "item 2: labels=None is null; labels are a list"),
+        ({"labels": 3}, "is a int"),
+        ({"value": True}, "value=True is no number"),
+        ({"value": "nan"}, "is no number"),
+    ],
+)
+def test_what_is_no_label_or_number_is_refused_with_its_item(record, said):
+    with pytest.raises(ValueError, match=said):
+        labels_of(record, 2, ["a"]) if "labels" in record else value_of(record, 2)
+
+
+@pytest.mark.parametrize(
     ("pairs", "said"), [([("a", "x"), ("", "y")], "label 1 is empty"), ([("a", "x"), ("a", "y")], "'a' is given twice")]
 )
 def test_labels_are_neither_empty_nor_doubled(pairs, said):
@@ -147,5 +171,5 @@ def test_an_item_of_a_file_is_known_by_its_line(tmp_path):
         prompts(items, "{text}")
     with pytest.raises(ValueError, match=r"a\.jsonl:3: its label 'x' is none of 'y'"):
         label_of(second, 1, ["y"])
-    with pytest.raises(ValueError, match=r"item 0: has no field 'label'"):
+    with pytest.raises(ValueError, match=r"item 0: no field 'label'"):
         label_of(dict(first), 0, ["y"])
