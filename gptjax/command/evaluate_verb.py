@@ -40,6 +40,7 @@ USERS = {  # of the options that not every task has
     "labels": ("classes",),
     "head": BY_HEAD,
     "second": BY_HEAD,
+    "truth": BY_HEAD,
     "tokens": ("answers",),
     "stop": ("answers",),
     "batch_tokens": ("perplexity", "choices", *BY_HEAD),
@@ -64,7 +65,8 @@ class Evaluate(Verb):
       gptjax evaluate runs/first choices quiz.jsonl --template "Question: {context}\\nAnswer:" --out results/quiz
       gptjax evaluate runs/first classes reviews.jsonl --labels good bad --template "{text} It is"
       gptjax evaluate runs/first classes news.jsonl --head topic
-      gptjax evaluate runs/essays values graded.csv --head grade --template "{essay}"
+      gptjax evaluate runs/reviews classes reviews.csv --head verdict --truth verdict
+      gptjax evaluate runs/essays values graded.csv --head grade --template "{essay}" --truth grade
       gptjax evaluate runs/pairs classes pairs.csv --head same --template "{one}" --second "{other}"
       gptjax evaluate runs/first answers questions.jsonl --tokens 16
 
@@ -89,6 +91,8 @@ class Evaluate(Verb):
     """Classes, labels, values: the output head that tells them; of classes instead of words."""
     second: str = SECOND
     """The second text of an item, for a head that reads two, with its fields in braces."""
+    truth: str | None = None
+    """With --head: the column of what is so; a.b leads into objects. None = label, labels or value."""
     tokens: int = TOKENS
     """Answers: the longest."""
     stop: tuple[str, ...] = tuple(text.replace("\n", "\\n") for text in STOP)
@@ -124,6 +128,8 @@ class Evaluate(Verb):
                 *most, last = users
                 known = f"{', '.join(most)} and {last}" if most else last
                 raise ValueError(f"{option} is for {known}, not for {self.task}")
+        if self.truth is not None and self.head is None:
+            raise ValueError("--truth names a column for --head; with --labels what is so stands in the column label")
         if self.head is not None and self.delimiter != DELIMITER:
             raise ValueError("--delimiter stands before a word, not for classes with --head")
         for name in ("most", "batch_tokens", "tokens"):
@@ -165,7 +171,7 @@ class Evaluate(Verb):
                 case "classes" | "labels" | "values":
                     head = self._head(model)
                     found = evaluate.by_head(
-                        model, items, head, template=template, second=unescaped(self.second),
+                        model, items, head, template=template, second=unescaped(self.second), truth=self.truth,
                         batch_tokens=self.batch_tokens, progress=progress,
                     )  # fmt: skip
                 case "answers":
@@ -188,6 +194,8 @@ class Evaluate(Verb):
         tells = "values" if head.tells_number else head.kind
         if tells != self.task:
             raise ValueError(f"head {head.name!r} tells {tells}, not {self.task}: gptjax evaluate MODEL {tells} ...")
+        if self.second != SECOND and not head.two:
+            raise ValueError(f"--second {self.second}: head {head.name!r} reads one text; leave it out")
         return head.name
 
 

@@ -29,20 +29,23 @@ NAMES = {  # of figures, as results have them
 
 def by_head(
     model: "LanguageModel", items: Iterable[Item], head: str, *, template: str = TEXT, second: str = SECOND,
-    seed: int = 0, **options: Unpack[ScoreOptions],
+    truth: str | None = None, seed: int = 0, **options: Unpack[ScoreOptions],
 ) -> Result:  # fmt: skip
     """How right a head of the model is. An item has what it tells: `label`, `labels` (a list, or text such as
-    "red|round") or `value`, a number.
+    "red|round") or `value`, a number; or has it in the field `truth`, of which a.b leads into objects.
 
     `template` makes the text of an item, `second` the second one for a head that reads two; both are read as the head
     was taught, and lose their end where they are too long: the counts say how many did. The figures are those of
     gptjax.evaluation.head_figures. An item: answer, its fields, of classes and labels `probabilities`, of classes
     `log_probs` (nats) and `chosen` too, and `cut` where it lost its end.
-    Raises ValueError for a head that the model has not, and an item without text or with a label that it has not.
+    Raises ValueError for a head that the model has not, `second` where the head reads one text, and an item without
+    text or with a label that it has not.
     """
     items = list(items)
     one = model.config.class_heads[head_named(model.config.class_heads, head)]
-    true_IC = _truth(one, items)
+    if second != SECOND and not one.two:
+        raise ValueError(f"second {second}: head {one.name!r} reads one text; leave it out")
+    true_IC = _truth(one, items, truth)
     firsts = prompts(items, template)
     texts: Sequence[TextOrTwo] = [*zip(firsts, prompts(items, second), strict=True)] if one.two else firsts
     number, inputs = read_by_head(model, texts, head)
@@ -77,14 +80,14 @@ def intervals(of: Callable[[np.ndarray], dict[str, float]], items: int, seed: in
     return {NAMES[name]: metric(lambda drawn, name=name: measured(drawn)[name], items, seed) for name in every}
 
 
-def _truth(head: ClassHead, items: Sequence[Item]) -> Float[np.ndarray, "I C"]:
+def _truth(head: ClassHead, items: Sequence[Item], name: str | None) -> Float[np.ndarray, "I C"]:
     """1 at the class or at each label, else 0; the number."""
     true_IC = np.zeros((len(items), len(head.classes)))
     for number, item in enumerate(items):
         if head.tells_number:
-            true_IC[number, 0] = value_of(item, number)
+            true_IC[number, 0] = value_of(item, number, name or "value")
         elif head.kind == "labels":
-            true_IC[number, labels_of(item, number, head.classes)] = 1
+            true_IC[number, labels_of(item, number, head.classes, name or "labels")] = 1
         else:
-            true_IC[number, label_of(item, number, head.classes)] = 1
+            true_IC[number, label_of(item, number, head.classes, name or "label")] = 1
     return true_IC

@@ -8,6 +8,7 @@ import pytest
 from gptjax.cli import main, parse
 from gptjax.command.evaluate_verb import words_of
 from gptjax.evaluation.evaluate import answer, classify, multiple_choice
+from tests.headed_model import headed_model
 from tests.tiny_run import random_model, write_run
 
 MODEL = random_model()
@@ -87,6 +88,8 @@ def test_the_command_finds_what_the_api_finds(folder, monkeypatch, capsys, words
         (["classes", "a.jsonl", "--head", "b", "--delimiter", ""], "not for classes with --head"),
         (["values", "a.jsonl"], "values need --head, the output head that tells them"),
         (["choices", "a.jsonl", "--second", "{b}"], "--second is for classes, labels and values, not for choices"),
+        (["choices", "a.jsonl", "--truth", "b"], "--truth is for classes, labels and values, not for choices"),
+        (["classes", "a.jsonl", "--labels", "a", "b", "--truth", "b"], "--truth names a column for --head"),
         (["answers", "a.jsonl", "--batch-tokens", "8"], "--batch-tokens is for .*, not for answers"),
         (["choices", "a.jsonl", "--tokens", "8"], "--tokens is for answers, not for choices"),
         (["choices", "a.jsonl", "--stop", "x"], "--stop is for answers, not for choices"),
@@ -101,6 +104,31 @@ def test_the_command_finds_what_the_api_finds(folder, monkeypatch, capsys, words
 def test_what_does_not_go_together_is_refused_at_once(words, said):
     with pytest.raises(ValueError, match=said):
         parse(["evaluate", "run", *words])
+
+
+def test_a_head_is_measured_by_the_column_that_is_named(tmp_path, monkeypatch, capsys):
+    """As the column of the usual name would; a second text is refused where one is read."""
+    write_run(tmp_path / "run", headed_model())
+    told = [("mood", "classes", "label", ["good", "bad"]), ("colours", "labels", "labels", ["red | blue", []])]
+    for head, task, usual, truth in told:
+        for name, fields in (("usual", {usual: 0}), ("own", {"seen": {"as": 0}})):
+            lines = [
+                {"text": text} | {key: {"as": one} if key == "seen" else one for key in fields}
+                for text, one in zip(["the lazy dog", "fox"], truth, strict=True)
+            ]
+            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        usual_one, _ = run(tmp_path, monkeypatch, task, str(tmp_path / "usual.jsonl"), "--head", head)
+        own = [task, str(tmp_path / "own.jsonl"), "--head", head, "--truth", "seen.as"]
+        own_one, _ = run(tmp_path, monkeypatch, *own)
+        assert own_one["metrics"] == usual_one["metrics"]
+        assert own_one["asked"]["truth"] == "seen.as"
+        for more, said in (
+            (["--second", "{text}"], "reads one text; leave it out"),
+            (["--truth", "sen"], "did you mean 'seen'"),
+        ):
+            with pytest.raises(SystemExit):
+                run(tmp_path, monkeypatch, *own, *more)
+            assert said in capsys.readouterr().err
 
 
 def test_a_file_without_items_is_refused_in_one_line(folder, monkeypatch, capsys):
