@@ -38,7 +38,7 @@ class Predict(Verb):
 
       NAME               the most probable class; the labels of a half and more, as a|b or a list; or the number
       NAME:CLASS         the probability of each class or label
-      NAME:cut           true where the text was longer than the head reads, and lost its end
+      NAME_cut           true where the text was longer than the head reads, and lost its end
 
     Without --to the first answers are printed as a table.
 
@@ -151,12 +151,12 @@ def columns_of(one: "Prediction", head: ClassHead) -> dict[str, Any]:
     """What is told of a text, by the columns that it is written in."""
     answer = list(one.answer) if isinstance(one.answer, tuple) else one.answer
     probabilities = {f"{head.name}:{name}": value for name, value in one.probabilities.items()}
-    return {head.name: answer, **probabilities, f"{head.name}:cut": one.cut}
+    return {head.name: answer, **probabilities, f"{head.name}_cut": one.cut}
 
 
 def refuse_taken(item: Mapping[str, Any], head: ClassHead) -> None:
     """Raises ValueError for a record that has a column by the name of one that is to be written."""
-    written = [head.name, f"{head.name}:cut", *(f"{head.name}:{name}" for name in head.classes)]
+    written = [head.name, f"{head.name}_cut", *(f"{head.name}:{name}" for name in head.classes)]
     if taken := [name for name in written if name in item]:
         raise ValueError(
             f"{name_of(item, 0)}: has a column {taken[0]!r} already, where the answers go; rename it, or drop it"

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from gptjax import cli
+from gptjax.batch import ClassHead
+from gptjax.command.predict_verb import columns_of, refuse_taken
+from gptjax.inference.predicting import Prediction
 from tests.headed_model import TEXTS, headed_model
 from tests.tiny_run import write_run
 
@@ -41,12 +44,12 @@ def test_answers_come_beside_the_records_as_they_were(folder, monkeypatch, capsy
         rows = list(csv.DictReader(file))
     for row, text, wanted in zip(rows, TEXTS, model.predict(TEXTS, "colours"), strict=True):
         assert (row["review"], row["colours"]) == (text, "|".join(wanted.answer))
-        assert row["colours:cut"] == str(wanted.cut).lower()
+        assert row["colours_cut"] == str(wanted.cut).lower()
         np.testing.assert_allclose(float(row["colours:red"]), wanted.probabilities["red"], atol=1e-6)
     call(monkeypatch, folder, "run", "in.jsonl", "--head", "grade", "--text", "of.text", "--to", "out.jsonl")
     rows = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
     for row, text, wanted in zip(rows, TEXTS, model.predict(TEXTS, "grade"), strict=True):
-        assert (row["of"], row["tags"], row["grade:cut"]) == ({"text": text}, ["a"], False)
+        assert (row["of"], row["tags"], row["grade_cut"]) == ({"text": text}, ["a"], False)
         assert row["grade"] == pytest.approx(wanted.answer, abs=1e-4)
     call(
         monkeypatch, folder, "run", "in.csv", "--head", "same", "--text", "review", "--second", "other", "--to",
@@ -55,6 +58,18 @@ def test_answers_come_beside_the_records_as_they_were(folder, monkeypatch, capsy
     rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
     wanted = model.predict([(text, "fox") for text in TEXTS], "same")
     assert [row["same"] for row in rows] == [one.answer for one in wanted]
+
+
+def test_a_class_may_be_called_as_the_mark_of_a_text_that_lost_its_end():
+    """Each column is written, whatever the classes are called."""
+    names = ("cut", "_cut", "")
+    head = ClassHead(name="verdict", classes=names)
+    one = Prediction("cut", dict(zip(names, (0.5, 0.3, 0.2), strict=True)), cut=True)
+    told = columns_of(one, head)
+    assert told == {"verdict": "cut", "verdict:cut": 0.5, "verdict:_cut": 0.3, "verdict:": 0.2, "verdict_cut": True}
+    for name in told:
+        with pytest.raises(ValueError, match=f"has a column '{name}' already"):
+            refuse_taken({"text": "a", name: "b"}, head)
 
 
 def test_without_a_file_a_table_is_printed(folder, monkeypatch, capsys):
