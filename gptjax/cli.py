@@ -68,7 +68,7 @@ class Generate(Verb):
     samples: int = 1
     """How many different continuations of the prompt."""
     step: int | None = None
-    """Checkpoint to load; None = the newest good one."""
+    """Checkpoint to load; None = the best so far of a run that is judged by a figure, else the newest good one."""
     weights: Literal["trained", "ema"] = "trained"
     """Those of the step itself, or their moving average, where the run kept one."""
     adapter: str | None = None

@@ -29,7 +29,7 @@ class Export(Verb):
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """Folder to make."""
     step: int | None = None
-    """Checkpoint to export; None = the newest good one."""
+    """Checkpoint to export; None = the best so far of a run that is judged by a figure, else the newest good one."""
     weights: Literal["trained", "ema"] = "trained"
     """Those of the step itself, or their moving average, where the run kept one."""
     adapter: str | None = None

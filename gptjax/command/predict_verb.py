@@ -70,7 +70,7 @@ class Predict(Verb):
     batch_tokens: int | None = None
     """Tokens read at once on each device; fewer need less memory. None = 512 on a CPU, 16384 elsewhere."""
     step: int | None = None
-    """Checkpoint of a run; None = the newest good one."""
+    """Checkpoint of a run; None = the best so far of a run that is judged by a figure, else the newest good one."""
     weights: Literal["trained", "ema"] = "trained"
     """Those of the step itself, or their moving average, where the run kept one."""
     adapter: str | None = None

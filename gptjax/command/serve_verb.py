@@ -57,11 +57,11 @@ class Serve(Verb):
     allow_anyone: bool = False
     """Serve without keys at an address that others can reach."""
     follow: bool = False
-    """Of a run that is training: serve its newest good checkpoint, whenever there is a newer one."""
+    """Of a run that is training: look for newer checkpoints, and serve the one that --step None takes."""
     drain: float = 30.0
     """Seconds that texts under way have to end when the server is stopped."""
     step: int | None = None
-    """Checkpoint of a run; None = the newest good one."""
+    """Checkpoint of a run; None = the best so far of a run that is judged by a figure, else the newest good one."""
     weights: Literal["trained", "ema"] = "trained"
     """Those of the step itself, or their moving average, where the run kept one."""
     adapter: str | None = None

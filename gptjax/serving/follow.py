@@ -1,4 +1,4 @@
-"""A run that is training, followed: the server's model is always its newest good checkpoint."""
+"""A run that is training, followed: the server's model is the checkpoint that is loaded where none is named."""
 
 import logging
 import threading
