@@ -192,18 +192,35 @@ def calibration(probability_I: Float[np.ndarray, "I"], true_I: Bool[np.ndarray, 
     return Calibration(float((distance_K * count_K).sum() / count_K.sum()), count_K, probability_K, share_K)
 
 
+def common_labels(true_C: Float[np.ndarray, "C"], texts: int) -> tuple[Bool[np.ndarray, "C"], float]:
+    """(the commonest labels, as many as have the highest micro F1 if they are told of every text, that F1).
+
+    `true_C`: how many of the texts have each label.
+    """
+    order_C = np.argsort(-np.asarray(true_C), kind="stable")
+    occurs_C = texts * np.arange(1, len(order_C) + 1) + np.sum(true_C)  # answers and labels, by how many are told
+    f1_C = 2 * np.cumsum(true_C[order_C]) / occurs_C
+    told_C = np.zeros(len(order_C), bool)
+    told_C[order_C[: int(f1_C.argmax()) + 1]] = True
+    return told_C, float(f1_C.max())
+
+
 def baseline(kind: HeadKind, train_EC: Float[np.ndarray, "E C"], items: int) -> tuple[str, Float[np.ndarray, "I C"]]:
     """(what whoever has not read the texts would say, its answers for so many items), out of training truth alone.
 
-    Of classes and labels their shares, whose answer is the commonest class, or every label of at least half the texts;
-    of values the mean.
+    Of classes their shares, whose answer is the commonest class; of labels those that `common_labels` tells, each with
+    its share or a half, whichever is more, and of the others their shares; of values the mean.
     """
     said = {
         "classes": "always says the commonest class",
-        "labels": "always says the labels that most texts have",
+        "labels": "always says the labels that are commonest in training, as many as make its F1 highest there",
         "values": "always says the mean",
     }
-    return said[kind], np.repeat(np.asarray(train_EC, np.float64).mean(axis=0, keepdims=True), items, axis=0)
+    mean_C = np.asarray(train_EC, np.float64).mean(axis=0)
+    if kind == "labels":
+        told_C, _ = common_labels(train_EC.sum(axis=0), len(train_EC))
+        mean_C = np.where(told_C, np.maximum(mean_C, 0.5), mean_C)  # one of a half or more is always among those told
+    return said[kind], np.repeat(mean_C[None], items, axis=0)
 
 
 def in_words(found: Mapping[str, float], names: Sequence[str] | None = None) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """Figures of heads against SciPy and the formulas written out."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from gptjax.evaluation.head_figures import (
     baseline,
     calibration,
     check_figure,
+    common_labels,
     confusion,
     counts_of,
     figures,
@@ -94,3 +97,19 @@ def test_a_figure_that_does_not_fit_the_head_is_refused_with_those_that_do():
 def test_no_items_are_an_error():
     with pytest.raises(ValueError, match="no held-out items"):
         figures("classes", np.zeros((0, 2)), np.zeros((0, 2)))
+
+
+def test_the_baseline_of_labels_tells_those_that_make_its_f1_highest_in_training():
+    """Against every set of labels; with none of half the texts it still tells some."""
+    draw = np.random.default_rng(2)
+    true_EC = (draw.random((60, 5)) < [0.1, 0.4, 0.3, 0.02, 0.2]).astype(float)
+    sets = [np.array(one, bool) for one in itertools.product([0, 1], repeat=5)]
+    best = max(micro_f1(label_counts(np.tile(one, (60, 1)), true_EC > 0)) for one in sets)
+    told_C, f1 = common_labels(true_EC.sum(axis=0), 60)
+    said, told_IC = baseline("labels", true_EC, 60)
+    assert f1 == pytest.approx(best)
+    assert ((told_IC >= 0.5) == told_C).all()
+    assert figures("labels", told_IC, true_EC)["micro_f1"] == pytest.approx(best)
+    assert true_EC.mean(axis=0).max() < 0.5
+    assert 0 < told_C.sum() < 5
+    assert "commonest in training" in said
