@@ -126,7 +126,8 @@ def test_examples_that_an_older_gptjax_marked_are_the_same_ones_unless_other_tok
     old = new & LEARNED
     assert (old != new).any()
     old.tofile(marks)
-    was = {**described, "content": content_hash(folder, described["sources"], described["format"])}
+    was = described.copy()
+    was["content"] = content_hash(folder, described["sources"], described["format"])
     new.tofile(marks)
     assert content(folder, was) == was["content"] != described["content"]
     (new ^ LEARNED).tofile(marks)
