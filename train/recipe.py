@@ -218,7 +218,7 @@ class Recipe:
 # Parts of a recipe that may change when a run is continued: rows and schedule stay the same, updates up to rounding.
 HARMLESS = (
     *("mesh.", "compute.remat", "compute.unroll", "compute.kernel", "validation.", "checkpoint.", "stop."),
-    *("hang_after", "samples", "run", "data.prepared", "objectives.conflicts", "base"),
+    *("hang_after", "samples", "run", "data.prepared", "objectives.conflicts", "base", "examples.answered"),
 )
 # Parts that a checkpoint is made of; of the rest, a change means other rows or updates from there on.
 FIXED = (

@@ -34,6 +34,7 @@ class Health:
     best_step: int | None = None  # where it was
     reference: float | None = None  # held-out loss that patience compares with
     without_gain: int = 0  # measurements since that one
+    figure: str | None = None  # stop.figure, by which these five are what they are; None = the loss
     best_held_out: float | None = None  # held-out loss at `best_step`, which decides between equals of stop.figure
     measured: dict[str, int] = dataclasses.field(default_factory=dict)  # newest step of each kind of measurement
 
@@ -65,6 +66,12 @@ class Health:
                 said = f"{which}: the loss jumped to {loss:.4g} from a running mean of {mean:.4g}"
         self.losses = [*self.losses[1 - WINDOW :], loss]
         return said
+
+    def judge_by(self, figure: str | None) -> None:
+        """To be called at each start: what is best by another figure, or by the loss, counts no further."""
+        if figure != self.figure:
+            self.figure, self.best_loss, self.best_step, self.best_held_out = figure, None, None, None
+            self.reference, self.without_gain = None, 0
 
     def note_held_out(self, step: int, loss: float, short: float | None = None) -> bool:
         """Takes in a measurement of held-out text; True if it is the best so far.

@@ -14,10 +14,12 @@ from rich.table import Table
 
 from data.description import BY_NUMBER, Description, Source, read_prepared
 from data.preparation.holdout import FEWEST_BYTES, SPLITS, WITHIN
+from data.preparation.token_flags import LEARNED
 from data.preparation.workitems import token_type
 from data.rows.mixture import RATE_UNIT, mixture_rates
 from gptjax.text.tokenizer import Tokenizer
 
+ALL_BITS = 0xFF  # of a mark
 XZ_CONTEXT = 60_000_000  # bytes of training text that xz sees first: what its window of 64 MiB holds
 
 
@@ -86,20 +88,24 @@ def stored_text(folder: Path, source_folder: str, split: str, *, last_bytes: int
 
 
 def content(folder: Path, was: Description) -> str:
-    """The hash of a prepared folder's text, to be compared with that of an earlier description: made by its rule."""
+    """The hash of a prepared folder's text, to be compared with that of an earlier description: made by its rule.
+
+    Examples were once marked with what is learnt alone; of such a description that is all that is compared.
+    """
     now = read_prepared(folder)
     if now["content"] == was["content"] or len(now["sources"]) != len(was["sources"]):
         return now["content"]
     pairs = zip(was["sources"].items(), now["sources"].values(), strict=True)
     described = {name: Source(**{**old, "folder": new["folder"]}) for (name, old), new in pairs}
-    return content_hash(folder, described, was["format"])
+    hashes = [content_hash(folder, described, was["format"], bits) for bits in (ALL_BITS, LEARNED)]
+    return was["content"] if was["content"] in hashes else hashes[0]
 
 
-def content_hash(done: Path, described: Mapping[str, Source], format: int) -> str:
+def content_hash(done: Path, described: Mapping[str, Source], format: int, bits: int = ALL_BITS) -> str:
     """SHA-256 of the tables that training rows are made of: hashes of texts, offsets, marks and labels.
 
     Tokens are no part: they follow from text and tokenizer, whose fingerprint is kept beside. Nor are names, dates and
-    shares, from format 4 on.
+    shares, from format 4 on. `bits`: those of the marks of examples that are looked at.
     """
     sha = hashlib.sha256()
     for name, source in described.items():
@@ -108,6 +114,8 @@ def content_hash(done: Path, described: Mapping[str, Source], format: int) -> st
         for table_file in ("hashes.npy", "offsets.npy", "labels.npy", "marks.bin"):
             with (done / source["folder"] / "train" / table_file).open("rb") as file:
                 while block := file.read(1 << 20):
+                    if table_file == "marks.bin" and source.get("whole"):
+                        block = (np.frombuffer(block, np.uint8) & np.uint8(bits)).tobytes()
                     sha.update(block)
         for table_file in ("values.npy", "weights.npy"):  # of labelled texts
             if (path := done / source["folder"] / "train" / table_file).exists():

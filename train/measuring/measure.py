@@ -12,6 +12,7 @@ from train.step import State
 from train.stopping import End, out_of_patience, reached_target
 from train.supervision.guards import Guards
 from train.supervision.stop_flag import StopFlag
+from train.tuning.tune_recipe import judged_by
 from train.updates.optimizer import cooldown_steps
 
 LABELLED = "labelled"  # the task whose figures stop.figure names
@@ -26,6 +27,7 @@ class Measuring:
         self._parts, self._text, self._progress = parts, text, progress
         self._recorder, self._stop, self._guards = recorder, stop, guards
         self._held_out = HeldOut(parts, text)
+        progress.health.judge_by(parts.recipe.stop.figure)
         self._monitor = Monitor(parts, text.rows)
 
     def measure(self, step: int, state: State, end: End) -> tuple[State, str | None]:
@@ -71,7 +73,8 @@ class Measuring:
             self._recorder.scores(step, occasion, averaged, found)
         self._progress.health.measured[occasion] = step
         if occasion == "validation":
-            self._note(step, measured[-1][1])
+            loaded = 0 if judged_by(self._parts.recipe) is not None else -1  # the trained weights, whose best is loaded
+            self._note(step, measured[loaded][1])
 
     def _note(self, step: int, found: Findings) -> None:
         loss = overall(found, self._text.rows.rates, self._parts.loss_spec.terms)

@@ -1,7 +1,8 @@
 """What earlier versions of gptjax wrote into run directories and took on the command line, as this one reads it.
 
 The only file that knows old names. To rename a field of the recipe, or of a record: raise its version, and add a line
-under the number it is renamed from. Version 1 of a recipe had five fields in every task (see NOW), now one table.
+under the number it is renamed from. To add a field to a recipe: say in ADDED what it was before there was one. Version
+1 of a recipe had five fields in every task (see NOW), now one table.
 """
 
 import dataclasses
@@ -9,6 +10,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from data.tasks.augment import Augment
+from data.tasks.labelled import Labelled
 from data.tasks.schedule import Schedule, written
 from gptjax.config import FURTHER
 from gptjax.spelling import did_you_mean
@@ -30,6 +33,13 @@ NOW = {  # objectives.TASK.<old> -> what it is now
     "rare": "objectives.rare TASK, where it is not as it would be anyhow",
     "sources": "objectives.sources TASK=SOURCE",
 }
+# Part of a recipe -> fields that it has not always had, and what they say of a run from before there were any.
+ADDED: dict[str, dict[str, Any]] = {
+    "objectives": {"labelled": dataclasses.asdict(Labelled())},
+    "stop": {"figure": None},
+    "examples": {"prefix": False, "answered": 100, "head": None},
+}
+ADDED_TO_TUNING: dict[str, Any] = {"augment": dataclasses.asdict(Augment()), "text_rows": []}
 
 
 def recipe_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,11 +55,10 @@ def recipe_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
         tree = RECIPE_CHANGES[number](tree)
     if isinstance(tree.get("model"), dict):  # which may be written without what only an architecture has
         tree["model"] = {**FURTHER, **tree["model"]}
-    if isinstance(tree.get("objectives"), dict):  # from before labelled texts, whose task has settings
-        tree["objectives"] = {"labelled": dataclasses.asdict(Objectives().labelled), **tree["objectives"]}
-    if isinstance(tree.get("examples"), dict):  # from before there were labelled texts
-        tree["examples"] = {"head": None, **tree["examples"]}
-    return tree
+    for part, added in ADDED.items():
+        if isinstance(tree.get(part), dict):
+            tree[part] = {**added, **tree[part]}
+    return {**ADDED_TO_TUNING, **tree} if "base" in tree else tree
 
 
 def metric_record(record: Mapping[str, Any], version: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from train.step import State
 from train.supervision.exits import BadNumbersError
 from train.supervision.guards import Guards
 from train.supervision.lease import LeaseLostError
+from train.tuning.tune_recipe import judged_by
 
 
 class Saver:
@@ -45,7 +46,7 @@ class Saver:
         except ValueError as error:
             raise BadNumbersError(f"not saved: {error}") from None
         notes = {**progress.notes(step), "save_seconds": self._writer.seconds, "provenance": self._about}
-        if self._recipe.stop.figure is not None:
+        if judged_by(self._recipe) is not None:
             notes["load"] = progress.best_step  # what gptjax.load takes where no step is named
         with self._guards.watchdog.phase("save before"):
             self._despite(self._writer.wait)

@@ -34,11 +34,13 @@ def heads(found: Mapping[str, Any]) -> str:
     """The section, of what `heads.json` holds; nothing where a run has none."""
     if not found:
         return ""
+    by = found["judged_by"]  # None: by nothing
+    what = escape(FIGURES[by].title if by in FIGURES else f"{by}")
+    best = "the newest" if by is None else f"of those on the way the best by {what}"
     note = (
         f"<p>{found['items']:,} held-out texts, by the checkpoint of step {found['step']:,}, which is the one that is "
-        f"loaded: of those on the way it is best by {escape(FIGURES[found['judged_by']].title)}. The baseline has read "
-        f"no text and {escape(found['baseline'])}; before is the head as it began. The interval holds the figure in 95 "
-        "of 100 samples of such texts.</p>"
+        f"loaded: {best}. The baseline has read no text and {escape(found['baseline'])}; before is the head "
+        "as it began. The interval holds the figure in 95 of 100 samples of such texts.</p>"
     )
     rows = [tuple(map(escape, row)) for row in figure_rows(found)]
     figures = note + table(rows, "numbers", ("", "baseline", "before", "after", "95 %"))

@@ -29,7 +29,7 @@ from train.report.finish import REPORT, Finished, Hook
 from train.report.report_heads import NAME, figure_rows
 from train.tuning.beginning import tuned_from
 from train.tuning.judging import made_head, truth
-from train.tuning.tune_recipe import TuneRecipe
+from train.tuning.tune_recipe import TuneRecipe, judged_by
 
 WORST, POINTS = 12, 500  # errors that are told with their text; numbers that are drawn
 
@@ -52,7 +52,7 @@ def _judge(finished: Finished) -> None:
     said, baseline_IC = head_figures.baseline(head.kind, truth(prepared, "train"), len(texts))
     found = {
         "head": head.name, "kind": head.kind, "classes": list(head.classes), "items": len(texts),
-        "step": models["after"].step, "baseline": said, "judged_by": recipe.stop.figure or FIRST[head.kind],
+        "step": models["after"].step, "baseline": said, "judged_by": judged_by(recipe),
         "figures": {
             name: figures(head.kind, found_IC, true_IC) for name, found_IC in {"baseline": baseline_IC, **told}.items()
         },

@@ -13,6 +13,7 @@ from train.measuring.judging_figure import check_figure
 from train.objectives import Objectives
 from train.recipe import OptimizerSpec, Recipe
 
+LOSS = "loss"
 ADAPTERS_ALONE = ((".*_lora_[ab]", 0.0), (".*", 1.0))  # of optimizer.frozen
 ADAPTERS_AND_HEADS = ((".*_lora_[ab]|class_heads.*", 0.0), (".*", 1.0))
 
@@ -77,3 +78,10 @@ class TuneRecipe(Recipe):
     def row_length(self) -> int:
         """Tokens of a row, which may be fewer than the context has."""
         return self.examples.row(self.model.T)
+
+
+def judged_by(recipe: Recipe) -> str | None:
+    """What the checkpoint of a run that is loaded is the best by: stop.figure; the loss, of fine-tuning with patience;
+    None = the newest is loaded."""
+    by_loss = isinstance(recipe, TuneRecipe) and recipe.stop.patience is not None
+    return recipe.stop.figure or (LOSS if by_loss else None)

@@ -8,6 +8,7 @@ import pytest
 from data.description import read_prepared
 from data.examples.example_spec import ExamplesSpec
 from data.examples.preparing import Talks, prepare_examples, tallies_of
+from data.preparation.prepared_folder import content, content_hash
 from data.preparation.token_flags import LEARNED
 from data.token_store import TokenStore
 from gptjax.inference.generation_config import GenerationConfig
@@ -115,3 +116,19 @@ def test_the_same_settings_find_the_folder_again_and_others_make_another(tmp_pat
     assert again == first
     assert times == [path.stat().st_mtime_ns for path in first.rglob("*")]
     assert prepare_examples(spec, TALKS, 2 * T, tmp_path / "prepared", running=None, replay=0.0) != first
+
+
+def test_examples_that_an_older_gptjax_marked_are_the_same_ones_unless_other_tokens_are_learnt(tmp_path):
+    """It marked what is learnt alone."""
+    folder = prepared(tmp_path, [turns(f"question {n}", f"answer {n}") for n in range(40)])
+    described, marks = read_prepared(folder), folder / "00-examples" / "train" / "marks.bin"
+    new = np.fromfile(marks, np.uint8)
+    old = new & LEARNED
+    assert (old != new).any()
+    old.tofile(marks)
+    was = described.copy()
+    was["content"] = content_hash(folder, described["sources"], described["format"])
+    new.tofile(marks)
+    assert content(folder, was) == was["content"] != described["content"]
+    (new ^ LEARNED).tofile(marks)
+    assert content(folder, was) != was["content"]

@@ -47,3 +47,18 @@ def test_patience_and_the_best_step_go_by_the_figure_and_the_loss_decides_betwee
     assert health.best_step == 3
     assert "without a gain of 0.2% over accuracy 0.7500" in str(out_of_patience(spec, health))
     assert health.held_out == 0.1
+
+
+def test_what_was_best_by_another_figure_counts_no_further():
+    """A run goes on with another stop.figure: its numbers cannot be compared. With the same one nothing is lost."""
+    health = Health()
+    health.judge_by("accuracy")
+    assert health.note_held_out(1, 0.9, 0.1)
+    assert not health.note_held_out(2, 0.9, 0.2)
+    before = health.as_json()
+    health.judge_by("accuracy")
+    assert health.as_json() == before
+    health.judge_by("macro_f1")
+    assert (health.best_step, health.reference, health.without_gain) == (None, None, 0)
+    assert health.note_held_out(3, 0.9, 0.6)
+    assert health.best_step == 3

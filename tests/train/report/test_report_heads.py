@@ -34,5 +34,14 @@ def test_figures_stand_beside_the_baseline_with_their_interval():
     assert row == ("right answers (higher is better)", "50.0%", "25.0%", "87.5%", "60.0% to 100.0%")
 
 
+@pytest.mark.parametrize(
+    ("by", "told"), [("accuracy", "the best by right answers"), ("loss", "the best by loss"), (None, "the newest")]
+)
+def test_why_the_checkpoint_is_the_one_that_is_loaded_is_told(by, told):
+    page = heads({**BASE, **KINDS["classes"], "judged_by": by})
+    assert f"{told}. The baseline" in page
+    assert ("the best by" in page) == (by is not None)
+
+
 def test_a_run_without_a_head_has_no_section():
     assert heads({}) == ""
