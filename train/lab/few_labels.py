@@ -126,7 +126,8 @@ def written(folder: Path, task: str, counts: Sequence[int], seeds: Sequence[int]
 
 def read_labelled(path: Path) -> list[Labelled]:
     """What `written` wrote."""
-    return [Labelled(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # splitlines() also breaks where a text has U+2028
+    return [Labelled(**json.loads(line)) for line in lines]
 
 
 def test_file(folder: Path, task: str) -> Path:
