@@ -24,6 +24,7 @@ def test_a_draw_is_balanced_another_for_each_seed_and_part_of_the_larger_ones():
     assert Counter(one.label for one in few) == {"a": 2, "b": 2, "c": 2}
     assert set(few) < set(more)
     assert set(few) != set(other)
+    assert few_labels.part_of("topic", 32) == "topic, 22 labels"
     assert [one.label for one in more] != sorted(one.label for one in more)
 
 
