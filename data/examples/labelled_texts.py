@@ -16,6 +16,10 @@ from gptjax.text.told import label_name, number_in, split_labels
 Target = str | tuple[str, ...] | float  # a class, labels, or a number
 
 
+class UnsaidError(ValueError):
+    """What a column holds may be meant in two ways, and --as does not say in which."""
+
+
 class LabelledText(NamedTuple):
     """A text, or two, and what is to be told of it."""
 
@@ -37,7 +41,8 @@ def labelled_texts(source: str, spec: HeadSpec, bad: Literal["stop", "skip"]) ->
     """The labelled texts of a source, in the order of its files.
 
     A record that is none raises ValueError, or with `skip` comes as Rejected; a document of a corpus of ours without a
-    label, as Rejected always. A file that cannot be read, and a column that the records have not, raise always.
+    label, as Rejected always. A file that cannot be read, a column that the records have not, and one that may be meant
+    in two ways raise always.
     """
     if is_corpus(source):
         target = corpus_label(source, spec)
@@ -52,12 +57,16 @@ def labelled_texts(source: str, spec: HeadSpec, bad: Literal["stop", "skip"]) ->
                 yield Rejected(where, f"has no {target}")
         return
     for where, record in records_of(source):
-        for said, path in (("--text", spec.text or "text"), (_flag(spec), spec.target_column)):
-            _has(record, path, where, said)
+        columns = {"--text": spec.text or "text", "--second": spec.second, _flag(spec): spec.target_column}
+        for said, path in columns.items():
+            if path is not None:
+                _has(record, path, where, said)
         try:
             yield _labelled(record, None, where, spec, spec.target_column)
+        except UnsaidError:
+            raise
         except ValueError as error:
-            if bad == "stop" or spec.kind is None:
+            if bad == "stop":
                 raise
             reason = str(error).removeprefix(f"{where}: ").partition("; ")[0]
             yield Rejected(where, re.sub(r"=.*?( is no number)", r"\1", reason))
@@ -90,7 +99,6 @@ def _labelled(record: Mapping[str, Any], document: str | None, where: str, spec:
     text = _text(column(record, spec.text or "text", where), spec.text or "text", where)
     second = None
     if spec.second is not None:
-        _has(record, spec.second, where, "--second")
         second = _text(column(record, spec.second, where), spec.second, where)
     told = column(record, target, where)
     read = {"classes": _class, "labels": _labels, "values": _value}[spec.tells]
@@ -108,10 +116,10 @@ def _text(value: Any, name: str, where: str) -> str:
 def _class(value: Any, where: str, spec: HeadSpec) -> str:
     """A class by its name. A number may be a class as well as a value: whoever has some must say which."""
     if spec.kind is None and isinstance(value, list):
-        raise ValueError(f"{where} is a list: say --as labels, or name a column with one class")
+        raise UnsaidError(f"{where} is a list: say --as labels, or name a column with one class")
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if spec.kind is None and (is_number or (isinstance(value, str) and number_in(value) is not None)):
-        raise ValueError(
+        raise UnsaidError(
             f"{where}={value!r} is a number: give --as classes if it is the name of a class, or --as values if it is "
             "more or less of something"
         )

@@ -24,20 +24,20 @@ class Known(NamedTuple):
 
     source: str
     words: int  # hash of what is read, whatever its spelling
-    group: int  # hash of the text, or the first of two: those of one group stay on one side
+    group: int  # hash of the text, or the first of two, or of all that pairs connect: a group stays on one side
     exact: int  # hash of the document as pretraining knows it
     stratum: Hashable  # of its class; those of each are held out in proportion
 
 
 def known(source_E: Sequence[str], labelled_E: Sequence[LabelledText]) -> list[Known]:
     """One for each of them."""
-    strata = _strata([one.target for one in labelled_E])
+    strata, groups = _strata([one.target for one in labelled_E]), _groups(labelled_E)
     return [
         Known(
             source,
-            _hash(plain(f"{one.text}\0{one.second or ''}")), _hash(plain(one.text)), _hash(one.document), stratum,
+            _hash(plain(f"{one.text}\0{one.second or ''}")), group, _hash(one.document), stratum,
         )
-        for source, one, stratum in zip(source_E, labelled_E, strata, strict=True)
+        for source, one, group, stratum in zip(source_E, labelled_E, groups, strata, strict=True)
     ]  # fmt: skip
 
 
@@ -122,6 +122,28 @@ def _strata(targets: Sequence[Target]) -> list[Hashable]:
         min(target, key=lambda name: (counts[name], name), default="") if isinstance(target, tuple) else target
         for target in targets
     ]
+
+
+def _groups(labelled_E: Sequence[LabelledText]) -> list[int]:
+    """Of each the hash of its text, or the first of two; where that is the second of another pair, both have one group.
+
+    A second text that is nowhere the first connects nothing: it may be one of few, such as the aspect of a review.
+    """
+    first_E = [_hash(plain(one.text)) for one in labelled_E]
+    above = {first: first for first in first_E}
+
+    def top(group: int) -> int:
+        while above[group] != group:
+            above[group] = group = above[above[group]]
+        return group
+
+    for first, one in zip(first_E, labelled_E, strict=True):
+        if one.second is not None and (second := _hash(plain(one.second))) in above:
+            above[top(second)] = top(first)
+    group_of = dict.fromkeys(above, 0)
+    for first in above:
+        group_of[top(first)] ^= first  # of all members alike: a large group is held out no sooner than a small one
+    return [group_of[top(first)] for first in first_E]
 
 
 def _first_ones(own: Sequence[Known]) -> list[Known]:

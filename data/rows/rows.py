@@ -46,8 +46,6 @@ class Rows:
         growth = augment.growth if augment is not None else 0.0
         self.corpus = dataclasses.replace(open_corpus(prepared, "train"), growth=growth)
         self._augment = augment
-        if augment is not None:
-            augment.check(self.corpus.tokenizer)
         self.sources = self.corpus.sources
         self.T, self._seed = T, seed
         shares = {name: source["share"] for name, source in description["sources"].items()}

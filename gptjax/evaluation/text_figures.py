@@ -6,9 +6,10 @@ numbers: tests/gptjax/evaluation/test_text_figures.py.
 """
 
 import functools
+import importlib.util
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from gptjax.evaluation.answers import CHARACTER, exact_match, f1
@@ -18,6 +19,7 @@ TITLES = {  # figure -> how people call it; all of them 0 to 100, higher is bett
     "bleu": "BLEU", "chrf": "chrF", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L",
     "exact": "exact match", "f1": "F1",
 }  # fmt: skip
+BY_SACREBLEU = ("bleu", "chrf")
 WORD = re.compile(rf"[{CHARACTER}]|[^\W_{CHARACTER}]+")
 KANA = re.compile("[\u3040-\u30ff]")
 
@@ -41,7 +43,7 @@ def text_figures(names: Sequence[str], written: Sequence[str], wanted: Sequence[
     if not wanted:
         raise ValueError("figures: there is no text to measure by; hold some examples out (--examples.held_out)")
     found = {}
-    if {"bleu", "chrf"} & {*names}:
+    if {*BY_SACREBLEU} & {*names}:
         found |= _by_sacrebleu(written, wanted)
     pairs = list(zip(written, wanted, strict=True))
     if {*Rouge._fields} & {*names}:
@@ -50,6 +52,12 @@ def text_figures(names: Sequence[str], written: Sequence[str], wanted: Sequence[
     found["exact"] = 100 * sum(exact_match(one, [other]) for one, other in pairs) / len(pairs)
     found["f1"] = 100 * sum(f1(one, [other]) for one, other in pairs) / len(pairs)
     return {name: found[name] for name in names}
+
+
+def computable(names: Collection[str]) -> tuple[str, ...]:
+    """Those of the figures that can be computed here: neither BLEU nor chrF where sacrebleu is not installed."""
+    is_there = importlib.util.find_spec("sacrebleu") is not None
+    return tuple(name for name in names if is_there or name not in BY_SACREBLEU)
 
 
 def _by_sacrebleu(written: Sequence[str], wanted: Sequence[str]) -> Mapping[str, float]:

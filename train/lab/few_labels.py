@@ -78,6 +78,12 @@ def _examples(corpus: str, config: str | None, read: Callable[[Path, type], Iter
 
 
 TASKS: Mapping[str, Callable[[], list[Labelled]]] = {"topic": wiki_topics, "intent": crosswoz_intents}
+CLASSES = {"topic": 11, "intent": ACTS}
+
+
+def part_of(task: str, count: int) -> str:
+    """What an experiment calls draws of `count` labels: by how many they have, as many of each class."""
+    return f"{task}, {count - count % CLASSES[task]} labels"
 
 
 def held_apart(texts: Sequence[Labelled], test: int = TESTED, dev: int = MEASURED) -> Held:
@@ -126,7 +132,8 @@ def written(folder: Path, task: str, counts: Sequence[int], seeds: Sequence[int]
 
 def read_labelled(path: Path) -> list[Labelled]:
     """What `written` wrote."""
-    return [Labelled(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # splitlines() also breaks where a text has U+2028
+    return [Labelled(**json.loads(line)) for line in lines]
 
 
 def test_file(folder: Path, task: str) -> Path:

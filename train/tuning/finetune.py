@@ -12,12 +12,13 @@ from rich.console import Console
 
 from data.description import read_prepared
 from data.examples.example_spec import ExamplesSpec
-from data.examples.preparing import lines, tallies_of
+from data.examples.preparing import forms_of, lines, tallies_of
 from data.preparation.token_flags import LEARNED
 from data.rows.wholeplan import WholePlan
 from data.token_store import TokenStore
 from gptjax.command.options import read, take
 from gptjax.config import Lora
+from gptjax.evaluation.text_figures import NEEDS, computable, figures_of
 from gptjax.files.places import expanded
 from train.recipe import BatchSpec, CheckpointSpec, ComputeSpec, OptimizerSpec, ValidationSpec, own_function
 from train.tuning import judging
@@ -202,6 +203,9 @@ def tell(recipe: TuneRecipe, console: Console) -> None:
     if recipe.examples.head is not None:
         judging.tell(recipe, prepared, console)
         return
+    wanted = {name for form in forms_of(prepared).values() for name in figures_of(form)}
+    if recipe.examples.answered and len(computable(wanted)) < len(wanted):
+        console.print(f"answers will not be measured by BLEU and chrF, which sacrebleu computes: {NEEDS}")
     show_examples(console, talks_of(recipe).tokenizer, _first_examples(prepared, 3))
 
 

@@ -75,7 +75,7 @@ def held_out_texts(prepared: Path) -> list[tuple[str, str | None]]:
     for source in read_prepared(prepared)["sources"].values():
         path = prepared / source["folder"] / "validation" / TEXTS
         if source.get("whole") and path.exists():
-            lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+            lines = map(json.loads, path.read_text(encoding="utf-8").split("\n")[:-1])  # a text may have U+2028
             found += [(line["text"], line["second"]) for line in lines]
     return found
 

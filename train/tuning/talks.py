@@ -29,7 +29,11 @@ def talks_of(recipe: TuneRecipe) -> Talks:
 
 
 def prepared_examples(recipe: TuneRecipe) -> Path:
-    """The prepared folder of a run's examples, made now if it was not yet."""
+    """The prepared folder of a run's examples, made now if it was not yet.
+
+    Raises ValueError, before that, for an augmentation that the base's tokenizer cannot do.
+    """
+    recipe.augment.check(open_base(recipe.base).tokenizer)
     if recipe.examples.head is not None:
         has_read = recipe.replay > 0 or open_base(recipe.base).is_run  # what it held out then is held out again
         return prepare_labelled(

@@ -10,7 +10,7 @@ import numpy as np
 from data.description import read_prepared
 from data.examples.preparing import TALKS, forms_of
 from data.preparation.token_flags import sentence_ends
-from gptjax.evaluation.text_figures import figures_of, text_figures
+from gptjax.evaluation.text_figures import computable, figures_of, text_figures
 from train.tuning.replies import Speaker
 from train.tuning.retrieval import Lookup, training_pairs
 
@@ -73,7 +73,7 @@ def written_figures(
             FIRST: [first_sentence(item.source) for item in fitting],
             LOOKED_UP: [pairs[lookup.nearest(item.source)][1] for item in fitting],
         }
-        wanted, names = [item.wanted for item in fitting], figures_of(form)
+        wanted, names = [item.wanted for item in fitting], computable(figures_of(form))
         made[name] = {
             "form": form, "items": len(fitting), "left_out": len(items) - len(fitting), "tokens": tokens,
             "figures": {who: text_figures(names, written, wanted) for who, written in texts.items()},

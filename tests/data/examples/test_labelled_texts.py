@@ -94,6 +94,18 @@ def test_what_is_no_labelled_text_is_left_out_where_that_is_asked_for_and_a_miss
     assert good.target == 1.0
     with pytest.raises(ValueError, match="no field 'value'"):
         read(tmp_path, [{"text": "x"}], "skip", kind="values")
+    with pytest.raises(ValueError, match=r"no field 'other'.* name the column with --second"):
+        read(tmp_path, [{"text": "x", "value": 1}], "skip", kind="values", second="other")
+
+
+def test_without_as_what_is_no_labelled_text_is_left_out_but_not_what_as_would_decide(tmp_path):
+    records = [{"text": " ", "label": "a"}, {"text": "x", "label": ""}, {"text": "x", "label": "b"}]
+    *bad, good = read(tmp_path, records, "skip")
+    assert [one.reason for one in bad] == ["text is empty, so there is nothing to read", "label is empty, no class"]
+    assert good.target == "b"
+    for label in (3, ["a"]):
+        with pytest.raises(ValueError, match="--as"):
+            read(tmp_path, [{"text": "x", "label": label}], "skip")
 
 
 def test_a_corpus_of_ours_is_read_for_a_label_that_it_has():

@@ -50,6 +50,20 @@ def test_texts_of_one_group_stay_on_one_side_and_twins_are_dropped():
     assert (side_E == VALIDATION).sum() == 12
 
 
+def test_pairs_that_their_texts_connect_stay_on_one_side_in_whatever_order_they_come():
+    """Mirrored ones and chains: of 30 threes (a, b), (b, a), (c, B), each three is one group; "yes" connects none."""
+    texts = [
+        LabelledText(f"{first} {n}", f"{second} {n}", "x", "", "")
+        for n in range(30)
+        for first, second in (("a", "b"), ("b", "a"), ("c", "B"))
+    ]
+    side_E = split(texts, held_out=9)
+    assert (side_E == VALIDATION).sum() == 9
+    assert (side_E.reshape(30, 3) == side_E[::3, None]).all()
+    np.testing.assert_array_equal(split(texts[::-1], held_out=9), side_E[::-1])
+    assert (split([one._replace(second="yes") for one in texts], held_out=9) == VALIDATION).sum() == 9
+
+
 def test_so_many_train_as_are_asked_for_and_what_is_held_out_stays():
     texts = labelled(200, lambda n: "ab"[n % 4 == 0])
     whole, few = split(texts), split(texts, most=20)

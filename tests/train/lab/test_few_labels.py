@@ -7,15 +7,15 @@ import pytest
 from train.lab import few_labels
 from train.lab.few_labels import Labelled, dev_file, drawn, held_apart, read_labelled, train_file, written
 
-TEXTS = [Labelled(f"text {n}", "abc"[n % 3]) for n in range(90)]
+TEXTS = [Labelled(f"text\u2028{n}", "abc"[n % 3]) for n in range(90)]  # U+2028 ends no line
 
 
 def test_what_is_held_out_is_never_learnt_and_a_text_of_two_classes_is_nowhere():
-    held = held_apart([*TEXTS, Labelled("text 0", "b"), *TEXTS[:5]], test=20, dev=10)
+    held = held_apart([*TEXTS, Labelled("text\u20280", "b"), *TEXTS[:5]], test=20, dev=10)
     parts = [{one.text for one in part} for part in held]
     assert [len(part) for part in parts] == [20, 10, 59]
     assert len(set.union(*parts)) == 89
-    assert "text 0" not in set.union(*parts)
+    assert "text\u20280" not in set.union(*parts)
     assert held_apart(TEXTS[::-1], test=20, dev=10).test == held_apart(TEXTS, test=20, dev=10).test
 
 
@@ -24,6 +24,7 @@ def test_a_draw_is_balanced_another_for_each_seed_and_part_of_the_larger_ones():
     assert Counter(one.label for one in few) == {"a": 2, "b": 2, "c": 2}
     assert set(few) < set(more)
     assert set(few) != set(other)
+    assert few_labels.part_of("topic", 32) == "topic, 22 labels"
     assert [one.label for one in more] != sorted(one.label for one in more)
 
 

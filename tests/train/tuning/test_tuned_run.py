@@ -14,10 +14,12 @@ from gptjax.config import Lora
 from gptjax.decoding.sampling import Sampling
 from gptjax.inference.chat import TURNS, Chat
 from gptjax.runs.manifest import steps as saved_steps
+from gptjax.text.tokenizer import Tokenizer
 from tests.tiny_recipe import recipe, records, steps_alone, write_text
 from train.recipe import BatchSpec, MeshSpec, OptimizerSpec, from_json, to_json
 from train.tuning.base import open_base
 from train.tuning.finetune import chained
+from train.tuning.talks import prepared_examples
 from train.tuning.tune_recipe import TuneRecipe
 
 OPTIMIZER = OptimizerSpec(learning_rate=1e-2, warmup=2, weight_decay=0.0)
@@ -125,6 +127,18 @@ def test_noise_on_embeddings_moves_the_loss_and_no_row_and_prompts_that_are_enco
     assert losses[0][0] != losses[1][0]
     assert gptjax.load(encoding).generation_config.encodes_prompt
     assert not gptjax.load(quiet).generation_config.encodes_prompt
+
+
+def test_a_mask_that_the_base_lacks_is_refused_before_examples_are_prepared(folder, monkeypatch):
+    data = dataclasses.replace(recipe(folder, "base").data, prepared=folder / "new")
+    masking = tune(folder, "masking", augment=Augment(token_mask=0.1), data=data)
+    made = open_base(masking.base)
+    rules = made.tokenizer.content.decode().replace("<|mask|>", "<|other|>")
+    maskless = made._replace(tokenizer=Tokenizer.parsed(rules.encode(), "rules"))
+    monkeypatch.setattr("train.tuning.talks.open_base", lambda _: maskless)
+    with pytest.raises(ValueError, match=r"augment.token_mask=0.1: .* no mask token; use augment.token_dropout"):
+        prepared_examples(masking)
+    assert not (folder / "new").exists()
 
 
 def test_replayed_text_is_a_task_of_its_own_beside_the_replies(folder):

@@ -1,20 +1,27 @@
 """Answers where one is right: which examples are answered, what stands beside, and what the report shows of it."""
 
+import dataclasses
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from data.examples.example_spec import ExamplesSpec
 from data.examples.preparing import Talks, prepare_examples
+from data.spec import DataSpec
 from gptjax.evaluation.text_figures import text_figures
 from gptjax.files.plain_json import dumps
 from gptjax.inference.generation_config import GenerationConfig
 from gptjax.inference.language_model import LanguageModel
 from tests.tiny_run import bpe, random_model
 from train.report.report_written import written, written_rows
+from train.tuning import finetune
 from train.tuning.replies import Speaker
 from train.tuning.retrieval import Lookup, training_pairs
+from train.tuning.tune_recipe import TuneRecipe
 from train.tuning.written import (
     AFTER,
     BEFORE,
@@ -91,6 +98,26 @@ def test_figures_are_those_of_what_is_written_beside_baselines(folder):
     assert "ROUGE-L" in page
     assert written({}) == ""
     assert [row[0] for row in written_rows(of_source)] == ["", "BLEU", "chrF", "ROUGE-1", "ROUGE-2", "ROUGE-L"]
+
+
+def test_without_sacrebleu_the_other_figures_are_told_and_what_is_missing_before_training(folder, monkeypatch):
+    recipe = TuneRecipe(base="a base", data=DataSpec(sources=("chitchat",)), run=Path("run"), steps=200)
+    monkeypatch.setattr(finetune, "prepared_examples", lambda _: folder)
+    monkeypatch.setattr(finetune, "running_text", lambda _: folder)
+    monkeypatch.setattr(finetune, "talks_of", lambda _: Talks(bpe(), GenerationConfig.of_turns(bpe())))
+
+    def told(recipe) -> str:
+        console = Console(record=True, width=200)
+        finetune.tell(recipe, console)
+        return console.export_text()
+
+    assert "sacrebleu" not in told(recipe)
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)  # as if it were not installed
+    assert "not be measured by BLEU and chrF, which sacrebleu computes: pip install sacrebleu" in told(recipe)
+    none = dataclasses.replace(recipe.examples, answered=0)
+    assert "sacrebleu" not in told(dataclasses.replace(recipe, examples=none))
+    [of_source] = written_figures(folder, {AFTER: Speaker(random_model(T=256))}, 2, pytest.fail).values()
+    assert list(of_source["figures"][COPY]) == ["rouge1", "rouge2", "rougeL"]
 
 
 def test_an_example_that_leaves_no_room_is_left_out_and_that_is_said(folder):

@@ -17,6 +17,7 @@ from train.lab.experiments.label_runs import (
     prepare,
     recipe_of,
 )
+from train.lab.few_labels import part_of
 from train.lab.outcome import ArmOutcome, Outcome
 from train.lab.series import Series
 
@@ -28,8 +29,8 @@ TUNED, SCRATCH = "fine-tuned", "from scratch"
 
 
 def experiment() -> Series:
-    parts = {f"{task}, {count} labels": _of_ours(task, count) for task in TASKS for count in COUNTS}
-    parts |= {f"SmolLM2, topic, {count} labels": _of_smollm2(count, steps) for count, steps in LARGE_STEPS.items()}
+    parts = {part_of(task, count): _of_ours(task, count) for task in TASKS for count in COUNTS}
+    parts |= {f"SmolLM2, {part_of('topic', count)}": _of_smollm2(count, steps) for count, steps in LARGE_STEPS.items()}
     return Series(
         question="E5: of few labels, what does a pretrained model learn beside one from scratch and linear models?",
         parts=parts,
@@ -64,19 +65,19 @@ def _of_smollm2(count: int, steps: int) -> Experiment:
 
 
 def _beside(part: str) -> dict[str, ArmOutcome]:
-    *large, task, labels = part.split(", ")
-    return linear_arms(task, int(labels.split()[0]), LARGE if large else BASE)
+    drawn = {part_of(task, count): (task, count) for task in TASKS for count in COUNTS}
+    return linear_arms(*drawn[part.removeprefix("SmolLM2, ")], LARGE if part.startswith("SmolLM2") else BASE)
 
 
 def decide(outcome: Outcome) -> str:
     said = []
     for task in TASKS:
-        figure = f"{task}, 128 labels: accuracy"
+        figure = f"{part_of(task, 128)}: accuracy"
         lead = -outcome.difference(SCRATCH, figure).difference
         so = "as was to be" if lead >= POINTS else f"less than the {100 * POINTS:.0f} that were to be"
-        said.append(f"{task}, 128 labels: {100 * lead:+.1f} points over from scratch, {so}.")
+        said.append(f"{part_of(task, 128)}: {100 * lead:+.1f} points over from scratch, {so}.")
     for count in LARGE_STEPS:
-        figure = f"SmolLM2, topic, {count} labels: accuracy"
+        figure = f"SmolLM2, {part_of('topic', count)}: accuracy"
         ahead = -outcome.difference(FROZEN, figure).difference
-        said.append(f"SmolLM2 at {count}: tuned {100 * ahead:+.1f} points over its frozen features.")
+        said.append(f"SmolLM2, {part_of('topic', count)}: tuned {100 * ahead:+.1f} points over its frozen features.")
     return " ".join(said)

@@ -8,6 +8,7 @@ than all. Needs `runs/laptop`.
 from train.lab.experiment import Experiment
 from train.lab.experiments.e5_few_labels import BASE
 from train.lab.experiments.label_runs import STEPS, WRONG, by_strategy, drawing, measured, prepare, recipe_of
+from train.lab.few_labels import part_of
 from train.lab.outcome import Outcome
 from train.lab.series import Series
 
@@ -18,7 +19,7 @@ WORDS = ("all", "head", "top-2", "gradual", "lora")
 def experiment() -> Series:
     return Series(
         question="E6: at few labels, which parameters of a pretrained model should train?",
-        parts={f"{TASK}, {count} labels": _of(count) for count in COUNTS},
+        parts={part_of(TASK, count): _of(count) for count in COUNTS},
         before=lambda: prepare([TASK], COUNTS, features=[], scratch=[]),
         decide=decide,
     )
@@ -41,9 +42,10 @@ def decide(outcome: Outcome) -> str:
     """Another word is the default if it is better at both counts, and shown to be at one of them."""
     said = []
     for word in outcome.others:
-        found = [outcome.difference(word, f"{TASK}, {count} labels: accuracy") for count in COUNTS]
+        found = [outcome.difference(word, f"{part_of(TASK, count)}: accuracy") for count in COUNTS]
         better = all(one.difference > 0 for one in found) and any(one.low > 0 for one in found)
         gains = " and ".join(f"{100 * one.difference:+.1f}" for one in found)
+        parts = " and ".join(part_of(TASK, count) for count in COUNTS)
         so = "make it the default" if better else f"{outcome.first} stays"
-        said.append(f"{word}: {gains} points at {' and '.join(map(str, COUNTS))} labels: {so}.")
+        said.append(f"{word}: {gains} points at {parts}: {so}.")
     return " ".join(said)
