@@ -13,6 +13,7 @@ from gptjax.runs.checkpoint import restore
 from tests.tiny_recipe import recipe, steps_alone, write_text
 from train.objectives import Objectives
 from train.recipe import BatchSpec, MeshSpec, from_json, to_json
+from train.recipes import laptop
 from train.tuning.base import open_base
 from train.tuning.beginning import heads_taken, with_heads
 from train.tuning.finetune import chained, parse
@@ -83,15 +84,29 @@ def test_text_then_head_keeps_the_heads_of_the_base_and_moves_what_each_stage_tr
         np.testing.assert_array_equal(ended[0][name], began[1][name])
 
 
+def base_with(objectives, folder, tmp_path):
+    (tmp_path / "recipe.json").write_text(to_json(recipe(folder, "other", objectives=objectives)))
+    return open_base(str(folder / "base"))._replace(path=tmp_path)
+
+
 def test_the_text_stage_learns_as_the_base_did(folder, tmp_path):
     base = open_base(str(folder / "base"))
     text, _ = asked(folder, "--stages", "text,head")
-    assert text.text_rows == ("causal_lm=1",) == text_rows(base)
+    assert text.text_rows == ("causal_lm",) == text_rows(base)
     assert {name for name, task in text.objectives.tasks.items() if task.ever} == {"causal_lm"}
     assert text.optimizer.schedule == "slanted"
     rows = Objectives(rows=("causal_lm=0.6", "masked_lm=0.2", "classify=0.2"))
-    (tmp_path / "recipe.json").write_text(to_json(recipe(folder, "other", objectives=rows)))
-    assert text_rows(base._replace(path=tmp_path)) == ("causal_lm=0.75", "masked_lm=0.25")
+    assert text_rows(base_with(rows, folder, tmp_path)) == ("causal_lm", "masked_lm=0.25")
+
+
+@pytest.mark.parametrize(
+    "rows", [Objectives(rows=("causal_lm", "masked_lm=0.33333", "prefix_lm=0.33333")), laptop.recipe().objectives]
+)
+def test_the_rows_of_a_text_stage_are_all_rows_whatever_their_shares_are(folder, tmp_path, rows):
+    found = Objectives(rows=text_rows(base_with(rows, folder, tmp_path))).tasks
+    over_text = {name: rows.tasks[name].rows for name in ("causal_lm", "masked_lm", "prefix_lm")}
+    for name, share in over_text.items():
+        assert found[name].rows == pytest.approx(share / sum(over_text.values()), abs=2e-4)
 
 
 @pytest.mark.parametrize(
