@@ -128,7 +128,7 @@ def config_of(recipe: Recipe, vocabulary: int, mesh: Mesh, heads: Sequence[Class
     Raises ValueError where mesh or kernel cannot compute it.
     """
     if isinstance(recipe, TuneRecipe):
-        heads = with_kept_heads(recipe.base, recipe.run, heads)
+        heads = with_kept_heads(recipe.base, recipe.run, heads, recipe.heads_alone)
     config = ModelConfig.of(recipe.model, vocabulary, heads)
     if isinstance(recipe, TuneRecipe) and recipe.lora is not None:
         config = dataclasses.replace(config, lora=recipe.lora)

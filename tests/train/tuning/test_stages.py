@@ -1,10 +1,12 @@
 """Stages by words: each a run that begins where the one before ended, with the heads that it had."""
 
+import io
 import json
 
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 from gptjax.batch import ClassHead
 from gptjax.config import load_model_config
@@ -55,33 +57,36 @@ def params_of(run, step):
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
-def test_text_then_head_keeps_the_heads_of_the_base_and_moves_what_each_stage_trains(folder):
-    """Old heads stay bit for bit in both stages; the new one is made in the second, which moves nothing else."""
-    stages = chained(asked(folder, "--stages", "text,head"))
-    assert [stage.run.name for stage in stages] == ["run.stage-1", "run"]
-    for stage in stages:
+def test_heads_of_the_base_are_kept_bit_for_bit_where_heads_train_alone_and_else_left_behind(folder, capsys):
+    """They would not fit the weights as another stage makes them."""
+    text, after = chained(asked(folder, "--stages", "text,head"))
+    (alone,) = asked(folder, "--train", "head")
+    assert [stage.run.name for stage in (text, after)] == ["run.stage-1", "run"]
+    told = []
+    for stage in (text, alone):
         assert from_json(to_json(stage)) == stage
-        steps_alone(stage)
-    text, head = (stage.run for stage in stages)
+        steps_alone(stage, Console(file=(said := io.StringIO()), width=1000))
+        told.append(said.getvalue())
     heads = load_model_config(folder / "base" / "model.json").class_heads
     old = [one.name for one in heads]
-    names = [[one.name for one in load_model_config(run / "model.json").class_heads] for run in (text, head)]
+    names = [[one.name for one in load_model_config(stage.run / "model.json").class_heads] for stage in (text, alone)]
     assert old
-    assert names == [old, ["label", *old]]
-    began, ended = ([params_of(run, step) for run in (text, head)] for step in (0, 2))
+    assert names == [[], ["label", *old]]
+    assert f"left behind: head {old[0]!r}" in told[0]
+    assert "left behind" not in told[1]
+    began, ended = ([params_of(stage.run, step) for stage in (text, alone)] for step in (0, 2))
     base = params_of(folder / "base", 2)["['class_heads']"]
-    for found, first in ((ended[0], 0), (ended[1], 1)):
-        for number, one in enumerate(heads):
-            C = len(one.classes)
-            np.testing.assert_array_equal(found["['class_heads']"][first + number, :, :C], base[number, :, :C])
+    for number, one in enumerate(heads):
+        C = len(one.classes)
+        np.testing.assert_array_equal(ended[1]["['class_heads']"][1 + number, :, :C], base[number, :, :C])
     moved = [
         {name for name, leaf in end.items() if not np.array_equal(leaf, start[name])}
         for start, end in zip(began, ended, strict=True)
     ]
     assert {"['layers']['query']", "['embedding']"} < moved[0]
     assert moved[1] == {"['class_heads']", "['class_heads_bias']"}
-    for name in ended[0].keys() - moved[1]:
-        np.testing.assert_array_equal(ended[0][name], began[1][name])
+    for name in ended[1].keys() - moved[1]:
+        np.testing.assert_array_equal(ended[1][name], began[1][name])
 
 
 def base_with(objectives, folder, tmp_path):
