@@ -81,7 +81,7 @@ def rows_of(recipe: Recipe, prepared: Path) -> "RunRows":
     from train.rows import RunRows
 
     objectives = recipe.objectives.for_epochs(epochs(prepared, recipe.horizon))
-    augment = recipe.augment if isinstance(recipe, TuneRecipe) and not recipe.text_rows else None
+    augment = recipe.augment if isinstance(recipe, TuneRecipe) else None
     return RunRows(prepared, recipe.row_length, recipe.seed, recipe.horizon, objectives.tasks, augment)
 
 

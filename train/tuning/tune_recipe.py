@@ -47,6 +47,7 @@ class TuneRecipe(Recipe):
             object.__setattr__(self, "optimizer", dataclasses.replace(self.optimizer, frozen=frozen))
         if self.text_rows:
             object.__setattr__(self, "stop", dataclasses.replace(self.stop, figure=None))
+            object.__setattr__(self, "augment", Augment())  # the text itself is learnt
         elif self.examples.head is not None and self.stop.figure is not None:
             check_figure(self.stop.figure, self.examples.head.tells, "stop.figure")
         super().__post_init__()

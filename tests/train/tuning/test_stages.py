@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from data.tasks.augment import Augment
 from gptjax.batch import ClassHead
 from gptjax.config import load_model_config
 from gptjax.loading import abstract_params
@@ -96,7 +97,9 @@ def base_with(objectives, folder, tmp_path):
 
 def test_the_text_stage_learns_as_the_base_did(folder, tmp_path):
     base = open_base(str(folder / "base"))
-    text, _ = asked(folder, "--stages", "text,head")
+    noise = ("--augment.embedding-noise", "5", "--augment.delete", "0.1")
+    text, head = asked(folder, "--stages", "text,head", *noise)
+    assert (head.augment, text.augment) == (Augment(embedding_noise=5, delete=0.1), Augment())
     assert text.text_rows == ("causal_lm",) == text_rows(base)
     assert {name for name, task in text.objectives.tasks.items() if task.ever} == {"causal_lm"}
     assert text.optimizer.schedule == "slanted"
