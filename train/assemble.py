@@ -81,7 +81,7 @@ def rows_of(recipe: Recipe, prepared: Path) -> "RunRows":
     from train.rows import RunRows
 
     objectives = recipe.objectives.for_epochs(epochs(prepared, recipe.horizon))
-    augment = recipe.augment if isinstance(recipe, TuneRecipe) and not recipe.text_rows else None
+    augment = recipe.augment if isinstance(recipe, TuneRecipe) else None
     return RunRows(prepared, recipe.row_length, recipe.seed, recipe.horizon, objectives.tasks, augment)
 
 
@@ -128,7 +128,7 @@ def config_of(recipe: Recipe, vocabulary: int, mesh: Mesh, heads: Sequence[Class
     Raises ValueError where mesh or kernel cannot compute it.
     """
     if isinstance(recipe, TuneRecipe):
-        heads = with_kept_heads(recipe.base, recipe.run, heads)
+        heads = with_kept_heads(recipe.base, recipe.run, heads, recipe.heads_alone)
     config = ModelConfig.of(recipe.model, vocabulary, heads)
     if isinstance(recipe, TuneRecipe) and recipe.lora is not None:
         config = dataclasses.replace(config, lora=recipe.lora)

@@ -54,6 +54,11 @@ class ExamplesSpec:
                 raise ValueError(
                     f"examples.{name}={getattr(self, name)!r}{did_you_mean(str(getattr(self, name)), get_args(kind))}"
                 )
+        if self.prefix and self.learn != "all":
+            raise ValueError(
+                f"examples.prefix with examples.learn={self.learn!r}: a chat encodes what stands before the first "
+                "answer, so that one must be learnt too: examples.learn=all"
+            )
         for column in self.columns:
             if "=" not in column:
                 raise ValueError(f"examples.columns: {column!r}; write FIELD=PATH, such as prompt=data.question")

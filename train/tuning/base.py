@@ -61,17 +61,18 @@ def _talking(config: GenerationConfig, tokenizer: Tokenizer) -> GenerationConfig
     return config if config.chat_template is not None else GenerationConfig.of_turns(tokenizer)
 
 
-def with_kept_heads(base: str, run: Path, own: Sequence[ClassHead]) -> tuple[ClassHead, ...]:
+def with_kept_heads(base: str, run: Path, own: Sequence[ClassHead], alone: bool) -> tuple[ClassHead, ...]:
     """The output heads of a run that begins with a base: its own, by which its terms are numbered, then the base's.
 
-    A base's head of the same name is replaced. A run that is there keeps no more than it has kept so far.
+    The base's are kept where heads train `alone`: they would not fit the weights as these become. Of the same name, the
+    run's own replaces the base's. A run that is there has those that it has.
     """
     names = {head.name for head in own}
     others = [head for head in open_base(base).config.class_heads if head.name not in names]
     if (run / "model.json").is_file():
         there = {head.name for head in load_model_config(run / "model.json").class_heads}
-        others = [head for head in others if head.name in there]
-    return (*own, *others)
+        others, alone = [head for head in others if head.name in there], True
+    return (*own, *others) if alone else tuple(own)
 
 
 def base_path(base: str) -> Path:

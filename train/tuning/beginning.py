@@ -43,7 +43,8 @@ def tuned_from(parts: Assembly, recipe: TuneRecipe, say: Callable[[str], None]) 
             begun[name] = leaf
             new.append(name)
     new += [f"head {head.name!r}" for head in parts.config.class_heads if head.name not in heads]
-    left = sorted(source.keys() - begun.keys())
+    left = sorted(name for name in source.keys() - begun.keys() if not name.startswith(BANK))
+    left += [f"head {head.name!r}" for head in base.config.class_heads if head.name not in heads]
     taken = sum(name in source and not name.startswith(BANK) for name in begun)
     told = f"{taken} parameters from {path}"
     told += f", and its heads {_some([repr(name) for name in heads])}" if heads else ""

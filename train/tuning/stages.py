@@ -70,5 +70,5 @@ def text_rows(base: Base) -> tuple[str, ...]:
         return ("causal_lm",)
     tasks = from_json(file.read_text(encoding="utf-8")).objectives.tasks
     rows = {name: tasks[name].rows for name in OVER_TEXT if tasks[name].rows}
-    total = sum(rows.values())
-    return tuple(f"{name}={share / total:.4g}" for name, share in rows.items()) or ("causal_lm",)
+    first, *others = rows or ("causal_lm",)  # the first takes what the others leave: rounded shares need not sum to 1
+    return (first, *(f"{name}={rows[name] / sum(rows.values()):.4g}" for name in others))

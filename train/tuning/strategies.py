@@ -14,7 +14,7 @@ from typing import NamedTuple
 from gptjax.config import Lora
 from gptjax.spelling import did_you_mean
 from train.recipe import Schedule
-from train.tuning.tune_recipe import TuneRecipe, frozen_beside
+from train.tuning.tune_recipe import HEADS, TuneRecipe, frozen_beside
 
 WORDS = ("all", "lora", "head", "top-N", "gradual")
 GROUPS = 4  # of layers, at most, that `gradual` thaws one after another
@@ -22,7 +22,7 @@ THAWED_BY = 0.5  # share of the run from which on everything trains
 DEEP = 12  # layers above which rates fall more slowly from one to the next
 OF_ADAPTERS = 3e-4  # learning rate of adapters, at least: ten times that of the weights (Hu et al. 2021, section D)
 PROBE = 1e-3  # learning rate of heads that train alone, at least: nothing that was learnt before can be spoilt
-HEADS, FINAL_NORM = "class_heads.*", "final_norm/.*"
+FINAL_NORM = "final_norm/.*"
 
 Rules = tuple[tuple[str, float], ...]  # of train.recipe.OptimizerSpec
 

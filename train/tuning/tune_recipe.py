@@ -14,8 +14,9 @@ from train.objectives import Objectives
 from train.recipe import OptimizerSpec, Recipe
 
 LOSS = "loss"
+HEADS = "class_heads.*"
 ADAPTERS_ALONE = ((".*_lora_[ab]", 0.0), (".*", 1.0))  # of optimizer.frozen
-ADAPTERS_AND_HEADS = ((".*_lora_[ab]|class_heads.*", 0.0), (".*", 1.0))
+ADAPTERS_AND_HEADS = ((f".*_lora_[ab]|{HEADS}", 0.0), (".*", 1.0))
 
 
 def frozen_beside(heads: bool) -> tuple[tuple[str, float], ...]:
@@ -47,6 +48,7 @@ class TuneRecipe(Recipe):
             object.__setattr__(self, "optimizer", dataclasses.replace(self.optimizer, frozen=frozen))
         if self.text_rows:
             object.__setattr__(self, "stop", dataclasses.replace(self.stop, figure=None))
+            object.__setattr__(self, "augment", Augment())  # the text itself is learnt
         elif self.examples.head is not None and self.stop.figure is not None:
             check_figure(self.stop.figure, self.examples.head.tells, "stop.figure")
         super().__post_init__()
@@ -73,6 +75,11 @@ class TuneRecipe(Recipe):
     def learns_heads(self) -> bool:
         """Whether examples train output heads beside the one of the tokens."""
         return any(task.ever and task.loss != Task.loss for task in self.objectives.tasks.values())
+
+    @property
+    def heads_alone(self) -> bool:
+        """Whether output heads are all that trains."""
+        return [pattern for pattern, share in self.optimizer.frozen if share < 1] == [HEADS]
 
     @property
     def row_length(self) -> int:

@@ -26,6 +26,7 @@ def test_a_row_is_no_longer_than_the_context():
     [
         ({"sources": ()}, "examples.sources: empty"),
         ({"learn": "lst"}, r"examples.learn='lst'.*last"),
+        ({"prefix": True, "learn": "last"}, r"examples.prefix with examples.learn='last'.*examples.learn=all"),
         ({"bad": "drop"}, r"examples.bad='drop'"),
         ({"columns": ("prompt",)}, r"write FIELD=PATH"),
         ({"held_out": 0}, "nothing can be measured"),

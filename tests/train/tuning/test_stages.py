@@ -1,11 +1,14 @@
 """Stages by words: each a run that begins where the one before ended, with the heads that it had."""
 
+import io
 import json
 
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
+from data.tasks.augment import Augment
 from gptjax.batch import ClassHead
 from gptjax.config import load_model_config
 from gptjax.loading import abstract_params
@@ -13,6 +16,7 @@ from gptjax.runs.checkpoint import restore
 from tests.tiny_recipe import recipe, steps_alone, write_text
 from train.objectives import Objectives
 from train.recipe import BatchSpec, MeshSpec, from_json, to_json
+from train.recipes import laptop
 from train.tuning.base import open_base
 from train.tuning.beginning import heads_taken, with_heads
 from train.tuning.finetune import chained, parse
@@ -54,44 +58,63 @@ def params_of(run, step):
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
-def test_text_then_head_keeps_the_heads_of_the_base_and_moves_what_each_stage_trains(folder):
-    """Old heads stay bit for bit in both stages; the new one is made in the second, which moves nothing else."""
-    stages = chained(asked(folder, "--stages", "text,head"))
-    assert [stage.run.name for stage in stages] == ["run.stage-1", "run"]
-    for stage in stages:
+def test_heads_of_the_base_are_kept_bit_for_bit_where_heads_train_alone_and_else_left_behind(folder, capsys):
+    """They would not fit the weights as another stage makes them."""
+    text, after = chained(asked(folder, "--stages", "text,head"))
+    (alone,) = asked(folder, "--train", "head")
+    assert [stage.run.name for stage in (text, after)] == ["run.stage-1", "run"]
+    told = []
+    for stage in (text, alone):
         assert from_json(to_json(stage)) == stage
-        steps_alone(stage)
-    text, head = (stage.run for stage in stages)
+        steps_alone(stage, Console(file=(said := io.StringIO()), width=1000))
+        told.append(said.getvalue())
     heads = load_model_config(folder / "base" / "model.json").class_heads
     old = [one.name for one in heads]
-    names = [[one.name for one in load_model_config(run / "model.json").class_heads] for run in (text, head)]
+    names = [[one.name for one in load_model_config(stage.run / "model.json").class_heads] for stage in (text, alone)]
     assert old
-    assert names == [old, ["label", *old]]
-    began, ended = ([params_of(run, step) for run in (text, head)] for step in (0, 2))
+    assert names == [[], ["label", *old]]
+    assert f"left behind: head {old[0]!r}" in told[0]
+    assert "left behind" not in told[1]
+    began, ended = ([params_of(stage.run, step) for stage in (text, alone)] for step in (0, 2))
     base = params_of(folder / "base", 2)["['class_heads']"]
-    for found, first in ((ended[0], 0), (ended[1], 1)):
-        for number, one in enumerate(heads):
-            C = len(one.classes)
-            np.testing.assert_array_equal(found["['class_heads']"][first + number, :, :C], base[number, :, :C])
+    for number, one in enumerate(heads):
+        C = len(one.classes)
+        np.testing.assert_array_equal(ended[1]["['class_heads']"][1 + number, :, :C], base[number, :, :C])
     moved = [
         {name for name, leaf in end.items() if not np.array_equal(leaf, start[name])}
         for start, end in zip(began, ended, strict=True)
     ]
     assert {"['layers']['query']", "['embedding']"} < moved[0]
     assert moved[1] == {"['class_heads']", "['class_heads_bias']"}
-    for name in ended[0].keys() - moved[1]:
-        np.testing.assert_array_equal(ended[0][name], began[1][name])
+    for name in ended[1].keys() - moved[1]:
+        np.testing.assert_array_equal(ended[1][name], began[1][name])
+
+
+def base_with(objectives, folder, tmp_path):
+    (tmp_path / "recipe.json").write_text(to_json(recipe(folder, "other", objectives=objectives)))
+    return open_base(str(folder / "base"))._replace(path=tmp_path)
 
 
 def test_the_text_stage_learns_as_the_base_did(folder, tmp_path):
     base = open_base(str(folder / "base"))
-    text, _ = asked(folder, "--stages", "text,head")
-    assert text.text_rows == ("causal_lm=1",) == text_rows(base)
+    noise = ("--augment.embedding-noise", "5", "--augment.delete", "0.1")
+    text, head = asked(folder, "--stages", "text,head", *noise)
+    assert (head.augment, text.augment) == (Augment(embedding_noise=5, delete=0.1), Augment())
+    assert text.text_rows == ("causal_lm",) == text_rows(base)
     assert {name for name, task in text.objectives.tasks.items() if task.ever} == {"causal_lm"}
     assert text.optimizer.schedule == "slanted"
     rows = Objectives(rows=("causal_lm=0.6", "masked_lm=0.2", "classify=0.2"))
-    (tmp_path / "recipe.json").write_text(to_json(recipe(folder, "other", objectives=rows)))
-    assert text_rows(base._replace(path=tmp_path)) == ("causal_lm=0.75", "masked_lm=0.25")
+    assert text_rows(base_with(rows, folder, tmp_path)) == ("causal_lm", "masked_lm=0.25")
+
+
+@pytest.mark.parametrize(
+    "rows", [Objectives(rows=("causal_lm", "masked_lm=0.33333", "prefix_lm=0.33333")), laptop.recipe().objectives]
+)
+def test_the_rows_of_a_text_stage_are_all_rows_whatever_their_shares_are(folder, tmp_path, rows):
+    found = Objectives(rows=text_rows(base_with(rows, folder, tmp_path))).tasks
+    over_text = {name: rows.tasks[name].rows for name in ("causal_lm", "masked_lm", "prefix_lm")}
+    for name, share in over_text.items():
+        assert found[name].rows == pytest.approx(share / sum(over_text.values()), abs=2e-4)
 
 
 @pytest.mark.parametrize(
