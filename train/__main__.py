@@ -183,6 +183,7 @@ def _pretrain(arguments: list[str]) -> int:
 
 def _finetune(arguments: list[str]) -> int:
     from train.tuning import finetune
+    from train.tuning.strategies import settings_said
 
     asked, stages = finetune.parse(arguments)
     signals = Signals()
@@ -193,11 +194,11 @@ def _finetune(arguments: list[str]) -> int:
     from train.tuning.tuned import hooks_after
 
     console = make_console(quiet=not hosts.is_first())
-    says_steps = asked.own_stages is not None or any(word.startswith("--steps") for word in arguments)
+    said = settings_said(arguments) | ({"steps"} if asked.own_stages is not None else set())
     for number, stage in enumerate(finetune.chained(stages)):
         if len(stages) > 1:
             console.print(f"stage {number + 1} of {len(stages)}: {stage.run}", highlight=False, markup=False)
-        recipe = finetune.settled(stage, asked.epochs, says_steps, console.print)
+        recipe = finetune.settled(stage, asked.epochs, said, console.print)
         finetune.tell(recipe, console)
         hooks = hooks_after(recipe) if number == len(stages) - 1 else ()
         run(recipe, hooks, console=console, signals=signals, accept_changes=asked.accept_changes)

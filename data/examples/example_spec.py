@@ -13,6 +13,7 @@ from gptjax.spelling import did_you_mean
 
 TooLong = Literal["cut", "drop"]
 Bad = Literal["stop", "skip"]
+OF_CONVERSATIONS = ("form", "columns", "template", "learn", "prefix", "answered")  # settings that heads do not have
 LONGEST_ROW = 512  # tokens of a row where nothing else is asked for, and the context has room
 
 
@@ -62,9 +63,10 @@ class ExamplesSpec:
         for column in self.columns:
             if "=" not in column:
                 raise ValueError(f"examples.columns: {column!r}; write FIELD=PATH, such as prompt=data.question")
-        if self.head is not None and (self.form or self.columns or self.template):
+        given = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
+        if self.head is not None and (alien := [name for name in OF_CONVERSATIONS if name in given]):
             raise ValueError(
-                "examples.form, columns and template are of conversations; of labelled texts give --text, --second and "
+                f"examples.{alien[0]}: is of conversations; of labelled texts give --text, --second and "
                 "--label, --labels or --value"
             )
         if self.length is not None and self.length < 8:

@@ -39,6 +39,10 @@ class HeadSpec:
         for name in ("name", "text", "second", "target", "held_out"):
             if getattr(self, name) == "":
                 raise ValueError(f"examples.head.{name}: empty; give a name, or leave it out")
+        if found := [sign for sign in "/\\\0" if sign in self.called]:
+            raise ValueError(
+                f"head {self.called!r}: has a {found[0]!r}, and names the run; give --head NAME without one"
+            )
         for name in ("smoothing", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"examples.head.{name}={getattr(self, name)}: must be at least 0 and below 1")

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -163,21 +163,22 @@ def chained(stages: Sequence[TuneRecipe]) -> list[TuneRecipe]:
     return [dataclasses.replace(stage, run=run, base=base) for stage, run, base in links]
 
 
-def settled(recipe: TuneRecipe, epochs: float | None, says_steps: bool, say: Callable[[str], None]) -> TuneRecipe:
-    """The recipe with as many steps as it takes to read its examples so often, unless it says how many."""
+def settled(recipe: TuneRecipe, epochs: float | None, said: Collection[str], say: Callable[[str], None]) -> TuneRecipe:
+    """The recipe with as many steps as it takes to read its examples so often, unless `said`, the settings that were
+    given, names them."""
     prepared = prepared_examples(recipe)
     rows = rows_of_an_epoch(prepared, recipe.row_length, recipe.augment.growth)
     share = 1 - recipe.replay
     often = EPOCHS if recipe.examples.head is None else judging.epochs(prepared)
     wanted = math.ceil((epochs or often) * rows / share / recipe.batch.rows)
-    steps = recipe.steps if says_steps else wanted if epochs is not None else min(wanted, MOST_STEPS)
+    steps = recipe.steps if "steps" in said else wanted if epochs is not None else min(wanted, MOST_STEPS)
     read_often = steps * recipe.batch.rows * share / rows
     say(f"{steps} steps of {recipe.batch.rows} rows read the examples {read_often:.2g} times (--epochs, --steps)")
     warmup = min(recipe.optimizer.warmup, steps // 5)
     if warmup < recipe.optimizer.warmup:
         say(f"optimizer.warmup={warmup}, a fifth of the steps, in place of {recipe.optimizer.warmup}")
     settled = dataclasses.replace(recipe, steps=steps, optimizer=dataclasses.replace(recipe.optimizer, warmup=warmup))
-    return settled if recipe.examples.head is None else judging.measured_often(settled)
+    return settled if recipe.examples.head is None else judging.measured_often(settled, said)
 
 
 def rows_of_an_epoch(prepared: Path, T: int, growth: float = 0.0) -> int:

@@ -154,6 +154,8 @@ def figures_table(found: dict[str, Any]) -> Table:
 
 
 def _last_words(finished: Finished) -> None:
+    if not finished.text.rows.reads.get("labelled"):
+        return
     head = made_head(finished.text.prepared)
     finished.console.print(
         f"ask it: [bold]gptjax predict {escape(str(finished.run))} FILE --head {escape(head.name)}[/]", highlight=False

@@ -97,9 +97,9 @@ def epochs(prepared: Path) -> float:
     return OFTEN if sum(store.documents for store in _stores(prepared, "train")) < FEW_LABELS else SELDOM
 
 
-def measured_often(recipe: TuneRecipe) -> TuneRecipe:
-    """The recipe with so many looks at what is held out that its best step is found, unless it says how many."""
-    if recipe.validation.every != ValidationSpec().every:
+def measured_often(recipe: TuneRecipe, said: Collection[str]) -> TuneRecipe:
+    """The recipe with so many looks at what is held out that its best step is found, unless it was `said` how many."""
+    if "validation.every" in said or recipe.validation.every != ValidationSpec().every:
         return recipe
     every = max(1, math.ceil(recipe.steps / LOOKS))
     return dataclasses.replace(recipe, validation=dataclasses.replace(recipe.validation, every=every))

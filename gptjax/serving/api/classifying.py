@@ -17,9 +17,11 @@ SHOWN = 60  # characters of a head's name that an error shows
 
 def reading(asked: Classification, model: LanguageModel) -> tuple[int, list[HeadInput]]:
     """(the head's number, what it reads of each text). Token ids are read as they are. Raises ApiError."""
-    heads = model.config.class_heads
+    heads, name = model.config.class_heads, asked.head
+    if name is not None and len(name) > SHOWN and all(head.name != name for head in heads):
+        name = f"{name[:SHOWN]}..."
     try:
-        number = head_named(heads, asked.head and asked.head[:SHOWN])
+        number = head_named(heads, name)
     except ValueError as error:
         raise ApiError(str(error), "head") from None
     if asked.ids:

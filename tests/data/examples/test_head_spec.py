@@ -27,6 +27,7 @@ def test_a_file_to_measure_by_is_a_path_like_those_to_learn_from():
         ({"kind": "values", "balanced": True}, "a number has no classes to balance"),
         ({"most": 1}, "must be at least 2 examples"),
         ({"name": ""}, "examples.head.name: empty"),
+        ({"target": "a/b"}, "head 'a/b': has a '/', and names the run; give --head NAME without one"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_remedy(settings, said):
@@ -34,6 +35,8 @@ def test_what_cannot_be_is_refused_with_the_remedy(settings, said):
         HeadSpec(**settings)
 
 
-def test_forms_of_conversations_are_not_for_labelled_texts():
-    with pytest.raises(ValueError, match="are of conversations; of labelled texts give --text"):
-        ExamplesSpec(sources=("reviews.csv",), head=HeadSpec(), form="messages")
+@pytest.mark.parametrize("given", [{"form": "messages"}, {"prefix": True}, {"learn": "last"}, {"answered": 5}])
+def test_settings_of_conversations_are_not_for_labelled_texts(given):
+    (name,) = given
+    with pytest.raises(ValueError, match=f"examples.{name}: is of conversations; of labelled texts give --text"):
+        ExamplesSpec(sources=("reviews.csv",), head=HeadSpec(), **given)

@@ -12,6 +12,7 @@ import gptjax
 from tests.tiny_recipe import recipe, records, steps_alone, write_text
 from train.run import run
 from train.tuning import finetune
+from train.tuning.strategies import settings_said
 from train.tuning.tuned import hooks_after
 
 SETTINGS = (
@@ -51,7 +52,7 @@ def tuned(folder, name, *words, reports=True):
         *SETTINGS,
     ]
     asked, (stage,) = finetune.parse(given)
-    made = finetune.settled(stage, asked.epochs, "--steps" in words, console.print)
+    made = finetune.settled(stage, asked.epochs, settings_said(words), console.print)
     finetune.tell(made, console)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("train.record.meter.measured_flops", lambda _: 1e12)
@@ -127,7 +128,7 @@ def test_several_labels_are_told_at_once_each_better_than_by_the_commonest(folde
     [
         (("--as", "values", "--value", "verdict"), r"reviews.csv:2: verdict='bad' is no number"),
         (("--label", "verdict", "--stop.figure", "r2"), "stop.figure='r2': is of values, and the head tells classes"),
-        (("--label", "verdict", "--head", "verdict", "--examples.template", __file__), "are of conversations"),
+        (("--label", "verdict", "--head", "verdict", "--examples.template", __file__), "is of conversations"),
     ],
 )
 def test_bad_input_is_named_before_anything_slow(folder, words, said):

@@ -1,10 +1,16 @@
 """The words of a command line that ask for a head, and what contradicts itself among them."""
 
+import dataclasses
+from pathlib import Path
+
 import pytest
 
 from data.examples.head_spec import HeadSpec
+from data.spec import DataSpec
 from gptjax.command.options import take
-from train.tuning.judging import AskedHead, head_of
+from train.recipe import ValidationSpec
+from train.tuning.judging import AskedHead, head_of, measured_often
+from train.tuning.tune_recipe import TuneRecipe
 
 
 def asked(*words):
@@ -46,3 +52,12 @@ def test_the_kind_follows_from_how_the_column_is_named_and_the_head_is_called_so
 def test_words_that_contradict_each_other_are_refused(words, said):
     with pytest.raises(ValueError, match=said):
         asked(*words)
+
+
+def test_a_run_is_measured_often_unless_it_was_said_how_often_even_as_by_default():
+    every = ValidationSpec().every
+    recipe = TuneRecipe(base="base", data=DataSpec(sources=("chitchat",)), run=Path("run"), steps=400)
+    assert measured_often(recipe, {"steps"}).validation.every == 20
+    assert measured_often(recipe, {"validation.every"}).validation.every == every
+    often = dataclasses.replace(recipe, validation=ValidationSpec(every=7))
+    assert measured_often(often, ()).validation.every == 7
