@@ -153,6 +153,7 @@ def test_no_duration_is_measured_by_the_wall_clock():
         assert "datetime" not in source, path
 
 
+@pytest.mark.slow
 @pytest.mark.fault(29)
 def test_a_step_that_does_not_fit_the_memory_names_the_fields_that_decide(text):
     """Half a terabyte of activations. What was saved before is whole."""
@@ -310,6 +311,7 @@ def test_ended_in_every_phase_a_run_loses_nothing_and_does_what_is_due_once(text
     assert (text / "phases/report.html").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.fault(8)
 def test_a_disk_that_hangs_in_a_save_ends_the_run_and_the_watchdog_names_the_phase(text):
     """No step is saved on top of the one that hangs; what was written of it is no step."""
@@ -411,6 +413,7 @@ ENDLESS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.fault(22)
 def test_when_one_process_is_killed_the_other_names_it_and_ends_and_a_restart_goes_on(text):
     with Pair(text, "killed", *ENDLESS) as pair:
@@ -477,6 +480,7 @@ def test_sigterm_to_one_of_two_processes_saves_and_ends_both(text):
         verify(pair.run, step)
 
 
+@pytest.mark.slow
 @pytest.mark.fault(26)
 def test_processes_that_differ_are_refused_field_by_field_and_write_nothing(text):
     with Pair(text, "differ", own=("", "--seed 1")) as pair:
@@ -497,6 +501,7 @@ def test_a_process_whose_peer_never_comes_says_so_in_time(text):
         assert f"process 0 of 2 waited 3 s at localhost:{port} for the others" in run.said
 
 
+@pytest.mark.slow
 def test_the_ledger_moves_when_a_run_is_another(text, whole):
     """What the comparisons above rest on."""
     other = steps_alone(small(text, "other", seed=1, stop=StopSpec(step=2)))

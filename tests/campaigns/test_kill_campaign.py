@@ -22,6 +22,7 @@ def campaign(tmp_path_factory):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.fault(1, 2, 30, 34)
 def test_runs_that_are_killed_end_as_the_run_left_alone(campaign):
     """Nothing announced as saved is lost; state, ledger, metrics and files are the same at the end."""

@@ -30,6 +30,7 @@ def straight(tmp_path_factory):
     return make(tmp_path_factory.mktemp("straight"), "straight", [STRAIGHT])
 
 
+@pytest.mark.slow
 @pytest.mark.fault(13)
 def test_a_run_that_changes_its_mesh_is_the_same_run(straight, tmp_path):
     """First 2 x 4 devices, data x fsdp, then data x tensor: at each step the same rows, and a loss within the bound."""

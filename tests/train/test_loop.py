@@ -54,6 +54,7 @@ class Asking(Signals):
             self.asked = self._name
 
 
+@pytest.mark.slow
 def test_where_there_is_no_bar_a_line_now_and_then_says_how_far_it_is(text, monkeypatch):
     """Every 30 seconds, here every record; on a terminal the bar says it."""
     monkeypatch.setattr(loop, "RECORD_EVERY", 2)
@@ -194,6 +195,7 @@ def test_the_average_is_measured_beside_the_parameters_saved_and_loaded_when_ask
     assert not np.array_equal(weights["embedding"], average["embedding"])
 
 
+@pytest.mark.slow
 def test_a_longer_run_than_was_begun_goes_on_to_its_new_end_and_its_schedule_follows(text):
     """Four steps of six, then of twelve: accepted, wsd falls before step 12 and no more before step 6."""
     spec = OptimizerSpec(learning_rate=1e-2, warmup=1, schedule="wsd", decay=0.5, final=0.0)

@@ -147,6 +147,7 @@ def test_what_cannot_fit_is_refused_before_anything_slow(text, changes, message)
     assert not (text / "never").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.fault(31)
 def test_numbers_that_are_none_stop_the_run_before_they_are_saved(text):
     """At a rate of 1e30 the first update ruins the parameters; whatever was saved before is finite."""
@@ -212,6 +213,7 @@ def test_changed_text_is_refused_and_a_touched_file_is_not(text):
         pretrain(recipe(text, "diary", **settings, stop=StopSpec(step=4)), Console(quiet=True))
 
 
+@pytest.mark.slow
 def test_a_model_learns_where_texts_end(tmp_path):
     """Trap 29: trained on texts of six letters, its greedy ones end after six, by one EOS."""
     draw = np.random.default_rng(0)

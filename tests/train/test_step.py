@@ -258,6 +258,7 @@ def four_steps(
         return Steps(fresh(), state, losses, compiled.cost_analysis()["flops"])
 
 
+@pytest.mark.slow
 def test_a_step_of_adapters_alone_moves_no_weight_keeps_no_moment_of_one_and_costs_less():
     """At most 0.75 of the operations of a full step; the same on a mesh."""
     config = dataclasses.replace(CONFIG, D=128, F=384)
@@ -283,6 +284,7 @@ def products(config: ModelConfig) -> int:
     return sum(2 * ROWS * config.T * width * height for width, height in config.projections.values())
 
 
+@pytest.mark.slow
 def test_layers_below_the_lowest_trained_one_cost_no_backward_pass():
     """It is twice the forward pass: one product for the inputs, one for the weights. Above a table that trains, one."""
     full, top = four_steps(DEEP, SPEC), four_steps(DEEP, dataclasses.replace(SPEC, frozen=TOP_HALF))

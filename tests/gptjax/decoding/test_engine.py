@@ -216,6 +216,7 @@ def test_who_cannot_listen_ends_its_own_text_and_no_other(model):
     assert not engine.turn()
 
 
+@pytest.mark.slow
 def test_nothing_compiles_after_the_warm_up(caplog):
     """Whatever is asked for; before it, a first request does."""
     engine = Engine(random_model("llama", T=200), rows=3)
@@ -235,6 +236,7 @@ def test_nothing_compiles_after_the_warm_up(caplog):
     assert compiled(lambda: told(engine, *asked)) == 0
 
 
+@pytest.mark.slow
 def test_rows_on_a_mesh_say_what_rows_on_one_device_say(model):
     """With heads and vocabulary over two devices and rows over two, greedy; the state stays split."""
     mesh = make_mesh(data=2, tensor=2, devices=jax.devices()[:4])

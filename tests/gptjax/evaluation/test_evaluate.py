@@ -190,6 +190,7 @@ def test_uneven_prompts_need_few_sizes_of_rows():
         assert all(lengths[number] + 8 <= room for number in numbers)
 
 
+@pytest.mark.slow
 def test_rows_of_one_size_are_read_and_continued_by_one_program_each(caplog):
     """Lengths that are padded to three powers of two; without a common size, each would be a program."""
     model = random_model("llama", T=56)  # a shape of this test's own, so that nothing is compiled yet

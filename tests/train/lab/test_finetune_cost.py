@@ -28,6 +28,7 @@ def found(asked):
     return list(costs(asked))
 
 
+@pytest.mark.slow
 def test_a_step_that_trains_the_head_alone_does_about_what_a_forward_pass_does(asked, found):
     base = open_base(asked.base)
     recipe = recipe_of(asked, base, "head")
@@ -40,6 +41,7 @@ def test_a_step_that_trains_the_head_alone_does_about_what_a_forward_pass_does(a
     assert whole.flops > 2 * forward
 
 
+@pytest.mark.slow
 def test_fewer_layers_that_train_cost_fewer_operations_and_less_memory(found):
     head, top, whole = found
     assert head.flops < top.flops < whole.flops

@@ -99,6 +99,7 @@ def test_the_model_of_a_run_tells_what_the_report_says_and_still_writes(judged, 
     assert model.generation_config.chat_template is None
 
 
+@pytest.mark.slow
 def test_a_number_is_told_in_its_own_units(folder):
     with (folder / "grades.csv").open("w", newline="") as file:
         writer = csv.writer(file)
@@ -112,6 +113,7 @@ def test_a_number_is_told_in_its_own_units(folder):
     assert "100 to 200" in said
 
 
+@pytest.mark.slow
 def test_several_labels_are_told_at_once_each_better_than_by_the_commonest(folder):
     words = {"f": "wizards ", "b": "quartz "}
     given = [["f"][: n % 2] + ["b"][: n // 2 % 2] for n in range(40)]

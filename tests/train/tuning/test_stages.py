@@ -58,6 +58,7 @@ def params_of(run, step):
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
+@pytest.mark.slow
 def test_heads_of_the_base_are_kept_bit_for_bit_where_heads_train_alone_and_else_left_behind(folder, capsys):
     """They would not fit the weights as another stage makes them."""
     text, after = chained(asked(folder, "--stages", "text,head"))
@@ -95,6 +96,7 @@ def base_with(objectives, folder, tmp_path):
     return open_base(str(folder / "base"))._replace(path=tmp_path)
 
 
+@pytest.mark.slow
 def test_the_text_stage_learns_as_the_base_did(folder, tmp_path):
     base = open_base(str(folder / "base"))
     noise = ("--augment.embedding-noise", "5", "--augment.delete", "0.1")
