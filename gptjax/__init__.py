@@ -7,6 +7,7 @@
 >>> model.loglikelihood([("The city of", " London")])[0].log_prob  # nats
 >>> model.perplexity(["A whole text."]).metrics["bits a byte"].value
 >>> model.score([gptjax.Row(ids=[1, 5, 6], at=[2], targets=[7])])[0].log_probs  # of any token, anywhere
+>>> model.predict(["A whole text."], "topic")[0].answer  # by an output head that it was taught
 >>> gptjax.export(model, "exported")  # a Hugging Face folder
 
 All that a model does is in help(gptjax.LanguageModel). Tasks with items (multiple choice, classification, answers) are
@@ -64,8 +65,8 @@ def load(
     >>> model.loglikelihood([("The city of", " London")])[0].log_prob  # nats
 
     A gptjax.LanguageModel: it can `generate` and `stream` texts, `score` tokens, and has `loglikelihood`,
-    `loglikelihood_rolling`, `perplexity`, `log_probs`, `mean_states` and `class_log_probs`; gptjax.evaluation.evaluate
-    has tasks with items, and gptjax.export writes it for others.
+    `loglikelihood_rolling`, `perplexity`, `log_probs`, `mean_states`, `class_log_probs` and `predict`;
+    gptjax.evaluation.evaluate has tasks with items, and gptjax.export writes it for others.
 
     For a run: `step`: which checkpoint; None = the newest good one, with a warning for each newer one that is damaged,
     or the best one of a run that is judged by a figure.

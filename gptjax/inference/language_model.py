@@ -61,6 +61,7 @@ class LanguageModel:
     ...     print(piece, end="")
     >>> model.loglikelihood([("The city of", " London")])[0].log_prob  # nats
     >>> model.perplexity(["A whole text."]).table()
+    >>> model.predict(["A whole text."], "topic")[0].answer  # by an output head that it was taught
 
     It can be copied and pickled, parameters and all; one that is spread over a mesh can only be copied.
 

@@ -29,7 +29,7 @@ OF_BLOCKS = {
 TASKS = {  # all that read running text; replies by heart: tests/train/tuning/test_tuned_run.py
     name: dataclasses.replace(OF_BLOCKS.get(name, task), rows=1 / 7)
     for name, task in Objectives().tasks.items()
-    if name != "reply"
+    if name not in ("reply", "labelled")
 }
 
 

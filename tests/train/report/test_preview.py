@@ -27,7 +27,7 @@ def shown(examples, tokenizer, **how):
 @pytest.fixture
 def example():
     tokenizer = bpe()
-    return ConversationEncoder(tokenizer, GenerationConfig.of_turns(tokenizer)).encode(TALK, [False, True] * 2)
+    return ConversationEncoder(tokenizer, GenerationConfig.of_turns(tokenizer)).encode(TALK, [False, True] * 2)[:2]
 
 
 def test_what_is_learnt_is_in_brackets_with_the_end_of_its_turn(example):
@@ -49,7 +49,7 @@ def test_in_colour_reading_is_dim_learning_green_and_the_end_reversed(example):
     """The end that is read, of a turn that is not learnt, is dim as all else."""
     out = shown([example], bpe(), force_terminal=True, color_system="standard", no_color=False)
     assert "\x1b[2mB:\x1b[0m\x1b[32m[\x1b[0m\x1b[32m the fox 曹操\x1b[0m\x1b[1;7;32m<|eos|>\x1b[0m" in out
-    unlearnt = (example.ids, [False] * len(example.ids))
+    unlearnt = (example[0], [False] * len(example[0]))
     out = shown([unlearnt], bpe(), force_terminal=True, color_system="standard", no_color=False)
     assert "\x1b[1;7;32m<|eos|>" not in out.split("example")[1]
 
