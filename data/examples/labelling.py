@@ -14,23 +14,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.description import FORMAT, HEADS, Source, Split, is_prepared, write_description
+from data.description import FORMAT, HEADS, Source, Split, write_description
 from data.examples.choosing import DUPLICATE, TRAIN, TWIN, VALIDATION
 from data.examples.dialogues import Rejected, is_corpus, source_of
 from data.examples.example_spec import ExamplesSpec
 from data.examples.head_spec import HeadSpec
 from data.examples.labelled_texts import LabelledText, check_labelled, corpus_label, labelled_texts
-from data.examples.preparing import TALLIES, held_before, share_out
+from data.examples.preparing import TALLIES, held_before, made_once, share_out
 from data.examples.stratifying import SPARE, known, sides
 from data.preparation import sources
 from data.preparation.holdout import SPLITS, text_hash
 from data.preparation.prepared_folder import content_hash
 from data.preparation.token_flags import marks
 from data.preparation.workitems import token_type
-from data.prepare import kept_out
 from gptjax.batch import ClassHead
 from gptjax.command.progress import track
-from gptjax.files.atomic_folder import appearing
 from gptjax.files.plain_json import dumps
 from gptjax.inference.head_input import head_inputs, sides_read
 from gptjax.text.stop_words import check_stop_words
@@ -56,15 +54,7 @@ def prepare_labelled(
         check_labelled(name, head)
         sources.make_records(name)
     folder = root / fingerprint(spec, tokenizer, T, running, replay)
-    if is_prepared(folder):
-        return folder
-    root.mkdir(parents=True, exist_ok=True)
-    with kept_out(root):
-        if not is_prepared(folder):  # another process may just have made it
-            with appearing(folder) as (aside, appear):
-                _make(spec, tokenizer, T, aside, running, replay)
-                appear()
-    return folder
+    return made_once(folder, lambda aside: _make(spec, tokenizer, T, aside, running, replay))
 
 
 def fingerprint(spec: ExamplesSpec, tokenizer: Tokenizer, T: int, running: Path | None, replay: float) -> str:

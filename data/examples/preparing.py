@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,13 +61,18 @@ def prepare_examples(
         check(name)
         sources.make_records(name)
     folder = root / fingerprint(spec, talks, T, running, replay)
+    return made_once(folder, lambda aside: _make(spec, talks, T, aside, running, replay))
+
+
+def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """The prepared folder; if it is not there yet, `make` writes it aside while other processes are kept out."""
     if is_prepared(folder):
         return folder
-    root.mkdir(parents=True, exist_ok=True)
-    with kept_out(root):
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with kept_out(folder.parent):
         if not is_prepared(folder):  # another process may just have made it
             with appearing(folder) as (aside, appear):
-                _make(spec, talks, T, aside, running, replay)
+                make(aside)
                 appear()
     return folder
 

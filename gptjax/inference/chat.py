@@ -54,7 +54,8 @@ class Chat:
 
         Raises ValueError, at once, if the turn alone does not fit the context, or the chat template refuses it.
         """
-        return self._reply(turn, self.tokens(turn))
+        _, prompt, prefix = self._read(turn)
+        return self._reply(turn, prompt, prefix)
 
     def context(self, turn: str) -> str:
         """What the model reads before it replies to `turn`: the newest turns that fit, and the start of its own."""
@@ -64,13 +65,9 @@ class Chat:
         """The same as token ids."""
         return self._read(turn)[1]
 
-    def prefix(self, turn: str) -> int:
-        """How many of these, from the first on, see each other: what stands before the first answer, of a model that
-        encodes it; else none."""
-        return self._read(turn)[2]
-
     def _read(self, turn: str) -> tuple[str, list[int], int]:
-        """The context as text and as token ids, and how many of these see each other."""
+        """The context as text and as token ids, and how many of these see each other: what stands before the first
+        answer, of a model that encodes it; else none."""
         turns = [*self.turns, turn]
         limit = self._model.config.T - self._room
         size = 0  # the loop sets it: `turns` is never empty
@@ -95,9 +92,9 @@ class Chat:
         text = render(generation_config.chat_template, messages, generation_config.names, tokenizer)
         return text.replace(SHIELD, ""), encode_rendered(tokenizer, text)
 
-    def _reply(self, turn: str, prompt: Sequence[int]) -> Generator[str, None, "Sample"]:
+    def _reply(self, turn: str, prompt: Sequence[int], prefix: int) -> Generator[str, None, "Sample"]:
         settings = dataclasses.asdict(self.sampling)
-        reply = from_first_word(self._model.stream(prompt, prefix=self.prefix(turn), **settings))
+        reply = from_first_word(self._model.stream(prompt, prefix=prefix, **settings))
         said = ""
         while True:
             try:

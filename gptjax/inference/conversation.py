@@ -35,6 +35,12 @@ def written(
     return render(template, joined, generation_config.names, tokenizer, tools=tools, continues=continues)
 
 
+def before_answers(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """The messages that stand before the assistant's first."""
+    roles = [message["role"] for message in messages]
+    return messages[: roles.index("assistant")] if "assistant" in roles else messages
+
+
 def joined_system(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]] | None:
     """The same with the system message before the first turn, in one; None where it has no such message."""
     if [one["role"] for one in messages[:2]] != ["system", "user"]:

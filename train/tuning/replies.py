@@ -16,6 +16,7 @@ from data.description import read_prepared
 from data.examples.preparing import TALKS
 from data.preparation.prepared_folder import stored_text
 from gptjax.inference.continuing import continued
+from gptjax.inference.conversation import before_answers
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.learned_spans import ConversationEncoder
 from gptjax.inference.prompt import encode_prompts
@@ -69,9 +70,7 @@ class Speaker:
         """How many of these tokens see each other: see `GenerationConfig.encodes_prompt`."""
         if not self.model.generation_config.encodes_prompt:
             return 0
-        roles = [message["role"] for message in messages]
-        first = roles.index("assistant") if "assistant" in roles else len(roles)
-        return len(self.prompt(messages[:first]))
+        return len(self.prompt(before_answers(messages)))
 
     def turn(self, messages: Sequence[Message]) -> Turn | None:
         """The last message as a reply to those before it; None where the template refuses it, as when it trains, or

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from gptjax.decoding.engine import Grammar, Request
 from gptjax.decoding.sampling import Sampling
 from gptjax.inference.chat import TURNS
+from gptjax.inference.conversation import before_answers
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.prompt import encode_prompts, encode_rendered
 from gptjax.serving.api.choices import Choice
@@ -58,10 +59,9 @@ def _encoded(asked: Conversation, model: LanguageModel, ids: tuple[int, ...]) ->
     encodes it; else none."""
     if not model.generation_config.encodes_prompt:
         return 0
-    roles = [message["role"] for message in asked.messages]
-    if "assistant" not in roles:
+    first = before_answers(asked.messages)
+    if len(first) == len(asked.messages):
         return len(ids)
-    first = asked.messages[: roles.index("assistant")]
     text = conversation_text(first, model, tools=asked.tools, continues=False)
     return min(len(ids), len(encode_rendered(model.tokenizer, text)))
 
