@@ -4,9 +4,11 @@ Axes: V vocabulary  K variants of a token.
 """
 
 import functools
+import re
 import string
 import unicodedata
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -53,7 +55,7 @@ def misspellings(tokenizer: Tokenizer) -> Misspellings:
     return Misspellings(np.array(tokens, np.int32), begin_VK, length_VK)
 
 
-def _edited(text: str, at: list[int], lot: int, alphabet: dict[str, list[str]]) -> str:
+def _edited(text: str, at: list[int], lot: int, alphabet: Mapping[str, Sequence[str]]) -> str:
     """The text with one of the characters at `at` changed, as the lot, of 64 bits, has it."""
     lot, number = divmod(lot, len(at))
     lot, kind = divmod(lot, 4)
@@ -65,8 +67,18 @@ def _edited(text: str, at: list[int], lot: int, alphabet: dict[str, list[str]]) 
         return before + here + here + behind
     if kind == LEFT_OUT and len(at) > 1:
         return before + behind
-    others = alphabet[_script(here)]
+    others = alphabet[script(here)]
     return before + others[lot % len(others)] + behind
+
+
+def misspelt(text: str, share: float, alphabet: Mapping[str, Sequence[str]], seed: int) -> str:
+    """The text with so many of its letters typed wrong, by the same edits; `alphabet`: script -> its characters."""
+    draw, parts = np.random.default_rng(seed), re.split(r"([^\W_]+)", text)  # each second one is a word
+    for number in range(1, len(parts), 2):
+        for _ in range(draw.binomial(len(parts[number]), share)):
+            word = parts[number]
+            parts[number] = _edited(word, [*range(len(word))], int(draw.integers(2**63)), alphabet)
+    return "".join(parts)
 
 
 @functools.lru_cache(maxsize=1)
@@ -83,17 +95,21 @@ def _texts(tokenizer: Tokenizer) -> list[str | None]:
 
 def _alphabets(tokenizer: Tokenizer) -> dict[str, list[str]]:
     """Script -> the characters of it that the vocabulary writes; of Latin letters a to z."""
+    return alphabets_of("".join(text or "" for text in _texts(tokenizer)))
+
+
+def alphabets_of(text: str) -> dict[str, list[str]]:
+    """Script -> the characters of it that a text has; of Latin letters a to z."""
     found: dict[str, set[str]] = defaultdict(set)
-    for text in _texts(tokenizer):
-        for character in text or "":
-            if character.isalnum():
-                found[_script(character)].add(character)
-    return {script: sorted(characters) for script, characters in found.items()} | {
+    for character in {*text}:
+        if character.isalnum():
+            found[script(character)].add(character)
+    return {name: sorted(characters) for name, characters in found.items()} | {
         "LATIN": [*string.ascii_lowercase], "DIGIT": [*string.digits],
     }  # fmt: skip
 
 
-def _script(character: str) -> str:
+def script(character: str) -> str:
     """By its name: LATIN, CJK, CYRILLIC, DIGIT."""
     return unicodedata.name(character, "?").partition(" ")[0]
 

@@ -1,6 +1,7 @@
 """SmolLM2-135M served over HTTP, in turn with llama.cpp's server and vLLM's: tokens a second, time to the first token.
 
     python -m tests.campaigns.serving_beside_peers GGUF [--llama PYTHON] [--vllm PYTHON FOLDER] [--dtypes bfloat16 ...]
+    python -m tests.campaigns.serving_beside_peers GGUF --engine bfloat16      # our engine alone, without a server
 
 PYTHON: an environment with xllamacpp, or with vLLM's build for the CPU. FOLDER: the same model as `gptjax export`
 writes it. In every block each server is started, warmed up, asked for 1, 4 and 16 texts at once, 64 tokens in and 64
@@ -22,8 +23,13 @@ import urllib.request
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+import gptjax
+from gptjax.decoding.engine import Engine, Request
+from gptjax.decoding.sampling import Sampling
 
 STREAMS = (1, 4, 16)
 TOKENS = 64
@@ -101,6 +107,23 @@ async def at_once(model: str, count: int, draw: np.random.Generator, extra: dict
     return sum(tokens for _, tokens in found) / seconds, 1000 * statistics.median(first for first, _ in found)
 
 
+def engine_alone(gguf: Path, dtype: Any) -> None:
+    """Prints tokens a second of the engine, which nobody asks over HTTP."""
+    model = gptjax.load(gguf, dtype=dtype)
+    engine, draw = Engine(model, rows=max(STREAMS), context=512), np.random.default_rng(0)
+    engine.warm_up()
+    settings = Sampling(tokens=TOKENS, temperature=0, logit_bias=dict.fromkeys(model.generation_config.ends, -100.0))
+    for count in STREAMS:
+        speeds = []
+        for _ in range(ROUNDS + 1):  # the first warms up
+            prompts = draw.integers(100, 40_000, (count, TOKENS)).tolist()
+            begun = time.monotonic()
+            asked = [Request(prompt=tuple(ids), sampling=settings) for ids in prompts]
+            engine.run(asked, [lambda _: None] * count)
+            speeds.append(count * TOKENS / (time.monotonic() - begun))
+        print(f"engine alone, {dtype}, {count} at once: {statistics.median(speeds[1:]):.1f} tokens/s", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("gguf", type=Path)
@@ -108,7 +131,11 @@ def main() -> None:
     parser.add_argument("--vllm", nargs=2, metavar=("PYTHON", "FOLDER"))
     parser.add_argument("--dtypes", nargs="*", default=["bfloat16"])
     parser.add_argument("--blocks", type=int, default=2)
+    parser.add_argument("--engine", metavar="DTYPE", help="measure the engine alone")
     asked = parser.parse_args()
+    if asked.engine:
+        engine_alone(asked.gguf, asked.engine)
+        return
     usage = {"stream_options": {"include_usage": True}}
     never = usage | {"ignore_eos": True}
     servers = {}

@@ -7,6 +7,7 @@ by hashes and seeded draws, and written as .jsonl, a line a text: `text`, `label
 import importlib
 import json
 import re
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 from data.corpora import corpus as ours
 from data.preparation import sources
 from data.preparation.holdout import text_hash
+from data.tasks.misspelling import alphabets_of, misspelt
 from gptjax.files.atomic_file import write_whole
 from gptjax.files.plain_json import dumps
 
@@ -24,6 +26,10 @@ TESTED, MEASURED = 1000, 128  # texts that arms are compared by, and by which se
 LEFT_OUT = "Uncategorized"  # of topics: says that nobody has chosen one
 ACTS = 7  # intents, the commonest
 FILLED = "＿"  # what stands for a name or a number that is blanked
+SECTIONS = {  # of news -> the topic of an encyclopaedia that they belong to
+    "business": "Society and social sciences", "politics": "Society and social sciences", "tech": "Technology",
+    "entertainment": "Arts", "sports": "Everyday life",
+}  # fmt: skip
 BLANK = re.compile(r"\[\w+\+\w+\+([^\]]*?)\d*\]")  # of a CrossWOZ text, as in [Inform+酒店+名称]
 
 
@@ -48,8 +54,11 @@ class Held(NamedTuple):
 
 def wiki_topics() -> list[Labelled]:
     """Openings of English articles and the topic that editors file them under, 11 classes."""
-    found = _examples("wiki_leads", "en", lambda path, builder: (example for _, example in builder.examples(path)))
-    return [Labelled(one["text"].strip(), one["topic"]) for one in found if one["topic"] not in ("", LEFT_OUT)]
+    return [
+        Labelled(one["text"].strip(), one["topic"])
+        for one in _labelled("wiki_leads", "en")
+        if one["topic"] not in ("", LEFT_OUT)
+    ]
 
 
 def crosswoz_intents() -> list[Labelled]:
@@ -70,15 +79,33 @@ def crosswoz_intents() -> list[Labelled]:
     return [one for one in told if one.label in kept and one.text]
 
 
+def shop_reviews() -> list[Labelled]:
+    """What customers of Chinese shops wrote of books, hotels and computers, and their verdict. As-is."""
+    return [Labelled(one["text"].strip(), one["sentiment"]) for one in _labelled("chinese_reviews", None)]
+
+
+def news_topics() -> list[Labelled]:
+    """News of the BBC, and the topic that the encyclopaedia files its section under: of another domain. As-is."""
+    return [Labelled(one["text"].strip(), SECTIONS[one["category"]]) for one in _labelled("bbc_news", None)]
+
+
+def _labelled(corpus: str, config: str | None) -> Iterable[dict[str, str]]:
+    return _examples(corpus, config, lambda path, builder: (example for _, example in builder.examples(path)))
+
+
 def _examples(corpus: str, config: str | None, read: Callable[[Path, type], Iterable]) -> Iterable:
+    if warning := ours.corpus(corpus).warning:
+        print(f"{corpus}: {warning}", file=sys.stderr)
     sources.load_tfds()  # silent, and without an accelerator, before a builder imports it
     builder = importlib.import_module(f"data.corpora.{corpus}.{corpus}_dataset_builder").Builder
     for path in ours.corpus(corpus).paths(config):
         yield from read(path, builder)
 
 
-TASKS: Mapping[str, Callable[[], list[Labelled]]] = {"topic": wiki_topics, "intent": crosswoz_intents}
-CLASSES = {"topic": 11, "intent": ACTS}
+TASKS: Mapping[str, Callable[[], list[Labelled]]] = {
+    "topic": wiki_topics, "intent": crosswoz_intents, "sentiment": shop_reviews,
+}  # fmt: skip
+CLASSES = {"topic": 11, "intent": ACTS, "sentiment": 2}
 
 
 def part_of(task: str, count: int) -> str:
@@ -124,10 +151,21 @@ def written(folder: Path, task: str, counts: Sequence[int], seeds: Sequence[int]
     files = {test_file(folder, task): held.test, dev_file(folder, task): held.dev}
     files |= {train_file(folder, task, n, seed): drawn(held.pool, n, seed) for n in counts for seed in seeds}
     for path, texts in files.items():
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, "".join(f"{dumps(one._asdict(), ensure_ascii=False)}\n" for one in texts))
+        write_labelled(path, texts)
     return held
+
+
+def write_labelled(path: Path, texts: Sequence[Labelled]) -> None:
+    """Writes them if they are not there yet."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, "".join(f"{dumps(one._asdict(), ensure_ascii=False)}\n" for one in texts))
+
+
+def mistyped(texts: Sequence[Labelled], share: float) -> list[Labelled]:
+    """The same with so many of their letters typed wrong."""
+    alphabet = alphabets_of("".join(one.text for one in texts))
+    return [one._replace(text=misspelt(one.text, share, alphabet, seed)) for seed, one in enumerate(texts)]
 
 
 def read_labelled(path: Path) -> list[Labelled]:
@@ -151,3 +189,8 @@ def train_file(folder: Path, task: str, count: int, seed: int) -> Path:
 def states_file(folder: Path, task: str, base: str) -> Path:
     """The states of a base of all texts of a task."""
     return folder / task / f"{Path(base).name}-states.npz"
+
+
+def tested_file(run: Path, file: Path) -> Path:
+    """What a run's head made of a file of texts."""
+    return run / f"tested-{file.stem}.json"

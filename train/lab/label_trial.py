@@ -28,11 +28,10 @@ from gptjax.inference.embedding import mean_states
 from gptjax.inference.head_input import head_inputs
 from gptjax.nn.model import Transformer, init_params
 from gptjax.runs.checkpoint import CheckpointWriter
-from train.lab.few_labels import read_labelled, states_file
+from train.lab.few_labels import read_labelled, states_file, tested_file
 from train.supervision.exits import DONE
 from train.tuning.base import base_path
 
-TESTED = "tested.json"  # in the folder of a run
 HEAD = "label"
 
 
@@ -100,7 +99,7 @@ def main() -> int:
         match trial.do:
             case "tested":
                 found = tested(trial.model, trial.path)
-                write_whole(Path(trial.model) / TESTED, dumps(found, indent=1) + "\n")
+                write_whole(tested_file(Path(trial.model), trial.path), dumps(found, indent=1) + "\n")
             case "scratch":
                 scratch(trial.model, trial.path, trial.seed)
             case "states":

@@ -11,7 +11,7 @@ from data.examples.preparing import Talks, prepare_examples
 from data.preparation.token_flags import ASKED, LEARNED, word_marks
 from data.rows.rows import Builder, HeldOutRows, Rows, open_corpus
 from data.tasks.augment import CHANGES, Augment, augmented, changed
-from data.tasks.misspelling import misspellings
+from data.tasks.misspelling import alphabets_of, misspellings, misspelt
 from data.tasks.reply import Reply
 from data.tasks.task import Corpus, Text
 from data.token_store import scramble
@@ -255,3 +255,15 @@ def test_a_mask_that_the_tokenizer_lacks_is_refused():
     rules = WORDS.content.decode().replace("<|mask|>", "<|other|>")
     with pytest.raises(ValueError, match=r"has no mask token; use augment.token_dropout"):
         Augment(token_mask=0.1).check(Tokenizer.parsed(rules.encode(), "rules"))
+
+
+def test_a_text_is_misspelt_within_its_words_by_so_many_of_its_letters_and_by_chance_of_its_seed():
+    text = " ".join(ENGLISH[:100]) + CHINESE[0]
+    alphabet = alphabets_of(text)
+    assert misspelt(text, 0.0, alphabet, seed=1) == text
+    wrong = misspelt(text, 0.1, alphabet, seed=1)
+    assert wrong == misspelt(text, 0.1, alphabet, seed=1) != misspelt(text, 0.1, alphabet, seed=2)
+    assert [*re.sub(r"\w", "", wrong)] == [*re.sub(r"\w", "", text)]
+    changed_words = sum(one != other for one, other in zip(words(text), words(wrong), strict=True))
+    expected = sum(1 - 0.9 ** len(word) for word in words(text))
+    assert 0.9 * expected < changed_words < 1.1 * expected

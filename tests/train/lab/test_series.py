@@ -7,7 +7,7 @@ import pytest
 from tests.tiny_run import random_model, write_run
 from tests.train.lab.test_experiment import calls, quiet, replace_program, tiny
 from train.lab.experiment import SEEDS, TUNED_ON, Setting, folder_of
-from train.lab.experiments import e5_few_labels, e6_strategies, label_runs
+from train.lab.experiments import e5_few_labels, e6_strategies, e10_augmentation, label_runs
 from train.lab.few_labels import train_file
 from train.lab.outcome import DECIDES, ArmOutcome
 from train.lab.series import Series, conduct_any
@@ -52,7 +52,7 @@ def test_what_decides_and_how_a_run_is_measured_are_the_experiments_own(monkeypa
     assert outcome.arms["few"].of("score") == [-12.0] * 3
 
 
-@pytest.mark.parametrize(("module", "words"), [(e5_few_labels, 2), (e6_strategies, 5)])
+@pytest.mark.parametrize(("module", "words"), [(e5_few_labels, 2), (e6_strategies, 5), (e10_augmentation, 5)])
 def test_every_run_with_few_labels_is_one_of_its_own_and_read_back_as_it_was(module, words, monkeypatch, tmp_path):
     """Arms differ in what trains or begins, seeds in what is drawn; all learn from files that are written before."""
     base = str(write_run(tmp_path / "base", random_model()))

@@ -132,18 +132,22 @@ def test_where_a_baseline_is_as_good_a_line_says_so():
     assert not behind({**figures, COPY: {"f1": 49.0}})
 
 
+def _sublinear(count: np.ndarray) -> np.ndarray:
+    return np.where(count > 0, 1 + np.log(np.maximum(count, 1)), 0)
+
+
 def test_the_nearest_text_is_that_of_the_highest_cosine():
-    """Of 30 texts by dense vectors, as scikit-learn's TfidfVectorizer weighs them; Chinese by characters."""
+    """Of 30 texts by dense vectors, as scikit-learn weighs them with sublinear_tf; Chinese by characters."""
     draw = np.random.default_rng(0)
     texts = [" ".join(draw.choice(WORDS, 5)) for _ in range(30)]
     count = np.array([[text.split().count(word) for word in WORDS] for text in texts], float)
     idf = np.log((1 + 30) / (1 + (count > 0).sum(0))) + 1
-    weights = count * idf
+    weights = _sublinear(count) * idf
     weights /= np.linalg.norm(weights, axis=1, keepdims=True)
     lookup = Lookup(texts)
     for _ in range(20):
         asked = " ".join(draw.choice(WORDS, 4))
-        cosine = weights @ (np.array([asked.split().count(word) for word in WORDS]) * idf)
+        cosine = weights @ (_sublinear(np.array([asked.split().count(word) for word in WORDS])) * idf)
         assert cosine[lookup.nearest(asked)] == pytest.approx(cosine.max())
     assert Lookup(["天气好", "看电影"]).nearest("电影") == 1
     assert lookup.nearest("nothing of these") == 0

@@ -20,7 +20,7 @@ def experiment() -> Series:
     return Series(
         question="E6: at few labels, which parameters of a pretrained model should train?",
         parts={part_of(TASK, count): _of(count) for count in COUNTS},
-        before=lambda: prepare([TASK], COUNTS, features=[], scratch=[]),
+        before=lambda: prepare({TASK: COUNTS}),
         decide=decide,
     )
 
@@ -31,7 +31,7 @@ def _of(count: int) -> Experiment:
         question="",
         base=recipe_of(BASE, TASK, count, STEPS[count]),
         arms={word: by_strategy(word, draw) for word in WORDS},
-        rates=(3e-4, 1e-3, 3e-3, 1e-2),
+        rates=(1e-3, 3e-3, 1e-2),
         decides=WRONG,
         measure=measured(TASK),
         decide=lambda _: "",

@@ -19,6 +19,7 @@ import numpy as np
 from data.examples.example_spec import ExamplesSpec
 from data.examples.head_spec import HeadSpec
 from gptjax.evaluation.head_figures import figures
+from gptjax.evaluation.tf_idf import TfIdf
 from train.lab.experiment import ROOT, SEEDS, TUNED_ON, Change
 from train.lab.few_labels import (
     Labelled,
@@ -26,11 +27,12 @@ from train.lab.few_labels import (
     read_labelled,
     states_file,
     test_file,
+    tested_file,
     train_file,
     written,
 )
+from train.lab.logistic import Logistic, standardised
 from train.lab.outcome import ArmOutcome
-from train.lab.word_baseline import Logistic, TfIdf, standardised
 from train.recipe import BatchSpec, Recipe
 from train.supervision.exits import DONE
 from train.tuning.finetune import talk
@@ -97,10 +99,10 @@ def scratch_of(base: str, seed: int) -> Path:
 
 
 def prepare(
-    tasks: Sequence[str], counts: Sequence[int], features: Sequence[tuple[str, str]], scratch: Sequence[str]
+    tasks: Mapping[str, Sequence[int]], features: Sequence[tuple[str, str]] = (), scratch: Sequence[str] = ()
 ) -> None:
-    """Writes draws; states of (base, task) for linear heads; and the runs of bases that have learnt nothing."""
-    for task in tasks:
+    """Writes draws of tasks, states of (base, task) for linear heads, and runs of bases that have learnt nothing."""
+    for task, counts in tasks.items():
         written(FOLDER, task, counts, BY_SEED)
     for base in scratch:
         for seed in BY_SEED:
@@ -121,20 +123,29 @@ def trial(*words: str) -> None:
         raise ValueError(f"`python -m train.lab.label_trial {' '.join(words)}` failed, see above")
 
 
-def measured(task: str) -> Callable[[Path], dict[str, float]]:
-    """How a run of this task is measured: on the texts that choose; of those that are compared, on the others too."""
+def measured(task: str, beside: Mapping[str, Path] | None = None) -> Callable[[Path], dict[str, float]]:
+    """How a run of this task is measured: on the texts that choose; of those that are compared, on the others too.
+
+    `beside`: by what its accuracy is called, a further file of texts to be measured on.
+    """
 
     def measure(run: Path) -> dict[str, float]:
         on_dev = json.loads((run / "heads.json").read_text(encoding="utf-8"))["figures"]["after"]
         found = {WRONG: 1 - on_dev["accuracy"]}
         if json.loads((run / "recipe.json").read_text(encoding="utf-8"))["seed"] == TUNED_ON:
             return found
-        if not (run / "tested.json").exists():
-            trial("tested", str(run), str(test_file(FOLDER, task)))
-        tested = json.loads((run / "tested.json").read_text(encoding="utf-8"))
-        return {"accuracy": tested["accuracy"], "macro F1": tested["macro_f1"], **found}
+        tested = _tested(run, test_file(FOLDER, task))
+        further = {name: _tested(run, file)["accuracy"] for name, file in (beside or {}).items()}
+        return {"accuracy": tested["accuracy"], "macro F1": tested["macro_f1"], **further, **found}
 
     return measure
+
+
+def _tested(run: Path, file: Path) -> dict[str, float]:
+    found = tested_file(run, file)
+    if not found.exists():
+        trial("tested", str(run), str(file))
+    return json.loads(found.read_text(encoding="utf-8"))
 
 
 def linear_arms(task: str, count: int, base: str) -> dict[str, ArmOutcome]:
