@@ -67,7 +67,7 @@ def _edited(text: str, at: list[int], lot: int, alphabet: Mapping[str, Sequence[
         return before + here + here + behind
     if kind == LEFT_OUT and len(at) > 1:
         return before + behind
-    others = alphabet[script(here)]
+    others = alphabet[_script(here)]
     return before + others[lot % len(others)] + behind
 
 
@@ -103,13 +103,13 @@ def alphabets_of(text: str) -> dict[str, list[str]]:
     found: dict[str, set[str]] = defaultdict(set)
     for character in {*text}:
         if character.isalnum():
-            found[script(character)].add(character)
+            found[_script(character)].add(character)
     return {name: sorted(characters) for name, characters in found.items()} | {
         "LATIN": [*string.ascii_lowercase], "DIGIT": [*string.digits],
     }  # fmt: skip
 
 
-def script(character: str) -> str:
+def _script(character: str) -> str:
     """By its name: LATIN, CJK, CYRILLIC, DIGIT."""
     return unicodedata.name(character, "?").partition(" ")[0]
 
