@@ -10,10 +10,11 @@ and runs; what is done is not done again.
 
 import argparse
 import csv
-import json
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import linalg
@@ -23,13 +24,19 @@ from data.preparation.holdout import text_hash
 from gptjax.evaluation.head_figures import figures
 from gptjax.evaluation.tf_idf import TfIdf
 from tests.campaigns.right_answers import teach, words_before
+from train.lab.few_labels import MEASURED, TESTED, write_texts
 
-TESTED, MEASURED, SEEDS = 1000, 128, (1, 2, 3)
+SEEDS = (1, 2, 3)
 STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0)
 HEAD = "valence"
 SHOWN = ("mse", "r2", "spearman")
 
-Rated = tuple[str, float]
+
+class Rated(NamedTuple):
+    """A text and the number that people gave it."""
+
+    text: str
+    valence: float
 
 
 def rated(files: Sequence[Path]) -> list[Rated]:
@@ -39,13 +46,7 @@ def rated(files: Sequence[Path]) -> list[Rated]:
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
                 found.setdefault(row["text"].strip(), float(row["sentiment"]))
-    return sorted(found.items(), key=lambda one: text_hash(one[0].encode()))
-
-
-def write_rated(path: Path, texts: Sequence[Rated]) -> Path:
-    lines = (json.dumps({"text": text, HEAD: value}, ensure_ascii=False) for text, value in texts)
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    return path
+    return sorted(itertools.starmap(Rated, found.items()), key=lambda one: text_hash(one.text.encode()))
 
 
 def ridge(train: Sequence[Rated], dev: Sequence[Rated], test: Sequence[Rated]) -> dict[str, float]:
@@ -86,7 +87,8 @@ def main() -> int:
     asked.folder.mkdir(parents=True, exist_ok=True)
     texts = rated(asked.files)
     test, dev, pool = texts[:TESTED], texts[TESTED : TESTED + MEASURED], texts[TESTED + MEASURED :]
-    held_out = write_rated(asked.folder / "dev.jsonl", dev)
+    held_out = asked.folder / "dev.jsonl"
+    write_texts(held_out, dev)
     print(f"{len(texts)} texts")
     for count in asked.counts:
         told, by_words = [], []
@@ -95,10 +97,11 @@ def main() -> int:
             train = [pool[place] for place in order.tolist()]
             run = asked.folder / f"run-{count}-{seed}"
             if not (run / "heads.json").exists():
-                pairs = write_rated(asked.folder / f"train-{count}-{seed}.jsonl", train)
+                learnt = asked.folder / f"train-{count}-{seed}.jsonl"
+                write_texts(learnt, train)
                 words = ["--as", "values", "--value", HEAD, "--examples.length", "64"]
                 head = ["--examples.head.held-out", str(held_out), "--seed", str(seed)]
-                seconds = teach(asked.base, pairs, run, [*words, *head, *further])
+                seconds = teach(asked.base, learnt, run, [*words, *head, *further])
                 print(f"  {run.name}: {seconds:.0f} s", flush=True)
             told.append(predicted(run, test))
             by_words.append(ridge(train, dev, test))

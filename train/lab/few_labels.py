@@ -151,12 +151,12 @@ def written(folder: Path, task: str, counts: Sequence[int], seeds: Sequence[int]
     files = {test_file(folder, task): held.test, dev_file(folder, task): held.dev}
     files |= {train_file(folder, task, n, seed): drawn(held.pool, n, seed) for n in counts for seed in seeds}
     for path, texts in files.items():
-        write_labelled(path, texts)
+        write_texts(path, texts)
     return held
 
 
-def write_labelled(path: Path, texts: Sequence[Labelled]) -> None:
-    """Writes them if they are not there yet."""
+def write_texts(path: Path, texts: Sequence[NamedTuple]) -> None:
+    """Writes their fields, a line a text, if the file is not there yet."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, "".join(f"{dumps(one._asdict(), ensure_ascii=False)}\n" for one in texts))

@@ -13,7 +13,7 @@ from data.tasks.augment import Augment
 from train.lab.experiment import Change, Experiment
 from train.lab.experiments.e5_few_labels import BASE
 from train.lab.experiments.label_runs import FOLDER, STEPS, WRONG, by_strategy, drawing, measured, prepare, recipe_of
-from train.lab.few_labels import mistyped, news_topics, part_of, read_labelled, test_file, write_labelled
+from train.lab.few_labels import mistyped, news_topics, part_of, read_labelled, test_file, write_texts
 from train.lab.outcome import Outcome
 from train.lab.series import Series
 from train.recipe import Recipe
@@ -57,8 +57,8 @@ def _file(name: str) -> Path:
 
 def _prepare() -> None:
     prepare({TASK: (COUNT,)})
-    write_labelled(_file("mistyped"), mistyped(read_labelled(test_file(FOLDER, TASK)), TYPED_WRONG))
-    write_labelled(_file("news"), news_topics())
+    write_texts(_file("mistyped"), mistyped(read_labelled(test_file(FOLDER, TASK)), TYPED_WRONG))
+    write_texts(_file("news"), news_topics())
 
 
 def _augmenting(augment: Augment) -> Change:
