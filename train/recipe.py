@@ -147,7 +147,8 @@ class StopSpec:
     minutes: float | None = None  # minutes since this start; starting again goes on
     loss: float | None = None  # nats a token of held-out text, its sources weighted as they are trained on
     patience: int | None = None  # measurements of held-out loss without a gain of 0.2 %; wsd then falls first
-    figure: str | None = None  # of a head, as macro_f1: patience and the best checkpoint go by it; None = the loss
+    figure: str | None = None
+    """of a head, as macro_f1, or of answers, as chrf: patience and the best checkpoint go by it; None = the loss"""
     skipped: int = 5  # steps in a row whose loss or gradient is not a number
     divergence: float = 3.0  # a training loss of so many times its running median, for five steps
 
@@ -183,8 +184,8 @@ class Recipe:
         object.__setattr__(self, "objectives", self.objectives.settled(self.batch.rows))
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed={self.seed}: must be at least 0 and below 2**32")
-        if self.stop.figure is not None and not self.objectives.labelled.ever:
-            raise ValueError(f"stop.figure={self.stop.figure!r}: is of labelled texts, and this run learns none")
+        if self.stop.figure is not None and not (self.objectives.labelled.ever or self.objectives.reply.ever):
+            raise ValueError(f"stop.figure={self.stop.figure!r}: is of examples, and this run learns none")
         if self.samples < 0:
             raise ValueError(f"samples={self.samples}: must be 0 or more")
         fall = round(self.steps * self.optimizer.decay) if self.optimizer.schedule == "wsd" else 0

@@ -1,6 +1,6 @@
-"""The figure that a run of labelled texts is judged by while it trains (stop.figure), out of a measurement.
+"""The figure that a run is judged by while it trains (stop.figure): of an output head, or of the answers it writes.
 
-It is turned into how far it falls short, so that lower is better, as of a loss: 1 less what is best at 1, or the error.
+It is turned into how far it falls short, so that lower is better, as of a loss: its best less what it is, or the error.
 """
 
 import math
@@ -12,6 +12,8 @@ import numpy as np
 from gptjax.batch import HeadKind
 from gptjax.evaluation import head_figures
 from gptjax.evaluation.head_figures import FIGURES, Counts, counts_of, macro_f1, micro_f1
+from gptjax.evaluation.text_figures import TITLES
+from gptjax.spelling import did_you_mean
 from train.record.metrics import TermScore
 
 LOST = 1e30  # how far a figure falls short that is no number
@@ -34,6 +36,12 @@ def check_figure(name: str, kind: HeadKind, where: str) -> None:
         )
 
 
+def check_written(name: str, where: str) -> None:
+    """Raises ValueError for what is no figure of written answers."""
+    if name not in TITLES:
+        raise ValueError(f"{where}={name!r}{did_you_mean(name, TITLES)}")
+
+
 def figure_of(name: str, score: TermScore) -> float:
     """The figure of a term's score; NaN where it cannot be."""
     measured = score.measured
@@ -45,17 +53,17 @@ def figure_of(name: str, score: TermScore) -> float:
     return micro_f1(counts) if name == "micro_f1" else macro_f1(counts)
 
 
-def shortfall(name: str, score: TermScore) -> float:
-    """How far the figure falls short."""
-    found = figure_of(name, score)
+def shortfall(name: str, found: float) -> float:
+    """How far a figure falls short."""
     if not math.isfinite(found):
         return LOST
-    return 1 - found if FIGURES[name].higher_is_better else found
+    return plain(name, found)
 
 
 def plain(name: str, short: float) -> float:
     """The figure that falls short so far."""
-    return 1 - short if FIGURES[name].higher_is_better else short
+    best = 100 if name in TITLES else 1
+    return best - short if name in TITLES or FIGURES[name].higher_is_better else short
 
 
 def _counts(measured: Mapping[str, Any]) -> Counts:

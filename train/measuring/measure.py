@@ -2,8 +2,9 @@
 
 from train.assemble import Assembly, Text
 from train.losses.conflict import Monitor
-from train.measuring.judging_figure import shortfall
+from train.measuring.judging_figure import figure_of, shortfall
 from train.measuring.validate import HeldOut, overall
+from train.measuring.writing import Writing
 from train.record.metrics import Conflict, Findings, Occasion
 from train.record.progress import Progress
 from train.record.recorder import Recorder
@@ -27,7 +28,9 @@ class Measuring:
         self._parts, self._text, self._progress = parts, text, progress
         self._recorder, self._stop, self._guards = recorder, stop, guards
         self._held_out = HeldOut(parts, text)
-        progress.health.judge_by(parts.recipe.stop.figure)
+        figure, learns_answers = parts.recipe.stop.figure, parts.recipe.objectives.reply.ever
+        progress.health.judge_by(figure)
+        self._writing = Writing(parts, text, figure) if figure is not None and learns_answers else None
         self._monitor = Monitor(parts, text.rows)
 
     def measure(self, step: int, state: State, end: End) -> tuple[State, str | None]:
@@ -74,17 +77,27 @@ class Measuring:
         self._progress.health.measured[occasion] = step
         if occasion == "validation":
             loaded = 0 if judged_by(self._parts.recipe) is not None else -1  # the trained weights, whose best is loaded
-            self._note(step, measured[loaded][1])
+            self._note(step, state, measured[loaded][1])
 
-    def _note(self, step: int, found: Findings) -> None:
+    def _note(self, step: int, state: State, found: Findings) -> None:
         loss = overall(found, self._text.rows.rates, self._parts.loss_spec.terms)
         self._progress.newest = (step, loss)
         if step % self._parts.recipe.validation.every == 0:  # patience does not count where a run happens to stop
-            figure, terms = self._parts.recipe.stop.figure, self._parts.loss_spec.terms
-            judged = [term.name for term in terms if term.name.split("/")[0] == LABELLED]
-            short = None if figure is None else shortfall(figure, found.terms[judged[0]])
-            self._progress.health.note_held_out(step, loss, short)
+            self._progress.health.note_held_out(step, loss, self._shortfall(step, state, found))
         self._recorder.show_scores(step, found)
+
+    def _shortfall(self, step: int, state: State, found: Findings) -> float | None:
+        """How far the figure that the run is judged by falls short; None = it is judged by the loss."""
+        figure = self._parts.recipe.stop.figure
+        if figure is None:
+            return None
+        if self._writing is not None:
+            with self._guards.watchdog.phase("answers"):
+                written = self._writing.look(step, state.params, self._guards.watchdog.progress)
+            self._recorder.answers(written)
+            return shortfall(figure, written.value)
+        judged = [term.name for term in self._parts.loss_spec.terms if term.name.split("/")[0] == LABELLED]
+        return shortfall(figure, figure_of(figure, found.terms[judged[0]]))
 
     def look_for_conflicts(self, step: int, state: State) -> None:
         """Measures which terms pull the layers in which directions, on the rows that come next."""

@@ -96,6 +96,15 @@ class Conflict(NamedTuple):
     norms: Sequence[float] = ()
 
 
+class Answers(NamedTuple):
+    """A figure of the answers that a model wrote to held-out examples, which the run is judged by."""
+
+    step: int
+    figure: str = ""
+    value: float = NAN
+    answers: int = 0
+
+
 class Remark(NamedTuple):
     """What was worth a line: a spike, a step without numbers."""
 
@@ -103,8 +112,10 @@ class Remark(NamedTuple):
     text: str = ""
 
 
-Record = Version | Train | SourceRecord | TaskRecord | Conflict | Remark
-PLAIN: dict[str, Any] = {"version": Version, "train": Train, "conflict": Conflict, "remark": Remark}
+Record = Version | Train | SourceRecord | TaskRecord | Conflict | Answers | Remark
+PLAIN: dict[str, Any] = {
+    "version": Version, "train": Train, "conflict": Conflict, "answers": Answers, "remark": Remark,
+}  # fmt: skip
 KIND_OF = {kind: name for name, kind in PLAIN.items()}
 OCCASIONS: tuple[Occasion, ...] = ("validation", "final")
 SCORES: dict[str, tuple[Any, Any, Occasion, bool]] = {  # kind -> its record, its score, occasion, averaged

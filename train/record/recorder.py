@@ -13,6 +13,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text as Whole
 
+from gptjax.evaluation.text_figures import TITLES
 from train.assemble import Assembly
 from train.losses.table import measure_texts
 from train.record.jsonl_log import JsonlLog
@@ -20,6 +21,7 @@ from train.record.ledger import Entry
 from train.record.meter import Speed, Start, peak_flops
 from train.record.metrics import (
     SCORES,
+    Answers,
     Conflict,
     Findings,
     Occasion,
@@ -166,6 +168,10 @@ class Recorder:
         """For people, the scores of a sample of held-out text."""
         if found.sources or found.terms:
             self._console.print(scores_table(step, found))
+
+    def answers(self, record: Answers) -> None:
+        self._metrics.write(record)
+        self.say(f"step {record.step}: {TITLES[record.figure]} {record.value:.1f} of {record.answers} answers")
 
     def conflict(self, record: Conflict) -> None:
         self._metrics.write(record)

@@ -32,6 +32,7 @@ from train.report.views import views_table, write_views
 from train.step import State
 from train.supervision.exits import DONE, leave, tell
 from train.supervision.watchdog import Watchdog, report_hang
+from train.tuning.tune_recipe import judged_by
 
 REPORTING = "samples and report"
 
@@ -54,13 +55,17 @@ class Finished(NamedTuple):
         return any(getattr(task, use) for task in self.text.rows.trained.values())
 
     def model(self) -> LanguageModel:
-        parts = self.parts
-        if jax.process_count() == 1:
+        """What `gptjax.load` gives: the best by the figure that the run is judged by, else the last."""
+        parts, judged = self.parts, judged_by(self.parts.recipe) is not None
+        if jax.process_count() == 1 and not judged:
             params, config = merged(self.state.params, parts.config)
             talks = self.text.generation_config
-            return LanguageModel(config, self.text.tokenizer, params, generation_config=talks, mesh=parts.mesh)
+            model = LanguageModel(config, self.text.tokenizer, params, generation_config=talks, mesh=parts.mesh)
+            model.step = int(self.state.step)
+            return model
         local = jax.local_devices()  # the other processes are gone: their share is on disk
-        return gptjax.load(self.run, int(self.state.step), mesh=make_mesh(fsdp=len(local), devices=local))
+        step = None if judged else int(self.state.step)
+        return gptjax.load(self.run, step, mesh=make_mesh(fsdp=len(local), devices=local))
 
 
 class Hook(NamedTuple):

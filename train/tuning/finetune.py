@@ -195,6 +195,7 @@ def _stores(prepared: Path) -> list[TokenStore]:
 def tell(recipe: TuneRecipe, console: Console) -> None:
     """Before training: what became of the conversations, and three examples as the model gets them."""
     from train.report.preview import show_examples
+    from train.tuning.written import check_figure_of_answers
 
     prepared = prepared_examples(recipe)
     if recipe.examples.head is None and running_text(recipe) is None:
@@ -204,6 +205,8 @@ def tell(recipe: TuneRecipe, console: Console) -> None:
     if recipe.examples.head is not None:
         judging.tell(recipe, prepared, console)
         return
+    if recipe.stop.figure is not None:
+        check_figure_of_answers(recipe.stop.figure, prepared)
     wanted = {name for form in forms_of(prepared).values() for name in figures_of(form)}
     if recipe.examples.answered and len(computable(wanted)) < len(wanted):
         console.print(f"answers will not be measured by BLEU and chrF, which sacrebleu computes: {NEEDS}")

@@ -13,7 +13,6 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-import gptjax
 from data.description import read_prepared
 from data.examples.labelling import TEXTS
 from gptjax.batch import ClassHead
@@ -47,7 +46,7 @@ def _judge(finished: Finished) -> None:
     if jax.process_count() == 1:  # else the others, who have their share of it, are gone
         params, config = merged(tuned_from(parts, recipe, lambda line: None).params, parts.config)
         models["before"] = LanguageModel(config, finished.text.tokenizer, params, mesh=parts.mesh)
-    models["after"] = gptjax.load(finished.run)
+    models["after"] = finished.model()
     told = {name: answers(model, head, texts) for name, model in models.items()}
     said, baseline_IC = head_figures.baseline(head.kind, truth(prepared, "train"), len(texts))
     found = {

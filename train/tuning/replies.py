@@ -20,7 +20,7 @@ from gptjax.inference.conversation import before_answers
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.learned_spans import ConversationEncoder
 from gptjax.inference.prompt import encode_prompts
-from gptjax.inference.scoring import Row
+from gptjax.inference.scoring import Progress, Row
 from gptjax.text.tokenizer import SPEAKERS, Tokenizer, dialogue_text
 
 Message = Mapping[str, Any]
@@ -104,11 +104,11 @@ class Speaker:
         except ValueError:  # its template refuses it
             return False
 
-    def write(self, prompts: Sequence[Sequence[Message]], tokens: int) -> list[str]:
+    def write(self, prompts: Sequence[Sequence[Message]], tokens: int, progress: Progress | None = None) -> list[str]:
         """Its most probable replies, at most so many tokens each, for which there is room."""
         encodes = self.model.generation_config.encodes_prompt
         starts = [self.prompt(messages) for messages in prompts]
-        return continued(self.model, starts, tokens=tokens, stop=self._stop, prefix=encodes)
+        return continued(self.model, starts, tokens=tokens, progress=progress, stop=self._stop, prefix=encodes)
 
     def greedy(self, prompts: Sequence[Sequence[Message]]) -> list[Any]:
         """Its most probable replies, as samples of LanguageModel.generate."""

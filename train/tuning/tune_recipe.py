@@ -9,7 +9,7 @@ from data.examples.example_spec import ExamplesSpec
 from data.tasks.augment import Augment
 from data.tasks.task import Task
 from gptjax.config import Lora
-from train.measuring.judging_figure import check_figure
+from train.measuring.judging_figure import check_figure, check_written
 from train.objectives import Objectives
 from train.recipe import OptimizerSpec, Recipe
 
@@ -49,8 +49,11 @@ class TuneRecipe(Recipe):
         if self.text_rows:
             object.__setattr__(self, "stop", dataclasses.replace(self.stop, figure=None))
             object.__setattr__(self, "augment", Augment())  # the text itself is learnt
-        elif self.examples.head is not None and self.stop.figure is not None:
-            check_figure(self.stop.figure, self.examples.head.tells, "stop.figure")
+        elif self.stop.figure is not None:
+            if self.examples.head is None:
+                check_written(self.stop.figure, "stop.figure")
+            else:
+                check_figure(self.stop.figure, self.examples.head.tells, "stop.figure")
         super().__post_init__()
         self.row_length  # noqa: B018  (checked when built)
 

@@ -1,7 +1,7 @@
 """What a tuned model writes where one answer is right: figures on held-out examples beside those of cheap baselines."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,8 @@ import numpy as np
 from data.description import read_prepared
 from data.examples.preparing import TALKS, forms_of
 from data.preparation.token_flags import sentence_ends
-from gptjax.evaluation.text_figures import computable, figures_of, text_figures
+from gptjax.evaluation.text_figures import NEEDS, computable, figures_of, text_figures
+from gptjax.text.tokenizer import Tokenizer
 from train.tuning.replies import Speaker
 from train.tuning.retrieval import Lookup, training_pairs
 
@@ -55,8 +56,7 @@ def written_figures(
     made = {}
     for name, (form, items) in held_out_items(prepared, count).items():
         tokenizer = speakers[AFTER].model.tokenizer
-        longest = max(map(len, tokenizer.encode_batch([item.wanted for item in items])))
-        tokens = min(LONGEST, 16 + longest * 3 // 2)
+        tokens = room_for(items, tokenizer)
         fitting = [
             item for item in items if all(speaker.has_room(item.messages, tokens) for speaker in speakers.values())
         ]
@@ -85,6 +85,12 @@ def written_figures(
     return made
 
 
+def room_for(items: Sequence[Item], tokenizer: Tokenizer) -> int:
+    """Tokens that an answer may have: half as many again as the longest that is wanted, and a few."""
+    longest = max(map(len, tokenizer.encode_batch([item.wanted for item in items])))
+    return min(LONGEST, 16 + longest * 3 // 2)
+
+
 def first_sentence(text: str) -> str:
     """Of its first paragraph."""
     text = text.strip()
@@ -100,3 +106,22 @@ def behind(figures: dict[str, dict[str, float]]) -> list[str]:
         for who in figures
         if who != AFTER and figures[who][name] >= value
     ]
+
+
+def check_figure_of_answers(figure: str, prepared: Path) -> None:
+    """Raises ValueError where held-out examples cannot be measured by this figure of written answers."""
+    figures_by_form = {form: names for form in {*forms_of(prepared).values()} if (names := figures_of(form))}
+    if not figures_by_form:
+        raise ValueError(
+            f"stop.figure={figure!r}: needs examples with one right answer, of the form source_target or "
+            "question_answer; leave it out, and the loss decides"
+        )
+    for form, names in figures_by_form.items():
+        if figure not in names:
+            raise ValueError(
+                f"stop.figure={figure!r}: does not fit examples of the form {form}; one of {', '.join(names)}"
+            )
+    if not computable((figure,)):
+        raise ValueError(f"stop.figure={figure!r}: is computed by sacrebleu, which is not installed: {NEEDS}")
+    if not held_out_items(prepared, 1):
+        raise ValueError(f"stop.figure={figure!r}: no example is held out; raise --examples.held_out")

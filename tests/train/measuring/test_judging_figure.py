@@ -25,11 +25,13 @@ def test_the_figures_of_every_kind_are_found_in_its_measurement():
 
 
 def test_what_falls_short_less_is_better_whichever_way_the_figure_goes():
-    assert shortfall("accuracy", CLASSES) == 0.25
-    assert shortfall("mse", VALUES) == 8.0
-    assert shortfall("pearson", VALUES) == LOST
+    assert shortfall("accuracy", figure_of("accuracy", CLASSES)) == 0.25
+    assert shortfall("mse", figure_of("mse", VALUES)) == 8.0
+    assert shortfall("pearson", figure_of("pearson", VALUES)) == LOST
+    assert shortfall("chrf", 70.0) == 30.0
     assert plain("accuracy", 0.25) == 0.75
     assert plain("mse", 8.0) == 8.0
+    assert plain("chrf", 30.0) == 70.0
 
 
 def test_a_figure_that_is_known_at_the_end_alone_is_refused():
