@@ -28,9 +28,11 @@ class Measuring:
         self._parts, self._text, self._progress = parts, text, progress
         self._recorder, self._stop, self._guards = recorder, stop, guards
         self._held_out = HeldOut(parts, text)
-        figure, learns_answers = parts.recipe.stop.figure, parts.recipe.objectives.reply.ever
+        figure = parts.recipe.stop.figure
         progress.health.judge_by(figure)
-        self._writing = Writing(parts, text, figure) if figure is not None and learns_answers else None
+        self._writing = None
+        if figure is not None and parts.recipe.objectives.reply.ever:
+            self._writing = Writing(parts, text, figure)
         self._monitor = Monitor(parts, text.rows)
 
     def measure(self, step: int, state: State, end: End) -> tuple[State, str | None]:
