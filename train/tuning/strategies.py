@@ -22,6 +22,8 @@ THAWED_BY = 0.5  # share of the run from which on everything trains
 DEEP = 12  # layers above which rates fall more slowly from one to the next
 OF_ADAPTERS = 3e-4  # learning rate of adapters, at least: ten times that of the weights (Hu et al. 2021, section D)
 PROBE = 1e-3  # learning rate of heads that train alone, at least: nothing that was learnt before can be spoilt
+BESIDE_HEADS = 1e-3  # of adapters beside new heads, at least: these start from nothing, and see few texts
+OF_HEADS = 3.0  # factor on it, of these heads (docs/log.md, 2026-11-29, E5)
 FINAL_NORM = "final_norm/.*"
 
 Rules = tuple[tuple[str, float], ...]  # of train.recipe.OptimizerSpec
@@ -48,6 +50,9 @@ def changes_of(word: str, L: int, heads: bool) -> Changes:
     if word == "all":
         return Changes(((".*", 0.0),))
     if word == "lora":
+        if heads:
+            rates = ((HEADS, OF_HEADS), (".*", 1.0))
+            return Changes(frozen_beside(heads), rates=rates, least_rate=BESIDE_HEADS, adapters=True)
         return Changes(frozen_beside(heads), least_rate=OF_ADAPTERS, adapters=True)
     if word == "head":
         if not heads:

@@ -83,6 +83,15 @@ def test_adapters_train_beside_new_heads_and_alone_where_there_are_none(tmp_path
     assert dict(talks.optimizer.frozen)[".*_lora_[ab]"] == 0.0
 
 
+def test_new_heads_learn_faster_than_the_adapters_beside_them_and_these_faster_than_alone(tmp_path):
+    slow = OptimizerSpec(warmup=2, learning_rate=1e-5)
+    heads, talks = (trained_by(recipe(tmp_path, head=head, optimizer=slow), "lora") for head in (TOLD, None))
+    assert (heads.optimizer.learning_rate, dict(heads.optimizer.rates)) == (1e-3, {"class_heads.*": 3.0, ".*": 1.0})
+    assert (talks.optimizer.learning_rate, dict(talks.optimizer.rates)) == (3e-4, {".*": 1.0})
+    fast = dataclasses.replace(slow, learning_rate=1e-2)
+    assert trained_by(recipe(tmp_path, optimizer=fast), "lora").optimizer.learning_rate == 1e-2
+
+
 def test_a_rule_that_is_given_wins_over_the_word(tmp_path):
     own = (("layers/.*", 1.0), (".*", 0.0))
     given = recipe(tmp_path, optimizer=OptimizerSpec(warmup=2, frozen=own, learning_rate=1e-4))
