@@ -81,8 +81,7 @@ def teach(base: str, pairs: Path, run: Path, words: list[str]) -> float:
     """Fine-tunes; returns seconds."""
     begun = time.monotonic()
     command = [
-        sys.executable, "-P", "-m", "train", "finetune", base, "--data", str(pairs), "--run", str(run),
-        "--examples.held-out", str(HELD_OUT), "--examples.answered", str(HELD_OUT), *words,
+        sys.executable, "-P", "-m", "train", "finetune", base, "--data", str(pairs), "--run", str(run), *words,
     ]  # fmt: skip
     with run.with_suffix(".log").open("w", encoding="utf-8") as log:
         subprocess.run(
@@ -112,6 +111,7 @@ def words_before(words: list[str]) -> tuple[list[str], list[str]]:
 
 def main() -> int:
     ours, further = words_before(sys.argv[1:])
+    held_out = ["--examples.held-out", str(HELD_OUT), "--examples.answered", str(HELD_OUT)]
     parser = argparse.ArgumentParser(usage=__doc__)
     parser.add_argument("base")
     parser.add_argument("folder", type=Path)
@@ -125,7 +125,10 @@ def main() -> int:
             makers = {"summaries": summaries, "answers": answers}
             write_pairs(pairs, makers[name]() if name in makers else messages(asked.catalogues, name))
         if not (run / "written.json").exists():
-            print(f"{name}: taught to {asked.base} in {teach(asked.base, pairs, run, further):.0f} s", flush=True)
+            print(
+                f"{name}: taught to {asked.base} in {teach(asked.base, pairs, run, [*held_out, *further]):.0f} s",
+                flush=True,
+            )
         show(run)
     return 0
 
