@@ -136,8 +136,8 @@ def parse(words: Sequence[str]) -> tuple[Finetune, list[TuneRecipe]]:
     ]
     if asked.words is not None:
         recipes = staged(recipes[0], asked.words, open_base(asked.base), said)
-    elif asked.train is not None:
-        recipes = [trained_by(recipes[0], asked.train, said)]
+    elif asked.train is not None or (asked.own_stages is None and recipes[0].lora is not None):
+        recipes = [trained_by(recipes[0], asked.train or "lora", said)]
     return asked, recipes
 
 

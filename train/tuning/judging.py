@@ -18,7 +18,6 @@ from gptjax.evaluation.head_figures import FIRST
 from gptjax.spelling import did_you_mean
 from gptjax.text.tokenizer import Tokenizer
 from train.recipe import StopSpec, ValidationSpec
-from train.tuning.strategies import trained_by
 from train.tuning.tune_recipe import TuneRecipe
 
 FEW_LABELS = 1000  # training examples, below which they are read more often
@@ -84,14 +83,13 @@ def judge(recipe: TuneRecipe, head: HeadSpec, said: Collection[str]) -> TuneReci
     optimizer = recipe.optimizer
     if optimizer.learning_rate == EASY_RATE and recipe.lora is None:
         optimizer = dataclasses.replace(optimizer, learning_rate=SMALL_RATE)
-    made = dataclasses.replace(
+    return dataclasses.replace(
         recipe, replay=0.0, optimizer=optimizer,
         run=recipe.run.with_name(f"{recipe.run.name.removesuffix('-talks')}-{head.called}"),
         examples=dataclasses.replace(recipe.examples, head=head),
         validation=ValidationSpec(task_rows=512, final_task_rows=4096),
         stop=StopSpec(patience=PATIENCE, figure=FIRST[head.tells]),
     )  # fmt: skip
-    return made if made.lora is None else trained_by(made, "lora", said)
 
 
 def epochs(prepared: Path) -> float:

@@ -21,6 +21,7 @@ from train.lab.experiments.label_runs import (
 from train.lab.few_labels import part_of
 from train.lab.outcome import ArmOutcome, Outcome
 from train.lab.series import Series
+from train.tuning.strategies import BESIDE_HEADS
 
 BASE, LARGE = "runs/laptop", "smollm2"
 TASKS = {"topic": (32, 128, 512), "intent": (32, 128, 512), "sentiment": (128,)}  # and how many labels they have
@@ -55,11 +56,11 @@ def _of_ours(task: str, count: int) -> Experiment:
 
 
 def _of_smollm2(count: int, steps: int) -> Experiment:
-    """Adapters and head, at the rate of the recipe: to tune it would take hours."""
-    base = recipe_of(LARGE, "topic", count, steps, adapters=True)
+    """Adapters and head, at the rates of `--train lora`: to tune them would take hours."""
     return Experiment(
-        question="", base=base, arms={TUNED: by_strategy("lora", drawing("topic", count))},
-        rates=(base.optimizer.learning_rate,), decides=WRONG, measure=measured("topic"), decide=lambda _: "",
+        question="", base=recipe_of(LARGE, "topic", count, steps, adapters=True),
+        arms={TUNED: by_strategy("lora", drawing("topic", count))}, rates=(BESIDE_HEADS,),
+        decides=WRONG, measure=measured("topic"), decide=lambda _: "",
     )  # fmt: skip
 
 
