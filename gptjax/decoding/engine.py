@@ -118,7 +118,7 @@ class Engine:
 
     `rows`: texts that are written at once. `context`: tokens that a row has room for; None = the model's.
     A text depends on its request alone, to the last bit: not on the others, their number, or what a row holds already.
-    Other `rows`, and another mesh, move float32 scores by about 1e-5.
+    Other `rows`, another `context` or mesh, move float32 scores by about 1e-5.
     """
 
     def __init__(self, model: "LanguageModel", *, rows: int, context: int | None = None):
