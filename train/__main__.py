@@ -194,7 +194,9 @@ def _finetune(arguments: list[str]) -> int:
     from train.tuning.tuned import hooks_after
 
     console = make_console(quiet=not hosts.is_first())
-    said = settings_said(arguments) | ({"steps"} if asked.own_stages is not None else set())
+    finetune.check_figures(stages)
+    own = {"steps", "validation.every"} if asked.own_stages is not None else set()  # which the file says
+    said = settings_said(arguments) | own
     for number, stage in enumerate(finetune.chained(stages)):
         if len(stages) > 1:
             console.print(f"stage {number + 1} of {len(stages)}: {stage.run}", highlight=False, markup=False)

@@ -146,7 +146,7 @@ class StopSpec:
     epochs: float | None = None  # tokens read, as a multiple of the training text
     minutes: float | None = None  # minutes since this start; starting again goes on
     loss: float | None = None  # nats a token of held-out text, its sources weighted as they are trained on
-    patience: int | None = None  # measurements of held-out loss without a gain of 0.2 %; wsd then falls first
+    patience: int | None = None  # looks in a row without 0.2 % less of loss, or of what figure lacks; wsd falls first
     figure: str | None = None
     """of a head, as macro_f1, or of answers, as chrf: patience and the best checkpoint go by it; None = the loss"""
     skipped: int = 5  # steps in a row whose loss or gradient is not a number

@@ -9,7 +9,7 @@ import math
 import statistics
 from typing import Any, NamedTuple
 
-from train.measuring.judging_figure import plain
+from train.measuring.judging_figure import figure_at
 from train.recipe import StopSpec
 from train.record.ledger import Entry
 from train.supervision.exits import BadNumbersError
@@ -136,8 +136,10 @@ def out_of_patience(spec: StopSpec, health: Health) -> str | None:
     """Why a run that learns no more ends; None = it goes on."""
     if spec.patience is None or health.without_gain < spec.patience:
         return None
-    than = f"{health.reference:.4f} nats a token"
-    if spec.figure is not None:
-        assert health.reference is not None
-        than = f"{spec.figure} {plain(spec.figure, health.reference):.4f}"
-    return f"stop.patience={spec.patience}: so many measurements without a gain of {GAIN:.1%} over {than}"
+    assert health.reference is not None
+    wanted = health.reference * (1 - GAIN)
+    if spec.figure is None:
+        of_what = f"a held-out loss below {wanted:.4f} nats a token"
+    else:
+        of_what = f"{spec.figure} better than {figure_at(spec.figure, wanted):.4f}"
+    return f"stop.patience={spec.patience}: so many measurements in a row without {of_what}"

@@ -193,6 +193,7 @@ async def full_queue(server: Server) -> None:
 
     seated = [asyncio.ensure_future(ask()) for _ in range(4)]
     while (await metrics(server.port))["gptjax_num_requests_running"] < 4:
+        assert not any(one.done() for one in seated), seated
         await asyncio.sleep(0.01)
     found = await asyncio.gather(*seated, *(ask() for _ in range(100)))
     statuses = [status for status, *_ in found]

@@ -57,13 +57,18 @@ def shortfall(name: str, found: float) -> float:
     """How far a figure falls short."""
     if not math.isfinite(found):
         return LOST
-    return plain(name, found)
+    return _turned(name, found)
 
 
-def plain(name: str, short: float) -> float:
+def figure_at(name: str, short: float) -> float:
     """The figure that falls short so far."""
+    return _turned(name, short)
+
+
+def _turned(name: str, number: float) -> float:
+    """From a figure to how far it falls short, and back."""
     best = 100 if name in TITLES else 1
-    return best - short if name in TITLES or FIGURES[name].higher_is_better else short
+    return best - number if name in TITLES or FIGURES[name].higher_is_better else number
 
 
 def _counts(measured: Mapping[str, Any]) -> Counts:

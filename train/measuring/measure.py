@@ -4,7 +4,7 @@ from train.assemble import Assembly, Text
 from train.losses.conflict import Monitor
 from train.measuring.judging_figure import figure_of, shortfall
 from train.measuring.validate import HeldOut, overall
-from train.measuring.writing import Writing
+from train.measuring.writing import StoppedWritingError, Writing
 from train.record.metrics import Conflict, Findings, Occasion
 from train.record.progress import Progress
 from train.record.recorder import Recorder
@@ -74,18 +74,24 @@ class Measuring:
                     self._stop.agreed = True  # to be measured by the next start
                     return
                 measured.append((averaged, found))
+        loaded = 0 if judged_by(self._parts.recipe) is not None else -1  # the trained weights, whose best is loaded
+        counts = occasion == "validation" and step % self._parts.recipe.validation.every == 0  # not where a run stops
+        try:
+            short = self._shortfall(step, state, measured[loaded][1]) if counts else None
+        except StoppedWritingError:
+            self._stop.agreed = True  # to be measured by the next start
+            return
         for averaged, found in measured:
             self._recorder.scores(step, occasion, averaged, found)
         self._progress.health.measured[occasion] = step
         if occasion == "validation":
-            loaded = 0 if judged_by(self._parts.recipe) is not None else -1  # the trained weights, whose best is loaded
-            self._note(step, state, measured[loaded][1])
+            self._note(step, measured[loaded][1], counts, short)
 
-    def _note(self, step: int, state: State, found: Findings) -> None:
+    def _note(self, step: int, found: Findings, counts: bool, short: float | None) -> None:
         loss = overall(found, self._text.rows.rates, self._parts.loss_spec.terms)
         self._progress.newest = (step, loss)
-        if step % self._parts.recipe.validation.every == 0:  # patience does not count where a run happens to stop
-            self._progress.health.note_held_out(step, loss, self._shortfall(step, state, found))
+        if counts:
+            self._progress.health.note_held_out(step, loss, short)
         self._recorder.show_scores(step, found)
 
     def _shortfall(self, step: int, state: State, found: Findings) -> float | None:
@@ -95,11 +101,17 @@ class Measuring:
             return None
         if self._writing is not None:
             with self._guards.watchdog.phase("answers"):
-                written = self._writing.look(step, state.params, self._guards.watchdog.progress)
+                written = self._writing.look(step, state.params, self._after_an_answer)
             self._recorder.answers(written)
             return shortfall(figure, written.value)
         judged = [term.name for term in self._parts.loss_spec.terms if term.name.split("/")[0] == LABELLED]
         return shortfall(figure, figure_of(figure, found.terms[judged[0]]))
+
+    def _after_an_answer(self) -> None:
+        """The run is alive. Raises StoppedWritingError where it is to stop."""
+        self._guards.watchdog.progress()
+        if self._stop.wanted:
+            raise StoppedWritingError
 
     def look_for_conflicts(self, step: int, state: State) -> None:
         """Measures which terms pull the layers in which directions, on the rows that come next."""

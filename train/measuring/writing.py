@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
-
 from gptjax.evaluation.text_figures import text_figures
 from gptjax.inference.language_model import LanguageModel
 from gptjax.nn.lora import merged
@@ -16,6 +14,10 @@ from train.tuning.written import check_figure_of_answers, held_out_items, room_f
 ANSWERED = 32  # held-out examples that are answered at each look
 
 
+class StoppedWritingError(Exception):
+    """A look was left before all answers were written."""
+
+
 class Writing:
     """The most probable answers to some held-out examples, the same at every look and whoever resumes the run.
 
@@ -24,11 +26,6 @@ class Writing:
     """
 
     def __init__(self, parts: Assembly, text: Text, figure: str):
-        if jax.process_count() > 1:
-            raise ValueError(
-                f"stop.figure={figure!r}: one process alone writes answers, and this run has {jax.process_count()}; "
-                "leave it out, and the loss decides"
-            )
         check_figure_of_answers(figure, text.prepared)
         self._parts, self._text, self._figure = parts, text, figure
         found = held_out_items(text.prepared, ANSWERED)
@@ -43,7 +40,7 @@ class Writing:
             )
 
     def look(self, step: int, params: Any, progress: Callable[[], None]) -> Answers:
-        """How good they are by now; `progress` is called after each answer."""
+        """How good they are by now; `progress` is called after each answer, and what it raises ends the look."""
         asked = [item.messages for item in self._items]
         speaker = self._speaker(params)
         written = [text.strip() for text in speaker.write(asked, self._tokens, lambda *_: progress())]

@@ -63,9 +63,11 @@ class Finished(NamedTuple):
             model = LanguageModel(config, self.text.tokenizer, params, generation_config=talks, mesh=parts.mesh)
             model.step = int(self.state.step)
             return model
-        local = jax.local_devices()  # the other processes are gone: their share is on disk
-        step = None if judged else int(self.state.step)
-        return gptjax.load(self.run, step, mesh=make_mesh(fsdp=len(local), devices=local))
+        mesh = parts.mesh
+        if jax.process_count() > 1:  # the other processes are gone: their share is on disk
+            local = jax.local_devices()
+            mesh = make_mesh(fsdp=len(local), devices=local)
+        return gptjax.load(self.run, None if judged else int(self.state.step), mesh=mesh)
 
 
 class Hook(NamedTuple):

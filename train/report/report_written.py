@@ -20,9 +20,10 @@ def written(found: Mapping[str, Mapping[str, Any]]) -> str:
     sections = []
     for source, of_source in found.items():
         head, *rows = ([*map(escape, row)] for row in written_rows(of_source))
+        at = f" of step {of_source['step']}" if "step" in of_source else ""  # which older runs do not tell
         left_out = f"; {of_source['left_out']} more left no room for one" if of_source["left_out"] else ""
         note = (
-            f"<p>{of_source['items']} answers to held-out examples, the most probable ones, of at most "
+            f"<p>{of_source['items']} answers to held-out examples, the most probable ones{at}, of at most "
             f"{of_source['tokens']} tokens{left_out}. From 0 to 100, higher is better: after tuning, before it, and of "
             "what needs no model.</p>"
         )

@@ -18,7 +18,12 @@ class StopFlag:
         self._signals, self._minutes, self._began = signals, parts.recipe.stop.minutes, began
         self._has_moved = has_moved  # every start takes a step, however late it is
 
+    @property
+    def wanted(self) -> bool:
+        """Whether this host wants to stop now."""
+        late = self._minutes is not None and time.perf_counter() - self._began > 60 * self._minutes
+        return (late and self._has_moved()) or self._signals.asked is not None
+
     def own(self) -> jax.Array:
         """What this host tells the others now."""
-        late = self._minutes is not None and time.perf_counter() - self._began > 60 * self._minutes
-        return self._flags[(late and self._has_moved()) or self._signals.asked is not None]
+        return self._flags[self.wanted]

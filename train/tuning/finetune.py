@@ -40,7 +40,7 @@ PLAIN = (
     *("augment.token_dropout", "augment.delete", "augment.swap", "augment.insert", "augment.characters"),
     "augment.embedding_noise",
     *("optimizer.learning_rate", "optimizer.frozen", "batch.rows"),
-    *("checkpoint.every", "stop.patience"),
+    *("checkpoint.every", "stop.figure", "stop.patience"),
 )
 
 
@@ -129,6 +129,8 @@ def parse(words: Sequence[str]) -> tuple[Finetune, list[TuneRecipe]]:
         )
     if head is not None:
         stages = [judging.judge(stage, head, said) for stage in stages if stage is not None]
+    if "lora" in (asked.words or ()):
+        stages = [stage and dataclasses.replace(stage, lora=stage.lora or Lora()) for stage in stages]
     program = "./launch.sh finetune"
     recipes = [
         read(TuneRecipe, rest, program, default=stage, about=__doc__, plain=PLAIN, beside=(Finetune, judging.AskedHead))
@@ -144,8 +146,7 @@ def parse(words: Sequence[str]) -> tuple[Finetune, list[TuneRecipe]]:
 def _stages(asked: Finetune) -> list[TuneRecipe]:
     if asked.own_stages is None:
         word = "all" if asked.words is not None or asked.train not in (None, "lora") else asked.train
-        made = talk(asked.base, word)  # pyright: ignore[reportArgumentType]
-        return [dataclasses.replace(made, lora=Lora()) if "lora" in (asked.words or ()) else made]
+        return [talk(asked.base, word)]  # pyright: ignore[reportArgumentType]
     made = own_function(asked.own_stages, "that returns TuneRecipes")(asked.base)
     stages = list(made) if isinstance(made, list | tuple) else [made]
     for stage in stages:
@@ -178,7 +179,16 @@ def settled(recipe: TuneRecipe, epochs: float | None, said: Collection[str], say
     if warmup < recipe.optimizer.warmup:
         say(f"optimizer.warmup={warmup}, a fifth of the steps, in place of {recipe.optimizer.warmup}")
     settled = dataclasses.replace(recipe, steps=steps, optimizer=dataclasses.replace(recipe.optimizer, warmup=warmup))
-    return settled if recipe.examples.head is None else judging.measured_often(settled, said)
+    return settled if recipe.stop.figure is None else judging.measured_often(settled, said)
+
+
+def check_figures(stages: Sequence[TuneRecipe]) -> None:
+    """To be called before the first stage trains: raises ValueError where one has a figure that does not fit."""
+    from train.tuning.written import check_figure_of_answers
+
+    for stage in stages:
+        if stage.stop.figure is not None and stage.examples.head is None:
+            check_figure_of_answers(stage.stop.figure, prepared_examples(stage))
 
 
 def rows_of_an_epoch(prepared: Path, T: int, growth: float = 0.0) -> int:
@@ -195,7 +205,6 @@ def _stores(prepared: Path) -> list[TokenStore]:
 def tell(recipe: TuneRecipe, console: Console) -> None:
     """Before training: what became of the conversations, and three examples as the model gets them."""
     from train.report.preview import show_examples
-    from train.tuning.written import check_figure_of_answers
 
     prepared = prepared_examples(recipe)
     if recipe.examples.head is None and running_text(recipe) is None:
@@ -205,8 +214,6 @@ def tell(recipe: TuneRecipe, console: Console) -> None:
     if recipe.examples.head is not None:
         judging.tell(recipe, prepared, console)
         return
-    if recipe.stop.figure is not None:
-        check_figure_of_answers(recipe.stop.figure, prepared)
     wanted = {name for form in forms_of(prepared).values() for name in figures_of(form)}
     if recipe.examples.answered and len(computable(wanted)) < len(wanted):
         console.print(f"answers will not be measured by BLEU and chrF, which sacrebleu computes: {NEEDS}")

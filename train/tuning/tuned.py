@@ -36,7 +36,7 @@ def _compare(finished: Finished) -> None:
         finished.console.print("no reply of the held-out conversations fits a row, so none is measured")
         return
     before, after = (measured(speaker, replies, texts) for speaker in speakers)
-    found = compared(before, after, replies)
+    found = {"step": speakers[1].model.step, **compared(before, after, replies)}
     write_whole(finished.run / NAME, dumps(found, indent=1, ensure_ascii=False) + "\n")
     finished.console.print(figures_table(found))
     for sample in found["samples"]:
@@ -48,7 +48,9 @@ def _compare(finished: Finished) -> None:
 def figures_table(found: dict[str, Any]) -> Table:
     """For people."""
     table = Table(
-        title=f"{found['after']['replies']} replies of held-out conversations", title_justify="left", box=None
+        title=f"{found['after']['replies']} replies of held-out conversations, at step {found['step']}",
+        title_justify="left",
+        box=None,
     )
     for heading in ("", "before", "after"):
         table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
@@ -76,7 +78,8 @@ def _write(finished: Finished) -> None:
 
 def written_table(source: str, found: dict[str, Any]) -> Table:
     """For people."""
-    table = Table(title=f"{found['items']} answers to held-out examples of {source}", title_justify="left", box=None)
+    title = f"{found['items']} answers to held-out examples of {source}, at step {found['step']}"
+    table = Table(title=title, title_justify="left", box=None)
     head, *rows = written_rows(found)
     for place, heading in enumerate(head):
         table.add_column(heading, justify="right" if place else "left", overflow="fold")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from data.description import read_prepared
@@ -75,7 +76,8 @@ def written_figures(
         }
         wanted, names = [item.wanted for item in fitting], computable(figures_of(form))
         made[name] = {
-            "form": form, "items": len(fitting), "left_out": len(items) - len(fitting), "tokens": tokens,
+            "form": form, "step": speakers[AFTER].model.step, "tokens": tokens,
+            "items": len(fitting), "left_out": len(items) - len(fitting),
             "figures": {who: text_figures(names, written, wanted) for who, written in texts.items()},
             "samples": [
                 {"source": item.source, "wanted": item.wanted, **{who: texts[who][number] for who in speakers}}
@@ -109,7 +111,13 @@ def behind(figures: dict[str, dict[str, float]]) -> list[str]:
 
 
 def check_figure_of_answers(figure: str, prepared: Path) -> None:
-    """Raises ValueError where held-out examples cannot be measured by this figure of written answers."""
+    """Raises ValueError where held-out examples cannot be measured by this figure of written answers, and in a run of
+    several processes."""
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"stop.figure={figure!r}: one process alone writes answers, and this run has {jax.process_count()}; leave "
+            "it out, and the loss decides"
+        )
     figures_by_form = {form: names for form in {*forms_of(prepared).values()} if (names := figures_of(form))}
     if not figures_by_form:
         raise ValueError(
@@ -124,4 +132,6 @@ def check_figure_of_answers(figure: str, prepared: Path) -> None:
     if not computable((figure,)):
         raise ValueError(f"stop.figure={figure!r}: is computed by sacrebleu, which is not installed: {NEEDS}")
     if not held_out_items(prepared, 1):
-        raise ValueError(f"stop.figure={figure!r}: no example is held out; raise --examples.held_out")
+        raise ValueError(
+            f"stop.figure={figure!r}: no held-out example is one question and its answer; give more examples"
+        )

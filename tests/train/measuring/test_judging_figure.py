@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from train.measuring.judging_figure import LOST, WHILE_TRAINING, check_figure, figure_of, plain, shortfall
+from train.measuring.judging_figure import LOST, WHILE_TRAINING, check_figure, figure_at, figure_of, shortfall
 from train.recipe import StopSpec
 from train.record.metrics import TermScore
 from train.stopping import Health, out_of_patience
@@ -29,9 +29,9 @@ def test_what_falls_short_less_is_better_whichever_way_the_figure_goes():
     assert shortfall("mse", figure_of("mse", VALUES)) == 8.0
     assert shortfall("pearson", figure_of("pearson", VALUES)) == LOST
     assert shortfall("chrf", 70.0) == 30.0
-    assert plain("accuracy", 0.25) == 0.75
-    assert plain("mse", 8.0) == 8.0
-    assert plain("chrf", 30.0) == 70.0
+    assert figure_at("accuracy", 0.25) == 0.75
+    assert figure_at("mse", 8.0) == 8.0
+    assert figure_at("chrf", 30.0) == 70.0
 
 
 def test_a_figure_that_is_known_at_the_end_alone_is_refused():
@@ -47,7 +47,7 @@ def test_patience_and_the_best_step_go_by_the_figure_and_the_loss_decides_betwee
     assert not health.note_held_out(4, 0.85, 0.25)
     assert not health.note_held_out(5, 0.1, 0.5)
     assert health.best_step == 3
-    assert "without a gain of 0.2% over accuracy 0.7500" in str(out_of_patience(spec, health))
+    assert "without accuracy better than 0.7505" in str(out_of_patience(spec, health))
     assert health.held_out == 0.1
 
 

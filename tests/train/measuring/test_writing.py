@@ -13,6 +13,8 @@ from train.measuring.writing import Writing
 from train.record.metrics import Answers
 from train.report.finish import Hook
 from train.run import run
+from train.supervision.exits import StoppedError
+from train.supervision.signals import Signals
 from train.tuning import finetune
 from train.tuning.replies import Speaker
 from train.tuning.strategies import settings_said
@@ -20,8 +22,9 @@ from train.tuning.written import held_out_items
 
 SETTINGS = (
     *("--compute.dtype", "float32", "--batch.rows", "8", "--examples.length", "32", "--replay", "0"),
-    *("--optimizer.learning-rate", "0.01", "--optimizer.warmup", "2", "--validation.every", "30", "--steps", "90"),
+    *("--optimizer.learning-rate", "0.01", "--optimizer.warmup", "2"),
 )
+OFTEN = ("--validation.every", "30", "--steps", "90")
 
 
 @pytest.fixture(scope="module")
@@ -40,20 +43,22 @@ def folder(tmp_path_factory):
     return made
 
 
-def tuned(folder, name, data, *words, hooks=()):
+def tuned(folder, name, data, *words, hooks=(), signals=None):
     """The finished run of a command line."""
     given = [str(folder / "base"), "--run", str(folder / name), "--data", str(folder / data), *words, *SETTINGS]
-    asked, (stage,) = finetune.parse(given)
+    asked, stages = finetune.parse(given)
+    finetune.check_figures(stages)
+    (stage,) = stages
     made = finetune.settled(stage, asked.epochs, settings_said((*words, *SETTINGS)), lambda line: None)
     finetune.tell(made, Console(quiet=True))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("train.record.meter.measured_flops", lambda _: 1e12)
-        run(made, hooks, console=Console(quiet=True))
+        run(made, hooks, console=Console(quiet=True), signals=signals)
     return made
 
 
 def test_what_is_loaded_writes_as_well_as_the_best_look_said(folder):
-    made = tuned(folder, "judged", "pairs.jsonl", "--stop.figure", "rougeL")
+    made = tuned(folder, "judged", "pairs.jsonl", "--stop.figure", "rougeL", *OFTEN)
     looks = {record["step"]: record for record in records(made.run, "answers")}
     model = gptjax.load(made.run)
     assert list(looks) == [30, 60, 90]
@@ -70,8 +75,43 @@ def test_what_follows_a_run_measures_its_best_checkpoint_and_not_its_last(folder
     monkeypatch.setattr(Writing, "look", lambda _, step, *rest: Answers(step, "rougeL", values[step], 1))
     measured = []
     note = Hook("notes what is measured", lambda finished: measured.append(finished.model().step))
-    made = tuned(folder, "peak", "pairs.jsonl", "--stop.figure", "rougeL", hooks=(note,))
+    made = tuned(folder, "peak", "pairs.jsonl", "--stop.figure", "rougeL", *OFTEN, hooks=(note,))
     assert measured == [60] == [gptjax.load(made.run).step]
+
+
+def test_a_run_of_the_default_length_is_looked_at_often_enough_for_patience(folder, monkeypatch):
+    monkeypatch.setattr(Writing, "look", lambda _, step, *rest: Answers(step, "rougeL", 50.0, 1))
+    made = tuned(folder, "plain", "pairs.jsonl", "--stop.figure", "rougeL", "--stop.patience", "3")
+    steps = [record["step"] for record in records(made.run, "answers")]
+    assert len(steps) == 4  # one to compare with, and three without a gain
+    assert steps[-1] < made.steps
+
+
+def test_a_signal_ends_a_look_between_two_answers_and_the_next_start_takes_it_anew(folder, monkeypatch):
+    look, signals, answered = Writing.look, Signals(), []
+
+    def interrupted(self, step, params, progress):
+        def after_an_answer():
+            answered.append(step)
+            signals.asked = "SIGTERM"
+            progress()
+
+        return look(self, step, params, after_an_answer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Writing, "look", interrupted)
+        with pytest.raises(StoppedError):
+            tuned(folder, "stopped", "pairs.jsonl", "--stop.figure", "rougeL", *OFTEN, signals=signals)
+    assert answered == [30]
+    assert not list(records(folder / "stopped", "answers"))
+    made = tuned(folder, "stopped", "pairs.jsonl", "--stop.figure", "rougeL", *OFTEN)
+    assert [record["step"] for record in records(made.run, "answers")] == [30, 60, 90]
+
+
+def test_a_figure_of_a_later_stage_that_does_not_fit_is_named_before_the_first_trains(folder):
+    words = ("--stages", "text,all", "--stop.figure", "exact")
+    with pytest.raises(ValueError, match=r"stop.figure='exact': does not fit"):
+        tuned(folder, "staged", "pairs.jsonl", *words)
 
 
 @pytest.mark.parametrize(

@@ -125,11 +125,12 @@ def test_several_labels_are_told_at_once_each_better_than_by_the_commonest(folde
     assert json.loads((run / "model.json").read_text())["class_heads"][0]["kind"] == "labels"
 
 
-def test_adapters_of_one_stage_do_not_raise_the_rate_of_another(folder, monkeypatch):
-    monkeypatch.setattr(finetune, "SMALL", 0)  # the base counts as a large one
+@pytest.mark.parametrize(("small", "rates"), [(0, [3e-5, 1e-3]), (30_000_000, [5e-4, 1e-3])])
+def test_adapters_of_one_stage_do_not_raise_the_rate_of_another(folder, monkeypatch, small, rates):
+    monkeypatch.setattr(finetune, "SMALL", small)  # parameters, above which the base counts as a large one
     words = ("--data", str(folder / "reviews.csv"), "--as", "classes", "--text", "review", "--label", "verdict")
     _, stages = finetune.parse([str(folder / "base"), *words, "--stages", "all,lora"])
-    assert [stage.optimizer.learning_rate for stage in stages] == [3e-5, 1e-3]
+    assert [stage.optimizer.learning_rate for stage in stages] == rates
 
 
 @pytest.mark.parametrize(
