@@ -101,7 +101,8 @@ def _make(spec: ExamplesSpec, tokenizer: Tokenizer, T: int, folder: Path, runnin
     tallies = {name: Counter[str]() for name in names}
     read = [(name, one) for name in names for one in track(_read(name, spec, tallies[name]), f"reading {name}")]
     if not read:
-        raise ValueError(f"examples.sources: no labelled text in {', '.join(names)} ({_said(tallies)})")
+        why = _said(tallies) or "there is no record below its first line: give some, each with a text and its label"
+        raise ValueError(f"--data (examples.sources): no labelled text in {', '.join(names)} ({why})")
     of_source, labelled = [name for name, _ in read], [one for _, one in read]
     measured = [] if wanted.held_out is None else [wanted.held_out]
     side_E = sides(known(of_source, labelled), spec.held_out, wanted.most, held_before(running), measured)

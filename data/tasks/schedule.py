@@ -3,7 +3,8 @@
 causal_lm=0.9              nine rows in ten, and a weight of 0.9
 continuity=0.02:0.01       one row in fifty, and a weight of 0.01
 continuity=0.02:0@1        the same rows, but a weight that has come down to 0 at the end of the run
-causal_lm                  the rows that the other tasks leave at the start
+order=0.1@0.5              one row in ten from the middle of the run on; the weight rises to it until then
+causal_lm                  the rows that the other tasks leave, at all times
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ import numpy as np
 
 from gptjax.spelling import did_you_mean
 
+SMALLEST = 1 / 1024  # share of the rows that can be dealt out
 FORM = "write TASK=ROWS, TASK=ROWS:WEIGHT, or either with @SHARE of the run behind it, such as masked_lm=0.1"
 
 
@@ -34,11 +36,23 @@ class Schedule:
         for field, values in (("rows", [self.rows, *(rows for _, rows, _ in self.later)]), ("weight", self.weights)):
             if any(not 0 <= value < float("inf") for value in values):
                 raise ValueError(f"{field}: {values} must be 0 or more")
+        if small := [rows for rows in (self.rows, *(rows for _, rows, _ in self.later)) if 0 < rows < SMALLEST]:
+            raise ValueError(
+                f"rows={min(small):g}: rows are dealt out in 1024ths; give 0, or 0.001 at least, and let it pull less "
+                f"by its weight, as in 0.001:{min(small):g}"
+            )
+        if self.later and self.begins == 1:
+            raise ValueError("has no rows before the end of the run; give it some, or a lower @SHARE")
 
     @property
     def most(self) -> float:
         """Its share of the rows when it has most."""
         return max([self.rows, *(rows for _, rows, _ in self.later)])
+
+    @property
+    def begins(self) -> float:
+        """The share of the run from which it has rows; 1 = never."""
+        return next((share for share in self.shares if self.rows_at(share) > 0), 1.0)
 
     @property
     def weights(self) -> list[float]:
@@ -99,7 +113,22 @@ def read(lines: Iterable[str], tasks: Collection[str]) -> dict[str, Schedule]:
             )
         except ValueError as error:
             raise ValueError(f"objectives.rows: {task}: {error}") from None
+    for task in open_tasks:
+        if not found[task].later:
+            others = [schedule for name, schedule in found.items() if name != task]
+            found[task] = dataclasses.replace(found[task], later=_left_later(found[task], others))
     return found
+
+
+def _left_later(open_one: Schedule, others: Collection[Schedule]) -> tuple[tuple[float, float, float], ...]:
+    """`later` of the task that takes the rows which the others leave; as its weight too, unless it has one."""
+    found, rows = [], open_one.rows
+    for share in sorted({share for other in others for share in other.shares if share > 0}):
+        left = round(1 - sum(other.rows_at(share) for other in others), 9)
+        if abs(left - rows) > 1e-6:
+            rows = max(left, 0.0)
+            found.append((share, rows, rows if open_one.weight is None else open_one.weight))
+    return tuple(found)
 
 
 def read_sources(lines: Iterable[str], tasks: Collection[str]) -> dict[str, tuple[str, ...]]:

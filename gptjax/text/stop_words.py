@@ -55,7 +55,7 @@ def listed(language: str) -> frozenset[str]:
     if language not in known:
         near = did_you_mean(language, known)
         raise ValueError(
-            f"stop_words={language!r}: there is no list of that language{near}"
+            f"stop_words={language!r}: there is no list of that language; write its code, such as en{near}"
             f"{'' if 'known' in near else f'; known: {", ".join(sorted(known))}'}"
         )
     return frozenset(" ".join(_key(word).rstrip(".").split()) for word in stopwordsiso.stopwords(language)) - {""}

@@ -81,6 +81,15 @@ def test_a_line_of_text_is_a_tasks_schedule():
     assert Objectives(rows=("causal_lm",)) == Objectives()
 
 
+def test_a_task_without_a_number_has_what_the_others_leave_at_all_times():
+    later = Objectives(rows=("causal_lm", "masked_lm=0.125", "order=0.25@0.5", "order=0@0.75"))
+    assert [later.causal_lm.rows_at(share) for share in (0, 0.5, 0.75)] == [0.875, 0.625, 0.875]
+    assert later.causal_lm.weights == [0.875, 0.625, 0.875]
+    weighted = Objectives(rows=("causal_lm", "order=0.25@0.5", "causal_lm=0.75:2@0.5"))
+    assert weighted.causal_lm.schedule.later == ((0.5, 0.75, 2.0),)
+    assert not Objectives(rows=("causal_lm", "order=0.25:0.1", "order=0.25:0@1")).causal_lm.schedule.later
+
+
 def test_the_settings_of_a_task_may_hold_its_schedule():
     """As recipes were written; what the table says of it beside stays."""
     of_old = Objectives(
@@ -113,6 +122,9 @@ def test_numbers_of_a_schedule_come_back_exactly():
         ({"rows": ("causal_lm", "masked_lm")}, "causal_lm and masked_lm have no number; one may take"),
         ({"rows": ("causal_lm", "masked_lm=1.5")}, "the tasks sum to 1.5, and causal_lm takes what they leave"),
         ({"rows": ("causal_lm=1", "causal_lm=1@2")}, "objectives.rows: causal_lm: later=.* up to 1"),
+        ({"rows": ("causal_lm", "order=0.0005")}, "order: rows=0.0005: rows are dealt out in 1024ths; give 0"),
+        ({"rows": ("causal_lm", "order=0.1@1")}, "objectives.rows: order: has no rows before the end of the run"),
+        ({"rows": ("causal_lm", "order=0:0.1@0.5")}, "objectives.rows: order: has no rows before the end of the run"),
         ({"sources": ("causal_lm",)}, "objectives.sources: 'causal_lm'; write TASK=SOURCE"),
         ({"sources": ("causl_lm=one",)}, "objectives.sources: no task 'causl_lm'; did you mean 'causal_lm'?"),
         ({"rare": ("oder",)}, "objectives.rare: no task 'oder'; did you mean 'order'?"),

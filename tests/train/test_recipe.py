@@ -240,6 +240,14 @@ def test_a_window_that_would_tell_positions_is_refused():
     dataclasses.replace(SMALL, model=Architecture(window=64))
 
 
+def test_rows_that_no_step_reaches_are_named():
+    late = Objectives(rows=("causal_lm", "masked_lm=0.5@0.95"))
+    quick = OptimizerSpec(warmup=2)
+    dataclasses.replace(SMALL, objectives=late, optimizer=quick, steps=20)
+    with pytest.raises(ValueError, match=r"objectives.rows: masked_lm has rows from 0.95 of the run on, .* steps=19"):
+        dataclasses.replace(SMALL, objectives=late, optimizer=quick, steps=19)
+
+
 def test_a_recipe_comes_back_from_its_json():
     """Nested settings, paths and tuples too."""
     masked = MaskedLM(rows=0.5, later=((0.5, 0.5, 0.1),))

@@ -28,6 +28,11 @@ WHILE_TRAINING: dict[
 
 def check_figure(name: str, kind: HeadKind, where: str) -> None:
     """Raises ValueError for a figure that a head of this kind has not, or not while it trains."""
+    if name in TITLES:
+        raise ValueError(
+            f"{where}={name!r}: is of written answers, and this head tells {kind}; one of "
+            f"{', '.join(WHILE_TRAINING[kind])}"
+        )
     head_figures.check_figure(name, kind, where)
     if name not in WHILE_TRAINING[kind]:
         raise ValueError(

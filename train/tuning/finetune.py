@@ -72,6 +72,13 @@ class Finetune:
         return None if self.stages is None or self.own_stages is not None else stage_words(self.stages)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Length:
+    """How long a run is said to be, of all that is said of it."""
+
+    steps: int | None = None
+
+
 def talk(base: str, train: Literal["all", "lora"] | None = None) -> TuneRecipe:
     """The default: dialogue, every weight of a run of ours, LoRA on a model of somebody else.
 
@@ -129,6 +136,8 @@ def parse(words: Sequence[str]) -> tuple[Finetune, list[TuneRecipe]]:
         )
     if head is not None:
         stages = [judging.judge(stage, head, said) for stage in stages if stage is not None]
+    if asked.own_stages is None and "optimizer.warmup" not in said:
+        stages = [stage and _short_warmup(stage, rest) for stage in stages]
     if "lora" in (asked.words or ()):
         stages = [stage and dataclasses.replace(stage, lora=stage.lora or Lora()) for stage in stages]
     program = "./launch.sh finetune"
@@ -141,6 +150,14 @@ def parse(words: Sequence[str]) -> tuple[Finetune, list[TuneRecipe]]:
     elif asked.train is not None or (asked.own_stages is None and recipes[0].lora is not None):
         recipes = [trained_by(recipes[0], asked.train or "lora", said)]
     return asked, recipes
+
+
+def _short_warmup(recipe: TuneRecipe, words: Sequence[str]) -> TuneRecipe:
+    """The recipe as it fits the --steps of a command line, if there are any: `settled` says what becomes of its
+    warm-up."""
+    said, _ = take(_Length, words)
+    warmup = min(recipe.optimizer.warmup, recipe.steps if said.steps is None else max(0, said.steps))
+    return dataclasses.replace(recipe, optimizer=dataclasses.replace(recipe.optimizer, warmup=warmup))
 
 
 def _stages(asked: Finetune) -> list[TuneRecipe]:

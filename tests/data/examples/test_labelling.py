@@ -103,6 +103,7 @@ def test_balanced_classes_pull_alike_in_training_alone(tmp_path):
         ([{"text": f"it is {n}", "value": 2} for n in range(20)], {"kind": "values"}, "is 2 in all 16 training"),
         ([{"text": f"it is {n}", "labels": []} for n in range(20)], {"kind": "labels"}, "none has a label"),
         (classes(4), {}, "nothing to measure by .*10 at least"),
+        ([], {}, "no labelled text in .*: give some, each with a text and its label"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_learnt_is_refused(tmp_path, records, spec, said):

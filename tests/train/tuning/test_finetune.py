@@ -48,3 +48,10 @@ def test_every_command_of_the_pages_is_taken(folder):
 def test_what_is_on_or_off_takes_no_word(folder):
     with pytest.raises(ValueError, match="true"):
         parse(["runs/laptop", "--examples.prefix", "true"])
+
+
+def test_a_run_of_a_few_steps_has_a_shorter_warm_up_unless_that_was_said(folder):
+    (recipe,) = parse(["runs/laptop", "--steps", "5"])[1]
+    assert recipe.optimizer.warmup == 5
+    with pytest.raises(ValueError, match=r"optimizer.warmup=9 is more than steps=5"):
+        parse(["runs/laptop", "--steps", "5", "--optimizer.warmup", "9"])

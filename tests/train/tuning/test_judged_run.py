@@ -138,6 +138,7 @@ def test_adapters_of_one_stage_do_not_raise_the_rate_of_another(folder, monkeypa
     [
         (("--as", "values", "--value", "verdict"), r"reviews.csv:2: verdict='bad' is no number"),
         (("--label", "verdict", "--stop.figure", "r2"), "stop.figure='r2': is of values, and the head tells classes"),
+        (("--label", "verdict", "--stop.figure", "chrf"), "stop.figure='chrf': is of written answers, and this head"),
         (("--label", "verdict", "--head", "verdict", "--examples.template", __file__), "is of conversations"),
     ],
 )
