@@ -29,11 +29,11 @@ def replies(found: Mapping[str, Any]) -> str:
         return ""
     rows = [(escape(text), before, after) for text, before, after in figure_rows(found)]
     count = found["after"]["replies"]
-    at = f", after tuning that of step {found['step']}" if "step" in found else ""  # which older runs do not tell
+    at = f" The tuned model is that of step {found['step']}." if "step" in found else ""  # older runs do not tell
     note = (
-        f"<p>{count} replies of conversations that neither pretraining nor tuning has read, each model{at} "
+        f"<p>{count} replies of conversations that neither pretraining nor tuning has read, each model "
         "in its own way of talking; the token that ends a turn is counted apart. Bits a byte are those of held-out "
-        "text that the base was trained on, or of an encyclopaedia: what rises there was forgotten.</p>"
+        f"text that the base was trained on, or of an encyclopaedia: what rises there was forgotten.{at}</p>"
     )
     figures = note + table(rows, "numbers", ("", "before", "after"))
     talks = [

@@ -196,7 +196,8 @@ def settled(recipe: TuneRecipe, epochs: float | None, said: Collection[str], say
     if warmup < recipe.optimizer.warmup:
         say(f"optimizer.warmup={warmup}, a fifth of the steps, in place of {recipe.optimizer.warmup}")
     settled = dataclasses.replace(recipe, steps=steps, optimizer=dataclasses.replace(recipe.optimizer, warmup=warmup))
-    return settled if recipe.stop.figure is None else judging.measured_often(settled, said)
+    judged = recipe.examples.head is not None or recipe.stop.figure is not None
+    return judging.measured_often(settled, said) if judged else settled
 
 
 def check_figures(stages: Sequence[TuneRecipe]) -> None:
