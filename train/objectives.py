@@ -120,6 +120,15 @@ class Objectives:
             schedule = dataclasses.replace(in_order[name], sources=sources.get(name, ()), rare=is_rare)
             object.__setattr__(self, name, task.on(schedule))
 
+    def check_reached(self, steps: int) -> None:
+        """Raises ValueError for a task whose rows begin after the last of so many steps."""
+        for name, task in self.tasks.items():
+            if task.ever and task.schedule.begins * steps > steps - 1:
+                raise ValueError(
+                    f"objectives.rows: {name} has rows from {task.schedule.begins:g} of the run on, which no step of "
+                    f"steps={steps} reaches; give a lower @SHARE, or more steps"
+                )
+
     def settled(self, rows_a_step: int) -> "Objectives":
         """The same, without `rare` where it says what is so anyhow with so many rows a step."""
         plain = dataclasses.replace(self, rare=None)

@@ -186,12 +186,7 @@ class Recipe:
             raise ValueError(f"seed={self.seed}: must be at least 0 and below 2**32")
         if self.stop.figure is not None and not (self.objectives.labelled.ever or self.objectives.reply.ever):
             raise ValueError(f"stop.figure={self.stop.figure!r}: is of examples, and this run learns none")
-        for name, task in self.objectives.tasks.items():
-            if task.ever and task.schedule.begins * self.steps > self.steps - 1:
-                raise ValueError(
-                    f"objectives.rows: {name} has rows from {task.schedule.begins:g} of the run on, which no step of "
-                    f"steps={self.steps} reaches; give a lower @SHARE, or more steps"
-                )
+        self.objectives.check_reached(self.steps)
         if self.samples < 0:
             raise ValueError(f"samples={self.samples}: must be 0 or more")
         fall = round(self.steps * self.optimizer.decay) if self.optimizer.schedule == "wsd" else 0
