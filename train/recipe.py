@@ -303,8 +303,7 @@ def _article(value: Any) -> str:
 
 @contextlib.contextmanager
 def _beside(path: Path) -> Iterator[None]:
-    """In here a user's file can import what lies beside it, as one that Python runs can; what it raises is told in a
-    line, with the place in its folder."""
+    """In here a user's file can import what lies beside it; what it raises is told in a line, with its place there."""
     folder = path.absolute().parent
     sys.path.insert(0, str(folder))
     try:
