@@ -88,6 +88,7 @@ def main() -> int:
     texts = rated(asked.files)
     test, dev, pool = texts[:TESTED], texts[TESTED : TESTED + MEASURED], texts[TESTED + MEASURED :]
     held_out = asked.folder / "dev.jsonl"
+    held_out.unlink(missing_ok=True)  # it may be of other files
     write_texts(held_out, dev)
     print(f"{len(texts)} texts")
     for count in asked.counts:
@@ -98,6 +99,7 @@ def main() -> int:
             run = asked.folder / f"run-{count}-{seed}"
             if not (run / "heads.json").exists():
                 learnt = asked.folder / f"train-{count}-{seed}.jsonl"
+                learnt.unlink(missing_ok=True)
                 write_texts(learnt, train)
                 words = ["--as", "values", "--value", HEAD, "--examples.length", "64"]
                 head = ["--examples.head.held-out", str(held_out), "--seed", str(seed)]

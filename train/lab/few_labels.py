@@ -156,9 +156,10 @@ def written(folder: Path, task: str, counts: Sequence[int], seeds: Sequence[int]
 
 
 def write_texts(path: Path, texts: Sequence[NamedTuple]) -> None:
-    """Writes their fields, a line a text."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, "".join(f"{dumps(one._asdict(), ensure_ascii=False)}\n" for one in texts))
+    """Writes their fields, a line a text, if the file is not there yet."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, "".join(f"{dumps(one._asdict(), ensure_ascii=False)}\n" for one in texts))
 
 
 def mistyped(texts: Sequence[Labelled], share: float) -> list[Labelled]:

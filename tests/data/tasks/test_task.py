@@ -217,5 +217,5 @@ def test_weights_are_the_rows_unless_said_otherwise():
 
 
 def test_a_task_has_rows_at_some_time_if_now_or_later():
-    assert not Task(rows=0.0, later=((0.5, 0.0, 1.0),)).ever
+    assert not Task(rows=0.0).ever
     assert Task(rows=0.0, later=((0.5, 0.1, 1.0),)).ever
