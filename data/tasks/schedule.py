@@ -12,9 +12,9 @@ from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
+from data.rows.mixture import RATE_UNIT
 from gptjax.spelling import did_you_mean
 
-SMALLEST = 1 / 1024  # share of the rows that can be dealt out
 FORM = "write TASK=ROWS, TASK=ROWS:WEIGHT, or either with @SHARE of the run behind it, such as masked_lm=0.1"
 
 
@@ -33,26 +33,31 @@ class Schedule:
         shares = [share for share, _, _ in self.later]
         if any(not 0 < share <= 1 for share in shares) or sorted(set(shares)) != shares:
             raise ValueError(f"later={self.later}: the shares of the run must rise and lie above 0 and up to 1")
-        for field, values in (("rows", [self.rows, *(rows for _, rows, _ in self.later)]), ("weight", self.weights)):
+        for field, values in (("rows", self.all_rows), ("weight", self.weights)):
             if any(not 0 <= value < float("inf") for value in values):
                 raise ValueError(f"{field}: {values} must be 0 or more")
-        if small := [rows for rows in (self.rows, *(rows for _, rows, _ in self.later)) if 0 < rows < SMALLEST]:
+        if small := [rows for rows in self.all_rows if 0 < rows < 1 / RATE_UNIT]:
             raise ValueError(
-                f"rows={min(small):g}: rows are dealt out in 1024ths; give 0, or 0.001 at least, and let it pull less "
-                f"by its weight, as in 0.001:{min(small):g}"
+                f"rows={min(small):g}: rows are dealt out in {RATE_UNIT}ths; give 0, or 0.001 at least, and "
+                f"let it pull less by its weight, as in 0.001:{min(small):g}"
             )
         if self.later and self.begins == 1:
             raise ValueError("has no rows before the end of the run; give it some, or a lower @SHARE")
 
     @property
+    def all_rows(self) -> list[float]:
+        """Its shares of the rows at the start of the run and at the shares of `later`."""
+        return [self.rows, *(rows for _, rows, _ in self.later)]
+
+    @property
     def most(self) -> float:
         """Its share of the rows when it has most."""
-        return max([self.rows, *(rows for _, rows, _ in self.later)])
+        return max(self.all_rows)
 
     @property
     def begins(self) -> float:
         """The share of the run from which it has rows; 1 = never."""
-        return next((share for share in self.shares if self.rows_at(share) > 0), 1.0)
+        return next((share for share, rows in zip(self.shares, self.all_rows, strict=True) if rows > 0), 1.0)
 
     @property
     def weights(self) -> list[float]:
