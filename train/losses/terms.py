@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from gptjax.batch import Batch
 from gptjax.nn.model import Transformer, draws
@@ -37,6 +37,15 @@ def term_sums(params: Any, model: Transformer, batch: Batch, terms: Sequence[Ter
     seen = see(params, model, batch, chunks)
     found = [zip(own, loss.sums(seen, own), strict=True) for loss, own in by_kind(terms)]
     return {term.name: sums for of_kind in found for term, sums in of_kind}
+
+
+def term_answers(
+    params: Any, model: Transformer, batch: Batch, terms: Sequence[Term], chunks: int
+) -> dict[str, Int[Array, "*axes"]]:
+    """What is most probable at every target of terms that are classified: ids of tokens, numbers of classes."""
+    seen = see(params, model, batch, chunks)
+    found = [zip(own, loss.answers(seen, own), strict=True) for loss, own in by_kind(terms)]
+    return {term.name: argmax for of_kind in found for term, (_, argmax) in of_kind}
 
 
 def by_kind(terms: Sequence[Term]) -> list[tuple[Any, list[Term]]]:

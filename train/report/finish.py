@@ -28,6 +28,7 @@ from train.assemble import Assembly, Text
 from train.record.metrics import read_metrics
 from train.record.starts import time_spent
 from train.report.samples import write_samples
+from train.report.task_examples import write_task_examples
 from train.report.views import views_table, write_views
 from train.step import State
 from train.supervision.exits import DONE, leave, tell
@@ -138,6 +139,11 @@ def _read_both_ways(finished: Finished) -> None:
         finished.console.print(views_table(found))
 
 
+def _answer_tasks(finished: Finished) -> None:
+    text, terms = finished.text, finished.parts.loss_spec.terms
+    write_task_examples(finished.run, text.prepared, text.rows, terms, finished.model())
+
+
 def _report(finished: Finished) -> None:
     from train.report import report  # here: it imports Matplotlib, which the first step does not wait for
 
@@ -163,6 +169,7 @@ PRETRAINED = (
     Hook("samples", _sample),
     Hook("table of bits per byte", _show_results),
     Hook("held-out text read both ways", _read_both_ways),
+    Hook("examples of tasks", _answer_tasks),
     REPORT,
     LAST_WORDS,
 )

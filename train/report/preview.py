@@ -47,15 +47,15 @@ def _text(tokenizer: Tokenizer, ids: Sequence[int], learned: Sequence[bool]) -> 
     places = range(begin, end)
     for learnt, run in groupby(places, key=lambda place: learned[place]):
         text.append("[" if learnt else "", LEARNED)
-        for words, is_name in _words(tokenizer, [ids[place] for place in run]):
-            text.append(words, (END if is_name else LEARNED) if learnt else READ)
+        for shown, is_name in words(tokenizer, [ids[place] for place in run]):
+            text.append(shown, (END if is_name else LEARNED) if learnt else READ)
         text.append("]" if learnt else "", LEARNED)
     if end < len(ids):
         text.append(f"… {len(ids) - end} tokens …", READ)
     return text
 
 
-def _words(tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[tuple[str, bool]]:
+def words(tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[tuple[str, bool]]:
     """Runs of text, and names of special tokens, which are True. Whole characters, whichever tokens these are in."""
     for special, run in groupby(ids, key=tokenizer.special_ids.__contains__):
         if special:

@@ -63,7 +63,7 @@ def write_report(run: Path) -> Path:
     validation = scores_by_step(metrics, SourceRecord, "validation")
     recipe, data, xz, environment = (_json(run / f"{name}.json") for name in ("recipe", "data", "xz", "environment"))
     model, views, talks, judged = (_json(run / f"{name}.json") for name in ("model", "views", "replies", "heads"))
-    answers = _json(run / "written.json")
+    answers, asked = (_json(run / f"{name}.json") for name in ("written", "task_examples"))
     sources = data.get("sources", {})
     overall = losses_by_step(validation, {name: source["rate"] for name, source in sources.items()})
     name = escape(run.resolve().name)
@@ -80,6 +80,7 @@ def write_report(run: Path) -> Path:
 {section("The machinery", "".join(_machinery(train)), "grid thirds")}
 {section("What it learned, source by source", _scores(last_scores(metrics), xz))}
 {section("What it learned, task by task", report_tasks.scores(train, records))}
+{section("What its tasks ask, and what it answers", report_tasks.examples(asked, records))}
 {section("Held-out text read both ways", report_tasks.views(views_tree(views)))}
 {section("What it writes", _samples(records_of(run / "samples.jsonl")))}
 {section("What it read", _data(sources))}

@@ -165,6 +165,43 @@ def scores(train: Sequence[Mapping], records: Sequence[Mapping]) -> str:
     return f"{_verdict(last)}{tables}{grid}"
 
 
+def learnt(term: str, record: Mapping) -> str:
+    """In a sentence or two what a term's newest score says of what was learnt; text, not HTML."""
+    loss = loss_of(record)
+    measure = loss.measure
+    score, baseline = (_number(record[key], measure.form) for key in (measure.key, f"baseline_{measure.key}"))
+    said = "learnt" if loss.margin(record) > 0 else "not learnt yet"
+    return (
+        f"{about(term)} Of {record['targets']:,} held-out targets, {measure.title}: {score}; a cheap baseline "
+        f"({record['baseline']}): {baseline}. So it is {said}."
+    )
+
+
+def examples(found: Mapping[str, Sequence[Mapping]], records: Sequence[Mapping]) -> str:
+    """What was learned, in a sentence a task, and the examples of task_examples.json."""
+    last = last_task_scores(records)
+    of_term = []
+    for term in dict.fromkeys([*(term for term, record in last.items() if loss_of_record(record)), *found]):
+        said = f"<p>{escape(learnt(term, last[term]))}</p>" if term in last else ""
+        rows = [(escape(one["source"]), "".join(map(_part, one["parts"]))) for one in found.get(term, ())]
+        of_term.append(f"<h3>{escape(term)}</h3>{said}{table(rows, 'words')}")
+    note = (
+        "<p>Below, held-out texts as the model reads them. Where it is asked something its answer stands in brackets, "
+        "behind what it saw there; a wrong one is followed by what would have been right. None was picked.</p>"
+    )
+    return (note if found else "") + "".join(of_term)
+
+
+def _part(part: Mapping[str, str]) -> str:
+    if "said" not in part:
+        return escape(part["text"])
+    if part["said"] == part["right"]:
+        answer = f'<b class="right">{escape(part["said"])} ✓</b>'
+    else:
+        answer = f"<s>{escape(part['said'])}</s> ✗ <b>{escape(part['right'])}</b>"
+    return f"{escape(part['text'])} [{answer}]"
+
+
 def _tables(measure: Measure, last: Mapping[str, Mapping], train: Sequence[Mapping]) -> str:
     """The terms that are judged by one measure: over all text, and source by source where there are several."""
     sources = list(dict.fromkeys(source for record in last.values() for source in record["by_source"]))
