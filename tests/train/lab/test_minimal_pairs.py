@@ -1,0 +1,69 @@
+"""Minimal pairs: what they are made of, and how a model is measured by them."""
+
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from gptjax.results import Metric
+from tests.tiny_run import random_model
+from train.lab import minimal_pairs
+from train.lab.minimal_pairs import PAIRS, Pair, by_subject, main, paradigms, right
+
+
+def test_each_of_twenty_paradigms_has_two_hundred_different_pairs_of_two_sentences():
+    found = paradigms()
+    assert Counter(one.language for one in found.values()) == {"en": 10, "zh": 10}
+    for one in found.values():
+        assert len(set(one.pairs)) == PAIRS
+        assert all(pair.good != pair.bad for pair in one.pairs)
+    assert {one.subject for one in found.values()} == {"agreement", "word order", "negation", "anaphora"}
+    assert found == paradigms()
+
+
+def test_a_pair_is_as_long_in_both_sentences_and_of_word_order_has_the_same_words():
+    """So that length tells nothing: words are counted in English, characters in Chinese."""
+    for name, one in paradigms().items():
+        for pair in one.pairs:
+            good, bad = (sentence.rstrip(".").split() if one.language == "en" else list(sentence) for sentence in pair)
+            assert len(good) == len(bad), (name, pair)
+            if one.subject == "word order":
+                assert Counter(good) == Counter(bad), (name, pair)
+            else:
+                assert name in ("zh/不 before verb",) or sum(a != b for a, b in zip(good, bad, strict=True)) == 1
+
+
+@pytest.mark.parametrize("view", ["causal", "bidirectional"])
+def test_the_sentence_of_the_higher_log_probability_is_chosen_and_a_tie_counts_half(view):
+    real = random_model()
+    model = SimpleNamespace(
+        tokenizer=real.tokenizer,
+        generation_config=real.generation_config,
+        log_probs=lambda texts, view: [np.full(len(ids) - 1, -1.0) for ids in texts],  # the shorter, the more probable
+    )
+    pairs = [Pair("fox", "fox fox"), Pair("fox fox", "fox"), Pair("fox", "fox")]
+    np.testing.assert_array_equal(right(model, pairs, view), [1, 0, 0.5])  # pyright: ignore[reportArgumentType]
+
+
+def test_subjects_are_means_over_their_paradigms():
+    def of(value: float):
+        return {"causal": Metric(value=value, low=None, high=None)}
+
+    found = {name: of(1.0 if "this" in name else 0.4) for name in paradigms()}
+    assert by_subject(found)["en", "agreement"] == {"causal": pytest.approx(0.6)}  # pyright: ignore[reportArgumentType]
+    assert by_subject(found)["zh", "agreement"] == {"causal": pytest.approx(0.4)}  # pyright: ignore[reportArgumentType]
+
+
+def test_the_program_prints_a_line_a_paradigm_in_both_views(monkeypatch, capsys):
+    monkeypatch.setattr(minimal_pairs.gptjax, "load", lambda _: random_model())
+    monkeypatch.setattr(minimal_pairs, "PAIRS", 2)
+    assert main(["some-run"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in paradigms())
+    assert "bidirectional" in said
+
+
+def test_a_run_that_is_not_there_is_a_plain_mistake(capsys):
+    assert main(["runs/never"]) == 2
+    assert "runs/never" in capsys.readouterr().err
