@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
 from data.spec import DataSpec
-from data.tasks.position import LONGEST
 from gptjax.config import FURTHER, Architecture, Shape
 from gptjax.files.places import expanded
 from gptjax.spelling import did_you_mean
@@ -195,12 +194,6 @@ class Recipe:
                 f"optimizer.warmup={self.optimizer.warmup} is more than steps={self.steps} leave"
                 f"{f' beside {fall} of decay' if fall else ''}; use at most {self.steps - fall}, "
                 f"as in --optimizer.warmup {self.steps - fall}"
-            )
-        window = self.model.window
-        if self.objectives.position.ever and window is not None and window < min(LONGEST, self.model.T):
-            raise ValueError(
-                f"model.window={window}: what a withheld token can see would tell objectives.position where it stands; "
-                f"use None or at least {min(LONGEST, self.model.T)}, or give that task no rows"
             )
         for name, path in (("run", self.run), ("data.prepared", self.data.prepared)):
             if re.match(r"\w+:/", str(path)):

@@ -41,7 +41,11 @@ def by_chance(task: Task) -> Task:
             key_R[text.row_P[::-1]] = text.key_P[::-1]  # of a row's first piece, where it has one
             key_BQ = batch.at_BQ.astype(np.uint64) + key_R[:, None]
             count_BQ = np.array([*map(len, heads)])[batch.head_BQ]
-            return batch._replace(label_BQ=(uniform(key_BQ, 9) * count_BQ).astype(np.int32))
+            dealt = {"label_BQ": (uniform(key_BQ, 9) * count_BQ).astype(np.int32)}
+            if self.token_head is not None:
+                key_BT = np.arange(text.T, dtype=np.uint64) + key_R[:, None]
+                dealt = {"targets_BT": (uniform(key_BT, 9) * len(heads[0])).astype(np.int32)}
+            return batch._replace(**dealt)
 
     return Shuffled(**dataclasses.asdict(task), **task.given)
 
@@ -75,7 +79,7 @@ def main(wanted: list[str]) -> int:
         if (wanted and name not in wanted) or name == "causal_lm":
             continue
         scores = learnt(name, task, Path("runs/learnt") / name)
-        classes = name in ("continuity", "classify")
+        classes = name in ("position", "continuity", "classify")
         control = learnt(name, by_chance(task), Path("runs/learnt") / f"{name}-by-chance") if classes else {}
         for term, score in scores.items():
             if term.split("/")[0] == name:

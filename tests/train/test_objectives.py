@@ -218,7 +218,7 @@ def test_a_step_is_told_of_each_task_that_has_rows_at_any_time(made):
     ]
     assert [term.head for term in found.terms] == [None, 0, None]
     assert [head.name for head in found.heads] == ["position"]
-    assert len(found.heads[0].classes) == 64
+    assert len(found.heads[0].classes) == 32
     assert {term.loss for term in found.terms} == {"tokens"}
     assert (found.phases, found.targets, found.combine) == ((0.0, 0.8, 1.0), 0, "static")
 

@@ -12,8 +12,6 @@ import pytest
 from data.spec import DataSpec
 from data.tasks.causal_lm import CausalLM
 from data.tasks.masked_lm import MaskedLM
-from data.tasks.position import Position
-from gptjax.config import Architecture
 from train.__main__ import parse
 from train.objectives import Objectives
 from train.recipe import (
@@ -229,15 +227,6 @@ def test_a_run_of_an_older_gptjax_without_a_field_cannot_go_on():
     (found,) = changes(json.dumps(old), to_json(SMALL))
     assert found.kind == "impossible"
     assert "an older gptjax began the run" in str(found)
-
-
-def test_a_window_that_would_tell_positions_is_refused():
-    """Trap 14: its edges say where a withheld token stands; a window as wide as the row, or no such task, is fine."""
-    position = Objectives(causal_lm=CausalLM(rows=0.9), position=Position(rows=0.1))
-    with pytest.raises(ValueError, match=r"model.window=64: .*use None or at least 256"):
-        dataclasses.replace(SMALL, model=Architecture(window=64), objectives=position)
-    dataclasses.replace(SMALL, model=Architecture(window=256), objectives=position)
-    dataclasses.replace(SMALL, model=Architecture(window=64))
 
 
 def test_rows_that_no_step_reaches_are_named():

@@ -17,6 +17,7 @@ from gptjax.files.plain_json import dumps
 from train.assemble import prepared_of, rows_of
 from train.recipe import Recipe, changes, from_json
 from train.record.ledger import Entry, hexadecimal, read_ledger, rows_hash
+from train.record.older import check_same_tasks
 from train.record.starts import Stretch, number_of, stretches
 from train.rows import RunRows
 
@@ -99,6 +100,7 @@ class _Texts:
 
     def rows(self, part: Stretch) -> RunRows:
         """Raises ValueError where the text is no longer that which the run was trained on."""
+        check_same_tasks(part.recipe, f"run={self._run}")
         text = dumps(dict(part.recipe))
         recipe = from_json(text)
         same = (rows for one, rows in self._found if all(change.kind == "harmless" for change in changes(one, text)))

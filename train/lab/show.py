@@ -3,7 +3,7 @@
     python -m train.lab.show [RECIPE] [--first-row 0] [--rows 4] [--task continuity] [--FIELD VALUE ...]
 
 The recipe's text is prepared if it is not yet. In colour: input, target, where the loss is, where segments meet, what
-is seen from both sides, whose position is withheld, and the classes of whole segments.
+is seen from both sides, and the classes of whole segments.
 """
 
 import dataclasses
@@ -61,7 +61,6 @@ def legend() -> Text:
         ("    something is predicted here", f"{COLOURS[0]} underline"),
         ("    ▌ a segment begins", "bold"),
         ("    seen from both sides", f"{COLOURS[0]} italic"),
-        ("    ‹position withheld›", COLOURS[0]),
         ("    · nothing\n", "dim"),
     )
 
@@ -78,10 +77,7 @@ def row_text(batch: Batch, place: int, tokenizer: Tokenizer) -> Text:
             text.append("▌", "bold")
         style = COLOURS[segment % len(COLOURS)] + (" underline" if batch.weights_BT[place][t] > 0 else "")
         style += " italic" if batch.visible_BT[place][t] else ""
-        begins = t == 0 or segment != batch.segment_BT[place][t - 1]
-        withheld = not begins and batch.position_BT[place][t] == 0
-        shown = visible(tokenizer.token(int(id)))
-        text.append(f"‹{shown}›" if withheld else shown, style)
+        text.append(visible(tokenizer.token(int(id))), style)
     return text
 
 

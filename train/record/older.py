@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from train.recipe import Recipe
 
 
-RECIPE_VERSION = 2  # of recipe.json, and of the recipes within manifests and starts.jsonl; files without one are of 1
+RECIPE_VERSION = 3  # of recipe.json, and of the recipes within manifests and starts.jsonl; files without one are of 1
 METRICS_VERSION = 2  # of metrics.jsonl; lines before the first that tells a version are of 1
 
 # Version -> name of a value in that version -> in the next.
@@ -39,6 +39,8 @@ ADDED: dict[str, dict[str, Any]] = {
     "stop": {"figure": None},
     "examples": {"prefix": False, "answered": 100, "head": None},
 }
+# Task -> (version of the recipe from which on its name means another task, what was asked before, what is asked now).
+OTHER_TASKS = {"position": (3, "where a token belongs whose position was withheld", "how far hidden tokens are apart")}
 ADDED_TO_TUNING: dict[str, Any] = {"augment": dataclasses.asdict(Augment()), "text_rows": []}
 
 
@@ -61,6 +63,19 @@ def recipe_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
     return {**ADDED_TO_TUNING, **tree} if "base" in tree else tree
 
 
+def check_same_tasks(tree: Mapping[str, Any], where: str) -> None:
+    """Raises ValueError where a kept recipe has rows of a task that is another one by now, so that nothing goes on."""
+    version = tree.get("version", 1)
+    rows = recipe_tree(tree).get("objectives", {}).get("rows", ())
+    for task, (since, before, now) in OTHER_TASKS.items():
+        if version < since and any(line.startswith(f"{task}=") for line in rows):
+            raise ValueError(
+                f"{where}: objectives.{task} asked {before} (recipe version {version}), and asks {now} in this gptjax "
+                f"(version {RECIPE_VERSION}): the run can be loaded, fine-tuned and exported, but not continued or "
+                "audited any more; start a new one with --run runs/another-name"
+            )
+
+
 def metric_record(record: Mapping[str, Any], version: int) -> dict[str, Any]:
     """A line of metrics.jsonl of an older version, with the names of this one."""
     record = dict(record)
@@ -80,6 +95,15 @@ def with_schedules(tree: Mapping[str, Any]) -> dict[str, Any]:
     tree = dict(tree)
     if isinstance(objectives := tree.get("objectives"), dict):
         tree["objectives"] = _objectives(objectives, rows_a_step=tree.get("batch", {}).get("rows", 0))
+    return tree
+
+
+def with_other_tasks(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree of version 2 with the settings that a task of OTHER_TASKS has now, which are not those it had."""
+    tree = dict(tree)
+    if isinstance(objectives := tree.get("objectives"), dict):
+        now = {task: dataclasses.asdict(Objectives().tasks[task]) for task in OTHER_TASKS if task in objectives}
+        tree["objectives"] = {**objectives, **now}
     return tree
 
 
@@ -156,4 +180,4 @@ def _value(flag: str, field: str, values: Sequence[str], off: bool) -> Any:
 
 
 # Version -> what makes a recipe of it one of the next.
-RECIPE_CHANGES: dict[int, Callable[[Mapping[str, Any]], dict[str, Any]]] = {1: with_schedules}
+RECIPE_CHANGES: dict[int, Callable[[Mapping[str, Any]], dict[str, Any]]] = {1: with_schedules, 2: with_other_tasks}

@@ -88,13 +88,16 @@ def _examples_of(
             said = jax.device_get(answers(model.params, batch))
             for term in terms:
                 head = None if term.head is None else heads[term.head]
-                of_kind = _of_tokens if term.loss == Task.loss else _of_segment
-                if parts := of_kind(batch, said[term.name], term.head, head, model.tokenizer):
+                if head is None or term.loss == Task.loss:
+                    parts = _of_tokens(batch, said[term.name], head, model.tokenizer)
+                else:
+                    parts = _of_segment(batch, said[term.name], heads.index(head), head, model.tokenizer)
+                if parts:
                     found[term.name].append({"source": source, "parts": parts})
     return found
 
 
-def _of_tokens(batch: Batch, said_RT: np.ndarray, _, head: ClassHead | None, tokenizer: Tokenizer) -> list[Part]:
+def _of_tokens(batch: Batch, said_RT: np.ndarray, head: ClassHead | None, tokenizer: Tokenizer) -> list[Part]:
     """The first segment in which tokens are asked for, or places of them; nothing where none is."""
     row_M, column_M = np.nonzero(batch.weights_BT)
     if not len(row_M):

@@ -15,7 +15,7 @@ from tests.tiny_recipe import recipe
 from train.objectives import Objectives
 from train.recipe import changes, from_json, to_json
 from train.recipe_words import parse
-from train.record.older import RECIPE_VERSION, recipe_tree
+from train.record.older import RECIPE_VERSION, check_same_tasks, recipe_tree
 
 FOUR_TASKS = Objectives(
     causal_lm=CausalLM(rows=0.6),
@@ -177,3 +177,24 @@ def test_a_recipe_from_before_labelled_texts_goes_on_unchanged(tuned):
     assert changes(json.dumps(before), json.dumps(now)) == []
     del before["optimizer"]["clip"]
     assert [one.kind for one in changes(json.dumps(before), json.dumps(now))] == ["impossible"]
+
+
+@pytest.mark.parametrize("rows", [["causal_lm=0.9", "position=0.1"], ["causal_lm=0.9", "order=0.1"]])
+def test_a_run_whose_task_asks_something_else_by_now_does_not_go_on(tmp_path, rows):
+    """Both versions are named. One without rows of that task goes on, and so does one of this version."""
+    tree = json.loads(to_json(recipe(tmp_path, "run", objectives=Objectives(rows=tuple(rows)))))
+    check_same_tasks(tree, "run=x")
+    older = {**tree, "version": 2}
+    if "position=0.1" not in rows:
+        check_same_tasks(older, "run=x")
+        return
+    said = r"run=x: objectives.position asked .*\(recipe version 2\), and asks .*\(version 3\)"
+    with pytest.raises(ValueError, match=said):
+        check_same_tasks(older, "run=x")
+
+
+def test_settings_that_such_a_task_had_are_no_change(tmp_path):
+    now = to_json(recipe(tmp_path, "run"))
+    older = {**json.loads(now), "version": 2}
+    older["objectives"] = {**older["objectives"], "position": {"rate": 0.25}}
+    assert changes(json.dumps(older), now) == []
