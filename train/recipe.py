@@ -19,7 +19,7 @@ from gptjax.files.places import expanded
 from gptjax.spelling import did_you_mean
 from train.mesh_spec import MeshSpec
 from train.objectives import Objectives
-from train.record.older import RECIPE_VERSION, recipe_tree
+from train.record.older import RECIPE_VERSION, check_same_tasks, recipe_tree
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -316,7 +316,9 @@ def _beside(path: Path) -> Iterator[None]:
 
 def _kept_recipe(path: Path) -> Recipe:
     try:
-        return from_json(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        check_same_tasks(json.loads(text), str(path))
+        return from_json(text)
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"recipe: {path} is no recipe of this gptjax: {error}") from error
 

@@ -275,13 +275,13 @@ def fitting(row_S: np.ndarray, length_S: np.ndarray, T: int) -> np.ndarray:
 def packed(
     text: Text, row_S: np.ndarray, length_S: np.ndarray, tokens_I: np.ndarray, *,
     targets_I: np.ndarray | None = None, weights_I: np.ndarray | None = None, visible_I: np.ndarray | None = None,
-    position_I: np.ndarray | None = None, targets: Targets | None = None, Q: int = 0,
+    targets: Targets | None = None, Q: int = 0,
 ) -> Batch:  # fmt: skip
     """Rows of packed segments, one after another from each row's first place; what they leave is padding.
 
     `row_S` rises, and a row's segments fit in T. The arrays over I hold the tokens of all segments, joined; left out
-    are: no targets, weight 0, visible to later tokens only, positions from 0 in every segment. `Q`: most targets of a
-    row of this task. Heads in `targets` count from 0 among the task's own.
+    are: no targets, weight 0, visible to later tokens only. Positions count from 0 in every segment. `Q`: most targets
+    of a row of this task. Heads in `targets` count from 0 among the task's own.
     """
     R, T = text.R, text.T
     end_S = np.cumsum(length_S)
@@ -318,7 +318,7 @@ def packed(
         weights_BT=laid_out(weights_I, np.float32),
         task_BT=np.where(segment_RT > 0, np.int32(text.task), np.int32(0)),
         segment_BT=segment_RT,
-        position_BT=laid_out(position if position_I is None else position_I),
+        position_BT=laid_out(position),
         visible_BT=laid_out(visible_I, bool),
         label_BQ=by_target(targets.label_L),
         value_BQ=by_target(targets.value_L, np.float32),

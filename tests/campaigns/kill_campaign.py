@@ -43,7 +43,8 @@ RECIPE = (
 )  # fmt: skip
 # Written by every run, and the same in all of them.
 SAME = (
-    "ATTRIBUTION.md", "data.json", "ledger.jsonl", "model.json", "samples.jsonl", "tokenizer.json", "xz.json"
+    "ATTRIBUTION.md", "data.json", "ledger.jsonl", "model.json", "samples.jsonl", "task_examples.json",
+    "tokenizer.json", "xz.json",
 )  # fmt: skip
 
 

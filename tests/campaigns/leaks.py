@@ -113,14 +113,15 @@ def main() -> int:
     recipe = importlib.import_module(f"train.recipes.{name}").recipe()
     corpus = open_corpus(prepare(recipe.data), "train")
     V = corpus.tokenizer.size
-    of_sources = [pairs_of(recipe, corpus, number, most) for number in range(len(corpus.sources))]
+    read = recipe.objectives.continuity.sources or corpus.sources
+    of_sources = [pairs_of(recipe, corpus, corpus.sources.index(source), most) for source in read]
     together = Blocks(
         [block for pairs in of_sources for block in pairs.a],
         [block for pairs in of_sources for block in pairs.b],
         *(np.concatenate(arrays) for arrays in zip(*(pairs[2:] for pairs in of_sources), strict=True)),
     )
     table = Table("source", "pairs", "held out", "only A, %", "only B, %", "lengths, %")
-    for name, pairs in zip((*corpus.sources, "all"), (*of_sources, together), strict=True):
+    for name, pairs in zip((*read, "all"), (*of_sources, together), strict=True):
         found = [accuracy(features, pairs) for features in (words(pairs.a, V), words(pairs.b, V), lengths(pairs))]
         counts = (f"{count:,}" for count in (len(pairs.label), (pairs.lot == 0).sum()))
         table.add_row(name, *counts, *(f"{100 * share:.1f}" for share in found))

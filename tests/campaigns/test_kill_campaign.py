@@ -9,7 +9,6 @@ from tests.campaigns.kill_campaign import RANDOM, Campaign, lost
 
 RECIPE = (
     "laptop", "--model.D", "32", "--model.L", "1", "--model.N", "2", "--model.K", "2", "--model.F", "48",
-    "--objectives.causal-lm.rows", "0.92", "--objectives.continuity.rows", "0", "--objectives.continuity.later",
     "--model.T", "32", "--steps", "24", "--checkpoint.every", "3", "--validation.every", "10",
 )  # fmt: skip
 KILLS = ("mid data", "before renaming", "mid clean-up", RANDOM)

@@ -12,7 +12,6 @@ from train.__main__ import parse
 STEPS = 8
 SMALL = (
     "--model.T", "32", "--model.D", "32", "--model.L", "1", "--model.F", "48", "--compute.dtype", "float32",
-    "--objectives.causal-lm.rows", "0.92", "--objectives.continuity.rows", "0", "--objectives.continuity.later",
 )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ LAMBDA = (1.0, 0.5, 2.0, 0.25)
 
 
 def terms() -> tuple[Term, ...]:
-    """Words, masked words, withheld positions by a head of their own, and a class of a whole segment.
+    """Words, masked words, positions by a head of their own, and a class of a whole segment.
 
     At step k of 0 to 3 term k alone has weight, from step 10 on all have theirs, at step 90 the third has lost its own.
     The third is rare: 0.9 targets a step are expected in the first half, 9 in the second.

@@ -1,6 +1,6 @@
 """Prints training rows as the model gets them.
 
-    python -m train.lab.show [RECIPE] [--first-row 0] [--rows 4] [--task continuity] [--FIELD VALUE ...]
+    python -m train.lab.show [RECIPE] [--first-row 0] [--rows 4] [--task position] [--FIELD VALUE ...]
 
 The recipe's text is prepared if it is not yet. In colour: input, target, where the loss is, where segments meet, what
 is seen from both sides, and the classes of whole segments.

@@ -65,15 +65,27 @@ def recipe_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_same_tasks(tree: Mapping[str, Any], where: str) -> None:
     """Raises ValueError where a kept recipe has rows of a task that is another one by now, so that nothing goes on."""
+    for said in other_tasks(tree):
+        raise ValueError(
+            f"{where}: {said}; a run of it can be loaded, fine-tuned and exported, but not continued or audited any "
+            "more; start a new one from today's recipe, with --run runs/another-name"
+        )
+
+
+def other_tasks(tree: Mapping[str, Any]) -> list[str]:
+    """What the tasks of a kept recipe asked that have rows in it, and are other ones by now."""
     version = tree.get("version", 1)
-    rows = recipe_tree(tree).get("objectives", {}).get("rows", ())
-    for task, (since, before, now) in OTHER_TASKS.items():
-        if version < since and any(line.startswith(f"{task}=") for line in rows):
-            raise ValueError(
-                f"{where}: objectives.{task} asked {before} (recipe version {version}), and asks {now} in this gptjax "
-                f"(version {RECIPE_VERSION}): the run can be loaded, fine-tuned and exported, but not continued or "
-                "audited any more; start a new one with --run runs/another-name"
-            )
+    objectives = recipe_tree(tree).get("objectives", {})
+    return [
+        f"objectives.{task} asked {before} (recipe version {version}), and asks {now} in this gptjax (version "
+        f"{RECIPE_VERSION})"
+        for task, (since, before, now) in OTHER_TASKS.items()
+        if version < since and _has_rows(objectives, task)
+    ]
+
+
+def _has_rows(objectives: Mapping[str, Any], task: str) -> bool:
+    return any(line.startswith(f"{task}=") for line in objectives.get("rows", ()))
 
 
 def metric_record(record: Mapping[str, Any], version: int) -> dict[str, Any]:
@@ -99,10 +111,11 @@ def with_schedules(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_other_tasks(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree of version 2 with the settings that a task of OTHER_TASKS has now, which are not those it had."""
+    """The tree of version 2 where a task of OTHER_TASKS that has no rows has today's settings, so that none changed."""
     tree = dict(tree)
     if isinstance(objectives := tree.get("objectives"), dict):
-        now = {task: dataclasses.asdict(Objectives().tasks[task]) for task in OTHER_TASKS if task in objectives}
+        unused = [task for task in OTHER_TASKS if task in objectives and not _has_rows(objectives, task)]
+        now = {task: dataclasses.asdict(Objectives().tasks[task]) for task in unused}
         tree["objectives"] = {**objectives, **now}
     return tree
 

@@ -29,6 +29,7 @@ from gptjax.runs.rundir import CREDIT, GENERATION
 from gptjax.text.tokenizer import Tokenizer
 from train.assemble import Text
 from train.recipe import Change, Recipe, changes, from_json, to_json
+from train.record.older import check_same_tasks
 from train.updates.optimizer import cooldown_start, learning_rate
 
 BEFORE_A_RUN = ("lease", "failures.json")  # may lie in a folder that is no run yet
@@ -50,6 +51,7 @@ def changed_fields(run: Path, recipe: Recipe, accept: bool) -> list[Change]:
             raise ValueError(f"run={run}: not empty and not a run of gptjax; choose another folder with --run")
         return []
     then = (run / "recipe.json").read_text(encoding="utf-8")
+    check_same_tasks(json.loads(then), f"run={run}")
     found = changes(then, to_json(recipe))
     found += _change_of_rate(run, then, recipe) if found else []
     impossible = [change for change in found if change.kind == "impossible"]

@@ -24,7 +24,7 @@ from train.record.metrics import (
     read_metrics,
     scores_by_step,
 )
-from train.record.older import recipe_tree, views_tree
+from train.record.older import other_tasks, recipe_tree, views_tree
 from train.record.starts import time_spent
 from train.report import report_tasks
 from train.report.figures import (
@@ -81,6 +81,7 @@ def write_report(run: Path) -> Path:
 {section("What it learned, source by source", _scores(last_scores(metrics), xz))}
 {section("What it learned, task by task", report_tasks.scores(train, records))}
 {section("What its tasks ask, and what it answers", report_tasks.examples(asked, records))}
+{section("What has changed since", "".join(f"<p>{escape(said)}.</p>" for said in other_tasks(recipe)))}
 {section("Held-out text read both ways", report_tasks.views(views_tree(views)))}
 {section("What it writes", _samples(records_of(run / "samples.jsonl")))}
 {section("What it read", _data(sources))}

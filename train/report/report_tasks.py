@@ -170,15 +170,17 @@ def learnt(term: str, record: Mapping) -> str:
     loss = loss_of(record)
     measure = loss.measure
     score, baseline = (_number(record[key], measure.form) for key in (measure.key, f"baseline_{measure.key}"))
-    said = "learnt" if loss.margin(record) > 0 else "not learnt yet"
+    said = "better than that" if loss.margin(record) > 0 else "no better than that"
     return (
-        f"{about(term)} Of {record['targets']:,} held-out targets, {measure.title}: {score}; a cheap baseline "
-        f"({record['baseline']}): {baseline}. So it is {said}."
+        f"{about(term)} A cheap baseline ({record['baseline']}) has {baseline} {measure.title} on held-out text; the "
+        f"model, with {score} of {record['targets']:,} targets, is {said}."
     )
 
 
 def examples(found: Mapping[str, Sequence[Mapping]], records: Sequence[Mapping]) -> str:
-    """What was learned, in a sentence a task, and the examples of task_examples.json."""
+    """What was learned, in a sentence a task, with the examples of task_examples.json; nothing where there are none."""
+    if not found:
+        return ""
     last = last_task_scores(records)
     of_term = []
     for term in dict.fromkeys([*(term for term, record in last.items() if loss_of_record(record)), *found]):
@@ -189,14 +191,14 @@ def examples(found: Mapping[str, Sequence[Mapping]], records: Sequence[Mapping])
         "<p>Below, held-out texts as the model reads them. Where it is asked something its answer stands in brackets, "
         "behind what it saw there; a wrong one is followed by what would have been right. None was picked.</p>"
     )
-    return (note if found else "") + "".join(of_term)
+    return note + "".join(of_term)
 
 
 def _part(part: Mapping[str, str]) -> str:
     if "said" not in part:
         return escape(part["text"])
-    if part["said"] == part["right"]:
-        answer = f'<b class="right">{escape(part["said"])} ✓</b>'
+    if part["is_right"]:
+        answer = f"<b>{escape(part['said'])}</b> ✓"
     else:
         answer = f"<s>{escape(part['said'])}</s> ✗ <b>{escape(part['right'])}</b>"
     return f"{escape(part['text'])} [{answer}]"

@@ -38,6 +38,7 @@ class Part(TypedDict, total=False):
     text: str
     said: str
     right: str
+    is_right: bool
 
 
 class Example(TypedDict):
@@ -50,22 +51,25 @@ class Example(TypedDict):
 def write_task_examples(run: Path, prepared: Path, rows: Rows, terms: Sequence[Term], model: LanguageModel) -> None:
     """Writes `task_examples.json`: term -> examples, of sources that are spread over all in which it finds one.
 
-    Next words have none, which samples show; nor have terms that are not answered by a token or a class.
+    Tasks that continue a text have none, as samples show that; nor have terms that no token or class answers.
     """
     corpus = open_corpus(prepared, "validation")
     builder = Builder(corpus, rows.builder.tasks, rows.T)
     found: dict[str, list[Example]] = {}
     for name, task in rows.trained.items():
         own = [term for term in terms if term.task == builder.id_of(name) and _is_class(term)]
-        if own and not task.models_text:
+        if own and not task.generates:
             found |= _examples_of(name, own, rows, builder, corpus, model)
     chosen = {
         name: [of_sources[place] for place in sorted({*np.linspace(0, len(of_sources) - 1, SHOWN).round().astype(int)})]
         for name, of_sources in found.items()
         if of_sources
     }
+    file = run / "task_examples.json"
     if chosen:
-        write_whole(run / "task_examples.json", dumps(chosen, ensure_ascii=False, indent=1) + "\n")
+        write_whole(file, dumps(chosen, ensure_ascii=False, indent=1) + "\n")
+    else:
+        file.unlink(missing_ok=True)
 
 
 def _is_class(term: Term) -> bool:
@@ -80,7 +84,7 @@ def _examples_of(
     heads, network = list(builder.heads.values()), Transformer(model.config)
     with model.on_mesh():
         count = row_ways() * -(-LOOKED_AT // row_ways())
-        chunks = chunks_for(count // row_ways(), rows.T, model.config.V)
+        chunks = chunks_for(count, rows.T, model.config.V)
         answers = jax.jit(lambda params, batch: term_answers(params, network, batch, terms, chunks))
         for source in rows.reads[name]:
             held_out = HeldOutRows(corpus, corpus.sources.index(source), builder, name, rows.T, count)
@@ -107,34 +111,43 @@ def _of_tokens(batch: Batch, said_RT: np.ndarray, head: ClassHead | None, tokeni
     asked_T, said_T, right_T = (batch.weights_BT[row] > 0) & own_T, said_RT[row], batch.targets_BT[row]
     if head is None:  # the state before a token says what it is
         asked_T, said_T, right_T = (np.roll(array_T, 1) for array_T in (asked_T, said_T, right_T))
-    begin, last = np.flatnonzero(own_T)[[0, -1]]
-    begin = max(begin, np.flatnonzero(asked_T)[0] - BEFORE)
+    place_I = np.flatnonzero(own_T)
+    begin = max(place_I[0], np.flatnonzero(asked_T)[0] - BEFORE)
+    end = min(place_I[-1] + 1, begin + LONGEST)
 
     def told(ids: np.ndarray) -> str:
         return _text(tokenizer, ids) if head is None else " ".join(head.classes[id] for id in ids)
 
     parts: list[Part] = []
-    for is_asked, run in groupby(range(begin, min(last + 1, begin + LONGEST)), key=lambda t: bool(asked_T[t])):
+    for is_asked, run in groupby(range(begin, end), key=lambda t: bool(asked_T[t])):
         here = list(run)
         parts.append({"text": _text(tokenizer, batch.tokens_BT[row, here])})
         if is_asked:
-            parts[-1] |= {"said": told(said_T[here]), "right": told(right_T[here])}
-    return parts
+            is_right = bool((said_T[here] == right_T[here]).all())  # bytes of characters may look alike
+            parts[-1] |= {"said": told(said_T[here]), "right": told(right_T[here]), "is_right": is_right}
+    return _cut(parts, begin > place_I[0], end <= place_I[-1])
 
 
 def _of_segment(batch: Batch, said_RQ: np.ndarray, number: int, head: ClassHead, tokenizer: Tokenizer) -> list[Part]:
-    """The first segment of which a head tells something; of a long pair what stands where its parts meet."""
+    """The first segment of which a head tells something: its end, of a long pair what stands where its parts meet."""
     row_M, slot_M = np.nonzero((batch.label_weight_BQ > 0) & (batch.head_BQ == number))
     if not len(row_M):
         return []
     row, slot = row_M[0], slot_M[0]
     at = batch.at_BQ[row, slot]
     place_I = np.flatnonzero(batch.segment_BT[row] == batch.segment_BT[row, at])
-    begin = max(place_I[0], at - LONGEST // 2) if head.pair else place_I[0]
-    return [
-        {"text": _text(tokenizer, batch.tokens_BT[row, begin : min(place_I[-1] + 1, begin + LONGEST)])},
-        {"text": "", "said": head.classes[said_RQ[row, slot]], "right": head.classes[batch.label_BQ[row, slot]]},
-    ]
+    begin = max(place_I[0], at - LONGEST // 2 if head.pair else place_I[-1] + 1 - LONGEST)
+    end = min(place_I[-1] + 1, begin + LONGEST)
+    said, right = said_RQ[row, slot], batch.label_BQ[row, slot]
+    told: Part = {"said": head.classes[said], "right": head.classes[right], "is_right": bool(said == right)}
+    parts = _cut([{"text": _text(tokenizer, batch.tokens_BT[row, begin:end])}], begin > place_I[0], end <= place_I[-1])
+    return [*parts, {"text": "", **told}]
+
+
+def _cut(parts: list[Part], before: bool, behind: bool) -> list[Part]:
+    """Marks where more of a text was read than is shown."""
+    mark: Part = {"text": "…"}
+    return [*([mark] if before else []), *parts, *([mark] if behind else [])]
 
 
 def _text(tokenizer: Tokenizer, ids: np.ndarray) -> str:

@@ -12,6 +12,7 @@ from rich.console import Console
 from gptjax.runs.manifest import steps
 from tests.tiny_recipe import recipe, write_text
 from tests.tiny_text import write_prepared_json
+from train.objectives import Objectives
 from train.pretrain import pretrain
 from train.recipe import StopSpec
 from train.report import finish
@@ -59,23 +60,25 @@ def test_a_run_whose_every_figure_fails_ends_as_one_that_succeeded(text, monkeyp
     def fails(*_, **__):
         raise OSError(30, "Read-only file system", "figures")
 
-    for name in ("xz_figures", "write_samples", "_results"):
+    for name in ("xz_figures", "write_samples", "_results", "write_task_examples"):
         monkeypatch.setattr(finish, name, fails)
     monkeypatch.setattr("train.report.report.write_report", fails)
     console = Console(record=True, width=300, file=io.StringIO())
-    run = pretrain(recipe(text, "figures", stop=StopSpec(step=2)), console)
+    masked = Objectives(rows=("causal_lm", "masked_lm=0.25"))
+    run = pretrain(recipe(text, "figures", objectives=masked, stop=StopSpec(step=2)), console)
     said = console.export_text()
-    for what in ("comparison with xz", "samples", "table of bits per byte", "report"):
+    for what in ("comparison with xz", "samples", "table of bits per byte", "examples of tasks", "report"):
         assert f"{what}: left out (OSError: [Errno 30] Read-only file system: 'figures')" in said
     assert steps(run)[-1] == 2
     assert not (run / "failures.json").exists()
     monkeypatch.undo()
     ((prepared,),) = [list((text / "prepared").glob("*/"))]
     before = {path: path.stat().st_mtime_ns for path in prepared.rglob("*")}
-    pretrain(recipe(text, "figures", stop=StopSpec(step=2)), console)
+    pretrain(recipe(text, "figures", objectives=masked, stop=StopSpec(step=2)), console)
     assert {path: path.stat().st_mtime_ns for path in prepared.rglob("*")} == before
     assert set(json.loads((run / "xz.json").read_text())) == {f"files:{text / name}.txt" for name in ("one", "two")}
     assert (run / "report.html").exists()
+    assert json.loads((run / "task_examples.json").read_text()).keys() == {"masked_lm"}  # made on a mesh of 8 devices
 
 
 def test_xz_is_asked_again_only_where_sources_have_other_names(tmp_path, monkeypatch):

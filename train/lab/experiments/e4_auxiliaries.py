@@ -1,5 +1,7 @@
 """E4: what the auxiliary tasks cost next-word prediction, and whether they are learnt at all.
 
+Its figures in docs/log.md are of 2026-11-22, when `position` asked for withheld positions.
+
 Published: Lan et al. 2019, arXiv:1909.11942, table 5: order of sentences +1.1 points after fine-tuning.
 """
 
