@@ -164,7 +164,7 @@ def main() -> None:
     warnings.showwarning = lambda message, *_, **__: print(f"gptjax: {message}", file=sys.stderr)
     try:
         verb = parse(sys.argv[1:])
-        if isinstance(verb, Generate | Evaluate | Predict | Serve):
+        if isinstance(verb, Generate | Evaluate | LookInside | Predict | Serve):
             keep_freed_memory()  # a fifth of the time of decoding on a CPU
         verb.run()
         sys.stdout.flush()
