@@ -175,10 +175,7 @@ class LanguageModel:
 
         >>> model.look("Once upon a time").save("look.html")
         """
-        with self.on_mesh():
-            return look(
-                self, self._model, self._scored, text, layers=layers, heads=heads, token=token, leave_out=leave_out
-            )
+        return look(self, self._model, self._scored, text, layers=layers, heads=heads, token=token, leave_out=leave_out)
 
     def mean_states(self, texts: Sequence[Sequence[int]], **options: Unpack[ScoreOptions]) -> np.ndarray:
         """A vector for each text of ids: see gptjax.inference.embedding.mean_states."""

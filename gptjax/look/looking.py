@@ -77,8 +77,11 @@ def look(
     from 1; as many as the text has = the likeliest that would follow; None = this one. `leave_out`: how many tokens
     before it are left out in turn, the strongest by gradient first; None = as many as take a second or two.
 
-    Raises ValueError as gptjax.look.asking.asked does, before anything slow, and where scores are no numbers.
+    Raises ValueError as gptjax.look.asking.asked does, before anything slow; for a model that is spread over a mesh;
+    and where scores are no numbers.
     """
+    if model.mesh is not None:
+        raise ValueError("look: reads on one device, and this model is spread over a mesh; load it without one")
     wanted = asked(
         model.config, model.tokenizer, model.generation_config, text, layers=layers, heads=heads, token=token,
         leave_out=leave_out,

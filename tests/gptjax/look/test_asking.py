@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import re
 
 import pytest
 
@@ -72,11 +73,16 @@ def test_too_much_attention_is_refused_with_what_would_fit():
             asked(config, bpe(), settings, text, **choice)
         return str(found.value)
 
-    said = refused()
-    layers = [int(word) for word in said.partition("--layers ")[2].partition(",")[0].split()]
-    assert asked(config, bpe(), settings, text, layers=layers).layers == tuple(layers)
-    heads = [int(word) for word in refused(layers=range(16)).partition("--heads ")[2].split()]
-    assert asked(config, bpe(), settings, text, layers=range(16), heads=heads).heads == tuple(heads)
+    def fits(kind, said, **choice):
+        """So many do, as in the example; one more does not."""
+        [most] = map(int, re.findall(rf"ask for (\d+) {kind}", said))
+        [example] = re.findall(rf"--{kind} ([\d ]+)", said)
+        for some in (list(range(most)), [int(word) for word in example.split()]):
+            assert getattr(asked(config, bpe(), settings, text, **choice, **{kind: some}), kind) == tuple(some)
+        refused(**choice, **{kind: range(most + 1)})
+
+    fits("layers", refused())
+    fits("heads", refused(layers=range(16)), layers=range(16))
     text = "the fox " * 1_200
     assert "give at most" in refused(layers=[0], heads=[0])
     assert MOST_BYTES == 2e9

@@ -1,9 +1,13 @@
 """gptjax.look.looking: what `model.look` shows is what the model's other verbs say."""
 
+import copy
+
+import jax
 import numpy as np
 import pytest
 
 from gptjax.inference.scoring import Row
+from gptjax.sharding import make_mesh
 from tests.headed_model import headed_model
 from tests.tiny_run import random_model
 
@@ -61,6 +65,13 @@ def test_a_text_of_one_token_can_be_looked_at():
     seen = model.look(" ")
     assert len(seen.pieces) == 2  # BOS and a space
     assert np.isnan(seen.ways[0].nats_T[0])
+
+
+def test_a_model_on_a_mesh_is_refused_with_the_remedy():
+    model = copy.copy(random_model())
+    model.mesh = make_mesh(tensor=2, devices=jax.devices()[:2])
+    with pytest.raises(ValueError, match="spread over a mesh; load it without one"):
+        model.look("fox")
 
 
 def test_scores_that_are_no_numbers_are_refused():
