@@ -10,7 +10,7 @@ done
 root=$(CDPATH='' cd -- "$(dirname -- "$self")" && pwd -P)
 venv=$root/.venv
 stamp=$venv/launch.stamp # written last, so that an interrupted set-up is never taken for a whole one
-verbs='setup pretrain finetune chain bench report audit verify-resume experiment checkpoint generate evaluate predict export serve test'
+verbs='setup pretrain finetune chain bench report audit verify-resume experiment checkpoint generate evaluate predict look export serve test'
 
 help() {
   cat <<'HELP'
@@ -30,6 +30,7 @@ usage: ./launch.sh VERB [ARGS...]
   generate [RUN] [--prompt TEXT]      talk with a run; the newest one if none is named
   evaluate MODEL TASK FILE...         perplexity, multiple choice, classification or answers, over your files
   predict MODEL FILE [--head NAME]    judge texts by a head that a model was taught: class, labels or number
+  look [MODEL] --text TEXT            a page of what happens inside while a text is read; the newest run if none is named
   export MODEL FOLDER                 a Hugging Face folder, which appears only when it is proven to be the model
   serve [MODEL] [--port 8000]         a chat page, and an API for any client of OpenAI's; the newest run if none is named
   test [PYTEST ARGS...]               lint, types, import rules and all tests but slow ones; with arguments, pytest
@@ -41,7 +42,7 @@ HELP
 
 help_about() { # the line of one verb, where its program is not installed yet to speak for itself
   help | sed -n "1s/VERB/$1/p; s/^  $1 /&/p"
-  case $1 in pretrain | finetune | chain | bench | verify-resume | checkpoint | generate | evaluate | predict | export | serve) echo "Every option: ./launch.sh setup, then ./launch.sh $1 --help" ;; esac
+  case $1 in pretrain | finetune | chain | bench | verify-resume | checkpoint | generate | evaluate | predict | look | export | serve) echo "Every option: ./launch.sh setup, then ./launch.sh $1 --help" ;; esac
 }
 
 say() { printf 'launch.sh: %s\n' "$*" >&2; }
@@ -218,11 +219,11 @@ case $verb in
     # The caller's folder stays the current one, so that paths mean what they say; -P keeps its files from shadowing ours.
     PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec "$venv/bin/python" -P -m train "$verb" "$@"
     ;;
-  generate | serve)
+  generate | look | serve)
     case ${1:--} in
       -h | --help | --help-all) ;;
       -*)
-        run=$(newest_run) || die 'no run to talk with yet; make one with ./launch.sh pretrain'
+        run=$(newest_run) || die 'no run yet; make one with ./launch.sh pretrain'
         set -- "$run" "$@"
         ;;
     esac

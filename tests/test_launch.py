@@ -234,8 +234,8 @@ def test_what_follows_the_verb_reaches_the_program_unchanged(checkout: Checkout)
     assert checkout.launch("generate", "--help").stdout.endswith("<generate><--help>")
 
 
-@pytest.mark.parametrize("verb", ["generate", "serve"])
-def test_generate_and_serve_without_a_run_take_the_newest(checkout: Checkout, verb: str):
+@pytest.mark.parametrize("verb", ["generate", "look", "serve"])
+def test_generate_look_and_serve_without_a_run_take_the_newest(checkout: Checkout, verb: str):
     """No run at all is one line; then the newest folder with a model.json is put first; a named run is left alone."""
     assert_one_line(checkout.launch(verb), "./launch.sh pretrain")
     for age, name in enumerate(("new run", "old")):

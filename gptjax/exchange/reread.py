@@ -149,11 +149,15 @@ def _gpt2(config, take, ids_T, place_T, look_TS):
 
 
 def _attend(q_TNH, k_SNH, v_SNH, look_TS):
+    return np.einsum("NTS,SNH->TNH", _shares(q_TNH, k_SNH, look_TS), v_SNH, optimize=True).reshape(len(q_TNH), -1)
+
+
+def _shares(q_TNH, k_SNH, look_TS):
+    """What each token takes of the others: a row sums to 1."""
     scores_NTS = np.einsum("TNH,SNH->NTS", q_TNH, k_SNH, optimize=True) / np.sqrt(q_TNH.shape[-1])
     scores_NTS = np.where(look_TS, scores_NTS, -np.inf)
     raised_NTS = np.exp(scores_NTS - scores_NTS.max(-1, keepdims=True))
-    probs_NTS = raised_NTS / raised_NTS.sum(-1, keepdims=True)
-    return np.einsum("NTS,SNH->TNH", probs_NTS, v_SNH, optimize=True).reshape(len(q_TNH), -1)
+    return raised_NTS / raised_NTS.sum(-1, keepdims=True)
 
 
 def _wanted(name: str, part: Callable[..., np.ndarray], vocabulary: int) -> np.ndarray:

@@ -44,8 +44,15 @@ def class_log_probs(
 
 @functools.partial(jax.jit, static_argnames=("model", "head"))
 def _told(model: Transformer, params: Any, tokens_BT: Any, length_B: Any, *, head: int) -> Float[Array, "B C"]:
+    return told(model, params, tokens_BT, length_B, head)
+
+
+def told(
+    model: Transformer, params: Any, tokens_BT: Any, length_B: Any, head: int, shift_BTD: Any = None
+) -> Float[Array, "B C"]:
+    """What a head tells of a batch of texts; `shift_BTD` as in gptjax.inference.scoring.states."""
     one = model.config.class_heads[head]
-    hidden_BTD = states(model, params, tokens_BT, length_B, not one.causal)
+    hidden_BTD = states(model, params, tokens_BT, length_B, not one.causal, shift_BTD)
     inside_BT = jnp.arange(tokens_BT.shape[1])[None, :] < length_B[:, None]
     end_B1 = jnp.maximum(length_B - 1, 0)[:, None]
     read_B1D = head_states(params, model.config, hidden_BTD, inside_BT.astype(jnp.int32), end_B1, head)

@@ -29,6 +29,7 @@ from gptjax.inference.predicting import Prediction, predict
 from gptjax.inference.prompt import encode_prompts
 from gptjax.inference.scoring import Progress, Row, ScoreOptions, Scores, View, log_probs, score
 from gptjax.inference.text_likelihood import Continuation, loglikelihood, loglikelihood_rolling, perplexity
+from gptjax.look.looking import Look, look
 from gptjax.nn.decoding_weights import decoding_weights, fastest_dtype, rounded
 from gptjax.nn.model import Transformer
 from gptjax.results import Result
@@ -165,6 +166,16 @@ class LanguageModel:
         >>> model.predict(["What a film!", "Two hours of my life."], "verdict")[0].answer
         """
         return predict(self, texts, head, **options)
+
+    def look(
+        self, text: str, *, layers: Sequence[int] | None = None, heads: Sequence[int] | None = None,
+        token: int | None = None, leave_out: int | None = None,
+    ) -> Look:  # fmt: skip
+        """What happens inside while it reads a text: see gptjax.look.looking.look.
+
+        >>> model.look("Once upon a time").save("look.html")
+        """
+        return look(self, self._model, self._scored, text, layers=layers, heads=heads, token=token, leave_out=leave_out)
 
     def mean_states(self, texts: Sequence[Sequence[int]], **options: Unpack[ScoreOptions]) -> np.ndarray:
         """A vector for each text of ids: see gptjax.inference.embedding.mean_states."""

@@ -270,16 +270,21 @@ def _answers(
     return jax.lax.fori_loop(0, pieces, piece, nothing_BQ)
 
 
-def states(model: Transformer, params: Any, tokens_BT: Any, length_B: Any, bidirectional: Any) -> jax.Array:
+def states(
+    model: Transformer, params: Any, tokens_BT: Any, length_B: Any, bidirectional: Any, shift_BTD: Any = None
+) -> jax.Array:
     """Final hidden states [B,T,D] of rows of `length_B` tokens, padded on the right.
 
-    `bidirectional`: bool, of all of them or [B,T], which of them every token of their row sees.
+    `bidirectional`: bool, of all of them or [B,T], which of them every token of their row sees. `shift_BTD`: what is
+    added to the embeddings, to be differentiated by; None = nothing.
     """
     position_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1])[None, :], tokens_BT.shape)
     inside_BT = position_BT < length_B[:, None]
+    shifted = {} if shift_BTD is None else {"perturbations": {"embedded_BTD": shift_BTD}}
     hidden_BTD, _ = model.apply(
-        {"params": params}, tokens_BT, inside_BT.astype(jnp.int32), position_BT * inside_BT, inside_BT & bidirectional
-    )
+        {"params": params, **shifted},
+        tokens_BT, inside_BT.astype(jnp.int32), position_BT * inside_BT, inside_BT & bidirectional,
+    )  # fmt: skip
     return hidden_BTD
 
 

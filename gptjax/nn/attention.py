@@ -51,13 +51,19 @@ def attend(
 
 
 def _forward(q_BTNH, k_BSKH, v_BSKH, mask_BTS, cap):
+    out_BTNH, _, log_total_BKGT1 = _weighed(q_BTNH, k_BSKH, v_BSKH, mask_BTS, cap)
+    return out_BTNH, (q_BTNH, k_BSKH, v_BSKH, mask_BTS, out_BTNH, log_total_BKGT1)
+
+
+def _weighed(q_BTNH, k_BSKH, v_BSKH, mask_BTS, cap):
+    """(the result, the probabilities that the values were weighed by, the log of their sum before they were shares)."""
     scores_BKGTS = jnp.where(mask_BTS[:, None, None], _scores(q_BTNH, k_BSKH, cap), jnp.finfo(jnp.float32).min)
     top_BKGT1 = scores_BKGTS.max(axis=-1, keepdims=True)
     raised_BKGTS = jnp.exp(scores_BKGTS - top_BKGT1)
     total_BKGT1 = raised_BKGTS.sum(axis=-1, keepdims=True)
     probs_BKGTS = (raised_BKGTS / total_BKGT1).astype(v_BSKH.dtype)
     out_BTNH = _product("BKGTS,BSKH->BTKGH", probs_BKGTS, v_BSKH).reshape(q_BTNH.shape).astype(v_BSKH.dtype)
-    return out_BTNH, (q_BTNH, k_BSKH, v_BSKH, mask_BTS, out_BTNH, top_BKGT1 + jnp.log(total_BKGT1))
+    return out_BTNH, probs_BKGTS, top_BKGT1 + jnp.log(total_BKGT1)
 
 
 def _backward(cap, saved, g_BTNH):
@@ -82,6 +88,28 @@ def _backward(cap, saved, g_BTNH):
 
 
 attend.defvjp(_forward, _backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def attend_openly(
+    q_BTNH: Float[Array, "B T N H"],
+    k_BSKH: Float[Array, "B S K H"],
+    v_BSKH: Float[Array, "B S K H"],
+    mask_BTS: Bool[Array, "B T S"],
+    cap: float | None = None,
+) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T S"]]:
+    """`attend`, and the probabilities that it weighed the values by; to look at: nothing is learnt through these."""
+    return _openly(q_BTNH, k_BSKH, v_BSKH, mask_BTS, cap)[0]
+
+
+def _openly(q_BTNH, k_BSKH, v_BSKH, mask_BTS, cap):
+    out_BTNH, probs_BKGTS, log_total_BKGT1 = _weighed(q_BTNH, k_BSKH, v_BSKH, mask_BTS, cap)
+    B, K, G, T, S = probs_BKGTS.shape
+    saved = (q_BTNH, k_BSKH, v_BSKH, mask_BTS, out_BTNH, log_total_BKGT1)
+    return (out_BTNH, probs_BKGTS.reshape(B, K * G, T, S)), saved
+
+
+attend_openly.defvjp(_openly, lambda cap, saved, g: _backward(cap, saved, g[0]))
 
 
 def _scores(q_BTNH, k_BSKH, cap):

@@ -13,7 +13,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from gptjax.config import Architecture, ModelConfig
-from gptjax.nn.attention import attention_mask
+from gptjax.nn.attention import attend_openly, attention_mask
 from gptjax.nn.cached_attention import Cache, Place, attend_cached, write
 from gptjax.nn.decoding_weights import rows_of, times
 from gptjax.nn.embedding_noise import embedding_noise
@@ -25,6 +25,9 @@ Remat = Literal["none", "products", "full"]
 # What the backward pass finds stored: everything; the results of products with weights; only each layer's input.
 REMAT_POLICIES = {"products": jax.checkpoint_policies.save_only_these_names(RESULT), "full": None}
 INIT_STD = 0.02
+# What `gptjax.look` sees of a pass: it gives `apply` this collection, mutable, with room for what layers sow. Nobody
+# else does, and then nothing is sown, and no program is another one.
+SEEN = "intermediates"
 LORA_A, LORA_B = "_lora_a", "_lora_b"  # endings of the two matrices beside a weight
 LORA_START = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # A's, within 1/sqrt(width), as PEFT's is
 
@@ -142,7 +145,20 @@ class Block(nn.Module):
         attended_BTD, kept = self._attention(normed_BTD, kept, layer, sees, angle_BTh)
         x_BTD = x_BTD + self._dropout(attended_BTD)
         fed_BTD = self._feed_forward(self._norm("feed_forward_norm", config.family == "gpt2")(x_BTD))
-        return (x_BTD + self._dropout(fed_BTD), kept), None
+        x_BTD = x_BTD + self._dropout(fed_BTD)
+        self._show("state_CBTD", layer, x_BTD)
+        return (x_BTD, kept), None
+
+    def _show(self, name, layer, shown):
+        """Sown into the place that the room which was given has for this layer; where it has none, into the last."""
+        if self.is_mutable_collection(SEEN):
+            place = self.get_variable(SEEN, "place_L")[layer]
+            shown = jax.lax.stop_gradient(shown)
+
+            def put(room, new):
+                return jax.lax.dynamic_update_index_in_dim(room, new.astype(room.dtype), place, 0)
+
+            self.sow(SEEN, name, shown, reduce_fn=put)
 
     def _attention(self, x_BTD, kept, layer, sees, angle_BTh):
         config = self.config
@@ -156,7 +172,11 @@ class Block(nn.Module):
             q_BTNH, k_BTKH = self._norm("query_norm")(q_BTNH), self._norm("key_norm")(k_BTKH)
         if config.family == "llama":
             q_BTNH, k_BTKH = rotate(q_BTNH, angle_BTh), rotate(k_BTKH, angle_BTh)
-        if kept is None:
+        if kept is None and self.is_mutable_collection(SEEN):  # fused kernels have no probabilities to show
+            assert self.kernel == "xla"
+            out_BTNH, prob_BNTS = attend_openly(q_BTNH, k_BTKH, v_BTKH, sees, config.attention_cap)
+            self._show("prob_CBnTS", layer, prob_BNTS[:, self.get_variable(SEEN, "head_n")])
+        elif kept is None:
             out_BTNH = attend_by(self.kernel, q_BTNH, k_BTKH, v_BTKH, sees, config.attention_cap)
         else:
             kept = tuple(write(old, new, layer, sees) for old, new in zip(kept, (k_BTKH, v_BTKH), strict=True))
@@ -253,7 +273,8 @@ class Transformer(nn.Module):
             weight(self, "class_heads_bias", (None, None), (count, config.C), std=0.0)
             if config.attends:  # each starts as the plain mean
                 weight(self, "class_heads_query", (None, "embed"), (count, config.D), std=0.0)
-        x_BTD = rows_of(table_VD, tokens_BT, self.dtype)
+        # + 0, unless `gptjax.look` asks how the result moves with it
+        x_BTD = self.perturb("embedded_BTD", rows_of(table_VD, tokens_BT, self.dtype))
         if self.embedding_noise and not deterministic:
             noise_BTD = embedding_noise(self.make_rng("dropout"), segment_BT, config.D, self.embedding_noise)
             x_BTD = x_BTD + noise_BTD.astype(self.dtype)
@@ -276,7 +297,8 @@ class Transformer(nn.Module):
         for number, (name, length) in enumerate(stacks):
             layers = self._stack(length)(config, self.kernel, deterministic, recomputed, self.turned, name=name)
             of_stack = None if cache is None else (cache.k_LBKSH[number], cache.v_LBKSH[number])
-            layer_L = None if cache is None else jnp.arange(length)
+            numbered_layers = cache is not None or self.is_mutable_collection(SEEN)
+            layer_L = jnp.arange(length) if numbered_layers else None
             (x_BTD, of_stack), _ = layers((x_BTD, of_stack), layer_L, sees, angle_BTh)
             kept.append(of_stack)
         hidden_BTD = Norm(config, config.family == "gpt2", recomputed, name="final_norm")(x_BTD)
@@ -293,6 +315,7 @@ class Transformer(nn.Module):
         return nn.scan(
             block,
             variable_axes={"params": 0},
+            variable_carry=SEEN,
             split_rngs={"params": True, "dropout": True},
             # flax leaves in_axes without a type, and int is inferred from its default
             in_axes=(0, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
@@ -320,4 +343,4 @@ def head(params: Any) -> Any:
 def init_params(model: Transformer, key: Array) -> Any:
     """Parameters in Linen's boxes, which carry the logical axis names (`nn.unbox` takes them off)."""
     one = jnp.zeros((1, 1), jnp.int32)  # too small a text for any kernel
-    return model.clone(kernel="xla").init(key, one, one + 1, one, one.astype(bool))["params"]
+    return model.clone(kernel="xla").init(key, one, one + 1, one, one.astype(bool), mutable=["params"])["params"]

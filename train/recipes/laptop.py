@@ -43,7 +43,7 @@ def recipe() -> Recipe:
         ),
         objectives=Objectives(
             rows=(
-                "causal_lm=0.90",  # this share was decided by E2 in docs/log.md, weights are as small as E4 found they must be
+                "causal_lm=0.90",  # as E2 in docs/log.md decided; the weights below are small, as E4 found they must be
                 "masked_lm=0.06:0.10",
                 *until_the_end("position", 0.02, 0.03),
                 *until_the_end("classify", 0.02, 0.015),

@@ -1,0 +1,124 @@
+"""What of a model is looked at, and how much of it: checked before anything slow. Does not import JAX."""
+
+import dataclasses
+from typing import Any
+
+from gptjax import arguments
+from gptjax.config import ModelConfig
+from gptjax.inference.generation_config import GenerationConfig
+from gptjax.inference.prompt import encode_prompts
+from gptjax.text.tokenizer import Tokenizer
+
+MOST_BYTES = 2 * 10**9  # of attention that is kept, and of what its making holds beside
+# Operations that what is optional may take: a second or two of two cores. Small models read all for that.
+LENS_WORK, LEFT_OUT_WORK, HIDDEN_WORK = 5e10, 2e11, 2e11
+HELD = 3  # arrays of all heads of one layer that attention holds at once
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Asked:
+    """One text, and what of it is to be seen."""
+
+    ids: tuple[int, ...]
+    layers: tuple[int, ...]
+    heads: tuple[int, ...]
+    token: int  # whose causes are looked for; one past the last = the likeliest that would follow
+    leave_out: int  # context tokens that are left out in turn, the strongest by gradient first
+    lens_places: int  # places, up to the one before `token`, that the logit lens reads
+    both: bool  # whether the text is read from both sides too
+    hides: bool  # whether each token is hidden in turn, and found from both sides
+
+
+def asked(
+    config: ModelConfig, tokenizer: Tokenizer, generation_config: GenerationConfig, text: Any, *,
+    layers: Any = None, heads: Any = None, token: Any = None, leave_out: Any = None,
+) -> Asked:  # fmt: skip
+    """What `look` is asked for, whatever callers give, checked.
+
+    None = all layers, all heads, the token after the text, as many left out as are quick.
+
+    Raises ValueError for a text that is empty or beyond the context, a layer, head or token that is not there, and for
+    more attention than MOST_BYTES, with what would fit.
+    """
+    if not arguments.text("text", text):
+        raise ValueError("text: is empty; give at least one character to look at")
+    [ids] = encode_prompts(tokenizer, generation_config, [text])
+    if len(ids) > config.T:
+        raise ValueError(f"text: has {len(ids)} tokens; this model's context holds {config.T}: give a shorter one")
+    beyond = [id for id in ids if id >= config.vocabulary]
+    if beyond:
+        raise ValueError(f"text: has token id {beyond[0]}, beyond the vocabulary of {config.vocabulary}")
+    chosen_layers = _numbers("layers", layers, config.L)
+    chosen_heads = _numbers("heads", heads, config.N)
+    size = len(ids)
+    token = size if token is None else arguments.whole("token", token)
+    if not 1 <= token <= size:
+        raise ValueError(
+            f"token={token}: must be from 1, the first that something stands before, to {size}, which is the one that "
+            "would follow the text"
+        )
+    if leave_out is not None and arguments.whole("leave_out", leave_out) < 0:
+        raise ValueError(f"leave_out={leave_out}: must be 0 or more context tokens")
+    both = sees_both_ways(config, tokenizer)
+    _check_memory(config, size, len(chosen_layers), len(chosen_heads), both)
+    reading = config.flops_per_token / 3 * size  # the forward third
+    quick = int(LEFT_OUT_WORK / reading)
+    of_lens = 2 * config.D * config.V * len(chosen_layers)
+    return Asked(
+        ids=tuple(ids),
+        layers=chosen_layers,
+        heads=chosen_heads,
+        token=token,
+        leave_out=min(token if token > 1 else 0, quick if leave_out is None else leave_out),
+        lens_places=max(1, min(token, int(LENS_WORK / of_lens))),
+        both=both,
+        hides=both and tokenizer.mask is not None and size > 1 and reading * (size - 1) <= HIDDEN_WORK,
+    )
+
+
+def sees_both_ways(config: ModelConfig, tokenizer: Tokenizer) -> bool:
+    """Whether the model may have learnt to read from both sides: it knows a mask, or a head of it reads so."""
+    return tokenizer.mask is not None or any(not head.causal and not head.pair for head in config.class_heads)
+
+
+def _numbers(name: str, given: Any, count: int) -> tuple[int, ...]:
+    """The layers or heads that were asked for, in order and each once."""
+    if given is None:
+        return tuple(range(count))
+    if isinstance(given, str | bytes) or not hasattr(given, "__len__"):
+        raise ValueError(f"{name}: must be a list of numbers, not {arguments.kind(given)}")
+    found = [arguments.whole(name, number) for number in given]
+    if not found:
+        raise ValueError(f"{name}: is empty; give some of 0 to {count - 1}, or leave it out for all")
+    if wrong := [number for number in found if not 0 <= number < count]:
+        raise ValueError(f"{name}: there is no {name[:-1]} {wrong[0]}; this model has {name} 0 to {count - 1}")
+    return tuple(sorted(set(found)))
+
+
+def _check_memory(config: ModelConfig, T: int, layers: int, heads: int, both: bool) -> None:
+    """Raises ValueError where the attention that was asked for takes too much, saying what would not."""
+    ways = 2 if both else 1
+    square = 4 * T * T
+    passing = HELD * config.N * square
+    need = passing + (ways * layers + 1) * heads * square
+    if need <= MOST_BYTES:
+        return
+    size = f"attention of {layers} layers x {heads} heads over {T} tokens takes {need / 1e9:.1f} GB"
+    left = (MOST_BYTES - passing) // square  # maps that there is room for
+    if left < ways + 1:
+        tokens = int((MOST_BYTES / 4 / (HELD * config.N + (ways + 1) * heads)) ** 0.5)
+        raise ValueError(f"text: {size}, and {MOST_BYTES / 1e9:.0f} GB are allowed; give at most {tokens} tokens")
+    few_layers, few_heads = (left // heads - 1) // ways, left // (ways * layers + 1)
+    remedies = []
+    if few_layers >= 1:
+        remedies.append(f"ask for {few_layers} layers, as in --layers {_spread(layers, few_layers)}")
+    if few_heads >= 1:
+        remedies.append(f"ask for {few_heads} heads, as in --heads {_spread(heads, few_heads)}")
+    remedies = remedies or [f"ask for few of both, as in --layers {layers - 1} --heads 0"]
+    raise ValueError(f"{size}, and {MOST_BYTES / 1e9:.0f} GB are allowed; {', or '.join(remedies)}")
+
+
+def _spread(count: int, few: int) -> str:
+    """A few numbers of so many, evenly: at most four, for an example."""
+    few = min(few, 4)
+    return " ".join(str(number * count // few) for number in range(few))

@@ -1,0 +1,99 @@
+"""One pass of a model, seen from inside: the attention of its layers, their states, and how the result moves with them.
+
+The arrays are the model's own. `gptjax.nn.model` sows them where `apply` is given the collection SEEN, mutable, with
+room for them; this file alone does that, so that training and serving run the programs that they always ran. The room
+has one place for each layer that was asked for, and one more, into which all others fall: what is held does not grow
+with the model. Fused kernels give no probabilities, so the pass takes plain attention, `kernel="xla"`, as all of
+`gptjax.inference` does on every device.
+Axes: B batch  T query position  S key position  D residual  N query heads  n those asked for  L layers  C those asked
+for  V vocabulary.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gptjax.config import ModelConfig
+from gptjax.nn.decoding_weights import rows_of
+from gptjax.nn.likelihood import logits_from
+from gptjax.nn.model import SEEN, Transformer, head
+
+KEPT_BYTES = 2**30  # that the backward pass may find stored; beyond, each layer is computed anew
+
+
+class Seen(NamedTuple):
+    """What was seen of one text, float32."""
+
+    prob_CnTS: np.ndarray  # share of each key in what a query takes; 0 where it may not look
+    state_CTD: np.ndarray  # of the residual stream, behind each layer
+    hidden_TD: Any  # after the last norm
+    token: int  # whose probability was looked at
+    log_prob: float  # nats: of it
+    gradient_T: np.ndarray | None  # by how much that grows with each token's embedding, times this; None = not asked
+
+
+def read(
+    model: Transformer, params: Any, ids: Sequence[int], layers: Sequence[int], heads: Sequence[int], *,
+    both: bool = False, at: int = -1, token: int | None = None, explains: bool = False,
+) -> Seen:  # fmt: skip
+    """Reads a text of ids once, its tokens seeing those before them, or with `both` all.
+
+    `token`: whose probability behind place `at` is looked at; None = the likeliest there. `explains`: also goes back to
+    the embeddings, from that probability.
+    """
+    config, T = model.config, len(ids)
+    place_L = np.full(config.L, len(layers), np.int32)
+    place_L[list(layers)] = np.arange(len(layers))
+    anew = explains and kept_bytes(config, T) > KEPT_BYTES
+    plain = model.clone(kernel="xla", remat="full" if anew else "none")
+    asked = np.int32(at % T), np.int32(-1 if token is None else token)
+    found = _seen(
+        plain, params, np.array(ids, np.int32), np.bool_(both), place_L, np.array(heads, np.int32), *asked,
+        C=len(layers), explains=explains,
+    )  # fmt: skip
+    prob_CnTS, state_CTD, hidden_TD, chosen, log_prob, gradient_T = found
+    return Seen(
+        np.asarray(prob_CnTS)[:-1], np.asarray(state_CTD)[:-1], hidden_TD, int(chosen), float(log_prob),
+        None if gradient_T is None else np.asarray(gradient_T),
+    )  # fmt: skip
+
+
+def kept_bytes(config: ModelConfig, T: int) -> int:
+    """About what a backward pass keeps of the forward pass, where it computes no layer anew."""
+    return 4 * T * config.L * (8 * config.D + 2 * config.N * config.H + 3 * config.F)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "C", "explains"))
+def _seen(model, params, ids_T, both, place_L, head_n, at, token, *, C, explains):
+    T, config = ids_T.shape[0], model.config
+    tokens_BT, position_BT = ids_T[None], jnp.arange(T)[None]
+    embedded_BTD = rows_of(params["embedding"], tokens_BT, model.dtype)
+    room = {
+        "place_L": place_L,
+        "head_n": head_n,
+        "prob_CBnTS": jnp.zeros((C + 1, 1, head_n.shape[0], T, T), jnp.float32),
+        "state_CBTD": jnp.zeros((C + 1, 1, T, config.D), jnp.float32),
+    }
+
+    def run(shift_BTD):
+        shifted = {} if shift_BTD is None else {"perturbations": {"embedded_BTD": shift_BTD}}
+        (hidden_BTD, _), seen = model.apply(
+            {"params": params, SEEN: {"layers": room}, **shifted},
+            tokens_BT, jnp.ones_like(tokens_BT), position_BT, jnp.broadcast_to(both, (1, T)), mutable=[SEEN],
+        )  # fmt: skip
+        here_B1D = jax.lax.dynamic_slice_in_dim(hidden_BTD, at, 1, axis=1)
+        logits_V = logits_from(here_B1D, head(params), config.vocabulary, config.logit_cap)[0, 0]
+        chosen = jnp.where(token < 0, jnp.argmax(logits_V), token)
+        return jax.nn.log_softmax(logits_V)[chosen], (hidden_BTD[0], seen[SEEN]["layers"], chosen)
+
+    if explains:
+        (log_prob, beside), slope_BTD = jax.value_and_grad(run, has_aux=True)(jnp.zeros_like(embedded_BTD))
+        gradient_T = jnp.sum(slope_BTD * embedded_BTD, axis=-1, dtype=jnp.float32)[0]
+    else:
+        (log_prob, beside), gradient_T = run(None), None
+    hidden_TD, seen, chosen = beside
+    return seen["prob_CBnTS"][:, 0], seen["state_CBTD"][:, 0], hidden_TD, chosen, log_prob, gradient_T
