@@ -4,9 +4,11 @@ Debian: apt-get install --no-install-recommends slurm-wlm munge (which starts no
 """
 
 import contextlib
+import dataclasses
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -48,8 +50,42 @@ PartitionName=main Nodes=node[1-{count}] Default=YES MaxTime=INFINITE State=UP
 """
 
 
+@dataclasses.dataclass
+class Nodes:
+    """The nodes of the cluster, each with a daemon and a mount namespace of its own."""
+
+    stack: contextlib.ExitStack
+    hosts: Path  # where the names of nodes can be looked up
+    daemons: dict[int, "subprocess.Popen[bytes]"] = dataclasses.field(default_factory=dict)
+
+    def start(self, number: int) -> None:
+        mounted = f"mount --bind {self.hosts} /etc/hosts && exec nice -n 5 slurmd -D -N node{number}"
+        self.daemons[number] = _daemon(self.stack, ["unshare", "--mount", "sh", "-c", mounted])
+
+    def crash(self, number: int) -> None:
+        """Kills all that runs on a node, as if it had lost its power."""
+        daemon = self.daemons[number]
+        space = os.readlink(f"/proc/{daemon.pid}/ns/mnt")
+        while found := [pid for pid in _processes() if _space_of(pid) == space]:
+            for pid in found:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            daemon.wait()
+
+
+def _processes() -> list[int]:
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
+
+
+def _space_of(process: int) -> str:
+    try:
+        return os.readlink(f"/proc/{process}/ns/mnt")
+    except OSError:  # gone meanwhile
+        return ""
+
+
 @contextlib.contextmanager
-def cluster(folder: Path, count: int) -> Iterator[None]:
+def cluster(folder: Path, count: int) -> Iterator[Nodes]:
     """In here `sbatch` and its kin talk to a cluster of node1 ... node<count>; all its daemons end with it.
 
     No exit code requeues a job by itself (RequeueExit), as on most clusters. Raises ValueError where it cannot start.
@@ -60,13 +96,13 @@ def cluster(folder: Path, count: int) -> Iterator[None]:
         raise ValueError("only root can start the daemons of Slurm")
     (folder / "state").mkdir()
     host, ports = socket.gethostname(), _free_ports(count + 1)
-    nodes = "\n".join(
+    lines = "\n".join(
         f"NodeName=node{n} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[n]} CPUs={os.cpu_count()} Boards=1 "
         f"SocketsPerBoard=1 CoresPerSocket={os.cpu_count()} ThreadsPerCore=1 RealMemory=1000"
         for n in range(1, count + 1)
     )
     conf, names = folder / "slurm.conf", folder / "hosts"
-    conf.write_text(CONF.format(host=host, port=ports[0], folder=folder, nodes=nodes, count=count))
+    conf.write_text(CONF.format(host=host, port=ports[0], folder=folder, nodes=lines, count=count))
     aliases = " ".join(f"node{n}" for n in range(1, count + 1))
     names.write_text(f"{Path('/etc/hosts').read_text()}\n127.0.0.1 {aliases}\n")
     os.environ["SLURM_CONF"] = str(conf)
@@ -74,12 +110,12 @@ def cluster(folder: Path, count: int) -> Iterator[None]:
         _munge(stack, folder)
         stack.callback(os.environ.pop, "SLURM_CONF")
         _daemon(stack, ["slurmctld", "-D"])
-        for n in range(1, count + 1):  # each in a mount namespace where the names of nodes can be looked up
-            mounted = f"mount --bind {names} /etc/hosts && exec nice -n 5 slurmd -D -N node{n}"
-            _daemon(stack, ["unshare", "--mount", "sh", "-c", mounted])
-        _wait_for(count)
+        nodes = Nodes(stack, names)
+        for n in range(1, count + 1):
+            nodes.start(n)
+        wait_for(count)
         stack.callback(_cancel_all)
-        yield
+        yield nodes
 
 
 def _munge(stack: contextlib.ExitStack, folder: Path) -> None:
@@ -99,7 +135,7 @@ def _munge(stack: contextlib.ExitStack, folder: Path) -> None:
     raise ValueError("munged does not answer; see /var/log/munge")
 
 
-def _daemon(stack: contextlib.ExitStack, command: list[str]) -> None:
+def _daemon(stack: contextlib.ExitStack, command: list[str]) -> "subprocess.Popen[bytes]":
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def end() -> None:
@@ -111,10 +147,12 @@ def _daemon(stack: contextlib.ExitStack, command: list[str]) -> None:
             process.wait()
 
     stack.callback(end)
+    return process
 
 
-def _wait_for(count: int) -> None:
-    for _ in range(60):
+def wait_for(count: int) -> None:
+    """Until so many nodes are there and idle."""
+    for _ in range(120):
         told = subprocess.run(["sinfo", "--noheader", "--Node", "--format=%T"], capture_output=True, text=True)
         if told.stdout.split() == ["idle"] * count:
             return

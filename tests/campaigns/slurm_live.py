@@ -1,4 +1,4 @@
-"""`python -m tests.campaigns.slurm_live [CASE ...]`: runs on a real Slurm, disturbed in ten ways, end as if not.
+"""`python -m tests.campaigns.slurm_live [CASE ...]`: runs on a real Slurm, disturbed in many ways, end as if not.
 
 A run of two tasks on two of four nodes is queued by `./launch.sh slurm` and left alone. Others, by the same command,
 are queued again in the middle, lose a node to the administrator, are cancelled, meet their time limit, lose a task or a
@@ -24,7 +24,7 @@ from rich.table import Table
 
 from gptjax.runs.manifest import steps
 from tests.campaigns.resharding import compare
-from tests.campaigns.slurm_cluster import cluster
+from tests.campaigns.slurm_cluster import Nodes, cluster, wait_for
 from tests.tiny_recipe import write_text
 from train.lab.verify_resume import differing
 
@@ -55,6 +55,7 @@ class Cluster:
 
     folder: Path
     steps: int
+    nodes: Nodes
 
     def launch(self, run: str, *options: str, more: tuple[str, ...] = ()) -> "subprocess.CompletedProcess[str]":
         """`./launch.sh slurm` of a run."""
@@ -201,6 +202,21 @@ def first_killed(at: Cluster, run: str) -> str:
     return "queued again"
 
 
+def node_lost(at: Cluster, run: str) -> str:
+    """a node loses its power: all that runs on it is gone at once, its daemon too"""
+    job = at.queue(run)
+    at.middle(run)
+    at.nodes.crash(2)
+    try:
+        wanted("state", at.over(job)["JobState"], "COMPLETED")
+    finally:
+        at.nodes.start(2)
+        wait_for(NODES)
+    nodes = at.starts(run, job)
+    wanted("the lost node in the last start", "2" in nodes[-1], False)
+    return f"nodes {' then '.join(nodes)}"
+
+
 def in_turn(at: Cluster, run: str) -> str:
     """an array of jobs in turn, where none is queued again"""
     job = at.queue(run, "--array", "4")
@@ -243,7 +259,7 @@ def refused(at: Cluster, run: str) -> str:
 
 BIT_FOR_BIT = {
     "requeued": requeued, "drained": drained, "cancelled": cancelled, "limited": limited, "task-killed": task_killed,
-    "first-killed": first_killed, "in-turn": in_turn,
+    "first-killed": first_killed, "node-lost": node_lost, "in-turn": in_turn,
 }  # fmt: skip
 OTHERS = {"other-nodes": other_nodes, "mistaken": mistaken, "refused": refused}
 CASES = BIT_FOR_BIT | OTHERS
@@ -261,22 +277,20 @@ def alone(at: Cluster) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("case", nargs="*", choices=CASES, default=list(CASES))
+    parser.add_argument("case", nargs="*", choices=CASES, help="none = all of them")
     parser.add_argument("--steps", type=int, default=600, help="that take more than 80 seconds, for the time limit")
     asked = parser.parse_args()
     console, began, right = Console(width=None if sys.stdout.isatty() else 140), time.monotonic(), True
-    shown = Table(
-        "case", "what happened", "verdict", title=f"{STEPS} steps on 2 of {NODES} nodes, beside the run alone"
-    )
+    shown = Table("case", "what happened", "verdict", title=f"{asked.steps} steps on 2 of {NODES} nodes")
     with tempfile.TemporaryDirectory(prefix="slurm-live-") as name:
         folder = Path(name)
         (folder / "daemons").mkdir()
         made = RECIPE.format(text=str(write_text(folder)), steps=asked.steps, every=EVERY)
         (folder / "recipe.py").write_text(made, encoding="utf-8")
-        with cluster(folder / "daemons", NODES):
-            at = Cluster(folder, asked.steps)
+        with cluster(folder / "daemons", NODES) as nodes:
+            at = Cluster(folder, asked.steps, nodes)
             console.print(f"alone: {alone(at):.0f} s", highlight=False)
-            for case in asked.case:
+            for case in asked.case or CASES:
                 started = time.monotonic()
                 try:
                     told = CASES[case](at, case)
