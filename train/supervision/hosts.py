@@ -26,7 +26,7 @@ class _Place(NamedTuple):
     """Which process of a run this one is."""
 
     address: str  # host:port of process 0
-    count: int
+    processes: int
     process: int
     devices: list[int] | None  # those of this host that are its own; None = all, or as JAX finds
 
@@ -42,7 +42,7 @@ def join() -> None:
         raise ValueError(f"{PATIENCE}={given_wait}: must be a whole number of seconds")
     wait = int(given_wait)
     place = _found(given, wait) or _told(given)
-    if place is None or place.count == 1:
+    if place is None or place.processes == 1:
         return
     address, count, process, devices = place
     host, _, port = address.rpartition(":")
@@ -100,7 +100,7 @@ def _found(given: Mapping[str, str], wait: int) -> _Place | None:
     if not (running_in_cloud_tpu_vm or indexed or any(name in os.environ for name in TASKS)):
         return None
     told = _told(given) if len(given) == len(NAMES) else None  # then only the devices are asked for
-    number = (None, None) if told is None else (told.count, told.process)
+    number = (None, None) if told is None else (told.processes, told.process)
     own = os.environ.get("JAX_LOCAL_DEVICE_IDS")
     devices = None if own is None else [int(one) for one in own.split(",")]
     try:
