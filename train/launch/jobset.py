@@ -1,6 +1,7 @@
 """`./launch.sh gke` and `k8s`: a run as a JobSet on Kubernetes, all of whose pods start again together."""
 
 import dataclasses
+import re
 import subprocess
 import time
 from pathlib import Path, PurePosixPath
@@ -27,7 +28,7 @@ class Kubernetes(Engine):
     """What JobSets of any cluster take."""
 
     image: str | None = None  # an image that is built already
-    registry: str | None = None  # where an image of this commit is built for and pushed to, such as REGION/PROJECT/REPO
+    registry: str | None = None  # where an image of this commit is pushed to, such as registry.example/team
     claim: str | None = None  # a PersistentVolumeClaim that all pods write to: runs, prepared text, your own text
     mount: str = "/data"  # where they see it, and where relative paths of the command begin
     queue: str | None = None  # a LocalQueue of Kueue, which starts the job when all of it can run
@@ -43,6 +44,11 @@ class Kubernetes(Engine):
             raise ValueError(
                 "--image and --registry: give one of them: an image that is built already, or where one of this commit "
                 "is built for"
+            )
+        if self.registry is not None and re.fullmatch(r"[a-z0-9][a-z0-9._:/-]*[a-z0-9]/?", self.registry) is None:
+            raise ValueError(
+                f"--registry {self.registry}: write a repository in small letters, without https://, such as "
+                "registry.example/team"
             )
         if self.claim is None:
             raise ValueError(
@@ -217,7 +223,7 @@ class Kubernetes(Engine):
 class K8s(Kubernetes):
     """run on any Kubernetes that has JobSet: a pod a node, with GPUs or without
 
-    ./launch.sh k8s --nodes 2 --gpus-per-node 8 --registry REGISTRY/REPO --claim data -- pretrain big.py --run runs/big
+    ./launch.sh k8s --nodes 2 --gpus-per-node 8 --registry registry.example/team --claim data -- pretrain big.py
 
     Builds the image of this commit, applies launched/JOB/jobset.yaml, and shows what the first pod prints. Pods start
     again together after exit codes 75 and 70, signals and lost nodes, but not after 1, 2, 3 and 4.
@@ -277,7 +283,7 @@ class K8s(Kubernetes):
 class Gke(K8s):
     """run on Google Kubernetes Engine: slices of TPUs, or nodes with GPUs, as one JobSet
 
-    ./launch.sh gke --tpu v5e-256 --slices 2 --registry REGION/PROJECT/REPO --claim data -- pretrain big.py
+    ./launch.sh gke --tpu v5e-256 --slices 2 --registry registry.example/team --claim data -- pretrain big.py
 
     Builds the image of this commit, applies launched/JOB/jobset.yaml, and shows what the first pod prints. Pods start
     again together after exit codes 75 and 70, signals and lost nodes, but not after 1, 2, 3 and 4.

@@ -30,6 +30,7 @@ ends=$job/ends.$SLURM_JOB_ID.$restarts # exit codes other than 0, in the order i
 # and its ports meet those of an earlier start whose processes are not gone yet.
 port=$((61440 + (SLURM_JOB_ID + 512 * restarts) % 4096))
 export JAX_COORDINATOR_ADDRESS=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):$port
+unset JAX_PROCESS_COUNT JAX_PROCESS_ID # which the shell that queued this may have had
 export GPTJAX_JOIN_SECONDS=${{GPTJAX_JOIN_SECONDS:-900}} PYTHONUNBUFFERED=1 PYTHONPATH=$source
 echo "start $restarts of job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, $(date '+%F %T')"
 

@@ -111,6 +111,11 @@ def test_an_image_is_built_of_the_commit_sent_and_then_asked_for():
     [
         (Gke, {"claim": "data"}, "--image and --registry: give one of them"),
         (Gke, {"image": "x"}, "--claim: give a PersistentVolumeClaim"),
+        (
+            Gke,
+            {"claim": "data", "registry": "https://Here"},
+            "--registry https://Here: write a repository",
+        ),
         (Gke, {**OWN, "slices": 2}, "--slices 2: are of TPUs; say which with --tpu"),
         (Gke, {**OWN, "tpu": "v5e:4x4", "gpus_per_node": 8}, "--tpu v5e:4x4: has neither --nodes nor GPUs"),
         (Gke, {**OWN, "tpu": "v5e:2x2", "slices": 2}, "--slices 2: a slice v5e:2x2 is one host"),

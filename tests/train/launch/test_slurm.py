@@ -127,6 +127,12 @@ def test_starts_come_to_an_end_and_each_has_another_port(node, monkeypatch):
     assert "at node7:62981\n" in last.stdout
 
 
+def test_variables_of_the_shell_that_queued_it_do_not_number_its_tasks(node, monkeypatch):
+    node.program(".venv/bin/python", 'echo "number <$JAX_PROCESS_ID> of <$JAX_PROCESS_COUNT>"', folder=node.folder)
+    done = node.run(Slurm(), "", monkeypatch, JAX_PROCESS_ID="3", JAX_PROCESS_COUNT="4")
+    assert "number <> of <>" in done.stdout
+
+
 def test_an_array_goes_on_by_its_next_job_until_nothing_is_left(node, monkeypatch):
     assert node.run(Slurm(array=9), "exit 75", monkeypatch).returncode == 75
     assert node.called == []
