@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, NamedTuple
 
+from data.preparation.sources import check as check_source
 from gptjax.command.options import answer_help, read
 from gptjax.files.atomic_file import write_whole
 from gptjax.files.places import expanded, standing
@@ -157,10 +158,11 @@ def ordered(engine: Engine, command: Sequence[str]) -> Order:
         raise ValueError(f"{engine.verb} -- finetune: say where it is written, with --run")
     if engine.devices is not None:
         check_fits(recipe, *engine.devices)
+    if recipe is not None and not engine.remote:  # elsewhere there may be other text
+        for source_name, _ in recipe.data.shares:
+            check_source(source_name)
     source = source_of(CHECKOUT, engine.dirty)
-    name = engine.job or re.sub(r"[^a-z0-9]+", "-", PurePosixPath(run).name.lower()).strip("-")[:LONGEST_NAME].strip(
-        "-"
-    )
+    name = engine.job or name_of(run)
     if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name) or len(name) > LONGEST_NAME:
         raise ValueError(
             f"--job {name}: must be of at most {LONGEST_NAME} small letters, digits and hyphens, and begin with a "
