@@ -59,7 +59,7 @@ class Nodes:
     daemons: dict[int, "subprocess.Popen[bytes]"] = dataclasses.field(default_factory=dict)
 
     def start(self, number: int) -> None:
-        mounted = f"mount --bind {self.hosts} /etc/hosts && exec nice -n 5 slurmd -D -N node{number}"
+        mounted = f"mount --bind {self.hosts} /etc/hosts && exec slurmd -D -N node{number}"
         self.daemons[number] = _daemon(self.stack, ["unshare", "--mount", "sh", "-c", mounted])
 
     def crash(self, number: int) -> None:
