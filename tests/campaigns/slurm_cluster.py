@@ -43,6 +43,7 @@ SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=2,sched_interval=2,batch_sched_delay=0
 SlurmdTimeout=30
 KillWait=30
+MessageTimeout=60
 ReturnToService=2
 JobRequeue=1
 {nodes}
