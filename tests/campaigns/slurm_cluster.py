@@ -73,6 +73,11 @@ class Nodes:
                     os.kill(pid, signal.SIGKILL)
             daemon.wait()
 
+    def crash_all(self) -> None:
+        for number, daemon in self.daemons.items():
+            if daemon.poll() is None:
+                self.crash(number)
+
 
 def _processes() -> list[int]:
     return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
@@ -114,6 +119,7 @@ def cluster(folder: Path, count: int) -> Iterator[Nodes]:
         nodes = Nodes(stack, names)
         for n in range(1, count + 1):
             nodes.start(n)
+        stack.callback(nodes.crash_all)  # what is left of jobs lives on without its daemon
         wait_for(count)
         stack.callback(_cancel_all)
         yield nodes
