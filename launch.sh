@@ -10,7 +10,7 @@ done
 root=$(CDPATH='' cd -- "$(dirname -- "$self")" && pwd -P)
 venv=$root/.venv
 stamp=$venv/launch.stamp # written last, so that an interrupted set-up is never taken for a whole one
-verbs='setup pretrain finetune chain bench report audit verify-resume experiment checkpoint generate evaluate predict look export serve test'
+verbs='setup pretrain finetune chain bench report audit verify-resume experiment checkpoint generate evaluate predict look export serve test slurm gke k8s tpu-vm sky'
 
 help() {
   cat <<'HELP'
@@ -33,6 +33,11 @@ usage: ./launch.sh VERB [ARGS...]
   look [MODEL] --text TEXT            a page of what happens inside while a text is read; the newest run if none is named
   export MODEL FOLDER                 a Hugging Face folder, which appears only when it is proven to be the model
   serve [MODEL] [--port 8000]         a chat page, and an API for any client of OpenAI's; the newest run if none is named
+  slurm [--nodes N] -- VERB ...       pretrain or finetune as a job of Slurm, which queues itself again until it is done
+  gke [--tpu v5e-256] -- VERB ...     the same as a JobSet on Google Kubernetes Engine, with TPUs or GPUs
+  k8s [--nodes N] -- VERB ...         the same on any Kubernetes that has JobSet
+  tpu-vm NAME -- VERB ...             the same on every worker of a TPU VM that you have
+  sky [--gpus H100:8] -- VERB ...     the same as a managed job of SkyPilot; docs/clusters.md has all of these
   test [PYTEST ARGS...]               lint, types, import rules and all tests but slow ones; with arguments, pytest
 
 ./launch.sh VERB --help shows what a verb takes. The environment is for the CPU, or for the TPU or the NVIDIA GPU
@@ -42,7 +47,7 @@ HELP
 
 help_about() { # the line of one verb, where its program is not installed yet to speak for itself
   help | sed -n "1s/VERB/$1/p; s/^  $1 /&/p"
-  case $1 in pretrain | finetune | chain | bench | verify-resume | checkpoint | generate | evaluate | predict | look | export | serve) echo "Every option: ./launch.sh setup, then ./launch.sh $1 --help" ;; esac
+  case $1 in pretrain | finetune | chain | bench | verify-resume | checkpoint | generate | evaluate | predict | look | export | serve | slurm | gke | k8s | tpu-vm | sky) echo "Every option: ./launch.sh setup, then ./launch.sh $1 --help" ;; esac
 }
 
 say() { printf 'launch.sh: %s\n' "$*" >&2; }
@@ -215,7 +220,7 @@ case $verb in
   setup)
     say "ready: $venv ($(cut -d ' ' -f 1,2 "$stamp"))"
     ;;
-  pretrain | finetune | chain | bench | report | audit | verify-resume | experiment)
+  pretrain | finetune | chain | bench | report | audit | verify-resume | experiment | slurm | gke | k8s | tpu-vm | sky)
     # The caller's folder stays the current one, so that paths mean what they say; -P keeps its files from shadowing ours.
     PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec "$venv/bin/python" -P -m train "$verb" "$@"
     ;;

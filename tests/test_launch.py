@@ -93,7 +93,7 @@ def test_without_a_verb_it_teaches_every_verb(checkout: Checkout, words: tuple[s
     """Asking for help lists the verbs, succeeds, and installs nothing."""
     done = checkout.launch(*words)
     assert done.returncode == 0
-    for verb in ("setup", "pretrain", "generate", "serve", "test"):
+    for verb in ("setup", "pretrain", "generate", "serve", "test", "slurm", "gke", "k8s", "tpu-vm", "sky"):
         assert f"\n  {verb} " in done.stdout
     assert not checkout.installs
 
@@ -111,7 +111,7 @@ def test_a_link_to_it_uses_the_checkout_that_the_file_lies_in(checkout: Checkout
     assert sorted(path.name for path in folder.iterdir()) == ["one", "two"]
 
 
-@pytest.mark.parametrize("verb", ["setup", "pretrain", "generate", "serve", "test"])
+@pytest.mark.parametrize("verb", ["setup", "pretrain", "generate", "serve", "test", "slurm", "tpu-vm"])
 def test_a_verb_explains_itself_before_anything_is_installed(checkout: Checkout, verb: str):
     """VERB --help names the verb and succeeds without an environment, and makes none."""
     done = checkout.launch(verb, "--help")
@@ -122,7 +122,15 @@ def test_a_verb_explains_itself_before_anything_is_installed(checkout: Checkout,
 
 @pytest.mark.parametrize(
     ("typed", "meant"),
-    [("pretain", "pretrain"), ("gen", "generate"), ("tests", "test"), ("evalute", "evaluate"), ("export2", "export")],
+    [
+        ("slrum", "slurm"),
+        ("tpuvm", "tpu-vm"),
+        ("pretain", "pretrain"),
+        ("gen", "generate"),
+        ("tests", "test"),
+        ("evalute", "evaluate"),
+        ("export2", "export"),
+    ],
 )
 def test_an_unknown_verb_names_the_likely_one(checkout: Checkout, typed: str, meant: str):
     """A typo is exit code 2 and one line with what was meant; nothing is installed."""
@@ -232,6 +240,12 @@ def test_what_follows_the_verb_reaches_the_program_unchanged(checkout: Checkout)
     assert done.stdout.endswith("<-m><train><pretrain><nano><--data.sources><files:~/my novels/*.txt>")
     assert checkout.launch("pretrain", "--help").stdout.endswith("<pretrain><--help>")
     assert checkout.launch("generate", "--help").stdout.endswith("<generate><--help>")
+
+
+@pytest.mark.parametrize("verb", ["slurm", "gke", "k8s", "tpu-vm", "sky"])
+def test_an_engine_gets_its_own_options_and_the_command_after_them(checkout: Checkout, verb: str):
+    done = checkout.launch(verb, "--nodes", "2", "--", "pretrain", "my recipe.py")
+    assert done.stdout.endswith(f"<-m><train><{verb}><--nodes><2><--><pretrain><my recipe.py>")
 
 
 @pytest.mark.parametrize("verb", ["generate", "look", "serve"])

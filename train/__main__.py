@@ -1,6 +1,7 @@
 """`python -m train VERB ...`: the training program. Arguments are read before JAX or TensorFlow is imported."""
 
 import dataclasses
+import functools
 import os
 import shlex
 import sys
@@ -25,6 +26,11 @@ from gptjax.files.plain_json import dumps
 from gptjax.spelling import did_you_mean
 from train import STARTED
 from train.lab.experiments import experiment_names
+from train.launch.jobset import Gke, K8s
+from train.launch.launching import launch
+from train.launch.sky import Sky
+from train.launch.slurm import Slurm
+from train.launch.tpu_vm import TpuVm
 from train.recipe import Recipe, recipe_names
 from train.recipe_words import parse
 from train.supervision import hosts
@@ -128,9 +134,10 @@ class Chain:
     """from raw text to a chat in the terminal: pretrain, finetune, generate"""
 
 
+ENGINES = {kind.verb: kind for kind in (Slurm, Gke, K8s, TpuVm, Sky)}
 VERBS = {
     "pretrain": Pretrain, "finetune": Finetune, "chain": Chain, "bench": Bench, "report": OfRun, "audit": Audit,
-    "verify-resume": VerifyResume, "experiment": Experiment,
+    "verify-resume": VerifyResume, "experiment": Experiment, **ENGINES,
 }  # fmt: skip
 
 
@@ -140,9 +147,11 @@ def main(arguments: list[str]) -> int:
     verbs = {
         "pretrain": _pretrain, "finetune": _finetune, "chain": _chain, "bench": _bench, "report": _report,
         "audit": _audit, "verify-resume": _verify_resume, "experiment": _experiment,
+        **{verb: functools.partial(launch, kind) for verb, kind in ENGINES.items()},
     }  # fmt: skip
     if not arguments or arguments[0] in ("-h", "--help"):
-        verbs = "\n".join(f"  {verb:<14} {of_verb.__doc__}" for verb, of_verb in VERBS.items())
+        told = {verb: (of_verb.__doc__ or "").splitlines()[0] for verb, of_verb in VERBS.items()}
+        verbs = "\n".join(f"  {verb:<14} {line}" for verb, line in told.items())
         print(HELP.format(verbs=verbs, recipes=", ".join(recipe_names()), sizes=", ".join(SIZES)))
         return DONE if arguments else MISTAKE
     verb, *rest = arguments

@@ -30,11 +30,11 @@ class Progress:
         return cls(rows=notes["rows"], health=health, conflicts=conflicts, losses=notes["losses"], terms=notes["terms"])
 
     def notes(self, step: int) -> dict[str, Any]:
-        """What the manifest of a step keeps. `loss`, for people, is that of the step itself where it was measured."""
+        """What the manifest of a step keeps, whatever follows. `loss`, for people, is the step's own where measured."""
         loss = self.newest[1] if self.newest is not None and self.newest[0] == step else self.health.held_out
         return {
             "rows": self.rows, "loss": loss,
-            "health": self.health.as_json(), "losses": self.losses, "terms": self.terms,
+            "health": self.health.as_json(), "losses": list(self.losses), "terms": dict(self.terms),
             "conflicts": self.conflicts.as_json(),
         }  # fmt: skip
 

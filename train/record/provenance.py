@@ -1,5 +1,6 @@
 """What a run directory says of itself: model, tokenizer, recipe, machine, code, and whose text it learnt."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -32,6 +33,8 @@ from train.recipe import Change, Recipe, changes, from_json, to_json
 from train.record.older import check_same_tasks
 from train.updates.optimizer import cooldown_start, learning_rate
 
+ROOT = Path(__file__).resolve().parents[2]
+BUNDLE = "source.json"  # in the source that train/launch/ sends: {"commit", "changed"}, as git says there
 BEFORE_A_RUN = ("lease", "failures.json")  # may lie in a folder that is no run yet
 PLACES = (  # variables that say where a process is, which may differ from one to the next
     "JAX_COORDINATOR_ADDRESS", "JAX_COORDINATOR_BIND_ADDRESS", "JAX_PROCESS_ID", "JAX_LOCAL_DEVICE_IDS",
@@ -172,8 +175,7 @@ def environment() -> dict[str, str]:
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "command": shlex.join(["python", "-m", "train", *sys.argv[1:]]),
         "folder": os.getcwd(),  # that relative paths of the recipe begin in
-        "git": _git("rev-parse", "HEAD") or "not a git checkout",
-        "changed": _hash(_git("status", "--porcelain") + _git("diff", "HEAD")),
+        **_revision(),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in PACKAGES},
         "devices": f"{jax.device_count()} x {device.device_kind} ({device.platform}), {jax.process_count()} host(s)",
@@ -191,10 +193,21 @@ def attribution(sources: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _revision() -> dict[str, str]:
+    """`git` and `changed` of `environment`: of the bundle that a launcher sent here, or of this checkout."""
+    with contextlib.suppress(OSError, ValueError, KeyError):  # a bundle may lie in a checkout: it is asked first
+        sent = json.loads((ROOT / BUNDLE).read_text(encoding="utf-8"))
+        return {"git": sent["commit"], "changed": sent["changed"]}
+    return {
+        "git": _git("rev-parse", "HEAD") or "not a git checkout",
+        "changed": _hash(_git("status", "--porcelain") + _git("diff", "HEAD")),
+    }
+
+
 @functools.cache  # asked twice at a start, and what runs is what was imported
 def _git(*arguments: str) -> str:
     """What git says of this checkout; "" where there is none."""
-    command = ["git", "-C", str(Path(__file__).resolve().parents[2]), *arguments]
+    command = ["git", "-C", str(ROOT), *arguments]
     try:
         return subprocess.run(command, capture_output=True, check=True).stdout.decode(errors="replace").strip()
     except (OSError, subprocess.CalledProcessError):

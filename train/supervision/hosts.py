@@ -1,7 +1,8 @@
 """Several processes as one run: they are told of each other, and must agree on what they do.
 
-JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_PROCESS_COUNT and JAX_PROCESS_ID describe them; without these a
-process is alone. All of them see the run directory.
+Under Slurm, Open MPI and mpi4py, on TPU VMs and on GKE, JAX finds them by itself. Elsewhere JAX_COORDINATOR_ADDRESS
+(host:port of process 0), JAX_PROCESS_COUNT and JAX_PROCESS_ID describe them, and come first where they are set; without
+either a process is alone. All of them see the run directory.
 """
 
 import json
@@ -10,7 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from gptjax.files.plain_json import dumps
 from train.supervision.exits import MISTAKE, leave, on_abort, tell
@@ -18,28 +19,34 @@ from train.supervision.exits import MISTAKE, leave, on_abort, tell
 NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_PROCESS_COUNT", "JAX_PROCESS_ID")
 PATIENCE = "GPTJAX_JOIN_SECONDS"  # how long processes wait for each other
 STAYS = 15.0  # seconds
+TASKS = ("SLURM_STEP_NODELIST", "OMPI_COMM_WORLD_SIZE")  # set where a launcher has started this process as one of many
+
+
+class _Place(NamedTuple):
+    """Which process of a run this one is."""
+
+    address: str  # host:port of process 0
+    processes: int
+    process: int
+    devices: list[int] | None  # those of this host that are its own; None = all, or as JAX finds
 
 
 def join() -> None:
     """Joins the other processes, if there are any. Raises ValueError if one is missing, or the address is wrong."""
     given = {name: os.environ[name] for name in NAMES if name in os.environ}
-    if not given:
-        return
     if given.get("JAX_PROCESS_COUNT") == "1":  # where a launcher always sets them
         _check_number(given.get("JAX_PROCESS_ID", "0"), "1")
         return
-    if missing := [name for name in NAMES if name not in given]:
-        raise ValueError(f"{', '.join(given)} set, but not {', '.join(missing)}: set all three, or none")
-    address, count, process = given["JAX_COORDINATOR_ADDRESS"], given["JAX_PROCESS_COUNT"], given["JAX_PROCESS_ID"]
-    host, _, port = address.rpartition(":")
-    if not (host and port.isdecimal()):
-        raise ValueError(f"JAX_COORDINATOR_ADDRESS={address!r}: must be host:port of process 0, such as node-0:8476")
-    _check_number(process, count)
     given_wait = os.environ.get(PATIENCE, "300")
     if not given_wait.isdecimal():
         raise ValueError(f"{PATIENCE}={given_wait}: must be a whole number of seconds")
     wait = int(given_wait)
-    if int(process) == 0:
+    place = _found(given, wait) or _told(given)
+    if place is None or place.processes == 1:
+        return
+    address, count, process, devices = place
+    host, _, port = address.rpartition(":")
+    if process == 0:
         _check_free(address, int(port))
     else:
         _check_answers(address, host, int(port), wait)
@@ -58,9 +65,55 @@ def join() -> None:
 
     try:
         with on_abort(give_up):
-            jax.distributed.initialize(address, int(count), int(process), initialization_timeout=wait)
+            jax.distributed.initialize(
+                address, count, process, devices, "deactivate", initialization_timeout=wait
+            )  # fmt: skip
     except Exception as error:  # of JAX's own kinds
         raise ValueError(f"{waited}: {str(error).splitlines()[0]}; {remedy}") from error
+
+
+def _told(given: Mapping[str, str]) -> _Place | None:
+    """What the three variables say, None where there are none."""
+    if not given:
+        return None
+    if missing := [name for name in NAMES if name not in given]:
+        raise ValueError(f"{', '.join(given)} set, but not {', '.join(missing)}: set all three, or none")
+    address, count, process = (given[name] for name in NAMES)
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal()):
+        raise ValueError(f"JAX_COORDINATOR_ADDRESS={address!r}: must be host:port of process 0, such as node-0:8476")
+    _check_number(process, count)
+    return _Place(address, int(count), int(process), None)
+
+
+def _found(given: Mapping[str, str], wait: int) -> _Place | None:
+    """What JAX finds out by itself, beside what is given; None where no launcher has started this process.
+
+    Raises ValueError where there is one, and JAX cannot make out the others.
+    """
+    if len(given) == len(NAMES) and not any(name in os.environ for name in TASKS):
+        return None
+    from jax._src.cloud_tpu_init import running_in_cloud_tpu_vm
+    from jax._src.clusters import ClusterEnv  # what jax.distributed.initialize() asks, before it connects
+
+    indexed = "KUBERNETES_SERVICE_HOST" in os.environ and "JOB_COMPLETION_INDEX" in os.environ
+    if not (running_in_cloud_tpu_vm or indexed or any(name in os.environ for name in TASKS)):
+        return None
+    told = _told(given) if len(given) == len(NAMES) else None  # then only the devices are asked for
+    number = (None, None) if told is None else (told.processes, told.process)
+    own = os.environ.get("JAX_LOCAL_DEVICE_IDS")
+    devices = None if own is None else [int(one) for one in own.split(",")]
+    try:
+        found = ClusterEnv.auto_detect_unset_distributed_params(given.get(NAMES[0]), *number, devices, None, wait)
+    except Exception as error:  # of many kinds: a metadata server that does not answer, a pod that may not ask
+        raise ValueError(
+            f"JAX cannot make out the other processes: {' '.join(str(error).split())}; "
+            f"set {', '.join(NAMES)}, or JAX_PROCESS_COUNT=1 for a process that is alone"
+        ) from error
+    address, count, process, devices = found
+    if address is None or count is None or process is None:
+        return None
+    return _Place(address, count, process, None if devices is None else list(devices))
 
 
 def leave_failed(code: int) -> None:
@@ -90,6 +143,11 @@ def part() -> None:
 
 def is_first() -> bool:
     """Whether this is the process that speaks for all."""
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.distributed.is_initialized():
+        from jax._src.distributed import global_state  # jax.process_index() would look for devices first
+
+        return global_state.process_id == 0
     return int(os.environ.get("JAX_PROCESS_ID", "0")) == 0
 
 

@@ -24,6 +24,17 @@ def test_a_run_that_goes_on_has_what_its_manifest_kept():
     assert Progress.of(progress.notes(1)).rows == 8
 
 
+def test_what_a_manifest_keeps_is_of_its_step_though_it_is_written_later():
+    """A save in the background writes it while further steps are taken: a run that goes on takes those again."""
+    progress = Progress()
+    progress.note_step(entry(1), TERMS, {"weight/order": 2.0, "loss/order": 3.0})
+    notes = progress.notes(1)
+    progress.note_step(entry(2), TERMS, {"weight/order": 2.0, "loss/order": 3.0})
+    assert notes["losses"] == [1.0]
+    assert notes["terms"] == {"order": (6.0, 2.0)}
+    assert progress.notes(2)["losses"] == [1.0, 2.0]
+
+
 def test_losses_are_means_since_they_were_last_taken_and_a_skipped_step_has_none():
     progress = Progress()
     assert progress.take_losses() is None

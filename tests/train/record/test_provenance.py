@@ -161,3 +161,12 @@ def test_where_patience_began_the_fall_a_longer_run_does_not_move_it(tmp_path):
     write_manifest(tmp_path / "checkpoints" / "100", 100, {"health": {"cooled_at": 60}}, {})
     told = "learning rate of the next step, 101: 0.0003 -> 0.00165 (5.5 times that)"  # 40 steps of falling are now 80
     assert str(changed_fields(tmp_path, longer, accept=True)[1]) == told
+
+
+def test_a_source_that_was_sent_says_of_which_commit_it_is(tmp_path, monkeypatch):
+    """Though it lies in a checkout of another commit; without the file it is the checkout that speaks."""
+    monkeypatch.setattr("train.record.provenance.ROOT", tmp_path)
+    (tmp_path / "source.json").write_text('{"commit": "abc", "changed": "def"}\n')
+    assert (environment()["git"], environment()["changed"]) == ("abc", "def")
+    (tmp_path / "source.json").unlink()
+    assert environment()["git"] != "abc"

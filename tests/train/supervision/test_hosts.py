@@ -8,12 +8,29 @@ from train.supervision import hosts
 from train.supervision.hosts import check_agree, from_first, is_first, join
 
 ADDRESS, COUNT, PROCESS = hosts.NAMES
+SLURM = {
+    "SLURM_JOB_ID": "5000", "SLURM_STEP_NODELIST": "node[7-8]", "SLURM_NTASKS": "4", "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "1",
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):
-    for name in (*hosts.NAMES, hosts.PATIENCE):
+    for name in (*hosts.NAMES, hosts.PATIENCE, *hosts.TASKS, "JAX_LOCAL_DEVICE_IDS"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    """With which arguments JAX was asked to connect."""
+    asked = []
+    monkeypatch.setattr("jax.distributed.initialize", lambda *given, **_: asked.append(given))
+    return asked
+
+
+def under(monkeypatch, **variables):
+    for name, value in {**SLURM, **variables}.items():
+        monkeypatch.setenv(name, value)
 
 
 def test_a_process_that_is_told_nothing_is_alone():
@@ -82,4 +99,44 @@ def test_a_patience_that_is_no_number_is_named(monkeypatch):
     monkeypatch.setenv(PROCESS, "1")
     monkeypatch.setenv(hosts.PATIENCE, "5 min")
     with pytest.raises(ValueError, match="GPTJAX_JOIN_SECONDS=5 min: must be a whole number of seconds"):
+        join()
+
+
+def test_the_tasks_of_slurm_are_found_by_jax(monkeypatch, joined):
+    """Address, count, number and the device of each; a single task is alone, with all devices."""
+    under(monkeypatch)
+    join()
+    assert joined == [("node7:62344", 4, 0, [1], "deactivate")]
+    joined.clear()
+    under(monkeypatch, SLURM_NTASKS="1")
+    join()
+    assert joined == []
+
+
+def test_an_address_or_devices_that_are_given_stand_beside_what_jax_finds(monkeypatch, joined):
+    """As the batch script gives the address, for JAX cannot read every list of nodes."""
+    under(monkeypatch, JAX_COORDINATOR_ADDRESS="gpu01-ib:61445", JAX_LOCAL_DEVICE_IDS="0,1,2")
+    join()
+    assert joined == [("gpu01-ib:61445", 4, 0, [0, 1, 2], "deactivate")]
+
+
+def test_the_three_variables_come_before_what_jax_finds(monkeypatch, joined):
+    under(monkeypatch, JAX_COORDINATOR_ADDRESS="node-0:8476", JAX_PROCESS_COUNT="2", JAX_PROCESS_ID="0")
+    join()
+    assert joined == [("node-0:8476", 2, 0, [1], "deactivate")]
+
+
+def test_a_shell_on_a_cluster_is_no_task_of_it(monkeypatch, joined):
+    """Within a job, but outside of srun, a process is alone, as it is in a pod of no indexed job."""
+    under(monkeypatch)
+    monkeypatch.delenv("SLURM_STEP_NODELIST")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.delenv("JOB_COMPLETION_INDEX", raising=False)
+    join()
+    assert joined == []
+
+
+def test_where_jax_cannot_make_out_the_others_it_is_said_what_to_set(monkeypatch):
+    under(monkeypatch, SLURM_NTASKS="many")
+    with pytest.raises(ValueError, match=r"JAX cannot make out the other processes: .*many.*; set JAX_CO"):
         join()

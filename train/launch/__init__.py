@@ -1,0 +1,1 @@
+"""Runs on clusters: what a command becomes there, by engines that people have. A file an engine."""
