@@ -64,7 +64,7 @@ class LookInside(Verb):
         keep_compiled(short=True)
         model = gptjax.load(self.directory, self.step, weights=self.weights, adapter=self.adapter)
         look = model.look(self.text, **choice)
-        look.save(target, name=expanded(self.directory).name)
+        look.save(target, name=expanded(self.directory).resolve().name)
         size, took = target.stat().st_size / 1e6, time.monotonic() - begun
         print(
             f"wrote {self.to}: {len(look.pieces)} tokens, {len(look.asked.layers)} layers x {len(look.asked.heads)} "

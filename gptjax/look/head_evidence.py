@@ -36,22 +36,22 @@ class HeadEvidence:
 
 
 def heads_evidence(
-    model: "LanguageModel", network: Transformer, params: Any, text: str, work: float
+    model: "LanguageModel", network: Transformer, params: Any, text: str, work: float, tried: int | None = None
 ) -> tuple[list[HeadEvidence], list[str]]:
     """(what every head of one text tells, and why; the names of heads that are left out: they read something else).
 
-    `work`: operations that leaving tokens out may take, for each head.
+    `work`: operations that leaving tokens out may take, for each head; `tried`: how many are left out instead.
     """
     found, others = [], []
     for head in model.config.class_heads:
         if head.two or head.pair or not text.strip():
             others.append(head.name)
         else:
-            found.append(_evidence(model, network, params, text, head.name, work))
+            found.append(_evidence(model, network, params, text, head.name, work, tried))
     return found, others
 
 
-def _evidence(model, network, params, text, name, work) -> HeadEvidence:
+def _evidence(model, network, params, text, name, work, tried) -> HeadEvidence:
     number, [read] = read_by_head(model, [text], name)
     head = fitted(model.config.class_heads[number], model.config.T)
     log_probs_1C = model.class_log_probs([read.ids], number)
@@ -60,7 +60,7 @@ def _evidence(model, network, params, text, name, work) -> HeadEvidence:
     ids_BT = np.array([read.ids], np.int32)
     length_B = np.array([len(read.ids)], np.int32)
     gradient_T = np.asarray(_gradient(network, params, ids_BT, length_B, best, head=number))
-    quick = int(work / (model.config.flops_per_token / 3 * len(read.ids)))
+    quick = int(work / (model.config.flops_per_token / 3 * len(read.ids))) if tried is None else tried
     ends = (0, len(read.ids) - 1)  # BOS and EOS, which every text has
 
     def score(texts):

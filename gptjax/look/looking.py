@@ -99,7 +99,7 @@ def look(
     ways = [Way("causal", seen.prob_CnTS, _roles(model, network, params, wanted, False), nats_T)]
     if wanted.both:
         ways.append(_from_both_sides(model, network, params, wanted))
-    evidence, others = heads_evidence(model, network, params, text, LEFT_OUT_WORK)
+    evidence, others = heads_evidence(model, network, params, text, LEFT_OUT_WORK, leave_out)
     return Look(
         model=model,
         asked=wanted,

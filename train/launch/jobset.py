@@ -20,6 +20,10 @@ MANIFEST = "jobset.yaml"
 WORKERS = "workers"  # the one replicated job
 PORT = 8476  # of process 0, where JAX does not choose it
 LOOK = 5.0  # seconds between two looks at a job
+LOGS = "logs --follow --tail=-1 --pod-running-timeout=24h"
+FIRST = (  # the pod of process 0, which speaks for all
+    "jobset.sigs.k8s.io/jobset-name={},jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=0"
+)
 INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 
 
@@ -86,7 +90,7 @@ class Kubernetes(Engine):
         return Plan(
             (File(MANIFEST, _written(self.manifest(order, name), order)),),
             (*made, (*kubectl, "apply", "--filename", str(manifest))),
-            (*kubectl, "logs", "--follow", "--pod-running-timeout=24h", f"job/{order.name}-{WORKERS}-0"),
+            (*kubectl, *LOGS.split(), "--selector", FIRST.format(order.name)),
             (
                 f"kept: {manifest}",
                 f"to stop it: {self._deletion(order)}; the same command goes on",
@@ -213,6 +217,9 @@ class Kubernetes(Engine):
         while True:
             subprocess.run(plan.follow)
             code, state = self._ask("get", f"jobset/{order.name}", "--output=jsonpath={.status.terminalState}")
+            if code and "NotFound" not in state:  # the cluster does not answer: the job goes on
+                time.sleep(LOOK)
+                continue
             if code or state:
                 print(f"jobset {order.name}: {state or 'gone'}")
                 return DONE if state == "Completed" else FAULT

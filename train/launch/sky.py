@@ -14,7 +14,8 @@ from train.launch.source_bundle import Source, unpack
 TASK = "task.yaml"
 PORT = 8476  # of process 0
 HOME = PurePosixPath("/tmp/gptjax-source")  # SkyPilot puts it in a home folder whose name differs from cloud to cloud
-RUN = """export JAX_COORDINATOR_ADDRESS=$(head -n 1 <<<"$SKYPILOT_NODE_IPS"):{port}
+RUN = """set -eu
+export JAX_COORDINATOR_ADDRESS=$(head -n 1 <<<"$SKYPILOT_NODE_IPS"):{port}
 export JAX_PROCESS_COUNT=$SKYPILOT_NUM_NODES JAX_PROCESS_ID=$SKYPILOT_NODE_RANK
 ln -sfn "$PWD" {home}
 cd {mount}

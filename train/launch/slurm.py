@@ -14,7 +14,11 @@ from train.launch.source_bundle import Source, unpack
 
 SCRIPT = "job.sbatch"
 LOOK = 2.0  # seconds between two looks at a queued job
-LIVES = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "STOPPED", "RESIZING", "SIGNALING")
+UNKNOWN = "UNKNOWN"  # what it is in while nobody can be asked
+LIVES = (
+    "PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "STOPPED", "RESIZING", "SIGNALING",
+    UNKNOWN,
+)  # fmt: skip
 
 TEMPLATE = """#!/bin/bash
 # Written by ./launch.sh slurm, for {source}. To queue it again: sbatch {script}
@@ -30,7 +34,7 @@ ends=$job/ends.$SLURM_JOB_ID.$restarts # exit codes other than 0, in the order i
 # and its ports meet those of an earlier start whose processes are not gone yet.
 port=$((61440 + (SLURM_JOB_ID + 512 * restarts) % 4096))
 export JAX_COORDINATOR_ADDRESS=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):$port
-unset JAX_PROCESS_COUNT JAX_PROCESS_ID # which the shell that queued this may have had
+unset JAX_PROCESS_COUNT JAX_PROCESS_ID JAX_LOCAL_DEVICE_IDS # which the shell that queued this may have had
 export GPTJAX_JOIN_SECONDS=${{GPTJAX_JOIN_SECONDS:-900}} PYTHONUNBUFFERED=1 PYTHONPATH=$source
 echo "start $restarts of job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, $(date '+%F %T')"
 
@@ -271,6 +275,8 @@ class Slurm(Engine):
 def _state(job: str) -> str:
     """Of a job; of an array, of those that are not over, else of the last."""
     code, told = answer("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T")
+    if code and "Invalid job id" not in told:
+        return UNKNOWN  # the controller does not answer: the job goes on
     if code or not told:
         return "GONE"
     states = told.split()
@@ -283,11 +289,16 @@ def _reason(job: str) -> str:
 
 
 def _exit_code(job: str) -> int:
-    """Of a job that is over; 1 where it was cancelled, timed out, or is forgotten already."""
-    found = re.search(r"JobState=(\w+).*ExitCode=(\d+):", answer("scontrol", "--oneliner", "show", "job", job)[1])
-    if found is None:
-        return 1
-    return int(found[2]) or int(found[1] != "COMPLETED")
+    """Of a job that is over; of an array 0 once one of its jobs is done, else that of the newest that ran.
+
+    1 where it was cancelled, timed out, or is forgotten already.
+    """
+    told = answer("scontrol", "--oneliner", "show", "job", job)[1]
+    records = re.findall(r"^JobId=(\d+).*?JobState=(\w+).*? ExitCode=(\d+):", told, re.MULTILINE)
+    if any(state == "COMPLETED" for _, state, _ in records):
+        return 0
+    ran = [(int(number), int(code)) for number, state, code in records if state != "CANCELLED"]
+    return max(ran, default=(0, 1))[1] or 1
 
 
 def seconds(limit: str | None) -> int | None:

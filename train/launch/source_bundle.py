@@ -12,7 +12,7 @@ from typing import NamedTuple
 from gptjax.files.atomic_folder import appearing
 from gptjax.files.plain_json import dumps
 
-BUNDLE = "source.json"  # what train/record/provenance.py reads where there is no git
+BUNDLE = "source.json"  # {"commit", "changed"}, as git says there: for train/record/provenance.py
 SHOWN = 5  # changed files that a refusal lists
 NOT_SENT = ":!.venv"  # may be a link, which .gitignore does not cover
 

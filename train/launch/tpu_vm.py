@@ -37,9 +37,10 @@ if [ ! -d {name} ]; then
   tar --extract --gzip --file {name}.tar.gz --directory {name}.new
   mv {name}.new {name}
 fi
-mkdir -p {run}
-if [ ! -w {run} ]; then
-  echo "$HOSTNAME: {run} cannot be written to; is the file system mounted here?" >&2
+run={run}
+mkdir -p "$run"
+if [ ! -w "$run" ]; then
+  echo "$HOSTNAME: $run cannot be written to; is the file system mounted here?" >&2
   exit 2
 fi
 GPTJAX_PLATFORM=tpu {name}/launch.sh setup

@@ -29,12 +29,12 @@ from gptjax.runs.manifest import manifest, steps
 from gptjax.runs.rundir import CREDIT, GENERATION
 from gptjax.text.tokenizer import Tokenizer
 from train.assemble import Text
+from train.launch.source_bundle import BUNDLE
 from train.recipe import Change, Recipe, changes, from_json, to_json
 from train.record.older import check_same_tasks
 from train.updates.optimizer import cooldown_start, learning_rate
 
 ROOT = Path(__file__).resolve().parents[2]
-BUNDLE = "source.json"  # in the source that train/launch/ sends: {"commit", "changed"}, as git says there
 BEFORE_A_RUN = ("lease", "failures.json")  # may lie in a folder that is no run yet
 PLACES = (  # variables that say where a process is, which may differ from one to the next
     "JAX_COORDINATOR_ADDRESS", "JAX_COORDINATOR_BIND_ADDRESS", "JAX_PROCESS_ID", "JAX_LOCAL_DEVICE_IDS",

@@ -37,6 +37,8 @@ def join() -> None:
     if given.get("JAX_PROCESS_COUNT") == "1":  # where a launcher always sets them
         _check_number(given.get("JAX_PROCESS_ID", "0"), "1")
         return
+    if os.environ.get("SLURM_STEP_NUM_TASKS") == "1" and len(given) < len(NAMES):
+        return  # also a shell of salloc, where SLURM_NTASKS counts the whole allocation
     given_wait = os.environ.get(PATIENCE, "300")
     if not given_wait.isdecimal():
         raise ValueError(f"{PATIENCE}={given_wait}: must be a whole number of seconds")
@@ -91,20 +93,15 @@ def _found(given: Mapping[str, str], wait: int) -> _Place | None:
 
     Raises ValueError where there is one, and JAX cannot make out the others.
     """
-    if len(given) == len(NAMES) and not any(name in os.environ for name in TASKS):
-        return None
-    from jax._src.cloud_tpu_init import running_in_cloud_tpu_vm
-    from jax._src.clusters import ClusterEnv  # what jax.distributed.initialize() asks, before it connects
-
     indexed = "KUBERNETES_SERVICE_HOST" in os.environ and "JOB_COMPLETION_INDEX" in os.environ
-    if not (running_in_cloud_tpu_vm or indexed or any(name in os.environ for name in TASKS)):
+    if len(given) == len(NAMES) or not (indexed or any(name in os.environ for name in TASKS) or _on_tpu_vm()):
         return None
-    told = _told(given) if len(given) == len(NAMES) else None  # then only the devices are asked for
-    number = (None, None) if told is None else (told.processes, told.process)
     own = os.environ.get("JAX_LOCAL_DEVICE_IDS")
-    devices = None if own is None else [int(one) for one in own.split(",")]
     try:
-        found = ClusterEnv.auto_detect_unset_distributed_params(given.get(NAMES[0]), *number, devices, None, wait)
+        from jax._src.clusters import ClusterEnv  # what jax.distributed.initialize() asks, before it connects
+
+        devices = None if own is None else [int(one) for one in own.split(",")]
+        found = ClusterEnv.auto_detect_unset_distributed_params(given.get(NAMES[0]), None, None, devices, None, wait)
     except Exception as error:  # of many kinds: a metadata server that does not answer, a pod that may not ask
         raise ValueError(
             f"JAX cannot make out the other processes: {' '.join(str(error).split())}; "
@@ -114,6 +111,17 @@ def _found(given: Mapping[str, str], wait: int) -> _Place | None:
     if address is None or count is None or process is None:
         return None
     return _Place(address, count, process, None if devices is None else list(devices))
+
+
+def _on_tpu_vm() -> bool:
+    """Whether this machine is one of several workers of a TPU, as far as can be known without asking for them."""
+    if "," not in os.environ.get("TPU_WORKER_HOSTNAMES", ","):
+        return False
+    try:
+        from jax._src.cloud_tpu_init import running_in_cloud_tpu_vm
+    except ImportError:  # which is JAX's own affair
+        return False
+    return running_in_cloud_tpu_vm
 
 
 def leave_failed(code: int) -> None:

@@ -62,3 +62,11 @@ def test_a_text_of_spaces_has_no_evidence():
     found, others = heads_evidence(model, model._model, model.params, " \n", LEFT_OUT_WORK)
     assert not found
     assert "mood" in others
+
+
+def test_as_many_tokens_are_left_out_as_are_asked_for():
+    """0 tries none, 1 tries one, of the same model and text."""
+    model = headed_model()
+    for tried in (0, 1):
+        found, _ = heads_evidence(model, model._model, model.params, TEXT, LEFT_OUT_WORK, tried)
+        assert all(np.isfinite(np.array(one.causes.left_out_T, float)).sum() == tried for one in found)

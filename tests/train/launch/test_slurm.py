@@ -238,3 +238,28 @@ def test_gpus_need_an_environment_that_is_made_for_them(login, tmp_path, monkeyp
         checked(gpus_per_node=8)
     (tmp_path / ".venv/launch.stamp").write_text("cuda clean 1 /x\n")
     checked(gpus_per_node=8)
+
+
+@pytest.mark.parametrize(
+    ("records", "code"),
+    [
+        (["JobId=7 JobName=x JobState=COMPLETED Reason=None ExitCode=0:0"], 0),
+        (["JobId=7 JobName=x JobState=FAILED Reason=NonZeroExitCode ExitCode=2:0"], 2),
+        (["JobId=7 JobName=x JobState=CANCELLED Reason=None ExitCode=0:15"], 1),
+        ([], 1),
+        (["JobId=7 JobState=CANCELLED ExitCode=0:0", "JobId=9 JobState=COMPLETED ExitCode=0:0"], 0),
+        (["JobId=8 JobState=FAILED ExitCode=75:0", "JobId=9 JobState=FAILED ExitCode=2:0"], 2),
+    ],
+)
+def test_the_exit_code_of_a_job_that_is_over_is_that_of_its_end(monkeypatch, records, code):
+    """Of an array: done where one of its jobs is, whatever became of the others."""
+    monkeypatch.setattr(slurm, "answer", lambda *_: (0, "\n".join(records)))
+    assert slurm._exit_code("7") == code
+
+
+def test_a_controller_that_does_not_answer_ends_no_view(monkeypatch):
+    """A job that it knows no more is over."""
+    told = [(1, "slurm_load_jobs error: Unable to contact slurm controller"), (1, "error: Invalid job id specified")]
+    monkeypatch.setattr(slurm, "answer", lambda *_: told.pop(0))
+    assert slurm._state("7") in slurm.LIVES
+    assert slurm._state("7") not in slurm.LIVES

@@ -123,7 +123,7 @@ def test_an_address_or_devices_that_are_given_stand_beside_what_jax_finds(monkey
 def test_the_three_variables_come_before_what_jax_finds(monkeypatch, joined):
     under(monkeypatch, JAX_COORDINATOR_ADDRESS="node-0:8476", JAX_PROCESS_COUNT="2", JAX_PROCESS_ID="0")
     join()
-    assert joined == [("node-0:8476", 2, 0, [1], "deactivate")]
+    assert joined == [("node-0:8476", 2, 0, None, "deactivate")]
 
 
 def test_a_shell_on_a_cluster_is_no_task_of_it(monkeypatch, joined):
@@ -132,6 +132,16 @@ def test_a_shell_on_a_cluster_is_no_task_of_it(monkeypatch, joined):
     monkeypatch.delenv("SLURM_STEP_NODELIST")
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     monkeypatch.delenv("JOB_COMPLETION_INDEX", raising=False)
+    join()
+    assert joined == []
+    under(monkeypatch, SLURM_STEP_NUM_TASKS="1")  # the shell of salloc is a step of one task in an allocation of four
+    join()
+    assert joined == []
+
+
+def test_the_one_worker_of_a_tpu_vm_is_alone_and_asks_nobody(monkeypatch, joined):
+    monkeypatch.setattr("jax._src.cloud_tpu_init.running_in_cloud_tpu_vm", True)
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
     join()
     assert joined == []
 
