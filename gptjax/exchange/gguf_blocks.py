@@ -7,7 +7,6 @@ Axes: n blocks  g groups of a block with a scale of their own.
 
 from collections.abc import Callable
 
-import ml_dtypes
 import numpy as np
 
 SMALL, LARGE = 32, 256  # values of a block
@@ -55,7 +54,7 @@ def unpacked(kind: str, raw: np.ndarray) -> np.ndarray:
 def packed(kind: str, values: np.ndarray) -> np.ndarray:
     """The bytes of a tensor's values, float32, for the types in `WRITTEN`: those of the package gguf, bit for bit.
 
-    Raises ValueError where a value, or the scale or offset of its block, is beyond float16.
+    Raises ValueError where a value, or the scale or offset of its block, is beyond its type.
     """
     values = np.ascontiguousarray(values, np.float32)
     with np.errstate(over="ignore", divide="ignore"):
@@ -63,7 +62,9 @@ def packed(kind: str, values: np.ndarray) -> np.ndarray:
             case "F32":
                 return values.reshape(-1).astype("<f4").view(np.uint8)
             case "BF16":
-                return values.reshape(-1).astype(ml_dtypes.bfloat16).view("<u2").view(np.uint8)
+                bits = values.reshape(-1).view(np.uint32)
+                found = (bits + (0x7FFF + (bits >> 16 & 1)) >> 16).astype("<u2")  # to the nearest, of two to the even
+                scales = unpacked("BF16", found)
             case "F16":
                 found = values.reshape(-1).astype("<f2")
                 scales = found
@@ -72,7 +73,7 @@ def packed(kind: str, values: np.ndarray) -> np.ndarray:
                 scales = scales.astype("<f2")
                 found = np.concatenate([scales.view(np.uint8), q.view(np.uint8)], axis=1).reshape(-1)
     if not np.isfinite(scales).all():
-        raise ValueError(f"values of up to {np.abs(values).max():.4g} are beyond {kind}, whose numbers end at 65504")
+        raise ValueError(f"values of up to {np.abs(values).max():.4g} are beyond what {kind} can hold")
     return found.view(np.uint8)
 
 
