@@ -23,7 +23,7 @@ from gptjax.exchange.export import CONTINUED, LONGEST, PROMPTS, TOLERANCE, by_pa
 from gptjax.exchange.gguf_blocks import SMALL
 from gptjax.exchange.gguf_file import content_bytes, write_file
 from gptjax.exchange.gguf_model import ATTRIBUTION, read_gguf, settings_of, shapes_of, tensors_of
-from gptjax.exchange.gguf_tokenizer import tokenizer_settings
+from gptjax.exchange.gguf_tokenizer import KEY, tokenizer_settings
 from gptjax.files.atomic_folder import absent, appearing
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.prompt import encode_prompts
@@ -152,6 +152,12 @@ def _compare_description(again: LanguageModel, model: LanguageModel) -> None:
     for role in ("bos", "eos", "pad"):
         if (found := getattr(again.tokenizer, role)) != (wanted := getattr(model.tokenizer, role)):
             raise ValueError(f"the {role.upper()} token has id {found} in the file, in the source {wanted}")
+    rules, wanted = (
+        tokenizer_settings(one.tokenizer, one.generation_config, model.config.vocabulary) for one in (again, model)
+    )
+    for key in (f"{KEY}pre", f"{KEY}tokens", f"{KEY}merges"):
+        if rules[key] != wanted[key]:
+            raise ValueError(f"{key} is {str(rules[key])[:60]} in the file, of the source {str(wanted[key])[:60]}")
     for text in PROBES:
         if (found := again.tokenizer.encode(text)) != (wanted := model.tokenizer.encode(text)):
             raise ValueError(f"the file's tokenizer makes {found} of {text!r}, the source {wanted}")

@@ -150,10 +150,9 @@ def tokenizer_settings(tokenizer: Tokenizer, generation_config: GenerationConfig
 def _cut_of(rules: Mapping[str, Any]) -> str:
     """Of CUTS, the way that these rules cut words. Raises ValueError naming what differs from all of them."""
     model = rules["model"]
-    if model["type"] != "BPE" or _plain(rules["decoder"]) != {"type": "ByteLevel"}:
-        raise ValueError(
-            f"export: GGUF wants a byte-level BPE tokenizer here; this is {model['type']}, decoded otherwise"
-        )
+    decoder = (rules["decoder"] or {}).get("type")
+    if (model["type"], decoder) != ("BPE", "ByteLevel"):
+        raise ValueError(f"export: GGUF takes a byte-level BPE; this tokenizer is {model['type']}, read by {decoder}")
     for field in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges"):
         if model.get(field):
             raise ValueError(f"export: GGUF cannot say {field}={model[field]!r} of a tokenizer")
@@ -173,15 +172,12 @@ def _cut_of(rules: Mapping[str, Any]) -> str:
 
 
 def _plain(rule: Any) -> Any:
-    """A rule without the fields that change no id; a decoder's says nothing else."""
+    """A rule without the field that changes no id."""
     if isinstance(rule, list):
         return [_plain(one) for one in rule]
     if not isinstance(rule, dict):
         return rule
-    fields = {name: _plain(value) for name, value in rule.items() if name != "trim_offsets"}
-    if fields.get("type") == "ByteLevel" and fields.get("add_prefix_space") is not False:
-        return {"type": "ByteLevel"}
-    return fields
+    return {name: _plain(value) for name, value in rule.items() if name != "trim_offsets"}
 
 
 def _further_ends(tokenizer: Tokenizer, generation_config: GenerationConfig) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """Our GGUF files beside llama.cpp and the package gguf: weights, tokens, greedy texts, scores, and what few bits cost.
 
-    python -m tests.campaigns.gguf_live MODEL --llama PYTHON [--exported FOLDER]
+    python -m tests.campaigns.gguf_live MODEL --llama PYTHON [--exported FOLDER] [--dtypes f32 q8_0 ...]
+    python -m tests.campaigns.gguf_live families --llama PYTHON    # random models of every architecture, without JAX
 
 MODEL: a run, a folder of Hugging Face or a .gguf file. PYTHON: an environment with xllamacpp and gguf. Every type of
 weights is exported, into FOLDER where it is kept. Each line says what was compared and what was found; the exit status
@@ -27,7 +28,10 @@ import numpy as np
 import gptjax
 from gptjax.exchange.export import logits_of
 from gptjax.exchange.gguf_export import DTYPES
+from gptjax.exchange.gguf_reread import logits
 from gptjax.inference.language_model import LanguageModel
+from tests.gptjax.exchange.test_gguf_reread import SAID, file_of
+from tests.hf_models import PROMPT, QWEN3
 
 ROOT = Path(__file__).resolve().parents[2]
 PORT = 8391
@@ -161,6 +165,23 @@ def greedy(model: LanguageModel, dtype: str, needed: int, nats: float) -> None:
     say(f"{dtype}: log-probabilities", probabilities > 0 and largest <= nats, found)
 
 
+def families(python: str) -> None:
+    """Scores of random models whose logits the tests compare with those of transformers."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for number, (name, fields) in enumerate(
+            {**SAID, "qwen3 with biases": QWEN3 | {"attention_bias": True}}.items()
+        ):
+            file = file_of(Path(scratch) / f"{number}.gguf", fields)
+            [logits_TV] = logits(file, [PROMPT])
+            scores_V = logits_TV[-1] - logits_TV[-1].max()
+            scores_V -= np.log(np.exp(scores_V).sum())
+            with llama(python, file):
+                answer = asked("/completion", prompt=PROMPT, n_predict=1, temperature=0, n_probs=20, cache_prompt=False)
+            told = answer["completion_probabilities"][0]["top_logprobs"] if answer["completion_probabilities"] else []
+            largest = max((abs(one["logprob"] - scores_V[one["id"]]) for one in told), default=np.inf)
+            say(f"{name}: log-probabilities", largest <= NATS, f"{largest:.2e} nats of {len(told)}")
+
+
 def perplexities(source: LanguageModel, files: dict[str, Path]) -> None:
     """Of our own pages, by our own forward pass over the weights as they were stored."""
     text = "".join((ROOT / name).read_text("utf-8") for name in ("README.md", "docs/finetuning.md", "docs/serving.md"))
@@ -182,13 +203,17 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--llama", required=True)
     parser.add_argument("--exported", type=Path)
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     given = parser.parse_args()
+    if given.model == "families":
+        families(given.llama)
+        return
     with tempfile.TemporaryDirectory() as scratch:
         folder = given.exported or Path(scratch)
         folder.mkdir(exist_ok=True)
-        files = {dtype: folder / f"model-{dtype}.gguf" for dtype in DTYPES}
+        files = {dtype: folder / f"model-{dtype}.gguf" for dtype in ("f32", *given.dtypes)}
         model = gptjax.load(given.model)
-        if not files["q8_0"].exists():
+        if "q8_0" in files and not files["q8_0"].exists():
             export = ["export", given.model, str(files["q8_0"]), "--dtype", "q8_0"]
             subprocess.run([sys.executable, "-m", "gptjax.cli", *export], check=True)
         for dtype, file in files.items():
