@@ -238,6 +238,8 @@ def settings_of(config: ModelConfig) -> dict[str, Any]:
     if arch != "gpt2":
         found |= {"rope.freq_base": float(config.rope_theta), "rope.dimension_count": config.H}
         found["attention.value_length"] = config.H
+    if kind == QWEN3 and config.attention_bias:
+        raise ValueError("export: llama.cpp's qwen3 has no biases (model.attention_bias=True); a folder can have them")
     if (scaling := config.rope_scaling) is not None:
         if scaling.kind != "linear":
             raise ValueError(

@@ -31,13 +31,14 @@ from gptjax.exchange.gguf_export import DTYPES
 from gptjax.exchange.gguf_reread import logits
 from gptjax.inference.language_model import LanguageModel
 from tests.gptjax.exchange.test_gguf_reread import SAID, file_of
-from tests.hf_models import PROMPT, QWEN3
+from tests.hf_models import PROMPT
 
 ROOT = Path(__file__).resolve().parents[2]
 PORT = 8391
 STRINGS = 2000
 GREEDY = 200  # tokens
 NATS = 1e-3  # of log-probabilities, with weights of 32 bits
+GELU_NATS = 2e-2  # of loud random models of gpt2: llama.cpp looks GELU up in a table of 16 bits
 PERPLEXITY = {"f16": 1e-3, "bf16": 1e-2, "q8_0": 1e-3, "q4_0": 0.05, "q4_1": 0.05}  # share by which it may rise
 PROMPTS = ("The city of London was", "Once upon a time there was a man who", "曹操", "In the beginning", "A: hello\nB:")
 SCRIPTS = (
@@ -150,10 +151,10 @@ def greedy(model: LanguageModel, dtype: str, needed: int, nats: float) -> None:
         scores_TV = logits_TV - np.log(np.exp(logits_TV - logits_TV.max(-1, keepdims=True)).sum(-1, keepdims=True))
         scores_TV -= logits_TV.max(-1, keepdims=True)
         differing += int((scores_TV.argmax(-1) != written).sum())
-        told = answer["completion_probabilities"]
-        if len(told) == len(written):  # else tokens that end inside a character are left out
-            for place, entry in enumerate(told):
-                for one in entry["top_logprobs"]:
+        told = answer.get("completion_probabilities", [])
+        for place, id in enumerate(written):
+            if told and told[0]["id"] == id:  # tokens that end inside a character are left out
+                for one in told.pop(0)["top_logprobs"]:
                     largest = max(largest, abs(one["logprob"] - scores_TV[place, one["id"]]))
                     probabilities += 1
         places, count = places + len(written), count + 1
@@ -168,18 +169,28 @@ def greedy(model: LanguageModel, dtype: str, needed: int, nats: float) -> None:
 def families(python: str) -> None:
     """Scores of random models whose logits the tests compare with those of transformers."""
     with tempfile.TemporaryDirectory() as scratch:
-        for number, (name, fields) in enumerate(
-            {**SAID, "qwen3 with biases": QWEN3 | {"attention_bias": True}}.items()
-        ):
+        for number, (name, fields) in enumerate(SAID.items()):
             file = file_of(Path(scratch) / f"{number}.gguf", fields)
             [logits_TV] = logits(file, [PROMPT])
-            scores_V = logits_TV[-1] - logits_TV[-1].max()
-            scores_V -= np.log(np.exp(scores_V).sum())
+            scores_TV = logits_TV - logits_TV.max(-1, keepdims=True)
+            scores_TV -= np.log(np.exp(scores_TV).sum(-1, keepdims=True))
+            count, largest = 0, 0.0
             with llama(python, file):
-                answer = asked("/completion", prompt=PROMPT, n_predict=1, temperature=0, n_probs=20, cache_prompt=False)
-            told = answer["completion_probabilities"][0]["top_logprobs"] if answer["completion_probabilities"] else []
-            largest = max((abs(one["logprob"] - scores_V[one["id"]]) for one in told), default=np.inf)
-            say(f"{name}: log-probabilities", largest <= NATS, f"{largest:.2e} nats of {len(told)}")
+                for length in range(4, len(PROMPT) + 1):
+                    answer = asked(
+                        "/completion",
+                        prompt=PROMPT[:length],
+                        n_predict=1,
+                        temperature=0,
+                        n_probs=20,
+                        cache_prompt=False,
+                    )
+                    for entry in answer.get("completion_probabilities", []):  # none of what ends inside a character
+                        for one in entry["top_logprobs"]:
+                            largest = max(largest, abs(one["logprob"] - scores_TV[length - 1, one["id"]]))
+                            count += 1
+            allowed = GELU_NATS if "gpt2" in name else NATS
+            say(f"{name}: log-probabilities", count > 0 and largest <= allowed, f"{largest:.2e} nats of {count}")
 
 
 def perplexities(source: LanguageModel, files: dict[str, Path]) -> None:

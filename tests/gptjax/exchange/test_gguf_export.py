@@ -121,6 +121,7 @@ UNSAYABLE = {
     "llama3's scaling": (
         lambda: with_config(random_model(), rope_scaling=RopeScaling()), "f32", "rope_scaling.kind='llama3' is not",
     ),
+    "biases of qwen3": (lambda: with_config(random_model(), attention_bias=True), "f32", "qwen3 has no biases"),
     "adapters": (lambda: with_config(random_model(), lora=Lora()), "f32", "has adapters beside its weights"),
     "a prefix that is encoded": (lambda: with_habits(encodes_prompt=True), "f32", "from both sides"),
     "four ends": (lambda: with_habits(ends=frozenset({2, 5, 6, 7})), "f32", r"end with the tokens \[2, 5, 6, 7\]"),
