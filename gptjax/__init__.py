@@ -8,7 +8,7 @@
 >>> model.perplexity(["A whole text."]).metrics["bits a byte"].value
 >>> model.score([gptjax.Row(ids=[1, 5, 6], at=[2], targets=[7])])[0].log_probs  # of any token, anywhere
 >>> model.predict(["A whole text."], "topic")[0].answer  # by an output head that it was taught
->>> gptjax.export(model, "exported")  # a Hugging Face folder
+>>> gptjax.export(model, "exported")  # a Hugging Face folder; "model.gguf" = a file for llama.cpp
 
 All that a model does is in help(gptjax.LanguageModel). Tasks with items (multiple choice, classification, answers) are
 in gptjax.evaluation.evaluate, conversations in gptjax.inference.chat; the program `gptjax` has the same as generate,
@@ -114,6 +114,7 @@ def load(
         from gptjax.loading import place_model
 
         model = place_model(imported, dtype=dtype, mesh=mesh, adapter=beside)
+        credit = imported.credit if credit is None else credit
     model.credit = credit
     return model
 
@@ -154,17 +155,26 @@ def export_adapter(
     write_adapter(folder, model.params, model.config, fingerprint(model.params, model.config))
 
 
-def export(model: "LanguageModel", folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Writes a model as a folder in Hugging Face's layout, which appears only when it is proven to be the model.
+def export(model: "LanguageModel", path: str | os.PathLike[str], dtype: str | None = None) -> dict[str, Any]:
+    """Writes a model as a folder in Hugging Face's layout, or where the name ends in .gguf as a file for llama.cpp.
 
-    Returns the proof; gptjax.exchange.export says what is compared, and what is raised.
+    Either appears only when it is proven to be the model. `dtype`: of a file's weights, f32, f16, bf16, q8_0, q4_0 or
+    q4_1; None = f32, as a folder has them.
+    Returns the proof; gptjax.exchange.export and gptjax.exchange.gguf_export say what is compared, and what is raised.
     """
     from gptjax import arguments
+    from gptjax.files.places import expanded
 
-    if not isinstance(folder, str | os.PathLike):
-        raise ValueError(f"folder: must be the path of a folder to make, not {arguments.kind(folder)}")
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"path: must be that of a folder or a .gguf file to make, not {arguments.kind(path)}")
     if isinstance(model, str | os.PathLike):
         raise ValueError(f"model: is the path {os.fspath(model)!r}; load it first, with gptjax.load")
+    if expanded(path).suffix.lower() == ".gguf":
+        from gptjax.exchange.gguf_export import export_gguf
+
+        return export_gguf(model, path, "f32" if dtype is None else dtype)
+    if dtype is not None:
+        raise ValueError(f"dtype={dtype!r} is for a .gguf file; a folder holds float32")
     from gptjax.exchange.export import export
 
-    return export(model, folder)
+    return export(model, path)

@@ -1,7 +1,7 @@
 """`gptjax export`."""
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -12,22 +12,25 @@ from gptjax.files.atomic_folder import absent
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Export(Verb):
-    """Write a model as a Hugging Face folder, once the written files are proven to be the model.
+    """Write a model as a Hugging Face folder, or as a GGUF file, once what was written is proven to be the model.
 
-    The folder must not exist. It appears only when what was written has been read back and scores as the model does;
-    its export_proof.json says what was compared. Runs on the CPU, whatever devices the run was trained on.
+    The folder or file must not exist. It appears only when it has been read back and scores as the model does; in a
+    folder export_proof.json says what was compared. Runs on the CPU, whatever devices the run was trained on.
 
       gptjax export runs/first exported
       gptjax export runs/first exported --step 1200 --weights ema
       gptjax export SmolLM2.gguf smollm2
+      gptjax export runs/first first.gguf --dtype q8_0
       gptjax export smollm2 tuned --adapter an-adapter
       gptjax export runs/tuned an-adapter --only-adapter
     """
 
     directory: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of a run; also a Hugging Face folder or a .gguf file."""
-    folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
-    """Folder to make."""
+    folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")]
+    """Folder to make; ending in .gguf: the file to make, for llama.cpp."""
+    dtype: Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1"] | None = None
+    """Of the weights in a GGUF file; None = f32."""
     step: int | None = None
     """Checkpoint to export; None = the best so far of a run that is judged by a figure, else the newest good one."""
     weights: Literal["trained", "ema"] = "trained"
@@ -38,6 +41,11 @@ class Export(Verb):
     """Not the model but the LoRA adapters of a run alone, in PEFT's layout."""
 
     def __post_init__(self):
+        gguf = self.folder.lower().endswith(".gguf")
+        if self.dtype is not None and not gguf:
+            raise ValueError(f"dtype={self.dtype} is for a target that ends in .gguf; {self.folder!r} does not")
+        if self.only_adapter and gguf:
+            raise ValueError(f"only_adapter writes a folder in PEFT's layout; {self.folder!r} ends in .gguf")
         if self.only_adapter and self.adapter is not None:
             raise ValueError("adapter is merged into a model, only_adapter takes a run's out of it: use one of them")
 
@@ -52,10 +60,25 @@ class Export(Verb):
             print(f"{self.folder}: LoRA adapters in PEFT's layout, for the weights that {self.directory} began with")
             return
         model = gptjax.load(self.directory, self.step, weights=self.weights, adapter=self.adapter)
-        proof = gptjax.export(model, self.folder)
+        proof = gptjax.export(model, self.folder, self.dtype)
         logits = proof["logits"]
+        if "moved" in logits:
+            self._tell(proof, model.config.parameters)
+            return
         print(
             f"{self.folder}: {proof['class']}, {model.config.parameters:,} parameters; "
             f"{proof['tensors_equal']} tensors equal, scores of up to {logits['largest']:.4g} within "
             f"{logits['largest_difference']:.2g} over {logits['tokens']} tokens"
         )
+
+    def _tell(self, proof: dict[str, Any], parameters: int) -> None:
+        """Of a GGUF file."""
+        logits, left = proof["logits"], proof["left_out"]
+        print(
+            f"{self.folder}: {proof['class']}, {parameters:,} parameters, {proof['bytes'] / 1e6:.1f} MB; "
+            f"{proof['tensors_equal']} tensors as near as the type allows, scores of up to {logits['largest']:.4g} "
+            f"read alike within {logits['largest_difference']:.2g} over {logits['tokens']} tokens, moved by "
+            f"{logits['moved']:.2g} of their deviation"
+        )
+        if left:
+            print(f"left out, for a GGUF file has no place for them: the output heads {', '.join(left)}")

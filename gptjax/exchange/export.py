@@ -55,7 +55,7 @@ def export(model: LanguageModel, folder: str | os.PathLike[str]) -> dict[str, An
     """
     target = absent(folder)
     small = texts(model)
-    params = _by_path(model.params)
+    params = by_path(model.params)
     with appearing(target) as (aside, appear):
         _check_room(aside, params)
         for name, text in small.items():
@@ -227,7 +227,7 @@ def _logits(model: Transformer, params: Any, tokens_BT: Any) -> jax.Array:
     return logits_from(hidden_BTD, head(params), model.config.vocabulary)
 
 
-def _by_path(params: Any) -> dict[str, np.ndarray]:
+def by_path(params: Any) -> dict[str, np.ndarray]:
     """Every parameter by its path, such as "layers/query", on the host."""
     found = {}
     for path, leaf in jax.tree.leaves_with_path(params):

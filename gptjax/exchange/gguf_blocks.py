@@ -1,6 +1,7 @@
 """How GGUF packs the values of a tensor, block by block. Does not import JAX.
 
-Source: github.com/ggml-org/ggml, src/ggml-common.h (the blocks) and src/ggml-quants.c (dequantize_row_*).
+Source: github.com/ggml-org/ggml, src/ggml-common.h (the blocks) and src/ggml-quants.c (dequantize_row_*,
+quantize_row_*_ref).
 Axes: n blocks  g groups of a block with a scale of their own.
 """
 
@@ -48,6 +49,70 @@ def unpacked(kind: str, raw: np.ndarray) -> np.ndarray:
             return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
     size = next(size for name, _, size in TYPES.values() if name == kind)
     return _UNPACK[kind](raw.reshape(-1, size)).reshape(-1)
+
+
+def packed(kind: str, values: np.ndarray) -> np.ndarray:
+    """The bytes of a tensor's values, float32, for the types in `WRITTEN`: those of the package gguf, bit for bit.
+
+    Raises ValueError where a value, or the scale or offset of its block, is beyond its type.
+    """
+    values = np.ascontiguousarray(values, np.float32)
+    with np.errstate(over="ignore", divide="ignore"):
+        match kind:
+            case "F32":
+                return values.reshape(-1).astype("<f4").view(np.uint8)
+            case "BF16":
+                bits = values.reshape(-1).view(np.uint32)
+                found = (bits + (0x7FFF + (bits >> 16 & 1)) >> 16).astype("<u2")  # to the nearest, of two to the even
+                scales = unpacked("BF16", found)
+            case "F16":
+                found = values.reshape(-1).astype("<f2")
+                scales = found
+            case _:
+                scales, q = _PACK[kind](values.reshape(-1, SMALL))
+                scales = scales.astype("<f2")
+                found = np.concatenate([scales.view(np.uint8), q.view(np.uint8)], axis=1).reshape(-1)
+    if not np.isfinite(scales).all():
+        raise ValueError(f"values of up to {np.abs(values).max():.4g} are beyond what {kind} can hold")
+    return found.view(np.uint8)
+
+
+def _to_q8_0(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scales and whole numbers; halves are rounded away from 0, as C does."""
+    d = np.abs(x).max(axis=1, keepdims=True) / np.float32(127)
+    scaled = x * _inverse(d)
+    whole = np.floor(np.abs(scaled))
+    whole += np.abs(scaled) - whole >= 0.5
+    return d, np.copysign(whole, scaled).astype(np.int8)
+
+
+def _to_q4_0(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The value that is farthest from 0 becomes -8."""
+    d = np.take_along_axis(x, np.abs(x).argmax(axis=1)[:, None], axis=1) / np.float32(-8)
+    return d, _halved(x * _inverse(d) + np.float32(8.5))
+
+
+def _to_q4_1(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The least value becomes 0, the largest 15; scale and offset side by side."""
+    m = x.min(axis=1, keepdims=True)
+    d = (x.max(axis=1, keepdims=True) - m) / np.float32(15)
+    return np.concatenate([d, m], axis=1), _halved((x - m) * _inverse(d) + np.float32(0.5))
+
+
+def _inverse(d: np.ndarray) -> np.ndarray:
+    return np.where(d == 0, np.float32(0), np.float32(1) / d)
+
+
+def _halved(numbers: np.ndarray) -> np.ndarray:
+    """Cut to whole numbers of four bits; the second half of a block lies above the first."""
+    q = np.minimum(numbers.astype(np.uint8), 15)
+    return q[:, : SMALL // 2] | q[:, SMALL // 2 :] << 4
+
+
+_PACK: dict[str, Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]] = {
+    "Q8_0": _to_q8_0, "Q4_0": _to_q4_0, "Q4_1": _to_q4_1,
+}  # fmt: skip
+WRITTEN = ("F32", "F16", "BF16", *_PACK)
 
 
 def _q8_0(blocks: np.ndarray) -> np.ndarray:

@@ -1,17 +1,17 @@
-"""GGUF files: settings, and tensors that are unpacked to float32 when asked for. Does not import JAX.
+"""GGUF files: settings, and tensors that are unpacked to float32 when asked for; both written. Does not import JAX.
 
 Source: github.com/ggml-org/ggml, docs/gguf.md.
 """
 
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gptjax.exchange.gguf_blocks import OTHERS, TYPES, unpacked
+from gptjax.exchange.gguf_blocks import OTHERS, TYPES, packed, unpacked
 from gptjax.files.bounded_files import check_regular, naming
 
 VERSIONS = (2, 3)
@@ -22,12 +22,17 @@ STRING, ARRAY = 8, 9
 SCALARS = dict(enumerate(["<B", "<b", "<H", "<h", "<I", "<i", "<f", "<?"])) | {10: "<Q", 11: "<q", 12: "<d"}
 
 
+ALIGNMENT = 32  # bytes, of every tensor that is written
+UINT32, INT32, FLOAT32, BOOL = 4, 5, 6, 7
+
+
 class Tensors(Mapping[str, np.ndarray]):
     """A file's tensors by name, made anew as float32 whenever one is asked for; `shapes` costs nothing."""
 
     def __init__(self, raw: np.ndarray, places: Mapping[str, tuple[str, tuple[int, ...], int, int]]):
         self._raw, self._places = raw, places
         self.shapes = {name: shape for name, (_, shape, _, _) in places.items()}
+        self.kinds = {name: kind for name, (kind, _, _, _) in places.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
         kind, shape, begin, size = self._places[name]
@@ -69,6 +74,64 @@ def read_file(path: Path) -> tuple[dict[str, Any], Tensors]:
             raise ValueError(f"general.alignment is {alignment!r}; must be a multiple of 8")
         start = -(-cursor.at // alignment) * alignment
         return settings, Tensors(raw, _places(entries, start, alignment, len(raw)))
+
+
+def write_file(
+    path: Path,
+    settings: Mapping[str, Any],
+    entries: Sequence[tuple[str, str, tuple[int, ...]]],
+    tensors: Iterable[tuple[str, np.ndarray]],
+) -> None:
+    """Writes a file of version 3. `entries`: name, type and shape of every tensor, which `tensors` yields in turn.
+
+    Raises ValueError naming a tensor whose values its type cannot hold.
+    """
+    numbers = {name: number for number, (name, _, _) in TYPES.items()}
+    head = b"GGUF" + struct.pack("<IQQ", VERSIONS[-1], len(entries), len(settings))
+    head += b"".join(_text(key) + _setting(value) for key, value in settings.items())
+    offset = 0
+    for name, kind, shape in entries:
+        head += _text(name) + struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
+        head += struct.pack("<IQ", numbers[kind], offset)
+        size = content_bytes(kind, shape)
+        offset += size + -size % ALIGNMENT
+    with path.open("wb") as file:
+        file.write(head + bytes(-len(head) % ALIGNMENT))
+        for (name, kind, shape), (found, values) in zip(entries, tensors, strict=True):
+            assert (found, values.shape) == (name, shape), (found, values.shape, name, shape)
+            try:
+                raw = packed(kind, values)
+            except ValueError as error:
+                raise ValueError(f"tensor {name!r}: {error}") from error
+            file.write(raw)
+            file.write(bytes(-raw.nbytes % ALIGNMENT))
+
+
+def content_bytes(kind: str, shape: tuple[int, ...]) -> int:
+    """How long a tensor's values are."""
+    values, size = next((values, size) for name, values, size in TYPES.values() if name == kind)
+    return math.prod(shape) // values * size
+
+
+def _text(value: str) -> bytes:
+    raw = value.encode()
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def _setting(value: Any) -> bytes:
+    """Type and value: a truth, a whole number, a decimal, a text, or a list of texts or of whole numbers."""
+    match value:
+        case bool():
+            return struct.pack("<I?", BOOL, value)
+        case int():
+            return struct.pack("<II", UINT32, value)
+        case float():
+            return struct.pack("<If", FLOAT32, value)
+        case str():
+            return struct.pack("<I", STRING) + _text(value)
+    if value and isinstance(value[0], int):
+        return struct.pack(f"<IIQ{len(value)}i", ARRAY, INT32, len(value), *value)
+    return struct.pack("<IIQ", ARRAY, STRING, len(value)) + b"".join(map(_text, value))
 
 
 def _entry(cursor: "_Cursor") -> tuple[str, str, tuple[int, ...], int, int]:

@@ -1,15 +1,19 @@
-"""The byte-level BPE tokenizer within a GGUF file. Does not import JAX.
+"""The byte-level BPE tokenizer within a GGUF file, both ways. Does not import JAX.
 
 Source: github.com/ggml-org/ggml, docs/gguf.md, section "Tokenizer"; how `tokenizer.ggml.pre` cuts words: llama.cpp,
 src/llama-vocab.cpp.
 """
 
+import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
+from gptjax.inference.chat import LINES
+from gptjax.inference.generation_config import ROLES, GenerationConfig
 from gptjax.text.tokenizer import Tokenizer
 
 KEY = "tokenizer.ggml."
@@ -96,3 +100,92 @@ def _texts(settings: Mapping[str, Any], name: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise ValueError(f"{KEY}{name} is missing, or not a list of texts")
     return value
+
+
+def tokenizer_settings(tokenizer: Tokenizer, generation_config: GenerationConfig, rows: int) -> dict[str, Any]:
+    """The settings for a model of so many rows, its chat template among them.
+
+    Raises ValueError naming what of the tokenizer, or of how texts begin, end and talk, a GGUF file cannot say.
+    """
+    rules = json.loads(tokenizer.content)
+    pre = _cut_of(rules)
+    special, added = {}, {}
+    for token in rules["added_tokens"]:
+        if flags := [flag for flag in ("lstrip", "rstrip", "single_word") if token[flag]]:
+            raise ValueError(f"export: GGUF cannot say {flags[0]} of the token {token['content']!r}")
+        (special if token["special"] else added)[token["id"]] = token["content"]
+    names = {id: name for name, id in rules["model"]["vocab"].items()} | special | added
+    tokens = [names.get(id, f"<|unused {id}|>") for id in range(rows)]
+    types = [
+        CONTROL if id in special else USER_DEFINED if id in added else NORMAL if id in names else UNUSED
+        for id in range(rows)
+    ]
+    if len(set(tokens)) != rows:
+        twice = next(token for token in tokens if tokens.count(token) > 1)
+        raise ValueError(f"export: the vocabulary has {twice!r} twice, which GGUF cannot say")
+    template = generation_config.chat_template
+    if template is None and generation_config.begins_with_bos:
+        template = LINES  # how a model of ours talks; it begins with BOS
+    others = re.findall(r"\b(?:pad|unk|sep|cls|mask)_token\b", template or "")
+    others += [
+        name for name in ("bos_token", "eos_token") if name not in generation_config.names and name in (template or "")
+    ]
+    if others:
+        raise ValueError(f"export: the chat template asks for {others[0]}, which readers of GGUF do not give it")
+    return {
+        f"{KEY}model": "gpt2",
+        f"{KEY}pre": pre,
+        f"{KEY}tokens": tokens,
+        f"{KEY}token_type": types,
+        f"{KEY}merges": [pair if isinstance(pair, str) else " ".join(pair) for pair in rules["model"]["merges"]],
+        **{f"{KEY}{'padding' if role == 'pad' else role}_token_id": getattr(tokenizer, role) for role in ROLES},
+        **{f"{KEY}{name}_token_id": id for name, id in _further_ends(tokenizer, generation_config).items()},
+        f"{KEY}add_bos_token": generation_config.begins_with_bos,
+        f"{KEY}add_eos_token": False,
+        f"{KEY}add_space_prefix": False,
+        **({} if template is None else {"tokenizer.chat_template": template}),
+    }
+
+
+def _cut_of(rules: Mapping[str, Any]) -> str:
+    """Of CUTS, the way that these rules cut words. Raises ValueError naming what differs from all of them."""
+    model = rules["model"]
+    decoder = (rules["decoder"] or {}).get("type")
+    if (model["type"], decoder) != ("BPE", "ByteLevel"):
+        raise ValueError(f"export: GGUF takes a byte-level BPE; this tokenizer is {model['type']}, read by {decoder}")
+    for field in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges"):
+        if model.get(field):
+            raise ValueError(f"export: GGUF cannot say {field}={model[field]!r} of a tokenizer")
+    found = _plain(rules["pre_tokenizer"]), _plain(rules["normalizer"])
+    for name, (cut, normalizer) in CUTS.items():
+        known = tokenizers.Tokenizer(models.BPE())
+        known.pre_tokenizer = cut
+        if normalizer is not None:
+            known.normalizer = normalizer
+        fields = json.loads(known.to_str())
+        if found == (_plain(fields["pre_tokenizer"]), _plain(fields["normalizer"])):
+            return name
+    raise ValueError(
+        f"export: the tokenizer cuts words in a way for which GGUF has no name known here ({', '.join(CUTS)}): "
+        f"{json.dumps(found)[:120]}"
+    )
+
+
+def _plain(rule: Any) -> Any:
+    """A rule without the field that changes no id."""
+    if isinstance(rule, list):
+        return [_plain(one) for one in rule]
+    if not isinstance(rule, dict):
+        return rule
+    return {name: _plain(value) for name, value in rule.items() if name != "trim_offsets"}
+
+
+def _further_ends(tokenizer: Tokenizer, generation_config: GenerationConfig) -> dict[str, int]:
+    """The ends of texts beside EOS, of which GGUF has two: of a turn and of a message."""
+    ends = sorted(generation_config.ends - {tokenizer.eos})
+    if tokenizer.eos not in generation_config.ends or len(ends) > 2:
+        raise ValueError(
+            f"export: texts end with the tokens {sorted(generation_config.ends)}; GGUF can say EOS, here "
+            f"{tokenizer.eos}, and at most two others"
+        )
+    return dict(zip(("eot", "eom"), ends, strict=False))

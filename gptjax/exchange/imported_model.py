@@ -18,6 +18,7 @@ class ImportedModel:
     tokenizer: Tokenizer
     generation_config: GenerationConfig
     params: Any  # tree of NumPy arrays, float32
+    credit: str | None = None  # what its texts ask to be said of them, where a file holds that too
 
 
 def check_one_model(config: ModelConfig, tokenizer: Tokenizer, generation_config: GenerationConfig) -> None:

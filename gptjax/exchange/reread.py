@@ -49,8 +49,14 @@ def logits(folder: Path, texts: Sequence[Sequence[int]]) -> list[np.ndarray]:
 
     Raises ValueError naming a tensor that the config asks for and that is missing, or that it has no use for.
     """
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    left = read_weights(folder)
+    return scores(json.loads((folder / "config.json").read_text(encoding="utf-8")), read_weights(folder), texts)
+
+
+def scores(
+    config: Mapping[str, Any], weights: Mapping[str, np.ndarray], texts: Sequence[Sequence[int]]
+) -> list[np.ndarray]:
+    """`logits`, of the fields of a config.json and tensors by Hugging Face's names."""
+    left = dict(weights)
 
     def take(name: str) -> np.ndarray:
         if name not in left:

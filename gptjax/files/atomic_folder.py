@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all. Does not import JAX."""
+"""A folder, or a file, that appears whole or not at all. Does not import JAX."""
 
 import contextlib
 import hashlib
@@ -28,8 +28,8 @@ def absent(folder: str | os.PathLike[str]) -> Path:
 
 
 @contextlib.contextmanager
-def appearing(target: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
-    """A hidden folder beside the target to write in, and what to call to make it the target.
+def appearing(target: Path) -> Iterator[tuple[Path, Callable[..., None]]]:
+    """A hidden folder beside the target to write in, and what to call to make it, or a file in it, the target.
 
     It is removed where that is not called, and so are the folders that were made to hold it. Those that dead processes
     left are removed first: an owner holds a lock on its folder, which the system takes back when the process dies.
@@ -42,9 +42,9 @@ def appearing(target: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
     prefix = f".{name}.unfinished-"
     aside = target.parent / f"{prefix}{secrets.token_hex(4)}"
 
-    def appear() -> None:
+    def appear(what: Path = aside) -> None:
         sync_folder(aside)
-        aside.rename(absent(target))  # made meanwhile by somebody else?
+        what.rename(absent(target))  # made meanwhile by somebody else?
         sync_folder(target.parent)
 
     with contextlib.ExitStack() as stack:

@@ -85,7 +85,7 @@ LOAD = {
     "load('run', dtype=int)": "dtype=<class 'int'>; ",
     "load('run', dtype=None)": "dtype=None; known: bfloat16, float16, float32",
     "load('run', step='10')": "step='10': must be a whole number, not a str",
-    "export(model, None)": "folder: must be the path of a folder to make, not None",
+    "export(model, None)": "path: must be that of a folder or a .gguf file to make, not None",
     "export('run', 'out')": "model: is the path 'run'; load it first, with gptjax.load",
 }
 REFUSE = """
