@@ -32,7 +32,7 @@ class Classify(Task):
     all cues removed from the input; any other, a label field of the sources. What has no label has no target.
     """
 
-    labels: tuple[str, ...] = ()  # () = all that the text has
+    labels: tuple[str, ...] = ()  # () = all that the text has; -type = all but the type, unless nothing else is there
     shortest: int = 8  # tokens of a block of sentences
     longest: int = 64  # from the T of a row on: blocks are whole documents, as far as a row holds them
 
@@ -42,6 +42,8 @@ class Classify(Task):
     def __post_init__(self):
         super().__post_init__()
         check_lengths(self.shortest, self.longest)
+        if len({label.startswith("-") for label in self.labels}) > 1:
+            raise ValueError(f"labels={self.labels}: name those to learn, or with - those to leave out, not both")
         if len(set(self.labels)) < len(self.labels):
             raise ValueError(f"labels={self.labels}: name none twice")
 
@@ -50,12 +52,14 @@ class Classify(Task):
 
     def kinds(self, corpus: Corpus) -> tuple[str, ...]:
         """The kinds of labels that are learnt: those named, or all that have two classes and more."""
-        if self.labels:
+        left_out = {label[1:] for label in self.labels if label.startswith("-")}
+        if self.labels and not left_out:
             return self.labels
         read = self.sources or corpus.sources
         several = {field for source in read for field, names in corpus.classes[source].items() if len(names) > 1}
         several -= {"source", "type", position.HEAD, continuity.HEAD}  # these are heads already
-        return (*(["source"] if len(read) > 1 else []), "type", *sorted(several))
+        found = (*(["source"] if len(read) > 1 else []), "type", *sorted(several))
+        return tuple(kind for kind in found if kind not in left_out) or found
 
     def classes(self, corpus: Corpus, name: str) -> tuple[str, ...]:
         """What a kind of label may say. Raises ValueError if no source has it, or it says always the same."""

@@ -49,7 +49,7 @@ def recipe() -> Recipe:
                 *until_the_end("classify", 0.02, 0.015),
             ),
             masked_lm=MaskedLM(unit="token", span=1, rate=0.15),
-            classify=Classify(labels=("source", "topic")),
+            classify=Classify(labels=("-type",)),  # which so short a run does not tell better than a guesser
         ),
         model=SIZES["nano"](),
         optimizer=OptimizerSpec(name="muon", learning_rate=4e-3, warmup=100, schedule="wsd", decay=FALL, final=0.0),

@@ -170,6 +170,8 @@ def test_left_out_all_kinds_of_labels_that_the_text_has_are_learnt(corpus):
     """Source, type, and every field with two classes; of one source, not the source."""
     assert Classify().kinds(corpus) == ("source", "type", "age", "mood")
     assert Classify(sources=("q",)).kinds(corpus) == ("type", "mood")
+    assert Classify(labels=("-type",)).kinds(corpus) == ("source", "age", "mood")
+    assert Classify(sources=("q",), labels=("-type", "-mood")).kinds(corpus) == ("type", "mood")  # nothing else is there
 
 
 def test_settings_that_cannot_be_are_named(corpus):
@@ -177,6 +179,7 @@ def test_settings_that_cannot_be_are_named(corpus):
         ({"shortest": 0}, "shortest=0"),
         ({"longest": 7}, "longest=7.*shortest=8"),
         ({"labels": ("type", "type")}, "none twice"),
+        ({"labels": ("type", "-source")}, "not both"),
     )
     for settings, found in cases:
         with pytest.raises(ValueError, match=found):

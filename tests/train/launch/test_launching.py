@@ -1,6 +1,7 @@
 """What all engines share: orders are checked, and a dry run shows what would be sent."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
