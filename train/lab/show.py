@@ -16,7 +16,6 @@ from rich.markup import escape
 from rich.text import Text
 
 from data.rows.rows import Rows
-from data.tasks.task import Task
 from gptjax.batch import Batch, ClassHead
 from gptjax.command.console import make_console, print_any_text
 from gptjax.command.options import print_mistake, take
@@ -49,7 +48,9 @@ def show(rows: Rows, first_row: int, count: int, task: str | None, console: Cons
             highlight=False,
         )
         console.print(row_text(batch, place, tokenizer))
-        console.print(target_text(batch, place, tokenizer, rows.builder.tasks[names[task_R[place]]]))
+        asks = rows.builder.tasks[names[task_R[place]]].token_head
+        head = None if asks is None else rows.builder.heads[asks]
+        console.print(target_text(batch, place, tokenizer, head))
         if classes := class_text(batch, place, rows.builder.heads):
             console.print(classes)
 
@@ -81,12 +82,12 @@ def row_text(batch: Batch, place: int, tokenizer: Tokenizer) -> Text:
     return text
 
 
-def target_text(batch: Batch, place: int, tokenizer: Tokenizer, task: Task) -> Text:
+def target_text(batch: Batch, place: int, tokenizer: Tokenizer, head: ClassHead | None) -> Text:
     """What the row's positions must predict: tokens, or classes of the task's head; a dot is a place without loss."""
     text = Text("target  ", style="dim")
     for t, id in enumerate(batch.targets_BT[place].tolist()):
         if batch.weights_BT[place][t] > 0:
-            shown = visible(tokenizer.token(id)) if task.token_head is None else f"{id} "
+            shown = visible(tokenizer.token(id)) if head is None else f"{head.classes[id]} "
             text.append(shown, COLOURS[int(batch.segment_BT[place][t]) % len(COLOURS)])
         else:
             text.append("·", "dim")

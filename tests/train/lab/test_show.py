@@ -7,6 +7,7 @@ from rich.console import Console
 from data.rows.rows import Rows
 from data.tasks.causal_lm import CausalLM
 from data.tasks.classify import Classify
+from gptjax.batch import ClassHead
 from tests.tiny_text import sentences, write_prepared
 from train.lab.show import row_text, show, target_text, visible
 from train.objectives import Objectives
@@ -30,13 +31,21 @@ def test_a_row_is_drawn_token_by_token_with_a_mark_where_each_document_begins(ro
 
 def test_targets_are_shown_where_the_loss_is_and_nowhere_else(rows):
     batch, tokenizer = rows.batch(np.arange(1)), rows.corpus.tokenizer
-    shown = target_text(batch, 0, tokenizer, CausalLM()).plain.removeprefix("target  ")
+    shown = target_text(batch, 0, tokenizer, None).plain.removeprefix("target  ")
     targets = [
         visible(tokenizer.token(id)) if weight else "·"
         for id, weight in zip(batch.targets_BT[0].tolist(), batch.weights_BT[0], strict=True)
     ]
     assert shown == "".join(targets)
     assert "·" in targets
+
+
+def test_classes_of_single_tokens_are_shown_by_their_names(rows):
+    batch = rows.batch(np.arange(1))
+    second = batch._replace(targets_BT=np.ones_like(batch.targets_BT))
+    shown = target_text(second, 0, rows.corpus.tokenizer, ClassHead(name="far", classes=("one", "two"))).plain
+    assert "two " in shown
+    assert "one " not in shown
 
 
 def test_the_program_names_row_and_source(rows):
