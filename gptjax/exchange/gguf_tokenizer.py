@@ -12,6 +12,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
+from gptjax.files.plain_json import dumps
 from gptjax.inference.chat import LINES
 from gptjax.inference.generation_config import ROLES, GenerationConfig
 from gptjax.text.tokenizer import Tokenizer
@@ -167,7 +168,7 @@ def _cut_of(rules: Mapping[str, Any]) -> str:
             return name
     raise ValueError(
         f"export: the tokenizer cuts words in a way for which GGUF has no name known here ({', '.join(CUTS)}): "
-        f"{json.dumps(found)[:120]}"
+        f"{dumps(found)[:120]}"
     )
 
 
