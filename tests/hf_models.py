@@ -5,11 +5,12 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from safetensors.numpy import save_file
 
 from gptjax.exchange.hf_config import model_of
-from gptjax.exchange.hf_params import HEAD, names, shape_of, table
+from gptjax.exchange.hf_params import HEAD, names, read_params, shape_of, table
 from tests.tiny_run import bpe
 
 LLAMA = {
@@ -73,3 +74,10 @@ def write_folder(folder: Path, fields: dict[str, Any], tensors: dict[str, np.nda
 
 def without_head(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: array for name, array in tensors.items() if name != HEAD}
+
+
+def parameters(fields):
+    """Our parameters of them, by path."""
+    config, _ = model_of(fields)
+    leaves = jax.tree.leaves_with_path(read_params(config, weights(fields)))
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

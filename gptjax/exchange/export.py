@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import safetensors
 import tokenizers
 from safetensors.numpy import save_file
 
+from gptjax.config import ModelConfig
 from gptjax.exchange import heads_file, reread
 from gptjax.exchange.heads_file import read_class_heads
 from gptjax.exchange.hf_config import fields_of
@@ -170,31 +172,20 @@ def _compare_tokens(folder: Path, model: LanguageModel) -> list[list[int]]:
 def _compare_scores(folder: Path, model: LanguageModel, fixed: list[list[int]]) -> dict[str, Any]:
     """Logits of the fixed texts and of random ones, and a greedy continuation, beside the independent forward pass."""
     config = model.config
-    draw = np.random.default_rng(0)
-    random = [draw.integers(0, config.vocabulary, min(config.T, LONGEST)).tolist() for _ in range(2)]
-    prompts = [ids[: config.T] for ids in [*fixed, *random]]
-    begun = prompts[0][: max(1, config.T // 2)]
+    prompts, begun = probes(config, fixed)
     float32 = LanguageModel(
         config, model.tokenizer, model.params, generation_config=model.generation_config, mesh=model.mesh
     )
     [[sample]] = float32.generate(begun, temperature=0, tokens=CONTINUED)
     *found, of_greedy = reread.logits(folder, [*prompts, [*begun, *sample.ids[:-1]]])
     largest = max(float(np.abs(logits_TV).max()) for logits_TV in found)
-    differences = [np.abs(a - b).max() for a, b in zip(found, logits_of(float32, prompts), strict=True)]
-    difference = float(np.max(differences))  # of NaN it is NaN
+    difference = largest_difference(found, logits_of(float32, prompts))
     if not difference <= TOLERANCE * largest:
         raise ValueError(
             f"every tensor is the source's, but scores of up to {largest:.4g} differ by {difference:.4g}: {CONFIG} "
             f"does not say what the source computes"
         )
-    chosen_TV = of_greedy[len(begun) - 1 :]
-    short_T = chosen_TV.max(axis=-1) - chosen_TV[np.arange(len(sample.ids)), list(sample.ids)]
-    if not short_T.max() <= 2 * TOLERANCE * largest:  # of two that are as likely, either may be taken
-        place = int(np.argmax(short_T))
-        raise ValueError(
-            f"token {place} of a greedy continuation is {sample.ids[place]} in the source, "
-            f"{int(chosen_TV[place].argmax())} in what was written"
-        )
+    check_greedy(of_greedy, begun, sample.ids, largest, "in the source", "in what was written")
     return {
         "logits": {
             "texts": len(prompts),
@@ -205,6 +196,35 @@ def _compare_scores(folder: Path, model: LanguageModel, fixed: list[list[int]]) 
         },
         "greedy": {"prompt": begun, "continuation": list(sample.ids)},
     }
+
+
+def probes(config: ModelConfig, fixed: list[list[int]]) -> tuple[list[list[int]], list[int]]:
+    """(the fixed texts and two random ones, in ids, as far as the context goes; what is continued of the first)."""
+    draw = np.random.default_rng(0)
+    random = [draw.integers(0, config.vocabulary, min(config.T, LONGEST)).tolist() for _ in range(2)]
+    texts = [ids[: config.T] for ids in [*fixed, *random]]
+    return texts, texts[0][: max(1, config.T // 2)]
+
+
+def largest_difference(a: list[np.ndarray], b: list[np.ndarray]) -> float:
+    """Between the scores of two readers; of NaN it is NaN."""
+    return float(np.max([np.abs(one - other).max() for one, other in zip(a, b, strict=True)]))
+
+
+def check_greedy(
+    logits_TV: np.ndarray, begun: list[int], ids: Sequence[int], largest: float, one: str, other: str
+) -> None:
+    """Raises ValueError where one reader's greedy continuation `ids` of `begun` is not the other's, by its `logits_TV`.
+
+    Of two tokens whose scores are as high, either may be taken.
+    """
+    chosen_TV = logits_TV[len(begun) - 1 :]
+    short_T = chosen_TV.max(axis=-1) - chosen_TV[np.arange(len(ids)), list(ids)]
+    if not short_T.max() <= 2 * TOLERANCE * largest:
+        place = int(np.argmax(short_T))
+        raise ValueError(
+            f"token {place} of a greedy continuation is {ids[place]} {one}, {int(chosen_TV[place].argmax())} {other}"
+        )
 
 
 def logits_of(model: LanguageModel, texts: list[list[int]]) -> list[np.ndarray]:

@@ -19,7 +19,16 @@ from typing import Any
 import numpy as np
 
 from gptjax.exchange import gguf_reread
-from gptjax.exchange.export import CONTINUED, LONGEST, PROMPTS, TOLERANCE, by_path, logits_of
+from gptjax.exchange.export import (
+    CONTINUED,
+    PROMPTS,
+    TOLERANCE,
+    by_path,
+    check_greedy,
+    largest_difference,
+    logits_of,
+    probes,
+)
 from gptjax.exchange.gguf_blocks import SMALL
 from gptjax.exchange.gguf_file import content_bytes, write_file
 from gptjax.exchange.gguf_model import ATTRIBUTION, read_gguf, settings_of, shapes_of, tensors_of
@@ -170,28 +179,18 @@ def _compare_scores(file: Path, model: LanguageModel, again: LanguageModel, dtyp
     dtype; with the source it must within that of the dtype.
     """
     config = model.config
-    draw = np.random.default_rng(0)
-    random = [draw.integers(0, config.vocabulary, min(config.T, LONGEST)).tolist() for _ in range(2)]
     fixed = [ids for ids in encode_prompts(model.tokenizer, model.generation_config, PROMPTS) if ids]
-    texts = [ids[: config.T] for ids in [*fixed, *random]]
-    begun = texts[0][: max(1, config.T // 2)]
+    texts, begun = probes(config, fixed)
     [[sample]] = again.generate(begun, temperature=0, tokens=CONTINUED)
     *found, of_greedy = gguf_reread.logits(file, [*texts, [*begun, *sample.ids[:-1]]])
     largest = max(float(np.abs(logits_TV).max()) for logits_TV in found)
-    difference = _largest_difference(found, logits_of(again, texts))
+    difference = largest_difference(found, logits_of(again, texts))
     if not difference <= TOLERANCE * largest:  # of NaN it is NaN
         raise ValueError(
             f"scores of up to {largest:.4g} differ by {difference:.4g} between two readers of the file: its settings "
             f"do not say what the source computes"
         )
-    chosen_TV = of_greedy[len(begun) - 1 :]
-    short_T = chosen_TV.max(axis=-1) - chosen_TV[np.arange(len(sample.ids)), list(sample.ids)]
-    if not short_T.max() <= 2 * TOLERANCE * largest:  # of two that are as likely, either may be taken
-        place = int(np.argmax(short_T))
-        raise ValueError(
-            f"token {place} of a greedy continuation is {sample.ids[place]} by one reader of the file, "
-            f"{int(chosen_TV[place].argmax())} by the other"
-        )
+    check_greedy(of_greedy, begun, sample.ids, largest, "by one reader of the file", "by the other")
     float32 = LanguageModel(config, model.tokenizer, model.params, mesh=model.mesh)
     source = np.concatenate(logits_of(float32, texts)).astype(np.float64)
     moved = float(np.sqrt(np.mean((np.concatenate(found) - source) ** 2)) / source.std())
@@ -213,7 +212,3 @@ def _compare_scores(file: Path, model: LanguageModel, again: LanguageModel, dtyp
         },
         "greedy": {"prompt": begun, "continuation": list(sample.ids)},
     }
-
-
-def _largest_difference(a: list[np.ndarray], b: list[np.ndarray]) -> float:
-    return float(np.max([np.abs(one - other).max() for one, other in zip(a, b, strict=True)]))

@@ -181,13 +181,19 @@ def limited(at: Cluster, run: str) -> str:
     return f"{starts} starts"
 
 
-def task_killed(at: Cluster, run: str) -> str:
-    """one of the two tasks gets a SIGKILL"""
+def _killed(at: Cluster, run: str, task: int) -> str:
+    """The job of a run of which a task got a SIGKILL in the middle, and which was started again and done."""
     job = at.queue(run)
     at.middle(run)
-    os.kill(json.loads((at.run(run) / "lease/1.json").read_text())["pid"], signal.SIGKILL)
+    os.kill(json.loads((at.run(run) / f"lease/{task}.json").read_text())["pid"], signal.SIGKILL)
     wanted("state", at.over(job)["JobState"], "COMPLETED")
     wanted("started again", len(at.starts(run, job)) > 1, True)
+    return job
+
+
+def task_killed(at: Cluster, run: str) -> str:
+    """one of the two tasks gets a SIGKILL"""
+    job = _killed(at, run, 1)
     told = re.findall(r"ended with exit code (\d+): queued again", at.output(run, job))
     wanted("told", told[0] in ("137", "70"), True)  # 70 where the other task saw it before Slurm did
     return f"exit code {told[0]}, queued again"
@@ -195,11 +201,7 @@ def task_killed(at: Cluster, run: str) -> str:
 
 def first_killed(at: Cluster, run: str) -> str:
     """the task through which all are connected gets a SIGKILL"""
-    job = at.queue(run)
-    at.middle(run)
-    os.kill(json.loads((at.run(run) / "lease/0.json").read_text())["pid"], signal.SIGKILL)
-    wanted("state", at.over(job)["JobState"], "COMPLETED")
-    wanted("started again", len(at.starts(run, job)) > 1, True)
+    _killed(at, run, 0)
     return "queued again"
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import shlex
-import subprocess
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar
 
@@ -86,7 +85,8 @@ class TpuVm(Engine):
 
     Copies the commit, makes its environment, and starts a unit of systemd on every worker, which starts the run again
     after exit codes 75 and 70, signals and reboots, but not after 0, 1, 2, 3 and 4. Runs lie where all workers write
-    to. What is sent is kept in launched/JOB; its output is in the journal of each worker.
+    to. What is sent is kept in launched/JOB; its output is in the journal of each worker, of which the first one's is
+    shown. The end of the run is not seen from here: Ctrl-C ends the view.
     """
 
     tpu: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]  # of the TPU VM
@@ -165,8 +165,3 @@ class TpuVm(Engine):
         bundle = keep_bundle(order)
         line = f"{hashlib.sha256(bundle.read_bytes()).hexdigest()}  {bundle.name}\n"  # as sha256sum reads it
         bundle.with_name(f"{order.source.name}.sha256").write_text(line, encoding="utf-8")
-
-    def follow(self, order: Order, plan: Plan, said: str) -> int:
-        """Shows the journal of the first worker. Its end is not seen from here: Ctrl-C ends the view."""
-        assert plan.follow is not None
-        return subprocess.run(plan.follow).returncode

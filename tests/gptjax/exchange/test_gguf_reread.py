@@ -14,7 +14,7 @@ from gptjax.exchange.hf_config import model_of
 from gptjax.exchange.hf_params import read_params
 from gptjax.inference.generation_config import GenerationConfig
 from tests.campaigns.golden_transformers import GOLDEN, kept
-from tests.hf_models import CASES, GPT2, LLAMA, PROMPT, QWEN3, weights
+from tests.hf_models import CASES, GPT2, LLAMA, PROMPT, QWEN3, parameters, weights
 from tests.tiny_run import bpe
 
 SAID = {name: fields for name, fields in CASES.items() if "llama3" not in name}  # GGUF files have no such scaling
@@ -35,13 +35,6 @@ def file_of(path, fields, kind="F32", change=lambda name, array: array):
     entries = [(name, "F32" if len(shape) == 1 else kind, shape) for name, shape in shapes_of(config).items()]
     write_file(path, settings, entries, ((name, change(name, array)) for name, array in tensors_of(config, params)))
     return path
-
-
-def parameters(fields):
-    """Ours, by path."""
-    config, _ = model_of(fields)
-    leaves = jax.tree.leaves_with_path(read_params(config, weights(fields)))
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 @pytest.mark.parametrize("name", SAID)

@@ -2,16 +2,14 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from gptjax.exchange.hf_config import fields_of, model_of
-from gptjax.exchange.hf_params import read_params
 from gptjax.exchange.reread import first_difference, logits
 from tests.campaigns.golden_transformers import GOLDEN, kept
-from tests.hf_models import CASES, GPT2, LLAMA, PROMPT, QWEN3, weights, write_folder
+from tests.hf_models import CASES, GPT2, LLAMA, PROMPT, QWEN3, parameters, weights, write_folder
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +22,6 @@ def exported(path, fields, tensors=None):
     """A folder with the config as we write it."""
     config, _ = model_of(fields)
     return write_folder(path, fields_of(config), tensors or weights(fields))
-
-
-def parameters(fields):
-    """Ours, by path."""
-    config, _ = model_of(fields)
-    leaves = jax.tree.leaves_with_path(read_params(config, weights(fields)))
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 @pytest.mark.parametrize("name", CASES)
