@@ -9,44 +9,23 @@ and runs; what is done is not done again.
 """
 
 import argparse
-import csv
-import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import linalg
 
 import gptjax
-from data.preparation.holdout import text_hash
 from gptjax.evaluation.head_figures import figures
 from gptjax.evaluation.tf_idf import TfIdf
 from tests.campaigns.right_answers import teach, words_before
-from train.lab.few_labels import MEASURED, TESTED, write_texts
+from train.lab.few_labels import MEASURED, TESTED, Rated, rated, write_texts
 
 SEEDS = (1, 2, 3)
 STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0)
-HEAD = "valence"
+HEAD = "label"
 SHOWN = ("mse", "r2", "spearman")
-
-
-class Rated(NamedTuple):
-    """A text and the number that people gave it."""
-
-    text: str
-    valence: float
-
-
-def rated(files: Sequence[Path]) -> list[Rated]:
-    """Each text once, in the order of its hash."""
-    found: dict[str, float] = {}
-    for path in files:
-        with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
-                found.setdefault(row["text"].strip(), float(row["sentiment"]))
-    return sorted(itertools.starmap(Rated, found.items()), key=lambda one: text_hash(one.text.encode()))
 
 
 def ridge(train: Sequence[Rated], dev: Sequence[Rated], test: Sequence[Rated]) -> dict[str, float]:

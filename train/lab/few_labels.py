@@ -4,7 +4,9 @@ Texts and labels are those of our corpora; each text comes once, and one with tw
 by hashes and seeded draws, and written as .jsonl, a line a text: `text`, `label`.
 """
 
+import csv
 import importlib
+import itertools
 import json
 import re
 import sys
@@ -38,6 +40,13 @@ class Labelled(NamedTuple):
 
     text: str
     label: str
+
+
+class Rated(NamedTuple):
+    """A text and the number that people gave it."""
+
+    text: str
+    label: float
 
 
 class Held(NamedTuple):
@@ -143,6 +152,27 @@ def drawn(pool: Sequence[Labelled], count: int, seed: int) -> list[Labelled]:
     order = {label: draw.permutation(len(of)) for label, of in sorted(of_class.items())}
     taken = [of_class[label][place] for label, places in order.items() for place in places[:each].tolist()]
     return [taken[place] for place in np.random.default_rng((seed, 1)).permutation(len(taken))]
+
+
+def rated(files: Iterable[Path]) -> list[Rated]:
+    """Each text of VADER's ground truth once, in the order of its hash: columns `text` and `sentiment`, by tabs."""
+    found: dict[str, float] = {}
+    for path in files:
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
+                found.setdefault(row["text"].strip(), float(row["sentiment"]))
+    return sorted(itertools.starmap(Rated, found.items()), key=lambda one: text_hash(one.text.encode()))
+
+
+def written_ratings(folder: Path, task: str, texts: Sequence[Rated], count: int, seeds: Sequence[int]) -> None:
+    """Writes test, dev and draws of rated texts, as `written` those of a task with classes."""
+    dev_from, pool_from = TESTED, TESTED + MEASURED
+    write_texts(test_file(folder, task), texts[:dev_from])
+    write_texts(dev_file(folder, task), texts[dev_from:pool_from])
+    pool = texts[pool_from:]
+    for seed in seeds:
+        taken = np.random.default_rng(seed).permutation(len(pool))[:count]
+        write_texts(train_file(folder, task, count, seed), [pool[place] for place in taken.tolist()])
 
 
 def written(folder: Path, task: str, counts: Sequence[int], seeds: Sequence[int]) -> Held:

@@ -50,10 +50,16 @@ class Trial:
 
 
 def tested(run: str, file: Path) -> dict[str, float]:
-    """Accuracy, macro F1 and the other figures of a head's answers."""
+    """Accuracy, macro F1 and the other figures of a head's answers; of numbers, their mean squared error and others."""
     model, texts = gptjax.load(run), read_labelled(file)
     number = next(n for n, head in enumerate(model.config.class_heads) if head.name == HEAD)
     head = model.config.class_heads[number]
+    if head.kind == "values":
+        told = model.predict([one.text for one in texts], HEAD)
+        answer_I1, true_I1 = (
+            np.array(some)[:, None] for some in ([one.answer for one in told], [float(one.label) for one in texts])
+        )
+        return {name: float(value) for name, value in figures("values", answer_I1, true_I1).items()}
     ids = [one.ids for one in head_inputs(model.tokenizer, head, [one.text for one in texts])]
     probability_IC = np.exp(model.class_log_probs(ids, number).astype(np.float64))
     true_IC = np.eye(len(head.classes))[[head.classes.index(one.label) for one in texts]]

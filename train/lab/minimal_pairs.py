@@ -13,6 +13,7 @@ import dataclasses
 import itertools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import numpy as np
@@ -22,6 +23,9 @@ from rich.table import Table
 import gptjax
 from gptjax.command.console import make_console, print_any_text
 from gptjax.command.options import print_mistake, read
+from gptjax.files.atomic_file import write_whole
+from gptjax.files.places import expanded
+from gptjax.files.plain_json import dumps
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.prompt import encode_prompts
 from gptjax.inference.scoring import View
@@ -248,6 +252,7 @@ class Asked:
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = "runs/laptop"
     """a run, a folder of Hugging Face or a .gguf file"""
+    to: Path | None = None  # a .json file that is written too: the share of right pairs by subject and view
 
 
 def main(arguments: list[str]) -> int:
@@ -260,6 +265,13 @@ def main(arguments: list[str]) -> int:
         return print_mistake(error)
     views: tuple[View, ...] = ("causal",) if model.tokenizer.mask is None else ("causal", "bidirectional")
     found = measure(model, views)
+    if asked.to is not None:
+        shares = {
+            f"{language} {of}, {view}": share
+            for (language, of), told in by_subject(found).items()
+            for view, share in told.items()
+        }
+        write_whole(expanded(asked.to), dumps(shares, indent=1, ensure_ascii=False) + "\n")
     table = Table(
         "paradigm", *views, title=f"good sentences found more probable, of {PAIRS} pairs each; by chance 50 %"
     )

@@ -17,7 +17,9 @@ class Series:
     """Parts with arms of the same names, and the rule by which something follows from all of them."""
 
     question: str
-    parts: Mapping[str, Experiment]  # by what stands before their figures
+    # by what stands before their figures; one that needs the runs of those before it is made when these are done, of
+    # the folder that they lie in
+    parts: Mapping[str, Experiment | Callable[[Path], Experiment]]
     before: Callable[[], None] = lambda: None  # makes what the parts read
     # of a part, the arms that need no training: their figures, a mapping for every seed
     beside: Callable[[str], Mapping[str, ArmOutcome]] = lambda part: {}
@@ -25,7 +27,8 @@ class Series:
 
     @property
     def bases(self) -> list[Recipe]:
-        return [part.base for part in self.parts.values()]
+        """Of the parts that are there before anything has run."""
+        return [part.base for part in self.parts.values() if isinstance(part, Experiment)]
 
 
 def conduct_any(made: Experiment | Series, folder: Path, console: Console, again: bool = False) -> Outcome:
@@ -41,7 +44,7 @@ def conduct_series(series: Series, folder: Path, console: Console, again: bool =
     minutes = 0.0
     for name, part in series.parts.items():
         console.print(f"\n{name}", highlight=False, markup=False)
-        outcome = conduct(part, folder, console, again)
+        outcome = conduct(part if isinstance(part, Experiment) else part(folder), folder, console, again)
         minutes += outcome.cpu_minutes
         for arm, found in {**outcome.arms, **series.beside(name)}.items():
             arms[arm].append((name, found))

@@ -5,7 +5,18 @@ from collections import Counter
 import pytest
 
 from train.lab import few_labels
-from train.lab.few_labels import Labelled, dev_file, drawn, held_apart, read_labelled, train_file, written
+from train.lab.few_labels import (
+    Labelled,
+    Rated,
+    dev_file,
+    drawn,
+    held_apart,
+    rated,
+    read_labelled,
+    train_file,
+    written,
+    written_ratings,
+)
 
 TEXTS = [Labelled(f"text\u2028{n}", "abc"[n % 3]) for n in range(90)]  # U+2028 ends no line
 
@@ -39,9 +50,36 @@ def test_files_are_read_back_as_they_were_written_and_stay_as_they_are(tmp_path,
     monkeypatch.setitem(few_labels.TASKS, "made", lambda: TEXTS)
     monkeypatch.setattr(few_labels.held_apart, "__defaults__", (20, 10))
     held = written(tmp_path, "made", (6,), (0, 1))
-    assert read_labelled(few_labels.test_file(tmp_path, "made")) == held.test
+    assert read_labelled(few_labels.few_labels.test_file(tmp_path, "made")) == held.test
     assert read_labelled(dev_file(tmp_path, "made")) == held.dev
     assert read_labelled(train_file(tmp_path, "made", 6, 1)) == drawn(held.pool, 6, seed=1)
-    few_labels.test_file(tmp_path, "made").write_text("")
+    few_labels.few_labels.test_file(tmp_path, "made").write_text("")
     written(tmp_path, "made", (6,), (0,))
-    assert read_labelled(few_labels.test_file(tmp_path, "made")) == []
+    assert read_labelled(few_labels.few_labels.test_file(tmp_path, "made")) == []
+
+
+def test_rated_texts_are_read_once_in_an_order_that_files_do_not_decide(tmp_path):
+    lines = [f"{n}\t{n / 4 - 2}\ttext {n}\n" for n in range(8)]
+    first, second = tmp_path / "a.txt", tmp_path / "b.txt"
+    first.write_text("".join(["id\tsentiment\ttext\n", *lines[:6]]), encoding="utf-8")
+    second.write_text("".join(["id\tsentiment\ttext\n", *lines[4:]]), encoding="utf-8")
+    found = rated([first, second])
+    assert found == rated([second, first])
+    assert sorted(found) == sorted(Rated(f"text {n}", n / 4 - 2) for n in range(8))
+    assert [one.text for one in found] != sorted(one.text for one in found)
+
+
+def test_numbers_that_are_held_out_are_never_learnt(tmp_path, monkeypatch):
+    monkeypatch.setattr(few_labels, "TESTED", 20)
+    monkeypatch.setattr(few_labels, "MEASURED", 10)
+    written_ratings(tmp_path, "valence", [Rated(f"text {n}", n / 4) for n in range(90)], 8, (1, 2))
+    test, dev, first, second = (
+        set(read_labelled(file))
+        for file in (
+            few_labels.test_file(tmp_path, "valence"), dev_file(tmp_path, "valence"),
+            train_file(tmp_path, "valence", 8, 1), train_file(tmp_path, "valence", 8, 2),
+        )
+    )  # fmt: skip
+    assert (len(test), len(dev), len(first), len(second)) == (20, 10, 8, 8)
+    assert not (first | second) & (test | dev)
+    assert first != second

@@ -1,5 +1,6 @@
 """Minimal pairs: what they are made of, and how a model is measured by them."""
 
+import json
 from collections import Counter
 from types import SimpleNamespace
 
@@ -64,10 +65,13 @@ def test_subjects_are_means_over_their_paradigms():
     assert by_subject(found)["zh", "agreement"] == {"causal": pytest.approx(0.4)}  # pyright: ignore[reportArgumentType]
 
 
-def test_the_program_prints_a_line_a_paradigm_in_both_views(monkeypatch, capsys):
+def test_the_program_prints_a_line_a_paradigm_in_both_views_and_keeps_the_subjects(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(minimal_pairs.gptjax, "load", lambda _: random_model())
     monkeypatch.setattr(minimal_pairs, "PAIRS", 2)
-    assert main(["some-run"]) == 0
+    assert main(["some-run", "--to", str(tmp_path / "found.json")]) == 0
+    kept = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    assert len(kept) == 16
+    assert 0 <= kept["zh word order, bidirectional"] <= 1
     said = capsys.readouterr().out
     assert all(name in said for name in paradigms())
     assert "bidirectional" in said

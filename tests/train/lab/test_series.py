@@ -1,13 +1,14 @@
 """Experiments of several parts: figures are told by part, arms that need no training stand beside."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from tests.tiny_run import random_model, write_run
 from tests.train.lab.test_experiment import calls, quiet, replace_program, tiny
 from train.lab.experiment import SEEDS, TUNED_ON, Setting, folder_of
-from train.lab.experiments import e5_few_labels, e6_strategies, e10_augmentation, label_runs
+from train.lab.experiments import e5_few_labels, e6_strategies, e7_bases, e10_augmentation, label_runs
 from train.lab.few_labels import train_file
 from train.lab.outcome import DECIDES, ArmOutcome
 from train.lab.series import Series, conduct_any
@@ -38,6 +39,41 @@ def test_parts_and_arms_beside_them_make_one_table(monkeypatch, tmp_path):
     assert outcome.arms["a guess"].of("there: loss") == [1.0] * 3
     assert any(row[0] == "there: loss" for row in outcome.rows())
     assert len(calls(runs)) == 14 + 6
+
+
+def test_a_part_is_made_of_the_runs_of_the_parts_before_it(monkeypatch, tmp_path):
+    """What is prepared beforehand is the text of those parts that are there."""
+    runs = replace_program(monkeypatch, tmp_path)
+    found = []
+
+    def there(folder):
+        found.extend(path.name for path in folder.glob("*/cost.json"))
+        return tiny(rates=(0.02,), alternatives={})
+
+    made = series(parts={"here": tiny(rates=(0.01,), alternatives={}), "there": there})
+    assert len(made.bases) == 1
+    outcome = conduct_any(made, runs, quiet())
+    assert len(found) == len(list(runs.glob("*/cost.json"))) / 2 == 6
+    assert outcome.arms["few"].setting == "here rate 0.01; there rate 0.02"
+
+
+def test_runs_of_a_pair_of_bases_differ_in_their_base_alone(monkeypatch, tmp_path):
+    """Each seed has bases and draws of its own."""
+    at = {
+        (arm, seed): write_run(tmp_path / f"{arm} {seed}", random_model())
+        for arm in (e7_bases.NEXT_WORDS, e7_bases.ALL)
+        for seed in SEEDS[:2]
+    }
+    monkeypatch.setattr(e7_bases, "_base", lambda bases, folder, arm, seed: at[arm, seed])
+    made = e7_bases.experiment()
+    for name, make in list(made.parts.items())[1:]:
+        part = make(tmp_path)
+        first, second = ([part.recipe(arm, Setting(part.rates[0]), seed) for arm in part.arms] for seed in SEEDS[:2])
+        for seed, pair in zip(SEEDS, (first, second), strict=False):
+            assert [Path(recipe.base) for recipe in pair] == [at[arm, seed] for arm in part.arms]
+            assert dataclasses.replace(pair[1], base=pair[0].base) == pair[0]
+        if name != "dialogue":
+            assert first[0].examples.sources != second[0].examples.sources
 
 
 def test_one_experiment_is_conducted_as_it_is(monkeypatch, tmp_path):

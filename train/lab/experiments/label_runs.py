@@ -18,6 +18,7 @@ import numpy as np
 
 from data.examples.example_spec import ExamplesSpec
 from data.examples.head_spec import HeadSpec
+from gptjax.batch import HeadKind
 from gptjax.evaluation.head_figures import figures
 from gptjax.evaluation.tf_idf import TfIdf
 from train.lab.experiment import ROOT, SEEDS, TUNED_ON, Change
@@ -49,9 +50,11 @@ STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # C of logistic regression: all are t
 WORDS, FROZEN = "TF-IDF, logistic regression", "frozen features, linear head"
 
 
-def recipe_of(base: str, task: str, count: int, steps: int, *, adapters: bool = False) -> TuneRecipe:
+def recipe_of(
+    base: str, task: str, count: int, steps: int, *, adapters: bool = False, kind: HeadKind = "classes"
+) -> TuneRecipe:
     """A recipe that learns a task from so many labels; the draw is that of `drawing`."""
-    head = HeadSpec(kind="classes", target="label", held_out=str(dev_file(FOLDER, task)))
+    head = HeadSpec(kind=kind, target="label", held_out=str(dev_file(FOLDER, task)))
     plain = judge(talk(base, "lora" if adapters else "all"), head, {"examples.sources"})
     examples = ExamplesSpec(sources=(str(train_file(FOLDER, task, count, TUNED_ON)),), length=LENGTH, head=head)
     few = dataclasses.replace(plain.validation, task_rows=32 if adapters else 128, final_task_rows=128)
@@ -134,14 +137,15 @@ def measured(task: str, beside: Mapping[str, Path] | None = None) -> Callable[[P
         found = {WRONG: 1 - on_dev["accuracy"]}
         if json.loads((run / "recipe.json").read_text(encoding="utf-8"))["seed"] == TUNED_ON:
             return found
-        tested = _tested(run, test_file(FOLDER, task))
-        further = {name: _tested(run, file)["accuracy"] for name, file in (beside or {}).items()}
+        tested = trial_figures(run, test_file(FOLDER, task))
+        further = {name: trial_figures(run, file)["accuracy"] for name, file in (beside or {}).items()}
         return {"accuracy": tested["accuracy"], "macro F1": tested["macro_f1"], **further, **found}
 
     return measure
 
 
-def _tested(run: Path, file: Path) -> dict[str, float]:
+def trial_figures(run: Path, file: Path) -> dict[str, float]:
+    """What a run's head makes of a file of texts."""
     found = tested_file(run, file)
     if not found.exists():
         trial("tested", str(run), str(file))
