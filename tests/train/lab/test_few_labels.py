@@ -50,12 +50,12 @@ def test_files_are_read_back_as_they_were_written_and_stay_as_they_are(tmp_path,
     monkeypatch.setitem(few_labels.TASKS, "made", lambda: TEXTS)
     monkeypatch.setattr(few_labels.held_apart, "__defaults__", (20, 10))
     held = written(tmp_path, "made", (6,), (0, 1))
-    assert read_labelled(few_labels.few_labels.test_file(tmp_path, "made")) == held.test
+    assert read_labelled(few_labels.test_file(tmp_path, "made")) == held.test
     assert read_labelled(dev_file(tmp_path, "made")) == held.dev
     assert read_labelled(train_file(tmp_path, "made", 6, 1)) == drawn(held.pool, 6, seed=1)
-    few_labels.few_labels.test_file(tmp_path, "made").write_text("")
+    few_labels.test_file(tmp_path, "made").write_text("")
     written(tmp_path, "made", (6,), (0,))
-    assert read_labelled(few_labels.few_labels.test_file(tmp_path, "made")) == []
+    assert read_labelled(few_labels.test_file(tmp_path, "made")) == []
 
 
 def test_rated_texts_are_read_once_in_an_order_that_files_do_not_decide(tmp_path):
