@@ -28,6 +28,7 @@ class ClassHead:
     name: str
     classes: tuple[str, ...]  # of kind "values": the name of the number
     pair: bool = False  # compares the parts of a segment before and from its target's place; else reads one state
+    token: bool = False  # tells something of single tokens that its task has marked, and nothing of whole texts
     kind: HeadKind = "classes"  # one of several classes (softmax); any number of labels (sigmoid); a number
     pool: Pool = "last"  # which of the states of a text it reads: of the last token, the mean, a learnt mean
     causal: bool = False  # reads a text from the left alone; else every token sees both sides
@@ -57,6 +58,11 @@ class ClassHead:
             raise ValueError(
                 f"head {self.name!r}: pair compares two means, and has no pool={self.pool!r}; leave it out"
             )
+
+    @property
+    def of_texts(self) -> bool:
+        """Whether it tells something of whole texts that are given to it."""
+        return not self.token and (self.two or not self.pair)
 
     @property
     def tells_number(self) -> bool:
@@ -99,7 +105,7 @@ def _check_single_fields(name: str, fields: Mapping[str, Any]) -> None:
     for field, value in fields.items():
         if field in CHOICES and value not in CHOICES[field]:
             raise ValueError(f"head {name!r}: {field}={value!r}{did_you_mean(str(value), CHOICES[field])}")
-        if field in ("pair", "causal", "two", "lowercase") and not isinstance(value, bool):
+        if field in ("pair", "token", "causal", "two", "lowercase") and not isinstance(value, bool):
             raise ValueError(f"head {name!r}: {field} must be true or false, found {value!r}")
         if field in ("mean", "scale") and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise ValueError(f"head {name!r}: {field} must be a number, found {value!r}")

@@ -227,7 +227,7 @@ class Task(metaclass=TaskKind):
     def made_heads(self, corpus: Corpus) -> dict[str, ClassHead]:
         """The same heads, whole."""
         return {
-            name: ClassHead(name=name, classes=classes, pair=self.compares)
+            name: ClassHead(name=name, classes=classes, pair=self.compares, token=name == self.token_head)
             for name, classes in self.heads(corpus).items()
         }
 

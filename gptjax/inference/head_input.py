@@ -53,7 +53,7 @@ def head_named(heads: Sequence[ClassHead], name: str | None) -> int:
 
     Raises ValueError where there is none of that name, or none or several without one, or it is not of texts.
     """
-    of_texts = [head.name for head in heads if not head.pair or head.two]
+    of_texts = [head.name for head in heads if head.of_texts]
     if name is None and len(of_texts) == 1:
         name = of_texts[0]
     if not of_texts:
@@ -63,7 +63,8 @@ def head_named(heads: Sequence[ClassHead], name: str | None) -> int:
     if name not in of_texts:
         if any(head.name == name for head in heads):
             raise ValueError(
-                f"head={name!r}: compares pieces of running text, no texts that are given it; known: {of_texts}"
+                f"head={name!r}: tells something of running text that is made for it, not of texts that are given it; "
+                f"known: {of_texts}"
             )
         raise ValueError(f"head={name!r}: this model has no such head{did_you_mean(name, of_texts)}")
     return next(number for number, head in enumerate(heads) if head.name == name)

@@ -78,7 +78,7 @@ def asked(
 
 def sees_both_ways(config: ModelConfig, tokenizer: Tokenizer) -> bool:
     """Whether the model may have learnt to read from both sides: it knows a mask, or a head of it reads so."""
-    return tokenizer.mask is not None or any(not head.causal and not head.pair for head in config.class_heads)
+    return tokenizer.mask is not None or any(not head.causal and head.of_texts for head in config.class_heads)
 
 
 def _numbers(name: str, given: Any, count: int) -> tuple[int, ...]:

@@ -44,7 +44,7 @@ def heads_evidence(
     """
     found, others = [], []
     for head in model.config.class_heads:
-        if head.two or head.pair or not text.strip():
+        if head.two or not head.of_texts or not text.strip():
             others.append(head.name)
         else:
             found.append(_evidence(model, network, params, text, head.name, work, tried))

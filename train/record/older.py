@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from data.tasks.augment import Augment
 from data.tasks.labelled import Labelled
 from data.tasks.schedule import Schedule, written
-from gptjax.config import FURTHER
+from gptjax.config import FURTHER, ModelConfig
 from gptjax.spelling import did_you_mean
 from train.objectives import Objectives
 
@@ -86,6 +86,13 @@ def other_tasks(tree: Mapping[str, Any]) -> list[str]:
 
 def _has_rows(objectives: Mapping[str, Any], task: str) -> bool:
     return any(line.startswith(f"{task}=") for line in objectives.get("rows", ()))
+
+
+def with_token_marks(had: ModelConfig, now: ModelConfig) -> ModelConfig:
+    """The model of a run, its heads of single tokens marked as today's are: until 2026-11-30 they bore no mark."""
+    marked = {head.name for head in now.class_heads if head.token}
+    heads = (dataclasses.replace(head, token=head.token or head.name in marked) for head in had.class_heads)
+    return dataclasses.replace(had, class_heads=tuple(heads))
 
 
 def metric_record(record: Mapping[str, Any], version: int) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from gptjax.text.tokenizer import Tokenizer
 from train.assemble import Text
 from train.launch.source_bundle import BUNDLE
 from train.recipe import Change, Recipe, changes, from_json, to_json
-from train.record.older import check_same_tasks
+from train.record.older import check_same_tasks, with_token_marks
 from train.updates.optimizer import cooldown_start, learning_rate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,7 +115,7 @@ def describe_run(run: Path, recipe: Recipe, config: ModelConfig, text: Text) -> 
         source["rate"] = text.rows.rates[name]  # rows out of every 1024
     found = {"tokenizer": text.tokenizer.fingerprint, "text": description["content"]}
     if (run / "model.json").exists():
-        had = load_model_config(run / "model.json")
+        had = with_token_marks(load_model_config(run / "model.json"), config)
         if told := _other_heads(had, config):
             raise ValueError(f"run={run} has other output heads: {told}; choose another folder with --run")
         was, now = dataclasses.asdict(had), dataclasses.asdict(config)

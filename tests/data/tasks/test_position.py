@@ -35,6 +35,7 @@ def test_a_hidden_token_tells_how_far_it_stands_behind_the_hidden_one_before_it(
     heads = Position().heads(text.corpus)
     assert heads["position"][0] == "1"
     assert heads["position"][-1] == "32 and more"
+    assert Position().made_heads(text.corpus)["position"].token  # and so it is not asked of whole texts
     assert Position.token_head == "position"
     assert Position().auxiliary
 

@@ -79,13 +79,15 @@ def test_what_a_head_cannot_read_is_refused(head, given, said):
 
 def test_a_head_is_found_by_its_name_and_the_only_one_without():
     pair = ClassHead(name="continuity", classes=("a", "b"), pair=True)
-    assert head_named([pair, ONE], None) == 1
+    token = ClassHead(name="position", classes=("a", "b"), token=True)
+    assert head_named([pair, token, ONE], None) == 2
     assert head_named([ONE, TWO], "same") == 1
     for heads, name, said in [
         ([ONE, TWO], "moood", "no such head; did you mean 'mood'"),
         ([ONE, TWO], None, "name one of them: mood, same"),
         ([pair], None, "no head of whole texts"),
-        ([pair, ONE], "continuity", "compares pieces of running text"),
+        ([pair, ONE], "continuity", "tells something of running text"),
+        ([token, ONE], "position", "tells something of running text"),
     ]:
         with pytest.raises(ValueError, match="head") as error:
             head_named(heads, name)

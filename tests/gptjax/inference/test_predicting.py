@@ -75,7 +75,7 @@ def test_an_answer_does_not_depend_on_the_other_texts_and_cut_ones_are_said():
     [
         (["a"], "moood", r"head='moood': this model has no such head; did you mean 'mood'\?"),
         (["a"], None, "several, so name one of them: mood, colours, grade, same"),
-        (["a"], "pairs", "compares pieces of running text"),
+        (["a"], "pairs", "tells something of running text"),
         (["a"], "same", "reads two texts; give both, found one: 'a'"),
         ([("a", "")], "same", "text, second of two: is empty"),
         ([("a", "b")], "mood", "head 'mood' reads one text, found two"),

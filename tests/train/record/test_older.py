@@ -10,12 +10,13 @@ from data.tasks.classify import Classify
 from data.tasks.masked_lm import MaskedLM
 from data.tasks.order import Order
 from data.tasks.position import Position
-from gptjax.config import Architecture, Shape
+from gptjax.batch import ClassHead
+from gptjax.config import Architecture, ModelConfig, Shape
 from tests.tiny_recipe import recipe
 from train.objectives import Objectives
 from train.recipe import changes, from_json, to_json
 from train.recipe_words import parse
-from train.record.older import RECIPE_VERSION, check_same_tasks, recipe_tree
+from train.record.older import RECIPE_VERSION, check_same_tasks, recipe_tree, with_token_marks
 
 FOUR_TASKS = Objectives(
     causal_lm=CausalLM(rows=0.6),
@@ -198,3 +199,12 @@ def test_settings_that_such_a_task_had_are_no_change(tmp_path):
     older = {**json.loads(now), "version": 2}
     older["objectives"] = {**older["objectives"], "position": {"rate": 0.25}}
     assert changes(json.dumps(older), now) == []
+
+
+def test_heads_of_tokens_are_marked_in_models_from_before_there_was_a_mark():
+    heads = (ClassHead(name="position", classes=("1", "2"), token=True), ClassHead(name="mood", classes=("a", "b")))
+    now = ModelConfig(T=16, D=32, L=2, N=4, K=4, head_width=8, F=48, vocabulary=300, class_heads=heads)
+    had = dataclasses.replace(now, class_heads=tuple(dataclasses.replace(head, token=False) for head in heads))
+    assert had != now
+    assert with_token_marks(had, now) == now
+    assert with_token_marks(had, had) == had
