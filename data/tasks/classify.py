@@ -48,6 +48,10 @@ class Classify(Task):
             raise ValueError(f"labels={self.labels}: name none twice")
 
     def heads(self, corpus: Corpus) -> dict[str, tuple[str, ...]]:
+        known = {"source", "type"}.union(*(corpus.classes[source] for source in self.sources or corpus.sources))
+        for label in self.labels:
+            if label.startswith("-") and label[1:] not in known:
+                raise ValueError(f"labels: {label!r}: no source has {label[1:]!r}{did_you_mean(label[1:], known)}")
         return {name: self.classes(corpus, name) for name in self.kinds(corpus)}
 
     def kinds(self, corpus: Corpus) -> tuple[str, ...]:

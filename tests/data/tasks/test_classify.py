@@ -187,6 +187,8 @@ def test_settings_that_cannot_be_are_named(corpus):
             Classify(**settings)
     with pytest.raises(ValueError, match=r"'moood'.*did you mean.*mood"):
         Classify(labels=("moood",)).heads(corpus)
+    with pytest.raises(ValueError, match=r"'-moood'.*did you mean.*mood"):
+        Classify(labels=("-moood",)).heads(corpus)
     with pytest.raises(ValueError, match="'source' has fewer than two classes"):
         Classify(labels=("source",), sources=("q",)).heads(corpus)
     with pytest.raises(ValueError, match=r"shortest=8.*10 tokens.*T=9; use 7"):
