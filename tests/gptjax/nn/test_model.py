@@ -189,6 +189,15 @@ def test_a_row_of_padding_is_finite_with_finite_gradients(family):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, gradient)))
 
 
+def test_a_model_that_is_all_causal_does_not_read_what_is_visible():
+    """Bit for bit the hidden states of a batch in which nothing is, with a window too."""
+    for config in (config_of(), config_of(window=3)):
+        params, plain, seen = parameters(config), row([5, 3, 9, 1, 2]), row([5, 3, 9, 1, 2], visible=[True] * 5)
+        found = Transformer(config, causal=True).apply({"params": params}, *seen)[0]
+        np.testing.assert_array_equal(found, Transformer(config).apply({"params": params}, *plain)[0])
+        assert np.abs(found - Transformer(config).apply({"params": params}, *seen)[0]).max() > 1e-2
+
+
 @both_families
 def test_the_scan_is_a_loop_over_layers(family):
     """A Python loop over Block with slices of the stacked parameters gives the same, in that order and no other."""

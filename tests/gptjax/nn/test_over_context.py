@@ -1,5 +1,7 @@
 """Attention over the devices that share a row: the same numbers, and as much work on each."""
 
+import copy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from gptjax.nn.attention import Rule, attend, attention_mask
 from gptjax.nn.context import _even_then_odd, _worker
 from gptjax.nn.kernels import attend_by
 from gptjax.sharding import make_mesh
+from tests.tiny_run import random_model
 
 B, N, K, H = 2, 4, 2, 8
 
@@ -65,3 +68,16 @@ def test_every_piece_has_one_worker_and_a_causal_row_is_as_dear_on_each(ways):
     pairs = np.asarray(attention_mask(Rule.of(jnp.ones((1, T), int), None)))[0].sum(axis=1).reshape(2 * ways, -1).sum(1)
     assert len({sum(pairs[piece] for piece in own) for own in pieces}) == 1
     assert pairs[-2:].sum() > 1.4 * pairs.sum() / ways
+
+
+def test_texts_are_scored_and_written_as_on_one_device():
+    """Lengths that divide over the devices and such that do not; greedy texts, from a cache that nobody splits."""
+    model = random_model()
+    spread = copy.copy(model)
+    spread.mesh = make_mesh(data=2, context=4)
+    texts = [[1, *range(5, 5 + length)] for length in (3, 18, 63)]
+    for found, wanted in zip(spread.log_probs(texts), model.log_probs(texts), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+    both_sides = spread.log_probs(texts[1:2], view="bidirectional")[0]
+    np.testing.assert_allclose(both_sides, model.log_probs(texts[1:2], view="bidirectional")[0], atol=1e-4)
+    assert spread.generate("the", temperature=0, tokens=8) == model.generate("the", temperature=0, tokens=8)
