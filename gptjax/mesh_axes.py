@@ -21,12 +21,17 @@ MESH: dict[str, MeshAxis] = {
     "tensor": MeshAxis(
         ("heads", "mlp", "vocabulary", "matrices"), "parts that heads, feed-forward width and vocabulary are split into"
     ),
+    "context": MeshAxis(
+        ("length", "embed", "matrices"),
+        "parts that the tokens of each row and parameters are split into: for long rows",
+    ),
 }
 REMAINDER = "data"  # the axis that takes the devices which the others leave
 
 LOGICAL = (  # all that the axes of an array can be called
     "batch",
-    "length",
+    "length",  # tokens of a row
+    "slots",  # places of a cache
     "embed",  # residual axis of a weight
     "residual",  # residual axis of an activation
     "heads",  # heads x width, flattened
@@ -51,3 +56,8 @@ def axes_of(logical: str) -> tuple[str, ...]:
 def row_axes() -> tuple[str, ...]:
     """The mesh axes that split the rows of a batch."""
     return axes_of("batch")
+
+
+def token_axes() -> tuple[str, ...]:
+    """The mesh axes that split the tokens of a batch: its rows, or the tokens of a row."""
+    return tuple(name for name in MESH if name in (*row_axes(), *axes_of("length")))

@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from gptjax.mesh_axes import LOGICAL, REMAINDER, axes_of, mesh_axes, row_axes
+from gptjax.mesh_axes import LOGICAL, REMAINDER, axes_of, mesh_axes, row_axes, token_axes
 from gptjax.spelling import did_you_mean
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 # What each logical axis is called in an error, and the size of a model that it has.
 CHECKED = {
-    "model.T": ("length", "T"),
     "model.D": ("embed", "D"),
     "model.N, query heads": ("heads", "N"),
     "model.K, key/value heads": ("heads", "K"),
@@ -108,10 +107,14 @@ def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*(None,) * leading, row_axes() or None))
 
 
-def check_divides(mesh: Mesh, config: "ModelConfig", *, rows: int) -> None:
-    """Raises ValueError, before anything compiles, where the mesh does not divide a micro-batch's rows or the model."""
+def check_divides(mesh: Mesh, config: "ModelConfig", *, rows: int, tokens: int) -> None:
+    """Raises ValueError, before anything compiles, where the mesh does not divide a micro-batch or the model.
+
+    `rows`: of a micro-batch; `tokens`: of a row.
+    """
     sizes = {what: (logical, getattr(config, letter)) for what, (logical, letter) in CHECKED.items()}
-    for what, (logical, size) in {"rows of a micro-batch": ("batch", rows), **sizes}.items():
+    of_batch = {"rows of a micro-batch": ("batch", rows), "tokens of a row": ("length", tokens)}
+    for what, (logical, size) in (of_batch | sizes).items():
         axes = axes_of(logical)
         ways = math.prod(mesh.shape[axis] for axis in axes)
         if size % ways:
@@ -134,22 +137,23 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
 
 
 def per_device(
-    function: Any, in_names: Sequence[Sequence[str]], out_names: Any, *, over: Sequence[str] | None = None
+    function: Any, in_names: Sequence[Sequence[str | None]], out_names: Any, *, over: Sequence[str] | None = None
 ) -> Any:
-    """The function run by every device on its own part along these mesh axes, None = those that split the rows of a
+    """The function run by every device on its own part along these mesh axes, None = those that split the tokens of a
     batch; the others stay the compiler's affair.
 
-    Names are logical axes, of an array's first axes or of all; `out_names` fits the result's tree from above. Weights
-    come as those mesh axes split them: see `gather`. Outside of any mesh, or on one device, the function itself.
+    Names are logical axes, of an array's first axes or of all; they fit the trees of arguments and result from above.
+    Weights come as those mesh axes split them: see `gather`. Outside of any mesh, or on one device, the function
+    itself.
     """
-    axes = row_axes() if over is None else over
+    axes = token_axes() if over is None else over
     if _ways(*axes) == 1:
         return function
 
-    def spec(names: Sequence[str]) -> PartitionSpec:
+    def spec(names: Sequence[str | None]) -> PartitionSpec:
         return _along(names, axes)
 
-    is_names = lambda tree: all(isinstance(name, str) for name in tree)  # noqa: E731
+    is_names = lambda tree: all(isinstance(name, str | None) for name in tree)  # noqa: E731
     # a kernel says nothing of how its result varies over the mesh, hence no check
     return jax.shard_map(
         function, in_specs=tuple(map(spec, in_names)), out_specs=jax.tree.map(spec, out_names, is_leaf=is_names),
@@ -165,27 +169,29 @@ def _along(names: Sequence[str | None], mesh_axes: Collection[str]) -> Partition
 
 def gather(logical: str, x: jax.Array, axis: int) -> jax.Array:
     """Inside `per_device`: the whole of an array whose axis `axis` has this logical name."""
-    split = _row_axes_of(logical)
+    split = _token_axes_of(logical)
     return x if _ways(*split) == 1 else jax.lax.all_gather(x, split, axis=axis, tiled=True)
 
 
-def scatter(logical: str, x: jax.Array, axis: int) -> jax.Array:
-    """Inside `per_device`: the sum of every device's x, of which each keeps its own part along `axis`."""
-    if row_ways() == 1:
+def scatter(x: jax.Array, *names: str | None) -> jax.Array:
+    """Inside `per_device`: the sum of every device's x, of which each keeps its own part, by the names of x's axes."""
+    if _ways(*token_axes()) == 1:
         return x
-    split = _row_axes_of(logical)
-    x = jax.lax.psum(x, [name for name in row_axes() if name not in split])
-    return jax.lax.psum_scatter(x, split, scatter_dimension=axis, tiled=True) if split else x
+    split = [_token_axes_of(name) if name is not None else () for name in names]
+    for axis, own in enumerate(split):
+        if own:
+            x = jax.lax.psum_scatter(x, own, scatter_dimension=axis, tiled=True)
+    return jax.lax.psum(x, [name for name in token_axes() if not any(name in own for own in split)])
 
 
 def highest(x: jax.Array) -> jax.Array:
     """Inside `per_device`: the highest of every device's x."""
-    return x if row_ways() == 1 else jax.lax.pmax(x, row_axes())
+    return x if _ways(*token_axes()) == 1 else jax.lax.pmax(x, token_axes())
 
 
-def _row_axes_of(logical: str) -> tuple[str, ...]:
-    """The mesh axes that split a logical axis and the rows of a batch."""
-    return tuple(name for name in axes_of(logical) if name in row_axes())
+def _token_axes_of(logical: str) -> tuple[str, ...]:
+    """The mesh axes that split a logical axis and the tokens of a batch."""
+    return tuple(name for name in axes_of(logical) if name in token_axes())
 
 
 def _ways(*mesh_axes: str) -> int:
@@ -199,9 +205,21 @@ def row_ways() -> int:
     return _ways(*row_axes())
 
 
-def local_rows(mesh: Mesh, rows: int) -> int:
-    """Rows of a batch that one device holds."""
-    return rows // int(np.prod([mesh.shape[axis] for axis in row_axes()]))
+def length_ways() -> int:
+    """Parts into which the mesh in force splits the tokens of a row; 1 outside of any mesh."""
+    return _ways(*axes_of("length"))
+
+
+def splits_evenly(x: jax.Array, *names: str | None) -> bool:
+    """Whether the mesh in force splits an array with these logical axes into equal parts."""
+    return all(name is None or size % _ways(*axes_of(name)) == 0 for size, name in zip(x.shape, names, strict=True))
+
+
+def local_shape(mesh: Mesh, rows: int, T: int) -> tuple[int, int]:
+    """(rows, tokens of each) of a batch that one device works on."""
+    return tuple(  # pyright: ignore[reportReturnType]
+        size // math.prod(mesh.shape[axis] for axis in axes_of(name)) for size, name in ((rows, "batch"), (T, "length"))
+    )
 
 
 def held_rows(mesh: Mesh, rows: int, devices: Sequence[Any]) -> np.ndarray:

@@ -17,7 +17,7 @@ from gptjax.config import ModelConfig
 from gptjax.inference.generation_config import GenerationConfig
 from gptjax.nn.kernels import Kernel, kernel_for
 from gptjax.nn.model import Transformer
-from gptjax.sharding import check_divides, make_mesh, one_a_device
+from gptjax.sharding import check_divides, local_shape, make_mesh, one_a_device
 from gptjax.text.tokenizer import Tokenizer
 from train.losses.loss import Sums
 from train.objectives import LossSpec, loss_spec
@@ -132,7 +132,7 @@ def config_of(recipe: Recipe, vocabulary: int, mesh: Mesh, heads: Sequence[Class
     config = ModelConfig.of(recipe.model, vocabulary, heads)
     if isinstance(recipe, TuneRecipe) and recipe.lora is not None:
         config = dataclasses.replace(config, lora=recipe.lora)
-    check_divides(mesh, config, rows=recipe.batch.micro_rows)
+    check_divides(mesh, config, rows=recipe.batch.micro_rows, tokens=recipe.row_length)
     kernel_of(recipe, config, mesh)
     return config
 
@@ -140,7 +140,8 @@ def config_of(recipe: Recipe, vocabulary: int, mesh: Mesh, heads: Sequence[Class
 def kernel_of(recipe: Recipe, config: ModelConfig, mesh: Mesh) -> Kernel:
     """The attention kernel that a recipe asks for, or the fastest here. Raises ValueError if it cannot be had."""
     compute, device = recipe.compute, mesh.devices.flat[0]
-    return kernel_for(device, compute.dtype, recipe.row_length, config.H, config.attention_cap, compute.kernel)
+    _, T = local_shape(mesh, recipe.batch.micro_rows, recipe.row_length)
+    return kernel_for(device, compute.dtype, T, config.H, config.attention_cap, compute.kernel)
 
 
 def assemble(recipe: Recipe, vocabulary: int, loss_spec: LossSpec, mesh: Mesh) -> Assembly:
@@ -148,7 +149,10 @@ def assemble(recipe: Recipe, vocabulary: int, loss_spec: LossSpec, mesh: Mesh) -
     config = config_of(recipe, vocabulary, mesh, loss_spec.heads)
     unroll = config.L if recipe.compute.unroll else 1
     compute = recipe.compute
-    model = Transformer(config, jnp.dtype(compute.dtype), compute.remat, unroll, kernel_of(recipe, config, mesh))
+    model = Transformer(
+        config, jnp.dtype(compute.dtype), compute.remat, unroll, kernel_of(recipe, config, mesh),
+        causal=recipe.objectives.all_causal,
+    )  # fmt: skip
     if isinstance(recipe, TuneRecipe):
         model = model.clone(embedding_noise=float(recipe.augment.embedding_noise))
     spec, steps, B = recipe.optimizer, recipe.steps, recipe.batch.micro_rows

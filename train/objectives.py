@@ -90,6 +90,11 @@ class Objectives:
         """Whether next-word prediction is all there is."""
         return [task.models_text for task in self.tasks.values() if task.ever] == [True]
 
+    @property
+    def all_causal(self) -> bool:
+        """Whether no token of any row is visible to earlier ones."""
+        return all(task.causal for task in self.tasks.values() if task.ever)
+
     def _bind(self) -> None:
         """Gives each task its schedule; puts the three tables, with what tasks were made with, in one form."""
         tasks = self.tasks

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from gptjax.batch import Batch
 from gptjax.nn.likelihood import chunks_for
 from gptjax.nn.model import Transformer, init_params
-from gptjax.sharding import batch_sharding, local_rows, one_a_device, replicated, shardings
+from gptjax.sharding import batch_sharding, local_shape, one_a_device, replicated, shardings
 from train.losses.loss import Sums
 from train.losses.terms import Objective, StepLoss, term_sums
 from train.objectives import LossSpec, Term
@@ -88,7 +88,7 @@ def make_train_step(
         trained = optimizer.trainable(state.params)
         T = batch_ABT.tokens_BT.shape[-1]
         in_parts = model.clone(parts=optimizer.parts)
-        objective = Objective(loss_spec, in_parts, chunks_for(local_rows(mesh, B), T, model.config.V))
+        objective = Objective(loss_spec, in_parts, chunks_for(*local_shape(mesh, B, T), model.config.V))
 
         def whole(trained: Any) -> Any:
             return optimizer.in_parts(trained, state.params)
@@ -152,7 +152,7 @@ def make_validation_step(
     def step(
         params: Any, batch: Batch, bytes_V: jax.Array, stop_flag: jax.Array
     ) -> tuple[dict[str, Sums], jax.Array, jax.Array]:
-        chunks = chunks_for(local_rows(mesh, B), batch.tokens_BT.shape[-1], model.config.V)
+        chunks = chunks_for(*local_shape(mesh, *batch.shape), model.config.V)
         target_bytes = jnp.sum(jnp.where(batch.weights_BT > 0, bytes_V[batch.targets_BT], 0))
         return term_sums(params, model, batch, loss_spec.terms, chunks), target_bytes, jnp.max(stop_flag)
 

@@ -19,6 +19,7 @@ class CausalLM(Task):
 
     schedule: ClassVar[Schedule] = Schedule(rows=1.0)
 
+    causal: ClassVar[bool] = True
     models_text: ClassVar[bool] = True
     generates: ClassVar[bool] = True
 

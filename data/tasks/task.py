@@ -160,6 +160,7 @@ class Task(metaclass=TaskKind):
     auxiliary: ClassVar[bool] = False  # divided by the targets to be expected where it has few rows a step
     loss: ClassVar[str] = "tokens"  # kind of loss, by its name in train/losses/table.py
     token_head: ClassVar[str | None] = None  # head that predicts its token targets; None = the one of the tokens
+    causal: ClassVar[bool] = False  # no token of its rows, whatever the text, is visible to earlier ones
     compares: ClassVar[bool] = False  # its heads compare the two parts of a segment, cut where the target is read
     # what its model can be used for
     models_text: ClassVar[bool] = False  # its loss is -log p of what is learnt: measured by source, in bits per byte

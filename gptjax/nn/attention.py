@@ -3,31 +3,74 @@
 Axes: B batch  T query position  S key position  N query heads  K kv heads  G = N/K  H head width.
 """
 
+import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 
-def attention_mask(
-    segment_BT: Int[Array, "B T"],
-    place_BT: Int[Array, "B T"],
-    segment_BS: Int[Array, "B S"],
-    place_BS: Int[Array, "B S"],
-    visible_BS: Bool[Array, "B S"],
-    window: int | None = None,
-) -> Bool[Array, "B T S"]:
-    """True where query t may look at key s: same segment, and s is not later than t or is visible to all.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rule:
+    """Who may look at whom: query t at key s iff both are of one segment and s is no later than `last_BT` says of t.
 
-    With a `window`, s must also be less than so many tokens away, before or after. `place` is the index in the row (or
-    in the cache), which unlike the position does not restart. Padding, segment 0, looks at earlier padding and itself,
-    so no row of the softmax is empty.
+    With a window, s must also be less than so many tokens away, before or after. Places are indices in the row, which
+    unlike positions do not restart; the keys are those of all places, in order. Padding, segment 0, looks at earlier
+    padding and itself, so no row of the softmax is empty. A kernel builds of this what it needs: a mask of T x S is
+    made nowhere else.
     """
-    same_BTS = segment_BT[:, :, None] == segment_BS[:, None, :]
-    behind_BTS = place_BT[:, :, None] - place_BS[:, None, :]
-    mask_BTS = same_BTS & ((behind_BTS >= 0) | visible_BS[:, None, :])
-    return mask_BTS if window is None else mask_BTS & (jnp.abs(behind_BTS) < window)
+
+    segment_BT: Any  # i32: of each query
+    place_BT: Any  # i32: of each query
+    last_BT: Any  # i32: the last place that it may look at; None = its own, and all places of the row are queries
+    segment_BS: Any  # i32: of each key
+    window: int | None = dataclasses.field(default=None, metadata={"static": True})
+
+    @classmethod
+    def of(
+        cls, segment_BT: Int[Array, "B T"], visible_BT: Bool[Array, "B T"] | None, window: int | None = None
+    ) -> "Rule":
+        """Of rows that look at themselves. `visible_BT`: which keys every query of their segment may look at, the
+        first of the segment, so many, or none or all of it; None = none anywhere, known before anything is compiled.
+        """
+        place_BT = jnp.broadcast_to(jnp.arange(segment_BT.shape[1])[None, :], segment_BT.shape)
+        last_BT = None if visible_BT is None else _last_seen(segment_BT, place_BT, visible_BT)
+        return cls(
+            segment_BT=segment_BT, place_BT=place_BT, last_BT=last_BT, segment_BS=segment_BT, window=window
+        )  # fmt: skip
+
+    def at(self, place_t: Int[Array, "t"]) -> "Rule":
+        """Of the queries at some places alone, in any order."""
+        place_BT = jnp.broadcast_to(place_t[None, :], (len(self.segment_BT), len(place_t)))
+        last_BT = place_BT if self.last_BT is None else self.last_BT[:, place_t]
+        return dataclasses.replace(self, segment_BT=self.segment_BT[:, place_t], place_BT=place_BT, last_BT=last_BT)
+
+
+def _last_seen(segment_BT: Array, place_BT: Array, visible_BT: Array) -> Array:
+    """The last place of what each token sees: of the visible tokens around it where it is one of them, else its own."""
+    T = segment_BT.shape[1]
+    goes_on_BT = visible_BT[:, 1:] & (segment_BT[:, 1:] == segment_BT[:, :-1])
+    end_BT = jnp.where(jnp.pad(goes_on_BT, ((0, 0), (0, 1))), T, place_BT)  # of a run of visible tokens
+    return jnp.where(visible_BT, jax.lax.cummin(end_BT, axis=1, reverse=True), place_BT)
+
+
+def within_reach(
+    place_BT: Int[Array, "B T"], last_BT: Int[Array, "B T"], place_BS: Int[Array, "#B S"], window: int | None
+) -> Bool[Array, "B T S"]:
+    """Whether a key is no later than a query may look, and within the window; whatever their segments."""
+    mask_BTS = place_BS[:, None, :] <= last_BT[:, :, None]
+    return mask_BTS if window is None else mask_BTS & (jnp.abs(place_BT[:, :, None] - place_BS[:, None, :]) < window)
+
+
+def attention_mask(rule: Rule) -> Bool[Array, "B T S"]:
+    """The rule written out: True where query t may look at key s."""
+    place_1S = jnp.arange(rule.segment_BS.shape[1])[None, :]
+    last_BT = rule.place_BT if rule.last_BT is None else rule.last_BT
+    same_BTS = rule.segment_BT[:, :, None] == rule.segment_BS[:, None, :]
+    return same_BTS & within_reach(rule.place_BT, last_BT, place_1S, rule.window)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -35,10 +78,10 @@ def attend(
     q_BTNH: Float[Array, "B T N H"],
     k_BSKH: Float[Array, "B S K H"],
     v_BSKH: Float[Array, "B S K H"],
-    mask_BTS: Bool[Array, "B T S"],
+    rule: Rule,
     cap: float | None = None,
 ) -> Float[Array, "B T N H"]:
-    """Grouped-query attention with scale 1/sqrt(H); True in the mask means "may look".
+    """Grouped-query attention with scale 1/sqrt(H).
 
     `cap` bends the scores smoothly so that none exceeds it. Products take q's dtype and accumulate in float32, where
     softmax runs too; the result has `v`'s dtype. The backward pass computes the scores anew, as
@@ -47,30 +90,32 @@ def attend(
     Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1; Ainslie et al. 2023, arXiv:2305.13245, section 2.2;
     Dao et al. 2022, arXiv:2205.14135, appendix B.2; Gemma Team 2024, arXiv:2408.00118, section 2 (the cap).
     """
-    return _forward(q_BTNH, k_BSKH, v_BSKH, mask_BTS, cap)[0]
+    return _forward(q_BTNH, k_BSKH, v_BSKH, rule, cap)[0]
 
 
-def _forward(q_BTNH, k_BSKH, v_BSKH, mask_BTS, cap):
-    out_BTNH, _, log_total_BKGT1 = _weighed(q_BTNH, k_BSKH, v_BSKH, mask_BTS, cap)
-    return out_BTNH, (q_BTNH, k_BSKH, v_BSKH, mask_BTS, out_BTNH, log_total_BKGT1)
+def _forward(q_BTNH, k_BSKH, v_BSKH, rule, cap):
+    prob_BKGTS, log_total_BKGT1 = _probs(q_BTNH, k_BSKH, rule, cap)
+    out_BTKGH = _product("BKGTS,BSKH->BTKGH", prob_BKGTS.astype(v_BSKH.dtype), v_BSKH)
+    out_BTNH = out_BTKGH.reshape(q_BTNH.shape).astype(v_BSKH.dtype)
+    return out_BTNH, (q_BTNH, k_BSKH, v_BSKH, rule, out_BTNH, log_total_BKGT1)
 
 
-def _weighed(q_BTNH, k_BSKH, v_BSKH, mask_BTS, cap):
-    """(the result, the probabilities that the values were weighed by, the log of their sum before they were shares)."""
-    scores_BKGTS = jnp.where(mask_BTS[:, None, None], _scores(q_BTNH, k_BSKH, cap), jnp.finfo(jnp.float32).min)
+def _probs(q_BTNH, k_BSKH, rule, cap):
+    """(the probabilities, the log of their sum before they were shares)."""
+    mask_B11TS = attention_mask(rule)[:, None, None]
+    scores_BKGTS = jnp.where(mask_B11TS, _scores(q_BTNH, k_BSKH, cap), jnp.finfo(jnp.float32).min)
     top_BKGT1 = scores_BKGTS.max(axis=-1, keepdims=True)
     raised_BKGTS = jnp.exp(scores_BKGTS - top_BKGT1)
     total_BKGT1 = raised_BKGTS.sum(axis=-1, keepdims=True)
-    probs_BKGTS = (raised_BKGTS / total_BKGT1).astype(v_BSKH.dtype)
-    out_BTNH = _product("BKGTS,BSKH->BTKGH", probs_BKGTS, v_BSKH).reshape(q_BTNH.shape).astype(v_BSKH.dtype)
-    return out_BTNH, probs_BKGTS, top_BKGT1 + jnp.log(total_BKGT1)
+    return raised_BKGTS / total_BKGT1, top_BKGT1 + jnp.log(total_BKGT1)
 
 
 def _backward(cap, saved, g_BTNH):
-    q_BTNH, k_BSKH, v_BSKH, mask_BTS, out_BTNH, log_total_BKGT1 = saved
+    q_BTNH, k_BSKH, v_BSKH, rule, out_BTNH, log_total_BKGT1 = saved
     g_BTKGH = _by_group(g_BTNH.astype(v_BSKH.dtype), k_BSKH)
     scores_BKGTS = _scores(q_BTNH, k_BSKH, cap)
-    probs_BKGTS = jnp.where(mask_BTS[:, None, None], jnp.exp(scores_BKGTS - log_total_BKGT1), 0)
+    mask_B11TS = attention_mask(rule)[:, None, None]
+    probs_BKGTS = jnp.where(mask_B11TS, jnp.exp(scores_BKGTS - log_total_BKGT1), 0)
     # sum over s of p dp, from the result and its gradient alone
     mean_BTKG = (_by_group(out_BTNH, k_BSKH).astype(jnp.float32) * g_BTKGH.astype(jnp.float32)).sum(axis=-1)
     mean_BKGT1 = mean_BTKG.transpose(0, 2, 3, 1)[..., None]
@@ -90,26 +135,13 @@ def _backward(cap, saved, g_BTNH):
 attend.defvjp(_forward, _backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def attend_openly(
-    q_BTNH: Float[Array, "B T N H"],
-    k_BSKH: Float[Array, "B S K H"],
-    v_BSKH: Float[Array, "B S K H"],
-    mask_BTS: Bool[Array, "B T S"],
-    cap: float | None = None,
-) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T S"]]:
-    """`attend`, and the probabilities that it weighed the values by; to look at: nothing is learnt through these."""
-    return _openly(q_BTNH, k_BSKH, v_BSKH, mask_BTS, cap)[0]
-
-
-def _openly(q_BTNH, k_BSKH, v_BSKH, mask_BTS, cap):
-    out_BTNH, probs_BKGTS, log_total_BKGT1 = _weighed(q_BTNH, k_BSKH, v_BSKH, mask_BTS, cap)
-    B, K, G, T, S = probs_BKGTS.shape
-    saved = (q_BTNH, k_BSKH, v_BSKH, mask_BTS, out_BTNH, log_total_BKGT1)
-    return (out_BTNH, probs_BKGTS.reshape(B, K * G, T, S)), saved
-
-
-attend_openly.defvjp(_openly, lambda cap, saved, g: _backward(cap, saved, g[0]))
+def attention_shares(
+    q_BTNH: Float[Array, "B T N H"], k_BSKH: Float[Array, "B S K H"], rule: Rule, cap: float | None = None
+) -> Float[Array, "B N T S"]:
+    """The share of each key in what a query takes, as `attend` weighs the values; float32, to look at."""
+    prob_BKGTS, _ = _probs(q_BTNH, k_BSKH, rule, cap)
+    B, K, G, T, S = prob_BKGTS.shape
+    return prob_BKGTS.reshape(B, K * G, T, S)
 
 
 def _scores(q_BTNH, k_BSKH, cap):

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from gptjax.config import Architecture
-from gptjax.nn.attention import product_precision, soft_cap
+from gptjax.nn.attention import product_precision, soft_cap, within_reach
 from gptjax.sharding import constrain
 
 BLOCK = 128  # slots that are attended to at once
-AXES = ("layers", "batch", "heads", "length", "width")
+AXES = ("layers", "batch", "heads", "slots", "width")
 
 
 class Cache(NamedTuple):
@@ -90,11 +90,8 @@ def attend_cached(
         top_BKGT1, total_BKGT1, out_BKGTH = so_far
         start, shape = (layer, place.row, 0, i * size, 0), (1, B, K, size, H)
         k_BKsH, v_BKsH = (jax.lax.dynamic_slice(kept, start, shape)[0] for kept in (k_LBKSH, v_LBKSH))
-        slot_11s = (i * size + jnp.arange(size))[None, None, :]
-        sees_BTs = slot_11s <= last_BT[:, :, None]
-        if window is not None:
-            sees_BTs &= jnp.abs(slot_BT[:, :, None] - slot_11s) < window
-        sees_B11Ts = sees_BTs[:, None, None]
+        slot_1s = (i * size + jnp.arange(size))[None, :]
+        sees_B11Ts = within_reach(slot_BT, last_BT, slot_1s, window)[:, None, None]
         scores_BKGTs = soft_cap(product("BKGTH,BKsH->BKGTs", q_BKGTH, k_BKsH), cap)
         scores_BKGTs = jnp.where(sees_B11Ts, scores_BKGTs, jnp.finfo(jnp.float32).min)
         new_BKGT1 = jnp.maximum(top_BKGT1, scores_BKGTs.max(axis=-1, keepdims=True))

@@ -13,11 +13,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from gptjax.nn.attention import product_precision, soft_cap
 from gptjax.nn.decoding_weights import Matrix, times
-from gptjax.sharding import constrain, gather, highest, per_device, scatter
+from gptjax.sharding import constrain, gather, highest, length_ways, per_device, scatter
 
 CHUNK_BYTES = 64 * 2**20  # float32 logits that may exist at once on one device
 COUNTED_PIECES = 4  # at least, of the places that count: more would end nearer to the last one, but are slower each
-ROWS, TABLE = ("batch",), ("vocabulary", "embed")
+TOKENS, ROWS, TABLE = ("batch", "length"), ("batch",), ("vocabulary", "embed")
 
 
 def chunks_for(rows: int, T: int, V: int) -> int:
@@ -54,12 +54,13 @@ def token_nll(
     """-log p(target) of every position, nats in float32.
 
     T is worked through in `chunks` pieces, whose logits the backward pass computes anew: only one exists at a time. On
-    a mesh each device scores its own rows; the table is gathered once, and its gradient scattered once, in float32.
-    Where the table does not learn, the forward pass makes the slope by hidden, and the backward pass no product.
+    a mesh each device scores its own tokens, in so many pieces; the table is gathered once, and its gradient scattered
+    once, in float32. Where the table does not learn, the forward pass makes the slope by hidden, and the backward pass
+    no product.
 
     With `counted_BT` these places alone are scored; the others have 0 nats and no gradient, whatever stands there.
     """
-    _check(chunks, hidden_BTD)
+    _check(chunks * length_ways(), hidden_BTD)
     return _nll(hidden_BTD, table_VD, targets_BT, counted_BT, vocabulary, chunks, cap)
 
 
@@ -88,14 +89,17 @@ def token_scores(
 
         return _in_pieces(piece, None, (hidden_BTD, targets_BT), counted_BT, chunks)[1]
 
-    run = per_device(score, (ROWS, TABLE, ROWS, ROWS), (ROWS, ROWS))
+    # of a few places of each row, which need not divide, all devices that share the row score all
+    own = TOKENS if hidden_BTD.shape[1] % (chunks * length_ways()) == 0 else ROWS
+    run = per_device(score, (own, TABLE, own, own), (own, own))
     return run(hidden_BTD, table_VD, targets_BT, counted_BT)
 
 
-def _check(chunks: int, hidden_BTD: Array) -> None:
-    T = hidden_BTD.shape[1]
-    if T % chunks:
-        raise ValueError(f"chunks={chunks} does not divide T={T}")
+def _check(pieces: int, hidden_BTD: Array) -> None:
+    T, ways = hidden_BTD.shape[1], length_ways()
+    if T % pieces:
+        over = "" if ways == 1 else f" on each of {ways} devices that share a row"
+        raise ValueError(f"chunks={pieces // ways}{over} does not divide T={T}")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
@@ -133,7 +137,7 @@ def _scored(hidden_BTD, table_VD, targets_BT, counted_BT, vocabulary, chunks, ca
 
         return _in_pieces(piece, None, (hidden_BTD, targets_BT), counted_BT, chunks)[1]
 
-    run = per_device(score, (ROWS, TABLE, ROWS, ROWS), ROWS)
+    run = per_device(score, (TOKENS, TABLE, TOKENS, TOKENS), TOKENS)
     return run(hidden_BTD, table_VD, targets_BT, counted_BT)
 
 
@@ -162,9 +166,9 @@ def _backward(vocabulary, chunks, cap, saved, g_BT):
         dtable_VD, dhidden_BTD = _in_pieces(piece, nothing, inputs, counted_BT, chunks)
         assert dtable_VD is not None
         # together: the whole table's gradient is given up before the backward pass goes on to the layers
-        return jax.lax.optimization_barrier((dhidden_BTD, scatter("embed", dtable_VD, axis=1).astype(table_VD.dtype)))
+        return jax.lax.optimization_barrier((dhidden_BTD, scatter(dtable_VD, *TABLE).astype(table_VD.dtype)))
 
-    run = per_device(slopes, (ROWS, TABLE, *(ROWS,) * 5), (ROWS, TABLE))
+    run = per_device(slopes, (TOKENS, TABLE, *(TOKENS,) * 5), (TOKENS, TABLE))
     dhidden_BTD, dtable_VD = run(*saved, g_BT)
     return dhidden_BTD, dtable_VD, None, None
 

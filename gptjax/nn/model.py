@@ -13,11 +13,11 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from gptjax.config import Architecture, ModelConfig
-from gptjax.nn.attention import attend_openly, attention_mask
+from gptjax.nn.attention import Rule, attention_shares
 from gptjax.nn.cached_attention import Cache, Place, attend_cached, write
 from gptjax.nn.decoding_weights import rows_of, times
 from gptjax.nn.embedding_noise import embedding_noise
-from gptjax.nn.kernels import Kernel, attend_by, prepared
+from gptjax.nn.kernels import Kernel, attend_by
 from gptjax.nn.linear import RESULT, linear
 from gptjax.sharding import constrain
 
@@ -137,7 +137,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, carried, layer, sees, angle_BTh):
         """`carried`: (hidden states, keys and values of the stack or None); `layer`: its number in the cache's stack;
-        `sees`: a mask as the kernel takes it, or the Place in the cache."""
+        `sees`: the rule of who sees whom, or the Place in the cache."""
         config = self.config
         x_BTD, kept = carried
         x_BTD = constrain(x_BTD, "batch", "length", "residual")
@@ -172,11 +172,10 @@ class Block(nn.Module):
             q_BTNH, k_BTKH = self._norm("query_norm")(q_BTNH), self._norm("key_norm")(k_BTKH)
         if config.family == "llama":
             q_BTNH, k_BTKH = rotate(q_BTNH, angle_BTh), rotate(k_BTKH, angle_BTh)
-        if kept is None and self.is_mutable_collection(SEEN):  # fused kernels have no probabilities to show
-            assert self.kernel == "xla"
-            out_BTNH, prob_BNTS = attend_openly(q_BTNH, k_BTKH, v_BTKH, sees, config.attention_cap)
-            self._show("prob_CBnTS", layer, prob_BNTS[:, self.get_variable(SEEN, "head_n")])
-        elif kept is None:
+        if kept is None:
+            if self.is_mutable_collection(SEEN):
+                prob_BNTS = attention_shares(q_BTNH, k_BTKH, sees, config.attention_cap)
+                self._show("prob_CBnTS", layer, prob_BNTS[:, self.get_variable(SEEN, "head_n")])
             out_BTNH = attend_by(self.kernel, q_BTNH, k_BTKH, v_BTKH, sees, config.attention_cap)
         else:
             kept = tuple(write(old, new, layer, sees) for old, new in zip(kept, (k_BTKH, v_BTKH), strict=True))
@@ -228,7 +227,8 @@ class Transformer(nn.Module):
 
     `dtype` is that of the products; parameters stay float32. `remat` says what the backward pass may keep; `unroll` how
     many layers one turn of the loop holds (numbers are the same; on a CPU a fully unrolled loop is faster, elsewhere it
-    only compiles longer). `kernel` computes attention where there is no cache. `parts`: the stack of layers is given in
+    only compiles longer). `kernel` computes attention where there is no cache. `causal`: no token is visible to earlier
+    ones, in any batch; kernels then know more before they are compiled. `parts`: the stack of layers is given in
     parts of those lengths, `layers_0`, `layers_1`, ... in place of `layers`, run one after another: what none of
     a part's parameters is differentiated by costs no gradient. Dropout then draws other numbers. `turned`: the layers'
     matrices lie [Y,X], as `gptjax.nn.decoding_weights` lays them out. `embedding_noise`: NEFTune's alpha, 0 = none; of
@@ -240,6 +240,7 @@ class Transformer(nn.Module):
     remat: Remat = "none"
     unroll: int = 1
     kernel: Kernel = "xla"
+    causal: bool = False
     parts: tuple[int, ...] | None = None
     turned: bool = False
     embedding_noise: float = 0.0
@@ -263,7 +264,6 @@ class Transformer(nn.Module):
         ones; padding stands at the end. Only with slot 0 may any be visible to all.
         """
         config = self.config
-        B, T = tokens_BT.shape
         table_VD = weight(self, "embedding", ("vocabulary", "embed"), (config.V, config.D))
         if not config.tied:  # made here, so that init knows it; used by `head`
             weight(self, "head", ("vocabulary", "embed"), (config.V, config.D))
@@ -279,14 +279,12 @@ class Transformer(nn.Module):
             noise_BTD = embedding_noise(self.make_rng("dropout"), segment_BT, config.D, self.embedding_noise)
             x_BTD = x_BTD + noise_BTD.astype(self.dtype)
         if config.family == "gpt2":
-            place_TD = weight(self, "position_embedding", ("length", "embed"), (config.T, config.D))
+            place_TD = weight(self, "position_embedding", (None, "embed"), (config.T, config.D))
             x_BTD = x_BTD + jnp.take(place_TD, position_BT, axis=0).astype(self.dtype)
         x_BTD = nn.Dropout(config.dropout, deterministic=deterministic)(x_BTD)
 
         if cache is None:
-            place_BT = jnp.broadcast_to(jnp.arange(T)[None, :], (B, T))
-            mask_BTS = attention_mask(segment_BT, place_BT, segment_BT, place_BT, visible_BT, config.window)
-            sees = prepared(self.kernel, mask_BTS)
+            sees = Rule.of(segment_BT, None if self.causal else visible_BT, config.window)
         else:
             assert slot_B is not None
             sees = Place(jnp.asarray(row, jnp.int32), slot_B, visible_BT.sum(axis=1, dtype=jnp.int32))

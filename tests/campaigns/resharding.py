@@ -38,24 +38,28 @@ class Leg(NamedTuple):
     data: int
     fsdp: int = 1
     tensor: int = 1
+    context: int = 1
     processes: int = 1
 
     def __str__(self) -> str:
-        return f"mesh {self.data} x {self.fsdp} x {self.tensor}, {self.processes} process(es)"
+        return f"mesh {self.data} x {self.fsdp} x {self.tensor} x {self.context}, {self.processes} process(es)"
 
     def arguments(self) -> list[str]:
         return [
-            "--mesh.data", str(self.data), "--mesh.fsdp", str(self.fsdp), "--mesh.tensor", str(self.tensor)
+            "--mesh.data", str(self.data), "--mesh.fsdp", str(self.fsdp), "--mesh.tensor", str(self.tensor),
+            "--mesh.context", str(self.context),
         ]  # fmt: skip
 
 
 STRAIGHT = Leg(8)
 FSDP = (Leg(1, 8), Leg(2, 4), Leg(4, 2))
 TENSOR = (Leg(1, 1, 8), Leg(2, 1, 4), Leg(4, 1, 2))
+CONTEXT = (Leg(1, context=8), Leg(2, context=4, processes=2), Leg(2, 2, context=2))
 PROCESSES = (Leg(2, 4), Leg(2, 4, processes=2), Leg(2, 4))
 WAYS = {
     "1x8 -> 2x4 -> 4x2, data x fsdp": FSDP,
     "1x8 -> 2x4 -> 4x2, data x tensor": TENSOR,
+    "1x8 -> 2x4 -> 2x2x2, data x fsdp x context": CONTEXT,
     "1 -> 2 -> 1 processes": PROCESSES,
 }
 

@@ -15,7 +15,7 @@ from gptjax import mesh_axes
 from gptjax.config import ModelConfig
 from gptjax.nn.likelihood import token_nll
 from gptjax.nn.model import Transformer, init_params
-from gptjax.sharding import batch_sharding, check_divides, held_rows, local_rows, make_mesh, partition, shardings
+from gptjax.sharding import batch_sharding, check_divides, held_rows, local_shape, make_mesh, partition, shardings
 from train.mesh_spec import mesh_spec
 
 CONFIG = ModelConfig(vocabulary=200, T=16, D=16, L=2, N=4, K=2, head_width=4, F=24, dropout=0.3)
@@ -37,7 +37,7 @@ def one_device():
 
 def test_a_partition_is_read_from_the_table():
     """A weight of embed x heads is split by fsdp and tensor; an unnamed axis is not split."""
-    assert partition(("layers", "embed", "heads")) == PartitionSpec(None, ("fsdp",), ("tensor",))
+    assert partition(("layers", "embed", "heads")) == PartitionSpec(None, ("fsdp", "context"), ("tensor",))
     assert partition(("batch", None)) == PartitionSpec(("data", "fsdp"), None)
 
 
@@ -61,15 +61,16 @@ def test_a_mesh_of_another_size_than_the_devices_is_refused(shape):
     """The error holds the product, the devices and a mesh that fits; (2, 2, 2) fits."""
     with pytest.raises(ValueError, match=rf"= {np.prod(shape)}, devices = 8; .*data=8"):
         make_mesh(*shape)
-    assert make_mesh(2, 2, 2).shape == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert make_mesh(2, 2, 2).shape == {"data": 2, "fsdp": 2, "tensor": 2, "context": 1}
 
 
 def test_a_size_that_does_not_divide_names_leaf_axis_and_sizes():
     """A width of 10 over 4 ways of fsdp is refused; over 2 it is split."""
     leaf = nn.Partitioned(jax.ShapeDtypeStruct((10, 8), jnp.float32), ("embed", "heads"))
-    with pytest.raises(ValueError, match=r"\['query'\].*'embed' of size 10 .*fsdp = 4 .*\[1, 2, 5, 10\]"):
+    with pytest.raises(ValueError, match=r"\['query'\].*'embed' of size 10 .*fsdp x context = 4 .*\[1, 2, 5, 10\]"):
         shardings(make_mesh(1, 4, 2), {"query": leaf})
-    assert shardings(make_mesh(2, 2, 2), {"query": leaf})["query"].spec == PartitionSpec(("fsdp",), ("tensor",))
+    found = shardings(make_mesh(2, 2, 2), {"query": leaf})
+    assert found["query"].spec == PartitionSpec(("fsdp", "context"), ("tensor",))
 
 
 def test_a_leaf_needs_a_name_for_each_axis():
@@ -81,7 +82,7 @@ def test_a_leaf_needs_a_name_for_each_axis():
 
 
 def check(mesh, rows, **sizes):
-    check_divides(mesh, SimpleNamespace(**sizes), rows=rows)
+    check_divides(mesh, SimpleNamespace(**sizes), rows=rows, tokens=sizes["T"])
 
 
 @pytest.mark.fault(28)
@@ -144,7 +145,7 @@ def test_rows_are_split_over_data_and_fsdp():
     """Eight rows on 2 x 2 x 2 are two a device; micro-batches before them stay whole."""
     mesh = make_mesh(2, 2, 2)
     stacked = jax.device_put(np.zeros((3, 8, 4), np.int32), batch_sharding(mesh, leading=1))
-    assert {shard.data.shape for shard in stacked.addressable_shards} == {(3, local_rows(mesh, 8), 4)} == {(3, 2, 4)}
+    assert {shard.data.shape for shard in stacked.addressable_shards} == {(3, *local_shape(mesh, 8, 4))} == {(3, 2, 4)}
 
 
 def test_a_line_of_the_table_is_a_mesh_axis(monkeypatch):
@@ -153,14 +154,14 @@ def test_a_line_of_the_table_is_a_mesh_axis(monkeypatch):
     monkeypatch.setitem(mesh_axes.MESH, "expert", mesh_axes.MeshAxis(("batch", "mlp"), "parts of the experts"))
 
     sizes = mesh_spec()(fsdp=2, expert=2).over(8)
-    assert sizes == {"data": 2, "fsdp": 2, "tensor": 1, "expert": 2}
+    assert sizes == {"data": 2, "fsdp": 2, "tensor": 1, "context": 1, "expert": 2}
     mesh = make_mesh(**sizes)
     assert dict(mesh.shape) == sizes
 
     leaf = nn.Partitioned(jax.ShapeDtypeStruct((8, 8), jnp.float32), ("embed", "mlp"))
-    assert shardings(mesh, {"up": leaf})["up"].spec == PartitionSpec(("fsdp",), ("tensor", "expert"))
+    assert shardings(mesh, {"up": leaf})["up"].spec == PartitionSpec(("fsdp", "context"), ("tensor", "expert"))
     assert batch_sharding(mesh).spec == PartitionSpec(("data", "fsdp", "expert"))
-    assert local_rows(mesh, 16) == 2
+    assert local_shape(mesh, 16, 9) == (2, 9)
 
     fitting = {"T": 9, "D": 16, "L": 3, "N": 4, "K": 2, "F": 24, "V": 128, "rows": 8}
     check(mesh, **fitting)

@@ -26,6 +26,7 @@ MIXED = {"causal_lm": CausalLM(rows=0.75), "masked_lm": MaskedLM(rows=0.25)}
 def test_next_words_alone_are_the_default():
     assert Objectives().only_causal
     assert not Objectives(**MIXED).only_causal
+    assert [Objectives(**tasks).all_causal for tasks in ({}, MIXED)] == [True, False]
     assert next(iter(Objectives().tasks)) == "causal_lm"
 
 

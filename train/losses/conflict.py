@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from gptjax.batch import Batch
 from gptjax.nn.likelihood import chunks_for
-from gptjax.sharding import batch_sharding, local_rows, replicated
+from gptjax.sharding import batch_sharding, local_shape, replicated
 from train.losses.combine import gram
 from train.losses.terms import counts, term_losses
 
@@ -68,7 +68,7 @@ class Monitor:
     def _monitor(self) -> Callable[[Any, Batch], tuple[Array, Array]]:
         parts = self._parts
         terms, B, config = parts.loss_spec.terms, parts.recipe.batch.micro_rows, parts.config
-        chunks = chunks_for(local_rows(parts.mesh, B), parts.recipe.row_length, config.V)
+        chunks = chunks_for(*local_shape(parts.mesh, B, parts.recipe.row_length), config.V)
         model = parts.model.clone(unroll=1)  # compiles sooner, and is not called often
 
         def losses(params: Any, batch: Batch) -> Array:

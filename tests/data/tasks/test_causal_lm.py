@@ -3,6 +3,7 @@
 import numpy as np
 
 from data.tasks.causal_lm import CausalLM, following
+from data.tasks.task import Task
 from tests.tiny_text import letters, text_of
 
 FIRST, SECOND = [1, 10, 11, 12, 2], [1, 20, 2]  # BOS = 1, EOS = 2
@@ -17,6 +18,8 @@ def test_a_hand_made_row_of_two_documents_and_padding():
     np.testing.assert_array_equal(batch.segment_BT[0], [1, 1, 1, 1, 1, 2, 2, 2, 0, 0])
     np.testing.assert_array_equal(batch.position_BT[0], [0, 1, 2, 3, 4, 0, 1, 2, 0, 0])
     assert not batch.visible_BT.any()
+    assert CausalLM.causal
+    assert not Task.causal
     assert batch.label_BQ.shape == (1, 0)
 
 

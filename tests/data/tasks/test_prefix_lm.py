@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from data.tasks.prefix_lm import PrefixLM
-from gptjax.nn.attention import attention_mask
+from gptjax.nn.attention import Rule, attention_mask
 from tests.tiny_text import letters, text_of
 
 DOCUMENT = [1, 10, 11, 12, 13, 2]
@@ -27,8 +27,7 @@ def test_six_tokens_see_what_the_table_says(length):
     batch = PrefixLM().build(text_of([[DOCUMENT]] * 30, T=6))
     row = np.flatnonzero(batch.visible_BT.sum(axis=1) == length)[0]
     segment_BT, visible_BT = jnp.array(batch.segment_BT[[row]]), jnp.array(batch.visible_BT[[row]])
-    place_BT = jnp.arange(6)[None]
-    mask_BTS = attention_mask(segment_BT, place_BT, segment_BT, place_BT, visible_BT)
+    mask_BTS = attention_mask(Rule.of(segment_BT, visible_BT))
     assert ["".join(str(int(cell)) for cell in query) for query in mask_BTS[0]] == TABLES[length]
     np.testing.assert_array_equal(batch.weights_BT[row], WEIGHTS[length])
     np.testing.assert_array_equal(batch.targets_BT[row], TARGETS[length])

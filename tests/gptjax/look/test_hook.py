@@ -107,7 +107,7 @@ def test_a_pass_that_nobody_looks_into_is_the_pass_without_the_hook(remat, monke
     """The program of a gradient, letter by letter, is that of a model whose hooks are taken out; and the attention that
     shows its probabilities is not called."""
     model = random_model()._model.clone(remat=remat)
-    monkeypatch.setattr("gptjax.nn.model.attend_openly", None)
+    monkeypatch.setattr("gptjax.nn.model.attention_shares", None)
     hooked = program(model)
     monkeypatch.setattr(Block, "_show", lambda *_: None)
     monkeypatch.setattr(Transformer, "perturb", lambda self, name, value: value)

@@ -12,7 +12,7 @@ import pytest
 from flax import linen as nn
 
 from gptjax.config import ModelConfig, RopeScaling, llama
-from gptjax.nn.attention import attention_mask
+from gptjax.nn.attention import Rule
 from gptjax.nn.model import Block, Cache, Norm, Transformer, init_params, rotary_angles, rotary_frequencies
 
 TINY = {"vocabulary": 60, "T": 16, "D": 16, "L": 3, "N": 4, "K": 2, "head_width": 6, "F": 24}
@@ -189,13 +189,22 @@ def test_a_row_of_padding_is_finite_with_finite_gradients(family):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, gradient)))
 
 
+def test_a_model_that_is_all_causal_does_not_read_what_is_visible():
+    """Bit for bit the hidden states of a batch in which nothing is, with a window too."""
+    for config in (config_of(), config_of(window=3)):
+        params, plain, seen = parameters(config), row([5, 3, 9, 1, 2]), row([5, 3, 9, 1, 2], visible=[True] * 5)
+        found = Transformer(config, causal=True).apply({"params": params}, *seen)[0]
+        np.testing.assert_array_equal(found, Transformer(config).apply({"params": params}, *plain)[0])
+        assert np.abs(found - Transformer(config).apply({"params": params}, *seen)[0]).max() > 1e-2
+
+
 @both_families
 def test_the_scan_is_a_loop_over_layers(family):
     """A Python loop over Block with slices of the stacked parameters gives the same, in that order and no other."""
     config = config_of(family)
     params, batch = parameters(config), row([5, 3, 9, 1, 2, 7, 8])
     tokens_BT, segment_BT, position_BT, visible_BT = batch
-    mask_BTS = attention_mask(segment_BT, position_BT, segment_BT, position_BT, visible_BT)
+    rule = Rule.of(segment_BT, visible_BT)
 
     def loop(layers):
         x_BTD = params["embedding"][tokens_BT]
@@ -205,7 +214,7 @@ def test_the_scan_is_a_loop_over_layers(family):
             w = jax.tree.map(lambda leaf: leaf[layer], params["layers"])  # noqa: B023  (used at once)
             block = Block(config, "xla", deterministic=True)
             angle_BTh = rotary_angles(config, position_BT)
-            (x_BTD, _), _ = block.apply({"params": w}, (x_BTD, None), None, mask_BTS, angle_BTh)
+            (x_BTD, _), _ = block.apply({"params": w}, (x_BTD, None), None, rule, angle_BTh)
         return Norm(config, centred=family == "gpt2").apply({"params": params["final_norm"]}, x_BTD)
 
     found = hidden(config, params, *batch)

@@ -10,6 +10,7 @@ import pytest
 from data.spec import DataSpec
 from gptjax.batch import text_batch
 from gptjax.config import ModelConfig, llama
+from gptjax.nn.attention import Rule
 from gptjax.nn.kernels import attend_by
 from gptjax.nn.model import Transformer
 from gptjax.sharding import make_mesh
@@ -46,12 +47,12 @@ def test_a_gpus_attention_is_cudnns(monkeypatch):
     """
     monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91_000)
     q_BTNH, k_BSKH = (jax.ShapeDtypeStruct((2, 128, count, 64), jnp.bfloat16) for count in (4, 2))
-    mask_BTS = jax.ShapeDtypeStruct((2, 128, 128), bool)
+    segment_BT = jax.ShapeDtypeStruct((2, 128), jnp.int32)
 
-    def loss(q, k, v, mask):
-        return attend_by("cudnn", q, k, v, mask).astype(jnp.float32).sum()
+    def loss(q, k, v, segment_BT):
+        return attend_by("cudnn", q, k, v, Rule.of(segment_BT, segment_BT > 1)).astype(jnp.float32).sum()
 
-    traced = jax.jit(jax.grad(loss)).trace(q_BTNH, k_BSKH, k_BSKH, mask_BTS)
+    traced = jax.jit(jax.grad(loss)).trace(q_BTNH, k_BSKH, k_BSKH, segment_BT)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert "__cudnn$fmhaScaleBiasSoftmax" in text
     assert "__cudnn$fmhaScaleBiasSoftmaxBackward" in text
@@ -67,7 +68,7 @@ RECIPE = Recipe(
 def test_a_step_is_compiled_for_a_slice_of_sixteen_chips():
     """Two kernels a layer and one more for rematerialisation; memory, exchanged bytes and cycles are told."""
     found = compile_for(RECIPE, "v5e:4x4")
-    assert found.mesh == {"data": 4, "fsdp": 4, "tensor": 1}
+    assert found.mesh == {"data": 4, "fsdp": 4, "tensor": 1, "context": 1}
     assert found.kernels == 3 * 2
     assert found.cycles > 0
     assert found.milliseconds == found.cycles / 1.5e6
