@@ -13,7 +13,7 @@ from gptjax.config import ModelConfig, llama
 from gptjax.nn.kernels import attend_by
 from gptjax.nn.model import Transformer
 from gptjax.sharding import make_mesh
-from train.lab.compile_for import _too_large, compile_for
+from train.planning.compile_for import _too_large, compile_for
 from train.objectives import causal_only
 from train.recipe import BatchSpec, ComputeSpec, MeshSpec, OptimizerSpec, Recipe
 from train.step import abstract_state, make_train_step
