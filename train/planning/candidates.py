@@ -5,7 +5,8 @@ import itertools
 import math
 from collections.abc import Collection, Iterator
 
-from jax.sharding import AbstractMesh
+import numpy as np
+from jax.sharding import Mesh
 
 from gptjax.config import ModelConfig
 from gptjax.sharding import check_divides
@@ -57,7 +58,8 @@ def check_legal(recipe: Recipe, config: ModelConfig, machines: Machines) -> None
             f"mesh fsdp={sizes['fsdp']} x tensor={sizes['tensor']} = {within} does not divide the {machines.group} "
             f"chips of a slice; only mesh.data goes from slice to slice"
         )
-    check_divides(AbstractMesh(tuple(sizes.values()), tuple(sizes)), config, rows=recipe.batch.micro_rows)  # pyright: ignore[reportArgumentType]
+    chips = np.arange(machines.chips).reshape(tuple(sizes.values()))  # in place of devices, which are not here
+    check_divides(Mesh(chips, tuple(sizes)), config, rows=recipe.batch.micro_rows)
 
 
 def _why(machines: Machines) -> str:
@@ -65,7 +67,7 @@ def _why(machines: Machines) -> str:
 
 
 def _meshes(recipe: Recipe, said: Collection[str], machines: Machines) -> Iterator[MeshSpec]:
-    """Split over a whole group, over a quarter of it (of GPUs over all nodes), with heads and widths split too, and not at all."""
+    """Split over a group, a quarter of it or all nodes of GPUs, with heads and widths split too, and not at all."""
     if {"mesh.data", "mesh.fsdp", "mesh.tensor"} & {*said}:
         yield recipe.mesh
         return

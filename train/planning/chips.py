@@ -49,10 +49,10 @@ class Chip(NamedTuple):
 # have: 400 Gb/s, A100 200. JAX takes three quarters of the memory unless XLA_PYTHON_CLIENT_MEM_FRACTION says more.
 JAX_SHARE = 0.75
 TPUS = {
-    "v4": Chip("TPU v4", 31.2 * 2**30, 1.228e12, 150e9, 6.25e9, 275e12 / 2**18),
+    "v4": Chip("TPU v4", 30.5 * 2**30, 1.228e12, 150e9, 6.25e9, 275e12 / 2**18),
     "v5e": Chip("TPU v5 lite", 15.75 * 2**30, 0.819e12, 200e9, 3.125e9, 1.5e9),
-    "v5p": Chip("TPU v5", 95.74 * 2**30, 2.765e12, 600e9, 6.25e9, 459e12 / 2**18),
-    "v6e": Chip("TPU v6 lite", 31.25 * 2**30, 1.638e12, 400e9, 12.5e9, 918e12 / 2**19),
+    "v5p": Chip("TPU v5", 95.73 * 2**30, 2.765e12, 600e9, 6.25e9, 459e12 / 2**18),
+    "v6e": Chip("TPU v6 lite", 31.24 * 2**30, 1.638e12, 400e9, 12.5e9, 918e12 / 2**19),
 }
 GPUS = {
     "a100-40gb": Chip("NVIDIA A100", JAX_SHARE * 40e9, 1.555e12, 300e9, 25e9),

@@ -140,7 +140,9 @@ def topology_devices(topology: str, asked: str) -> list[Any]:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # else it asks a cloud's metadata server where it is
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no chip is taken, so that two may compile at once
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+        # of a v4 JAX uses both cores of a chip as one device; left alone the compiler would take them for two
+        as_one = {"chip_config_name": "megacore"} if topology.startswith("v4:") else {}
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology, **as_one).devices)
     except Exception as error:  # the compiler raises its own kinds
         said = str(error).splitlines()[0]
         raise ValueError(f"{asked}: {said}; write it as v5e:4x4, v4:2x2x1, v6e:8x8") from error
