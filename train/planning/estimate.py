@@ -73,7 +73,7 @@ def kernel_seconds(recipe: Recipe, config: ModelConfig, machines: Machines) -> f
 
 
 def _activations(recipe: Recipe, config: ModelConfig, mesh: Mapping[str, int]) -> float:
-    """Bytes beside the state: what layers keep for the backward pass, the work on one layer, gathered weights, head."""
+    """Bytes beside the state: what layers keep for the backward pass, and the work on one of them, or on the head."""
     size = 2 if recipe.compute.dtype == "bfloat16" else 4
     tensor, rows = mesh["tensor"], math.prod(mesh[axis] for axis in row_axes())
     places = recipe.batch.micro_rows / rows * recipe.row_length
@@ -84,11 +84,11 @@ def _activations(recipe: Recipe, config: ModelConfig, mesh: Mapping[str, int]) -
     kept = {"full": D, "products": D + results, "none": every}[recipe.compute.remat]
     layers = config.L * places * kept * size
     one = places * (every * size + 2 * max(D, config.F / tensor) * 4)
-    weights = sum(width * height for width, height in config.projections.values()) / tensor
-    gathered = weights * (2 * size + 4) if rows > 1 else 0.0  # two layers' in the products' dtype, one's gradient
+    weights = max(width * height for width, height in config.projections.values()) / tensor
+    gathered = weights * (2 * size + 4) if rows > 1 else 0.0  # of two products, and the gradient of one
     table = config.V * D / tensor * (size + 4)
     logits = 2 * min(CHUNK_BYTES, places * config.V * 4 / tensor)
-    return layers + one + gathered + table + logits
+    return layers + max(one + gathered, table + logits)
 
 
 def exchanged(

@@ -108,11 +108,12 @@ def _changes(least: Tried, config: ModelConfig, found: Machines) -> str:
 
     told = enough(least.recipe, found.chips, fits)
     for more in larger(found):
-        mesh = dataclasses.replace(least.recipe.mesh, data=None, fsdp=more.group, tensor=1)
+        fsdp = more.group if more.family == "tpu" else more.chips
+        mesh = dataclasses.replace(least.recipe.mesh, data=None, fsdp=fsdp, tensor=1)
         rows = -(-least.recipe.batch.rows // more.chips) * more.chips
         batch = dataclasses.replace(least.recipe.batch, rows=rows, micro_batches=1)
-        if config.D % more.group == 0 and fits(dataclasses.replace(least.recipe, mesh=mesh, batch=batch), more):
-            return f"{told}; or --device {more.name} with mesh.fsdp={more.group}, batch.rows={rows}"
+        if config.D % fsdp == 0 and fits(dataclasses.replace(least.recipe, mesh=mesh, batch=batch), more):
+            return f"{told}; or --device {more.name} with mesh.fsdp={fsdp}, batch.rows={rows}"
     return told
 
 

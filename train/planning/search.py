@@ -11,7 +11,8 @@ from train.planning.compile_for import CompiledFor, TooLargeError, compiled, top
 from train.planning.estimate import Estimate, estimate, kernel_seconds
 from train.recipe import Recipe
 
-COMPILED, ASKED = 3, 5  # candidates that the compiler finds room for, and that it is asked of, at most
+COMPILED = 3  # candidates that the compiler finds room for, at most
+ASKED = 5  # candidates that it is asked of, the fastest first; where none had room, then the smallest
 SLACK = 1.25  # the arithmetic is believed that a step does not fit where it says so much more than there is
 
 
@@ -84,11 +85,14 @@ def _by_compiler(
     devices, refused = topology_devices(machines.name, f"--device {machines.name}"), float("inf")
     answers: dict[int, Tried] = {}
     order = sorted((n for n, one in enumerate(tried) if one.fits is None), key=lambda n: tried[n].pace(machines))
-    for number in order:
-        one = tried[number]
+    while order:
         done = sum(bool(answer.fits) for answer in answers.values())
-        if done == COMPILED or len(answers) == ASKED:
+        if done == COMPILED or (len(answers) >= ASKED and done):
             break
+        if len(answers) >= ASKED:
+            order.sort(key=lambda n: tried[n].memory)
+        number = order.pop(0)
+        one = tried[number]
         if one.memory >= refused:
             tried[number] = one._replace(fits=False, said="larger than one that the compiler refused")
             continue
