@@ -10,7 +10,7 @@ done
 root=$(CDPATH='' cd -- "$(dirname -- "$self")" && pwd -P)
 venv=$root/.venv
 stamp=$venv/launch.stamp # written last, so that an interrupted set-up is never taken for a whole one
-verbs='setup pretrain finetune chain bench report audit verify-resume experiment checkpoint generate evaluate predict look export serve test slurm gke k8s tpu-vm sky'
+verbs='setup pretrain finetune chain plan bench report audit verify-resume experiment checkpoint generate evaluate predict look export serve test slurm gke k8s tpu-vm sky'
 
 help() {
   cat <<'HELP'
@@ -21,6 +21,7 @@ usage: ./launch.sh VERB [ARGS...]
   pretrain [RECIPE] [--field value]   train: corpora, tokenizer, model, samples and a report, in runs/
   finetune BASE [--data FILE...]      teach a model to talk: a run, a Hugging Face folder, a .gguf file, or smollm2
   chain [RECIPE] [--field value]      from raw text to a chat in this terminal: pretrain, finetune, generate
+  plan [RECIPE] --device v5p:4x4x8    before anything runs: does it fit, how long, what price; for TPUs or GPUs
   bench [RECIPE] [--against FIELDS]   what a training step costs: speed, memory, start
   report RUN                          write the report of a run anew
   audit RUN                           prove that a run read every row once, over all its restarts
@@ -47,7 +48,7 @@ HELP
 
 help_about() { # the line of one verb, where its program is not installed yet to speak for itself
   help | sed -n "1s/VERB/$1/p; s/^  $1 /&/p"
-  case $1 in pretrain | finetune | chain | bench | verify-resume | checkpoint | generate | evaluate | predict | look | export | serve | slurm | gke | k8s | tpu-vm | sky) echo "Every option: ./launch.sh setup, then ./launch.sh $1 --help" ;; esac
+  case $1 in pretrain | finetune | chain | plan | bench | verify-resume | checkpoint | generate | evaluate | predict | look | export | serve | slurm | gke | k8s | tpu-vm | sky) echo "Every option: ./launch.sh setup, then ./launch.sh $1 --help" ;; esac
 }
 
 say() { printf 'launch.sh: %s\n' "$*" >&2; }

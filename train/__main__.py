@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import os
 import shlex
 import sys
@@ -21,6 +22,7 @@ from gptjax.command.compiled import keep_compiled
 from gptjax.command.console import print_any_text
 from gptjax.command.options import read, take
 from gptjax.config import SIZES
+from gptjax.files.atomic_file import write_whole
 from gptjax.files.places import expanded
 from gptjax.files.plain_json import dumps
 from gptjax.spelling import did_you_mean
@@ -31,6 +33,7 @@ from train.launch.launching import launch
 from train.launch.sky import Sky
 from train.launch.slurm import Slurm
 from train.launch.tpu_vm import TpuVm
+from train.planning.plan_options import Planning
 from train.recipe import Recipe, recipe_names
 from train.recipe_words import parse
 from train.supervision import hosts
@@ -136,8 +139,8 @@ class Chain:
 
 ENGINES = {kind.verb: kind for kind in (Slurm, Gke, K8s, TpuVm, Sky)}
 VERBS = {
-    "pretrain": Pretrain, "finetune": Finetune, "chain": Chain, "bench": Bench, "report": OfRun, "audit": Audit,
-    "verify-resume": VerifyResume, "experiment": Experiment, **ENGINES,
+    "pretrain": Pretrain, "finetune": Finetune, "chain": Chain, "plan": Planning, "bench": Bench, "report": OfRun,
+    "audit": Audit, "verify-resume": VerifyResume, "experiment": Experiment, **ENGINES,
 }  # fmt: skip
 
 
@@ -145,8 +148,8 @@ def main(arguments: list[str]) -> int:
     """Runs one verb; returns the exit code, as train/supervision/exits.py lists them."""
     print_any_text()
     verbs = {
-        "pretrain": _pretrain, "finetune": _finetune, "chain": _chain, "bench": _bench, "report": _report,
-        "audit": _audit, "verify-resume": _verify_resume, "experiment": _experiment,
+        "pretrain": _pretrain, "finetune": _finetune, "chain": _chain, "plan": _plan, "bench": _bench,
+        "report": _report, "audit": _audit, "verify-resume": _verify_resume, "experiment": _experiment,
         **{verb: functools.partial(launch, kind) for verb, kind in ENGINES.items()},
     }  # fmt: skip
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -255,7 +258,7 @@ def _bench(arguments: list[str]) -> int:
     asked, rest = take(Bench, arguments)
     recipe = parse(rest, "./launch.sh bench", (Bench,))
     if asked.compile_for is not None:
-        from train.lab.compile_for import compile_for
+        from train.planning.compile_for import compile_for
 
         found = compile_for(recipe, asked.compile_for)
     elif asked.against is not None:
@@ -278,6 +281,24 @@ def _bench(arguments: list[str]) -> int:
     if asked.json is not None:
         expanded(asked.json).write_text(dumps(found.as_json(), indent=1) + "\n", encoding="utf-8")
     return DONE
+
+
+def _plan(arguments: list[str]) -> int:
+    asked, rest = take(Planning, arguments)
+    recipe = parse(rest, "./launch.sh plan", (Planning,), inspect.cleandoc(Planning.__doc__ or ""))
+    asked.machines  # noqa: B018  (which there must be, before anything slow)
+    os.environ["JAX_PLATFORMS"] = "cpu"  # what is planned for is not here, and what is here not wanted
+    _settle_process()
+    from gptjax.command.console import make_console
+    from train.planning.plan import plan, tell
+    from train.tuning.strategies import settings_said
+
+    console = make_console()
+    found = plan(asked, recipe, settings_said(rest), lambda line: console.print(line, highlight=False, soft_wrap=True))
+    tell(found, console)
+    if asked.json is not None:
+        write_whole(expanded(asked.json), dumps(found.as_json(), indent=1) + "\n")
+    return DONE if found.best.fits else MISTAKE
 
 
 def _experiment(arguments: list[str]) -> int:

@@ -17,6 +17,8 @@ from gptjax.config import ModelConfig
 from gptjax.runs.manifest import steps
 from train.assemble import Assembly, Text, assemble, config_of, mesh_of, open_text, vocabulary_of
 from train.loop import train
+from train.planning.less_memory import in_words
+from train.planning.state_bytes import check_state_fits
 from train.recipe import Recipe
 from train.record.meter import Start
 from train.record.provenance import changed_fields, check_disk, describe_run, provenance
@@ -58,6 +60,7 @@ def run(
     folder, process = recipe.run, jax.process_index()
     mesh = mesh_of(recipe)
     config = config_of(recipe, vocabulary_of(recipe), mesh)
+    check_state_fits(recipe, config, mesh)
     for change in changed_fields(folder, recipe, accept_changes):
         console.print(f"changed: {change}", markup=False, highlight=False)
     check_disk(recipe, config)
@@ -200,16 +203,13 @@ def _count(run: Path, lease: Lease, cause: str) -> None:
 
 @contextlib.contextmanager
 def _saying_what_takes_memory(recipe: Recipe) -> Iterator[None]:
-    """Turns XLA's error of a device that is full into one of a line, with the fields that decide."""
+    """Turns XLA's error of a device that is full into one of a line, with the settings that decide."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         found = re.search(r"RESOURCE_EXHAUSTED: *(.*)", str(error))
         if found is None:
             raise
-        batch = recipe.batch
         raise ValueError(
-            f"device memory: {found[1]} batch.rows={batch.rows} in batch.micro_batches={batch.micro_batches}, "
-            f"model.T={recipe.model.T}, compute.remat={recipe.compute.remat!r}: more micro_batches and remat 'full' "
-            f"take less. Saved steps: {steps(recipe.run)}"
+            f"device memory: {found[1]} {in_words(recipe, jax.device_count())}. Saved steps: {steps(recipe.run)}"
         ) from error

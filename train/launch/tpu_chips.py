@@ -57,18 +57,21 @@ class Slice(NamedTuple):
         return f"{self.generation}:{self.topology}"
 
 
-def slice_of(name: str) -> Slice:
-    """`v5e:16x16`, or by the count in Google's names: `v5e-256`, `v5p-8`. Raises ValueError for what there is not."""
+def slice_of(name: str, option: str = "--tpu") -> Slice:
+    """`v5e:16x16`, or by the count in Google's names: `v5e-256`, `v5p-8`; `option` is where it was written.
+
+    Raises ValueError for what there is not.
+    """
     found = re.fullmatch(r"([a-z]\w*)[-:](\d+(?:x\d+)*)", name)
     kind = None if found is None else ALSO.get(found[1], found[1])
     if found is None or kind not in GENERATIONS:
         near = did_you_mean(found[1], [*GENERATIONS, *ALSO]) if found else f"; known: {', '.join(GENERATIONS)}"
-        raise ValueError(f"--tpu {name}: write generation and topology, such as v5e:16x16 or v5e-256{near}")
+        raise ValueError(f"{option} {name}: write generation and topology, such as v5e:16x16 or v5e-256{near}")
     generation = GENERATIONS[kind]
     if "x" in found[2]:
         if found[2] not in generation.topologies:
             raise ValueError(
-                f"--tpu {name}: {kind} has no such topology{did_you_mean(found[2], generation.topologies)}"
+                f"{option} {name}: {kind} has no such topology{did_you_mean(found[2], generation.topologies)}"
             )
         return Slice(kind, found[2])
     counts = {Slice(kind, topology).chips * generation.cores: topology for topology in generation.topologies}
@@ -76,7 +79,7 @@ def slice_of(name: str) -> Slice:
         near = min(counts, key=lambda count: abs(count - int(found[2])))
         counted = "chips" if generation.cores == 1 else "cores, two a chip"
         raise ValueError(
-            f"--tpu {name}: no slice of {kind} has {found[2]} {counted}; did you mean '{kind}-{near}'? "
+            f"{option} {name}: no slice of {kind} has {found[2]} {counted}; did you mean '{kind}-{near}'? "
             f"There are {', '.join(map(str, sorted(counts)))}"
         )
     return Slice(kind, counts[int(found[2])])

@@ -8,23 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gptjax.nn.attention import product_precision
-
-# Peak bfloat16 products without sparsity, operations a second of one chip, from the makers' data sheets; by the
-# beginning of what JAX calls the chip, of which the longest counts.
-CHIP_PEAKS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "NVIDIA A100": 312e12,  # SXM and PCIe alike
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H100 NVL": 835e12,
-    "NVIDIA H100": 989e12,  # SXM, which says "80GB HBM3"
-    "NVIDIA GH200": 989e12,
-    "NVIDIA H200 NVL": 836e12,
-    "NVIDIA H200": 989e12,
-    "NVIDIA B200": 2250e12,
-}
+from train.planning.chips import peak_of
 
 
 def peak_flops(dtype: str) -> float:
@@ -34,11 +18,8 @@ def peak_flops(dtype: str) -> float:
 
 def data_sheet_flops(dtype: str) -> float | None:
     """What the maker promises of all devices; None for a dtype or a chip that is not in the table."""
-    kind = jax.devices()[0].device_kind
-    for name, peak in sorted(CHIP_PEAKS.items(), key=lambda item: -len(item[0])):
-        if kind.startswith(name) and dtype == "bfloat16":
-            return peak * jax.device_count()
-    return None
+    peak = peak_of(jax.devices()[0].device_kind)
+    return peak * jax.device_count() if peak is not None and dtype == "bfloat16" else None
 
 
 def measured_flops(dtype: str) -> float:

@@ -1,8 +1,8 @@
-"""train.lab.hlo on a program short enough to count by hand."""
+"""train.planning.hlo on a program short enough to count by hand."""
 
 import pytest
 
-from train.lab.hlo import Program
+from train.planning.hlo import Program
 
 TEXT = """HloModule step, is_scheduled=true
 

@@ -8,6 +8,7 @@ import importlib.util
 import os
 import re
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,12 +19,12 @@ from rich.table import Table
 from data.prepare import vocabulary_bound
 from gptjax.batch import Batch, text_batch
 from gptjax.sharding import batch_sharding, one_a_device
-from train.assemble import assemble, mesh_of, open_text
-from train.lab.hlo import Program
-from train.objectives import causal_only
+from train.assemble import assemble, config_of, mesh_of, open_text
+from train.objectives import LossSpec, causal_only
+from train.planning.chips import hertz_of
+from train.planning.hlo import Program
+from train.planning.less_memory import in_words
 from train.recipe import Recipe
-
-HERTZ = {"TPU v5 lite": 1.5e9}  # clock of the chips that we know it of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,12 +40,14 @@ class CompiledFor:
     collective_bytes: dict[str, int]  # received in a step, by kind of exchange
     cycles: int  # the compiler's own estimate, loops multiplied out; neither kernels nor waiting are in it
     kernels: int  # calls a step of kernels that the compiler does not estimate
+    program_bytes: int  # of the compiled code, in the same memory
     compile_seconds: float
 
     @property
     def milliseconds(self) -> float | None:
         """The estimated cycles at the chip's clock; None for a chip whose clock we do not know."""
-        return self.cycles / HERTZ[self.chip] * 1e3 if self.chip in HERTZ else None
+        hertz = hertz_of(self.chip)
+        return None if hertz is None else self.cycles / hertz * 1e3
 
     def table(self) -> Table:
         title = f"{self.topology}, {self.chip}, mesh {self.mesh}: not run, compiled"
@@ -64,15 +67,32 @@ class CompiledFor:
         return dataclasses.asdict(self) | {"milliseconds": self.milliseconds}
 
 
+class TooLargeError(ValueError):
+    """The compiler found no room for a step in the memory of a chip. The message has what to change."""
+
+
 def compile_for(recipe: Recipe, topology: str) -> CompiledFor:
-    """Compiles the step for a topology such as `v5e:4x4`. Raises ValueError without libtpu, or for an unknown name."""
-    devices = topology_devices(topology)
+    """Compiles the step for a topology such as `v5e:4x4`; the text, where there are other objectives than next words,
+    says which output heads the model has.
+
+    Raises ValueError without libtpu, or for an unknown name; TooLargeError.
+    """
+    check_compiler(f"--compile-for {topology}")
+    devices = topology_devices(topology, f"--compile-for {topology}")
+    vocabulary, loss_spec = vocabulary_bound(recipe.data), causal_only()
+    config_of(recipe, vocabulary, mesh_of(recipe, devices))
+    if not recipe.objectives.only_causal:
+        text = open_text(recipe)
+        vocabulary, loss_spec = text.tokenizer.size, text.loss_spec
+    return compiled(recipe, topology, devices, vocabulary, loss_spec)
+
+
+def compiled(
+    recipe: Recipe, topology: str, devices: Sequence[Any], vocabulary: int, loss_spec: LossSpec
+) -> CompiledFor:
+    """The training step of a recipe, of this loss, compiled for these chips. Raises TooLargeError."""
     mesh = mesh_of(recipe, devices)
     with jax.set_mesh(mesh):
-        vocabulary, loss_spec = vocabulary_bound(recipe.data), causal_only()
-        if not recipe.objectives.only_causal:  # what heads there are, the text says
-            text = open_text(recipe)
-            vocabulary, loss_spec = text.tokenizer.size, text.loss_spec
         assembly = assemble(recipe, vocabulary, loss_spec, mesh)
         T, rows = recipe.row_length, recipe.batch
         zeros = np.zeros((rows.micro_batches, rows.micro_rows, T), np.int32)
@@ -83,52 +103,46 @@ def compile_for(recipe: Recipe, topology: str) -> CompiledFor:
         stop_flag = jax.ShapeDtypeStruct((mesh.size,), np.int32, sharding=one_a_device(mesh))
         lowered = assembly.train_step.lower(assembly.abstract, abstract, stop_flag)  # pyright: ignore[reportFunctionMemberAccess]
         try:
-            compiled = lowered.compile()
+            program_of = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            raise ValueError(_too_large(recipe, topology, str(error))) from error
+            raise TooLargeError(_too_large(recipe, topology, len(devices), str(error))) from error
         seconds = time.perf_counter() - began
-    program, memory = Program(compiled.as_text()), compiled.memory_analysis()
+    program, memory = Program(program_of.as_text()), program_of.memory_analysis()
     return CompiledFor(
         topology=topology, chip=devices[0].device_kind, mesh=dict(mesh.shape),
         argument_bytes=memory.argument_size_in_bytes, peak_bytes=memory.peak_memory_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
         collective_bytes=program.collective_bytes, cycles=program.cycles, kernels=program.kernel_calls,
-        compile_seconds=seconds,
+        program_bytes=memory.generated_code_size_in_bytes, compile_seconds=seconds,
     )  # fmt: skip
 
 
-def _too_large(recipe: Recipe, topology: str, said: str) -> str:
-    """What the compiler said of a chip's memory, and the fields that take less of it."""
-    batch, compute, mesh = recipe.batch, recipe.compute, recipe.mesh
+def _too_large(recipe: Recipe, topology: str, devices: int, said: str) -> str:
+    """What the compiler said of a chip's memory, and the settings that take less of it."""
     sizes = re.search(r"\(([\d.]+\w)\) exceeds available \w+ \(([\d.]+\w)\)", said)
     needs = f"needs {sizes[1]}B of {sizes[2]}B a chip" if sizes else said.splitlines()[0]
-    less = {
-        f"batch.rows={batch.rows}: fewer": batch.micro_rows > 1,
-        f"batch.micro_batches={batch.micro_batches}: more, each of them smaller": batch.micro_rows > 1,
-        f"compute.remat={compute.remat}: full": compute.remat != "full",
-        f"mesh.fsdp={mesh.fsdp}: more, up to the number of chips": True,
-        f"optimizer.name={recipe.optimizer.name}: one that keeps less, such as muon, lion or adafactor": (
-            recipe.optimizer.name in ("adam", "adamw")
-        ),
-        f"optimizer.ema={recipe.optimizer.ema}: None": recipe.optimizer.ema is not None,
-    }
-    return f"--compile-for {topology}: the step {needs}; change\n  " + "\n  ".join(
-        field for field, helps in less.items() if helps
-    )
+    return f"{topology}: the step {needs}; {in_words(recipe, devices)}"
 
 
-def topology_devices(topology: str) -> list[Any]:
-    """The chips of a topology, as the compiler knows them."""
+def check_compiler(asked: str) -> None:
+    """Raises ValueError where the TPU compiler is not installed; `asked` is what needs it."""
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(
-            f"--compile-for {topology}: needs the TPU compiler, the package libtpu (640 MB); "
+            f"{asked}: needs the TPU compiler, the package libtpu (640 MB); "
             "install it with `.venv/bin/python -m pip install libtpu`"
         )
+
+
+def topology_devices(topology: str, asked: str) -> list[Any]:
+    """The chips of a topology, as the compiler knows them. Raises ValueError for an unknown one."""
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # else it asks a cloud's metadata server where it is
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no chip is taken, so that two may compile at once
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+        # of a v4 JAX uses both cores of a chip as one device; left alone the compiler would take them for two
+        as_one = {"chip_config_name": "megacore"} if topology.startswith("v4:") else {}
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology, **as_one).devices)
     except Exception as error:  # the compiler raises its own kinds
         said = str(error).splitlines()[0]
-        raise ValueError(f"--compile-for {topology}: {said}; write it as v5e:4x4, v4:2x2x1, v6e:8x8") from error
+        raise ValueError(f"{asked}: {said}; write it as v5e:4x4, v4:2x2x1, v6e:8x8") from error

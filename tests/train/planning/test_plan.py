@@ -1,0 +1,107 @@
+"""`plan`: which candidate is suggested, what is told, and what where none fits. The compiler is played by a table."""
+
+import dataclasses
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from gptjax.config import SIZES
+from tests.tiny_recipe import recipe
+from train.planning import plan as plan_module
+from train.planning import search as search_module
+from train.planning.compile_for import CompiledFor, TooLargeError
+from train.planning.plan import plan, tell
+from train.planning.plan_options import Planning
+from train.recipe import BatchSpec, MeshSpec, OptimizerSpec
+
+
+def asked_of(tmp_path, said=frozenset(), size="small", optimizer="adamw", **asked):
+    made = recipe(
+        tmp_path, "run", model=SIZES[size](), mesh=MeshSpec(), batch=BatchSpec(rows=8),
+        optimizer=OptimizerSpec(name=optimizer, warmup=2),
+    )  # fmt: skip
+    made = dataclasses.replace(made, data=dataclasses.replace(made.data, tokenizer="bpe", vocabulary=4096))
+    return plan(Planning(**asked), made, said, lambda _: None)
+
+
+def shown(found):
+    console = Console(record=True, width=160, file=io.StringIO())
+    tell(found, console)
+    return console.export_text()
+
+
+def test_gpus_are_planned_by_arithmetic_and_it_says_so(tmp_path):
+    """The suggestion is the fastest a token that fits; kinds of memory sum to the whole; hours and price follow."""
+    found = asked_of(tmp_path, device="h100:8x2", tokens=1e9, price=2.0)
+    fitting = [one for one in found.tried if one.fits]
+    assert found.best.pace(found.machines) == min(one.pace(found.machines) for one in fitting)
+    assert sum(found.memory().values()) == pytest.approx(found.best.memory)
+    low, high = found.hours()
+    assert 0 < low <= high
+    told = found.as_json()
+    assert told["price"] == [low * 16 * 2.0, high * 16 * 2.0]
+    assert told["verified_by"] is None
+    assert len(told["tried"]) == len(found.tried) <= 24
+    json.dumps(told, allow_nan=False)
+    text = shown(found)
+    assert "unverified" in text
+    assert "suggested: --mesh.fsdp" in text
+    twice = asked_of(tmp_path, device="h100:8x2", tokens=2e9, price=2.0)
+    assert twice.hours() == pytest.approx((2 * low, 2 * high))
+
+
+def test_where_nothing_fits_it_says_what_would_be_enough(tmp_path):
+    """A model of 7B on one GPU: no candidate, so the one that lacks least, and more of the same."""
+    found = asked_of(tmp_path, size="llama-7b", device="a100-40gb:2")
+    assert not any(one.fits for one in found.tried)
+    text = shown(found)
+    assert "does not fit" in text
+    assert "--device a100-40gb:2x" in text
+    assert found.as_json()["hours"] is None
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    """Stands in for the TPU's: refuses what keeps everything, gives cycles by the number of its call."""
+    calls = []
+
+    def compiled(made, topology, devices, vocabulary, spec):
+        calls.append(made)
+        if made.compute.remat == "none":
+            raise TooLargeError(f"{topology}: the step needs 20GB of 15.75GB a chip; change one of: ...")
+        return CompiledFor(
+            topology=topology, chip="TPU v5 lite", mesh={}, argument_bytes=3 * 10**9, peak_bytes=6 * 10**9,
+            temporary_bytes=0, collective_bytes={"all-gather": 10**6}, cycles=10**9 // len(calls), kernels=1,
+            program_bytes=10**6, compile_seconds=1.0,
+        )  # fmt: skip
+
+    monkeypatch.setattr(search_module, "compiled", compiled)
+    monkeypatch.setattr(search_module, "topology_devices", lambda *_: [])
+    monkeypatch.setattr(plan_module, "check_compiler", lambda _: None)
+    return calls
+
+
+def test_of_tpus_the_compiler_has_the_last_word(tmp_path, compiler):
+    """On the best few by arithmetic; what it refuses is out, and so is what needs more than that."""
+    found = asked_of(tmp_path, device="v5e:4x4")
+    done = [one for one in found.tried if one.compiled]
+    assert 1 <= len(done) <= search_module.COMPILED
+    assert len(compiler) <= search_module.ASKED + 1  # the first few were all refused; then the smallest was asked
+    assert found.best in done
+    assert found.best.pace(found.machines) == min(one.pace(found.machines) for one in done)
+    assert any(one.fits is False and "20GB" in one.said for one in found.tried)
+    assert sum(found.memory().values()) == pytest.approx(found.best.memory)
+    assert found.as_json()["verified_by"] == "compiler"
+    assert "cycles, the compiler's" in shown(found)
+
+
+def test_each_of_several_slices_is_compiled_with_its_share(tmp_path, compiler):
+    """Of rows and copies of the model; between the slices go gradients."""
+    found = asked_of(tmp_path, device="v5e:4x4", slices=2)
+    by_settings = {(one.recipe.mesh.fsdp, one.recipe.batch.rows) for one in found.tried}
+    assert all((made.mesh.fsdp, made.batch.rows * 2) in by_settings for made in compiler)
+    assert all(made.mesh.over(16)["data"] * made.mesh.fsdp * made.mesh.tensor == 16 for made in compiler)
+    assert found.best.estimate.far_bytes.keys() == {"all-reduce of gradients"}
+    assert "DCN, all-reduce of gradients" in shown(found)

@@ -1,0 +1,1 @@
+"""What a run would take of machines that are not here, and whether it fits those that are."""

@@ -1,0 +1,98 @@
+"""Which meshes, batches and rematerialisations are tried: at most 24, and nothing that was said is changed."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Collection, Iterator
+
+import numpy as np
+from jax.sharding import Mesh
+
+from gptjax.config import ModelConfig
+from gptjax.sharding import check_divides
+from train.launch.launching import check_fits
+from train.mesh_spec import MeshSpec
+from train.planning.chips import Machines
+from train.recipe import BatchSpec, Recipe
+
+MOST = 24
+# Tokens of a step, above which no larger batch is tried: that of Llama 2 (Touvron et al. 2023, arXiv:2307.09288, 2.2).
+LARGEST_STEP = 4 * 2**20
+
+
+def candidates(recipe: Recipe, said: Collection[str], config: ModelConfig, machines: Machines) -> list[Recipe]:
+    """The recipe with every mesh, batch and remat that may be tried; `said`: settings that stay, by dotted path.
+
+    Raises ValueError, as training would, where none is legal.
+    """
+    if said & {"mesh.data", "mesh.fsdp", "mesh.tensor"}:
+        check_fits(dataclasses.replace(recipe, batch=_divided(recipe, machines.chips)), machines.chips, _why(machines))
+    if "compute.unroll" not in said:  # which only a CPU is faster by
+        recipe = dataclasses.replace(recipe, compute=dataclasses.replace(recipe.compute, unroll=False))
+    remats = (recipe.compute.remat,) if "compute.remat" in said else ("none", "products", "full")
+    found, mistakes = [], []
+    for mesh, batch, remat in itertools.product(
+        _meshes(recipe, said, machines), _batches(recipe, said, machines), remats
+    ):
+        compute = dataclasses.replace(recipe.compute, remat=remat)
+        candidate = dataclasses.replace(recipe, mesh=mesh, batch=batch, compute=compute)
+        try:
+            check_legal(candidate, config, machines)
+        except ValueError as mistake:
+            mistakes.append(mistake)
+        else:
+            found.append(candidate)
+    if not found:
+        raise mistakes[0]
+    assert len(found) <= MOST
+    return found
+
+
+def check_legal(recipe: Recipe, config: ModelConfig, machines: Machines) -> None:
+    """Raises ValueError where the chips do not make the mesh, or the mesh does not divide rows or model."""
+    check_fits(recipe, machines.chips, _why(machines))
+    sizes = recipe.mesh.over(machines.chips)
+    within = sizes["fsdp"] * sizes["tensor"]
+    if machines.family == "tpu" and machines.groups > 1 and machines.group % within:
+        raise ValueError(
+            f"mesh fsdp={sizes['fsdp']} x tensor={sizes['tensor']} = {within} does not divide the {machines.group} "
+            f"chips of a slice; only mesh.data goes from slice to slice"
+        )
+    chips = np.arange(machines.chips).reshape(tuple(sizes.values()))  # in place of devices, which are not here
+    check_divides(Mesh(chips, tuple(sizes)), config, rows=recipe.batch.micro_rows)
+
+
+def _why(machines: Machines) -> str:
+    return f"--device {machines}"
+
+
+def _meshes(recipe: Recipe, said: Collection[str], machines: Machines) -> Iterator[MeshSpec]:
+    """Split over a group, a quarter of it or all nodes of GPUs, with heads and widths split too, and not at all."""
+    if {"mesh.data", "mesh.fsdp", "mesh.tensor"} & {*said}:
+        yield recipe.mesh
+        return
+    tensor = 4 if machines.group >= 16 else 2
+    other = machines.chips if machines.family == "gpu" and machines.groups > 1 else machines.group // 4
+    sizes = [(machines.group, 1), (other, 1), (machines.group // tensor, tensor), (1, 1)]
+    for fsdp, tensor in dict.fromkeys(sizes):
+        if fsdp and machines.chips % (fsdp * tensor) == 0:
+            yield MeshSpec(fsdp=fsdp, tensor=tensor)
+
+
+def _batches(recipe: Recipe, said: Collection[str], machines: Machines) -> list[BatchSpec]:
+    """Two of them: as many rows as were said, whole or in micro-batches; else a row or four a chip."""
+    batch, chips = recipe.batch, machines.chips
+    if "batch.micro_batches" in said and "batch.rows" in said:
+        return [batch]
+    if "batch.rows" in said:
+        parts = [n for n in (1, max(1, batch.rows // chips)) if batch.rows % n == 0]
+        return [BatchSpec(rows=batch.rows, micro_batches=n) for n in dict.fromkeys(parts)]
+    least = _divided(recipe, chips)
+    more = dataclasses.replace(least, rows=least.rows * 4)
+    return [least, more] if more.rows * recipe.row_length <= LARGEST_STEP else [least]
+
+
+def _divided(recipe: Recipe, chips: int) -> BatchSpec:
+    """The recipe's batch, with as many rows more as divide over the chips."""
+    each = chips * recipe.batch.micro_batches
+    return dataclasses.replace(recipe.batch, rows=math.ceil(recipe.batch.rows / each) * each)

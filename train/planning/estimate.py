@@ -1,0 +1,123 @@
+"""What a step takes, by arithmetic alone: memory and time of one chip, and the bytes that chips exchange.
+
+A model, not a measurement: of attention by a fused kernel, all exchanges spread over all links, and products at a fixed
+share of the peak. It ranks what the compiler is then asked; for chips that have no compiler here it is all there is.
+Axes of sizes: T position  D residual  N query heads  K kv heads  H head width  F mlp width  V vocabulary  L layers.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+from gptjax.config import ModelConfig
+from gptjax.mesh_axes import row_axes
+from gptjax.nn.likelihood import CHUNK_BYTES
+from train.planning.chips import Machines
+from train.planning.state_bytes import StateBytes, state_bytes
+from train.recipe import Recipe
+
+BUSY = 0.65  # of the peak, in a step without waiting: what the compiler promises llama-7b on a v5e (docs/log.md)
+KERNEL_BUSY = 0.5  # of the peak, in attention kernels
+# Forward passes that the backward pass makes again: of products with weights, of attention.
+REPEATED = {"none": 0.0, "products": 0.0, "full": 1.0}
+ATTENTION_REPEATED = {"none": 0.0, "products": 1.0, "full": 1.0}
+IN_THE_WAY = "all-reduce of activations"  # the next product waits for it, so that no computing hides it
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """Of one step on one chip."""
+
+    state: StateBytes
+    activations: float  # bytes beside the state, at the fullest moment
+    compute_seconds: float
+    near_bytes: dict[str, float]  # received within a group of chips, by kind of exchange
+    far_bytes: dict[str, float]  # from other groups
+    near_seconds: float
+    far_seconds: float
+    waited_seconds: float  # of near_seconds, those that no computing hides
+    tokens: int  # of a step, over all chips
+
+    @property
+    def memory(self) -> float:
+        """Bytes in all."""
+        return self.state.total + self.activations
+
+
+def estimate(recipe: Recipe, config: ModelConfig, machines: Machines) -> Estimate:
+    """Of a recipe on a mesh that is legal for these machines."""
+    mesh = recipe.mesh.over(machines.chips)
+    tokens = recipe.batch.rows * recipe.row_length
+    own = tokens / machines.chips
+    repeated, chip = REPEATED[recipe.compute.remat], machines.chip
+    peak = chip.peak if recipe.compute.dtype == "bfloat16" else chip.peak / 4
+    attention = 12 * config.L * config.N * config.H * config.T
+    products = (config.flops_per_token - attention) * own * (3 + repeated) / 3
+    computing = products / (peak * BUSY) + kernel_seconds(recipe, config, machines)
+    state = state_bytes(config, recipe.optimizer, recipe.steps, mesh)
+    near, far = exchanged(recipe, config, machines, state)
+    return Estimate(
+        state=state, activations=_activations(recipe, config, mesh), compute_seconds=computing,
+        near_bytes=near, far_bytes=far, near_seconds=sum(near.values()) / chip.near,
+        far_seconds=sum(far.values()) / chip.far, waited_seconds=near.get(IN_THE_WAY, 0.0) / chip.near, tokens=tokens,
+    )  # fmt: skip
+
+
+def kernel_seconds(recipe: Recipe, config: ModelConfig, machines: Machines) -> float:
+    """Of attention a step on one chip, causal: half of its products."""
+    tokens = recipe.batch.rows * recipe.row_length / machines.chips
+    operations = (
+        6 * config.L * config.N * config.H * config.T * tokens * (3 + ATTENTION_REPEATED[recipe.compute.remat]) / 3
+    )
+    return operations / (machines.chip.peak * KERNEL_BUSY)
+
+
+def _activations(recipe: Recipe, config: ModelConfig, mesh: Mapping[str, int]) -> float:
+    """Bytes beside the state: what layers keep for the backward pass, and the work on one of them, or on the head."""
+    size = 2 if recipe.compute.dtype == "bfloat16" else 4
+    tensor, rows = mesh["tensor"], math.prod(mesh[axis] for axis in row_axes())
+    places = recipe.batch.micro_rows / rows * recipe.row_length
+    D, heads = config.D, (config.N + 2 * config.K) * config.H / tensor
+    wide = (2 if config.activation == "swiglu" else 1) * config.F / tensor
+    results = heads + wide + 2 * D  # of all products of a layer, for one place
+    every = results + heads + config.N * config.H / tensor + config.F / tensor + 3 * D
+    kept = {"full": D, "products": D + results, "none": every}[recipe.compute.remat]
+    layers = config.L * places * kept * size
+    one = places * (every * size + 2 * max(D, config.F / tensor) * 4)
+    weights = max(width * height for width, height in config.projections.values()) / tensor
+    gathered = weights * (2 * size + 4) if rows > 1 else 0.0  # of two products, and the gradient of one
+    table = config.V * D / tensor * (size + 4)
+    logits = 2 * min(CHUNK_BYTES, places * config.V * 4 / tensor)
+    return layers + max(one + gathered, table + logits)
+
+
+def exchanged(
+    recipe: Recipe, config: ModelConfig, machines: Machines, state: StateBytes
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Bytes that a chip receives in a step, by kind of exchange: (within its group, from other groups).
+
+    Weights are gathered over `fsdp` for the forward and again for the backward pass of each micro-batch, their
+    gradients summed in float32; over `data` what is left of them is; over `tensor` two sums of activations a layer and
+    pass.
+    """
+    mesh, size = recipe.mesh.over(machines.chips), 2 if recipe.compute.dtype == "bfloat16" else 4
+    tensor, fsdp, data = mesh["tensor"], mesh["fsdp"], mesh["data"]
+    whole, parts = state.gradients / 4 * fsdp, recipe.batch.micro_batches  # values of what one tensor part holds
+    rows = math.prod(mesh[axis] for axis in row_axes())
+    passed = recipe.batch.rows / rows * recipe.row_length * config.D * size
+    sums = 2 * config.L * (2 + REPEATED[recipe.compute.remat]) * 2 * passed
+    near: dict[str, float] = {}
+    far: dict[str, float] = {}
+    for kind, size_of_result, ways, inner in (
+        ("all-gather of weights", 2 * whole * size * parts, fsdp, tensor),
+        ("reduce-scatter of gradients", whole * 4 * parts, fsdp, tensor),
+        ("all-reduce of gradients", 2 * state.gradients, data, tensor * fsdp),
+        (IN_THE_WAY, sums, tensor, 1),
+    ):
+        spanned = min(ways, max(1, ways * inner // machines.group))  # groups that the exchange spans
+        together = ways // spanned  # chips of one group in it
+        if together > 1:
+            near[kind] = size_of_result * (1 - 1 / ways)
+        if spanned > 1:
+            far[kind] = size_of_result * (1 - 1 / spanned) / together
+    return near, far

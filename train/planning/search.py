@@ -1,0 +1,133 @@
+"""The fastest candidate that fits: all of them by arithmetic, the best few by the compiler."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from gptjax.config import ModelConfig
+from train.objectives import causal_only
+from train.planning.chips import Machines
+from train.planning.compile_for import CompiledFor, TooLargeError, compiled, topology_devices
+from train.planning.estimate import Estimate, estimate, kernel_seconds
+from train.recipe import Recipe
+
+COMPILED = 3  # candidates that the compiler finds room for, at most
+ASKED = 5  # candidates that it is asked of, the fastest first; where none had room, then the smallest
+SLACK = 1.25  # the arithmetic is believed that a step does not fit where it says so much more than there is
+
+
+class Tried(NamedTuple):
+    """One candidate, and what is known of it."""
+
+    recipe: Recipe
+    estimate: Estimate
+    fits: bool | None  # None = nobody knows, as the compiler was not asked
+    said: str  # by whom the verdict is
+    compiled: CompiledFor | None = None
+    kernel_seconds: float = 0.0
+
+    @property
+    def compute_seconds(self) -> float:
+        """The compiler's cycles and the kernels beside them; without a compiler the estimate."""
+        found = None if self.compiled is None else self.compiled.milliseconds
+        return self.estimate.compute_seconds if found is None else found / 1e3 + self.kernel_seconds
+
+    @property
+    def near_bytes(self) -> dict[str, float]:
+        """Received a step within a slice or node, by kind."""
+        return self.estimate.near_bytes if self.compiled is None else dict(self.compiled.collective_bytes)
+
+    @property
+    def memory(self) -> float:
+        """Bytes a chip at the fullest moment."""
+        if self.compiled is None:
+            return self.estimate.memory
+        return self.compiled.peak_bytes + self.compiled.program_bytes
+
+    def seconds(self, machines: Machines) -> tuple[float, float]:
+        """Of a step: (exchanges hidden behind the computing, none of them hidden)."""
+        near = sum(self.near_bytes.values()) / machines.chip.near
+        far = self.estimate.far_seconds
+        return max(self.compute_seconds + self.estimate.waited_seconds, near, far), self.compute_seconds + near + far
+
+    def pace(self, machines: Machines) -> tuple[float, float]:
+        """Seconds a token, by which candidates are ranked: hidden first."""
+        hidden, unhidden = self.seconds(machines)
+        return hidden / self.estimate.tokens, unhidden / self.estimate.tokens
+
+
+def search(
+    recipes: Sequence[Recipe], config: ModelConfig, machines: Machines, say: Callable[[str], object]
+) -> list[Tried]:
+    """Every candidate with its verdict; those that fit come first, the fastest of them at the top."""
+    room = machines.chip.memory
+    tried = [_weighed(Tried(one, estimate(one, config, machines), None, ""), room, machines) for one in recipes]
+    if machines.family == "tpu":
+        tried = _by_compiler(tried, config, machines, say)
+    rank = {True: 0, None: 1, False: 2}
+    return sorted(tried, key=lambda one: (rank[one.fits], one.pace(machines) if one.fits else (one.memory, 0.0)))
+
+
+def _weighed(one: Tried, room: float, machines: Machines) -> Tried:
+    """By arithmetic."""
+    if one.estimate.state.total > room:
+        return one._replace(fits=False, said="its state alone is too large")
+    slack = SLACK if machines.family == "tpu" else 1.0
+    if one.memory > room * slack:
+        return one._replace(fits=False, said="too large, by arithmetic")
+    return one if machines.family == "tpu" else one._replace(fits=True, said="by arithmetic, unverified")
+
+
+def _by_compiler(
+    tried: list[Tried], config: ModelConfig, machines: Machines, say: Callable[[str], object]
+) -> list[Tried]:
+    """The compiler's word on the most promising; those that need more than one which it refused are not asked."""
+    devices, refused = topology_devices(machines.name, f"--device {machines.name}"), float("inf")
+    answers: dict[int, Tried] = {}
+    order = sorted((n for n, one in enumerate(tried) if one.fits is None), key=lambda n: tried[n].pace(machines))
+    while order:
+        done = sum(bool(answer.fits) for answer in answers.values())
+        if done == COMPILED or (len(answers) >= ASKED and done):
+            break
+        if len(answers) >= ASKED:
+            order.sort(key=lambda n: tried[n].memory)
+        number = order.pop(0)
+        one = tried[number]
+        if one.memory >= refused:
+            tried[number] = one._replace(fits=False, said="larger than one that the compiler refused")
+            continue
+        say(f"compiling {settings(one.recipe, machines)}")
+        answers[number] = answered(one, config, machines, devices)
+        refused = min(refused, one.memory) if not answers[number].fits else refused
+    return [answers.get(number, one if one.said else one._replace(said="slower, by arithmetic"))
+            for number, one in enumerate(tried)]  # fmt: skip
+
+
+def answered(one: Tried, config: ModelConfig, machines: Machines, devices: Sequence[Any]) -> Tried:
+    """A candidate as the compiler sees it, in one slice: between slices only gradients go, which take no room."""
+    batch, sizes = one.recipe.batch, one.recipe.mesh.over(machines.chips)
+    of_slice = dataclasses.replace(
+        one.recipe,
+        batch=dataclasses.replace(batch, rows=batch.rows // machines.groups),
+        mesh=dataclasses.replace(one.recipe.mesh, data=sizes["data"] // machines.groups),
+    )
+    try:
+        found = compiled(of_slice, machines.name, devices, config.vocabulary, causal_only())
+    except TooLargeError as refusal:
+        return one._replace(fits=False, said=str(refusal).partition(";")[0].partition(": ")[2])
+    if found.kernels == 0:
+        return one._replace(fits=True, said="compiled", compiled=found)
+    return one._replace(
+        fits=True, said="compiled", compiled=found, kernel_seconds=kernel_seconds(one.recipe, config, machines)
+    )
+
+
+def settings(recipe: Recipe, machines: Machines) -> str:
+    """What a candidate is, as the words of a command line."""
+    sizes = recipe.mesh.over(machines.chips)
+    words = {
+        "mesh.fsdp": sizes["fsdp"], "mesh.tensor": sizes["tensor"], "batch.rows": recipe.batch.rows,
+        "batch.micro-batches": recipe.batch.micro_batches, "compute.remat": recipe.compute.remat,
+    }  # fmt: skip
+    flags = [f"--{name} {value}" for name, value in words.items()]
+    return " ".join([*flags, "--compute.unroll" if recipe.compute.unroll else "--compute.no-unroll"])
