@@ -278,14 +278,16 @@ def states(
     `bidirectional`: bool, of all of them or [B,T], which of them every token of their row sees. `shift_BTD`: what is
     added to the embeddings, to be differentiated by; None = nothing.
     """
+    shifted = {} if shift_BTD is None else {"perturbations": {"embedded_BTD": shift_BTD}}
+    hidden_BTD, _ = model.apply({"params": params, **shifted}, *as_read(tokens_BT, length_B, bidirectional))
+    return hidden_BTD
+
+
+def as_read(tokens_BT: Any, length_B: Any, bidirectional: Any) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """(tokens, segments, positions, what all of a row see), each [B,T], as the model takes such rows."""
     position_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1])[None, :], tokens_BT.shape)
     inside_BT = position_BT < length_B[:, None]
-    shifted = {} if shift_BTD is None else {"perturbations": {"embedded_BTD": shift_BTD}}
-    hidden_BTD, _ = model.apply(
-        {"params": params, **shifted},
-        tokens_BT, inside_BT.astype(jnp.int32), position_BT * inside_BT, inside_BT & bidirectional,
-    )  # fmt: skip
-    return hidden_BTD
+    return tokens_BT, inside_BT.astype(jnp.int32), position_BT * inside_BT, inside_BT & bidirectional
 
 
 def continuation_row(context: Sequence[int], continuation: Sequence[int], T: int) -> Row:

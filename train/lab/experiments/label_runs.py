@@ -20,6 +20,7 @@ from data.examples.example_spec import ExamplesSpec
 from data.examples.head_spec import HeadSpec
 from gptjax.evaluation.head_figures import figures
 from gptjax.evaluation.tf_idf import TfIdf
+from gptjax.probing.logistic import Logistic, standardised
 from train.lab.experiment import ROOT, SEEDS, TUNED_ON, Change
 from train.lab.few_labels import (
     Labelled,
@@ -31,7 +32,6 @@ from train.lab.few_labels import (
     train_file,
     written,
 )
-from train.lab.logistic import Logistic, standardised
 from train.lab.outcome import ArmOutcome
 from train.recipe import BatchSpec, Recipe
 from train.supervision.exits import DONE
