@@ -98,8 +98,9 @@ def layer_vectors(
                 number = numbers[place]
                 of_text = [of_layer[row] for of_layer in vectors]
                 found[number] = np.stack(of_text if pool else [of_layer[: len(texts[number])] for of_layer in of_text])
-                if not np.isfinite(found[number]).all():
-                    raise ValueError(f"the model's states of text {first + number} {NOT_NUMBERS}")
+    for number, of_text in enumerate(found, start=first):
+        if not np.isfinite(of_text).all():
+            raise ValueError(f"the model's states of text {number} {NOT_NUMBERS}")
     return found
 
 

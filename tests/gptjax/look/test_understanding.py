@@ -3,6 +3,7 @@
 import re
 import shlex
 import sys
+from json import dumps
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_the_python_of_the_page_runs(folder):
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     names = {}
     for block in blocks:
         exec(block, names)
@@ -34,9 +35,12 @@ def test_the_python_of_the_page_runs(folder):
 def test_the_commands_of_the_page_run(folder, monkeypatch, capsys):
     """And what it says of them is so: where the first writes."""
     commands = re.findall(r"^```sh\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
-    assert len(commands) == 3
-    for command in commands:
+    assert len(commands) == 4
+    texts = (dumps({"text": f"the fox {n}", "kind": n % 2}) + "\n" for n in range(12))
+    (folder / "texts.jsonl").write_text("".join(texts))
+    for command in "".join(commands).splitlines():
         monkeypatch.setattr(sys, "argv", shlex.split(command))
         main()
-    assert {path.name for path in folder.iterdir()} == {"runs", "look.html", "why.html"}
+    made = {"look.html", "why.html", "vectors.npy", "vectors.html"}
+    assert {path.name for path in folder.iterdir()} == {"runs", "texts.jsonl"} | made
     assert "wrote why.html" in capsys.readouterr().out
