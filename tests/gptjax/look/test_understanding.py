@@ -11,7 +11,23 @@ import pytest
 from gptjax.cli import main
 from tests.tiny_run import random_model, write_run
 
-PAGE = (Path(__file__).resolve().parents[3] / "docs" / "understanding.md").read_text(encoding="utf-8")
+PATH = Path(__file__).resolve().parents[3] / "docs" / "understanding.md"
+PAGE = PATH.read_text(encoding="utf-8")
+
+
+def code(page):
+    """The blocks of a page, without their comments."""
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    return [(kind, re.sub(r"  # .*", "", block)) for kind, block in blocks]
+
+
+def test_the_chinese_page_has_the_same_code_and_parts():
+    """So that it does what it says as well: its code is that of the English page, but for comments."""
+    chinese = PATH.with_suffix(".zh.md").read_text(encoding="utf-8")
+    assert code(chinese) == code(PAGE)
+    assert len(code(PAGE)) == 12
+    headings = [re.findall(r"^## (\d|)", page, flags=re.MULTILINE) for page in (chinese, PAGE)]
+    assert headings[0] == headings[1]
 
 
 @pytest.fixture
