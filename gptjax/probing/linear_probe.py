@@ -12,14 +12,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from gptjax.evaluation.by_head import intervals
-from gptjax.evaluation.head_figures import of_classes
+from gptjax.evaluation.head_figures import confusion, counts_of, macro_f1
 from gptjax.evaluation.tf_idf import TfIdf
 from gptjax.probing.folds import FOLDS, folds
 from gptjax.probing.logistic import Logistic, standardised
 from gptjax.results import Metric
 
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # C of logistic regression, of features whose rows have a length of about 1
-FIGURES = ("accuracy", "macro_f1")
 
 # (numbers of texts to fit to, numbers of others) -> features of both, of which those of the others decide nothing
 Features = Callable[[np.ndarray, np.ndarray], tuple[Any, Any]]
@@ -80,9 +79,11 @@ def probed(features: Features, label_I: Int[np.ndarray, "I"], classes: int, seed
 def figures_of(probe: Probe, label_I: Int[np.ndarray, "I"]) -> dict[str, Metric]:
     """Accuracy and macro F1, with their intervals over texts."""
 
+    answer_I, classes = probe.probability_IC.argmax(axis=1), probe.probability_IC.shape[1]
+
     def of(drawn: np.ndarray) -> dict[str, float]:
-        every = of_classes(probe.probability_IC[drawn], label_I[drawn])
-        return {name: every[name] for name in FIGURES}
+        counts = counts_of(confusion(label_I[drawn], answer_I[drawn], classes))
+        return {"accuracy": float(counts.right_C.sum() / len(drawn)), "macro_f1": macro_f1(counts)}
 
     return intervals(of, len(label_I), seed=0)
 

