@@ -15,7 +15,7 @@ import numpy as np
 from gptjax import arguments
 from gptjax.decoding.padding import padded_length
 from gptjax.inference.feature_input import FINAL, Layer, Pooling, check_reading, feature_ids
-from gptjax.inference.scoring import NOT_NUMBERS, ScoreOptions, check_ids, text_batches
+from gptjax.inference.scoring import NOT_NUMBERS, ScoreOptions, check_ids, read_at_once, text_batches
 from gptjax.look.hook import layer_states
 from gptjax.nn.model import Transformer
 from gptjax.nn.pooling import pooled
@@ -23,7 +23,7 @@ from gptjax.nn.pooling import pooled
 if TYPE_CHECKING:
     from gptjax.inference.language_model import LanguageModel
 
-READ_TOGETHER, ENCODED_TOGETHER = 2**16, 256  # of a stream: tokens whose vectors exist at once; texts
+BATCHES, ENCODED = 8, 256  # of a stream: batches whose vectors exist at once; texts that become ids at once
 
 
 def features(
@@ -39,14 +39,15 @@ def features(
     to. `length`: only so many tokens of each text are read; None = all. BOS, which goes before a text where texts of
     this model begin with it, is one of them.
 
-    Texts may come from a stream without end: some are read when their vectors are asked for, READ_TOGETHER tokens at a
-    time. A vector depends on its text alone, to the last bit: not on the others, their order or their number. Another
+    Texts may come from a stream without end: they are read as their vectors are asked for, BATCHES batches at a time. A
+    vector depends on its text alone, to the last bit: not on the others, their order or their number. Another
     `batch_tokens` (as in gptjax.inference.scoring.score), and a mesh, move it by about 1e-5 of its size.
 
     Raises ValueError at once for a layer, pool or length that is not there; and, when it is its turn, for a text that
     is empty, or beyond the context where no length is given, and where states are no numbers.
     """
     check_reading(model.config, layer, pool, length)
+    together = BATCHES * read_at_once(batch_tokens)
     if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
         arguments.listed(texts, "texts")  # says what is wrong with it
 
@@ -61,13 +62,13 @@ def features(
     def stream() -> Iterator[np.ndarray]:
         waiting: list[list[int]] = []
         first, tokens = 0, 0
-        for some in itertools.batched(texts, ENCODED_TOGETHER):
+        for some in itertools.batched(texts, ENCODED):
             names = [f"text {first + len(waiting) + number}" for number in range(len(some))]
             parts = model.config, model.tokenizer, model.generation_config
             for ids in feature_ids(*parts, some, names, length):
                 waiting.append(ids)
                 tokens += len(ids)
-                if tokens >= READ_TOGETHER:
+                if tokens >= together:
                     yield from vectors(waiting, first)
                     first, tokens, waiting = first + len(waiting), 0, []
         yield from vectors(waiting, first)

@@ -17,6 +17,7 @@ from gptjax.inference.embedding import layer_vectors
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.scoring import states
 from gptjax.nn.model import Transformer
+from gptjax.sharding import make_mesh
 from tests.hf_models import CASES, PROMPT, weights, write_folder
 from tests.tiny_run import random_model
 
@@ -108,7 +109,7 @@ def test_a_vector_depends_on_its_text_alone_to_the_last_bit(layer, monkeypatch):
     backwards = np.stack([*model.features(WORDS[::-1], **asked)])[::-1]
     np.testing.assert_array_equal(together, backwards)
     np.testing.assert_array_equal(together[3], next(model.features([WORDS[3]], **asked)))
-    monkeypatch.setattr(embedding, "READ_TOGETHER", 1)
+    monkeypatch.setattr(embedding, "BATCHES", 0)
     np.testing.assert_array_equal(together, np.stack([*model.features(WORDS, **asked)]))
     assert not np.allclose(together[3], next(model.features([WORDS[3]], layer=layer)), atol=1e-2)
     np.testing.assert_array_equal(
@@ -116,10 +117,20 @@ def test_a_vector_depends_on_its_text_alone_to_the_last_bit(layer, monkeypatch):
     )
 
 
+def test_a_model_that_is_spread_over_devices_gives_the_same():
+    """Within rounding, of a layer between too."""
+    one = random_model()
+    meshed = LanguageModel(
+        one.config, one.tokenizer, jax.device_get(one.params), mesh=make_mesh(data=2, fsdp=2, tensor=2)
+    )
+    found, wanted = (np.stack([*model.features(WORDS[:2], layer=0)]) for model in (meshed, one))
+    np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
+
+
 def test_a_stream_is_read_as_it_is_asked_for(monkeypatch):
     """Of texts without end, some more than those that were asked for."""
-    monkeypatch.setattr(embedding, "READ_TOGETHER", 8)
-    monkeypatch.setattr(embedding, "ENCODED_TOGETHER", 4)
+    monkeypatch.setattr(embedding, "BATCHES", 0)
+    monkeypatch.setattr(embedding, "ENCODED", 4)
     taken = itertools.count()
     found = random_model().features(f"fox {next(taken)}" for _ in itertools.count())
     for _ in range(6):
