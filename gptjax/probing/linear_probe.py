@@ -45,8 +45,9 @@ def of_words(texts: Sequence[str]) -> Features:
     """TF-IDF, by the words of the texts that are fitted to: what a probe of vectors is to be compared with."""
 
     def made(fitted: np.ndarray, others: np.ndarray) -> tuple[Any, Any]:
-        weigh = TfIdf([texts[number] for number in fitted])
-        return weigh([texts[number] for number in fitted]), weigh([texts[number] for number in others])
+        known, asked = ([texts[number] for number in some.tolist()] for some in (fitted, others))
+        weigh = TfIdf(known)
+        return weigh(known), weigh(asked)
 
     return made
 
