@@ -81,7 +81,7 @@ def test_a_page_is_about_the_first_texts_and_the_file_about_all(folder, monkeypa
         (["in.jsonl", "--to", "x.npy", "--pool", "none"], "--to x.npy: holds one vector a text"),
         (["in.jsonl", "--to", "x.npy", "--pool", "lats"], "did you mean 'last'?"),
         (["in.jsonl", "--to", "x.npy", "--label", "kind"], "--label kind: is what the page is asked for; add --report"),
-        (["in.jsonl", "--to", "x.npy"], "no field 'text'; known: of, kind, n; name the column with --text"),
+        (["in.jsonl", "--to", "x.npy"], "no field 'text'; known: kind, n, of; name the column with --text"),
         (["gap.csv", "--to", "x.npy", "--layer", "2"], "layer=2: this model has layers 0 to 1"),
         (["gap.csv", "--to", "x.npy", "--layer", "finl"], "did you mean 'final'?"),
         (["gap.csv", "--to", "x.npy", "--length", "65"], "length=65: must be from 1 to 64"),
