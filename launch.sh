@@ -10,7 +10,7 @@ done
 root=$(CDPATH='' cd -- "$(dirname -- "$self")" && pwd -P)
 venv=$root/.venv
 stamp=$venv/launch.stamp # written last, so that an interrupted set-up is never taken for a whole one
-verbs='setup pretrain finetune chain plan bench report audit verify-resume experiment checkpoint generate evaluate predict look export serve test slurm gke k8s tpu-vm sky'
+verbs='setup pretrain finetune chain plan bench report audit verify-resume experiment checkpoint generate evaluate predict look features export serve test slurm gke k8s tpu-vm sky'
 
 help() {
   cat <<'HELP'
@@ -32,6 +32,7 @@ usage: ./launch.sh VERB [ARGS...]
   evaluate MODEL TASK FILE...         perplexity, multiple choice, classification or answers, over your files
   predict MODEL FILE [--head NAME]    judge texts by a head that a model was taught: class, labels or number
   look [MODEL] --text TEXT            a page of what happens inside while a text is read; the newest run if none is named
+  features MODEL FILE --to FILE       vectors of texts, out of any layer; or a page of what they hold
   export MODEL TARGET                 a Hugging Face folder or a .gguf file, which appears only when proven to be the model
   serve [MODEL] [--port 8000]         a chat page, and an API for any client of OpenAI's; the newest run if none is named
   slurm [--nodes N] -- VERB ...       pretrain or finetune as a job of Slurm, which queues itself again until it is done
@@ -48,7 +49,7 @@ HELP
 
 help_about() { # the line of one verb, where its program is not installed yet to speak for itself
   help | sed -n "1s/VERB/$1/p; s/^  $1 /&/p"
-  case $1 in pretrain | finetune | chain | plan | bench | verify-resume | checkpoint | generate | evaluate | predict | look | export | serve | slurm | gke | k8s | tpu-vm | sky) echo "Every option: ./launch.sh setup, then ./launch.sh $1 --help" ;; esac
+  case $1 in pretrain | finetune | chain | plan | bench | verify-resume | checkpoint | generate | evaluate | predict | look | features | export | serve | slurm | gke | k8s | tpu-vm | sky) echo "Every option: ./launch.sh setup, then ./launch.sh $1 --help" ;; esac
 }
 
 say() { printf 'launch.sh: %s\n' "$*" >&2; }
@@ -235,7 +236,7 @@ case $verb in
     esac
     exec "$venv/bin/gptjax" "$verb" "$@"
     ;;
-  checkpoint | evaluate | predict | export)
+  checkpoint | evaluate | predict | features | export)
     exec "$venv/bin/gptjax" "$verb" "$@"
     ;;
   test)

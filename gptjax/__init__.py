@@ -9,6 +9,7 @@
 >>> model.score([gptjax.Row(ids=[1, 5, 6], at=[2], targets=[7])])[0].log_probs  # of any token, anywhere
 >>> model.predict(["A whole text."], "topic")[0].answer  # by an output head that it was taught
 >>> model.look("A whole text.").save("look.html")  # what happens inside while it reads
+>>> next(model.features(["A whole text."], layer=3))  # its vector, out of any layer
 >>> gptjax.export(model, "exported")  # a Hugging Face folder; "model.gguf" = a file for llama.cpp
 
 All that a model does is in help(gptjax.LanguageModel). Tasks with items (multiple choice, classification, answers) are
@@ -66,7 +67,8 @@ def load(
     >>> model.loglikelihood([("The city of", " London")])[0].log_prob  # nats
 
     A gptjax.LanguageModel: it can `generate` and `stream` texts, `score` tokens, and has `loglikelihood`,
-    `loglikelihood_rolling`, `perplexity`, `log_probs`, `mean_states`, `class_log_probs`, `predict` and `look`;
+    `loglikelihood_rolling`, `perplexity`, `log_probs`, `mean_states`, `features`, `class_log_probs`, `predict` and
+    `look`;
     gptjax.evaluation.evaluate has tasks with items, and gptjax.export writes it for others.
 
     For a run: `step`: which checkpoint; None = the newest good one, with a warning for each newer one that is damaged,

@@ -22,6 +22,7 @@ from gptjax.command.allocator import keep_freed_memory
 from gptjax.command.console import print_any_text
 from gptjax.command.evaluate_verb import Evaluate
 from gptjax.command.export_verb import Export
+from gptjax.command.features_verb import Features
 from gptjax.command.look_verb import LookInside
 from gptjax.command.options import USER_ERROR, read
 from gptjax.command.predict_verb import Predict
@@ -152,6 +153,7 @@ VERBS: dict[str, type[Verb]] = {
     "evaluate": Evaluate,
     "predict": Predict,
     "look": LookInside,
+    "features": Features,
     "checkpoint": Checkpoint,
     "export": Export,
     "serve": Serve,
@@ -164,7 +166,7 @@ def main() -> None:
     warnings.showwarning = lambda message, *_, **__: print(f"gptjax: {message}", file=sys.stderr)
     try:
         verb = parse(sys.argv[1:])
-        if isinstance(verb, Generate | Evaluate | LookInside | Predict | Serve):
+        if isinstance(verb, Generate | Evaluate | Features | LookInside | Predict | Serve):
             keep_freed_memory()  # a fifth of the time of decoding on a CPU
         verb.run()
         sys.stdout.flush()

@@ -27,10 +27,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 
 def test_the_wheel_holds_every_file_of_gptjax_and_nothing_else(wheel: zipfile.ZipFile):
-    """Its modules are those of the checkout's gptjax/, with py.typed and the two pages, and no others."""
+    """Its modules are those of the checkout's gptjax/, with py.typed and the pages, and no others."""
     shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
     ours = {path.relative_to(ROOT).as_posix() for path in (ROOT / "gptjax").rglob("*.py")}
-    assert shipped == ours | {"gptjax/py.typed", "gptjax/look/look.html", "gptjax/serving/page/index.html"}
+    pages = {"gptjax/look/look.html", "gptjax/probing/features.html", "gptjax/serving/page/index.html"}
+    assert shipped == ours | pages | {"gptjax/py.typed"}
 
 
 def test_the_wheel_asks_for_no_tensorflow_unless_the_extra_is_named(wheel: zipfile.ZipFile):

@@ -122,19 +122,21 @@ class Predict(Verb):
 
 
 def texts_of_column(items: Sequence[FileItem], path: str, said: str) -> list[str]:
-    """The texts of a column. Raises ValueError for a record without one, naming the file, the line and the option."""
-    found = []
-    for number, item in enumerate(items):
-        where = name_of(item, number)
-        try:
-            text = column(item, path, where)
-        except ValueError as error:
-            raise ValueError(f"{error}; name the column with {said}, of {', '.join(map(str, item))}") from None
-        if not isinstance(text, str) or not text.strip():
-            what = "is empty" if text is None or isinstance(text, str) else f"is a {type(text).__name__}, no text"
-            raise ValueError(f"{where}: {path} {what}; leave the record out")
-        found.append(text)
-    return found
+    """The texts of a column. Raises ValueError as `text_of_column` does."""
+    return [text_of_column(item, number, path, said) for number, item in enumerate(items)]
+
+
+def text_of_column(item: FileItem, number: int, path: str, said: str) -> str:
+    """The text of a record. Raises ValueError where it has none, naming the file, the line and the option."""
+    where = name_of(item, number)
+    try:
+        text = column(item, path, where)
+    except ValueError as error:
+        raise ValueError(f"{error}; name the column with {said}, of {', '.join(map(str, item))}") from None
+    if not isinstance(text, str) or not text.strip():
+        what = "is empty" if text is None or isinstance(text, str) else f"is a {type(text).__name__}, no text"
+        raise ValueError(f"{where}: {path} {what}; leave the record out")
+    return text
 
 
 def place_for_file(name: str, replace: bool) -> Path:

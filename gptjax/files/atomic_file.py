@@ -10,7 +10,11 @@ from gptjax.files.places import named
 
 
 def write_whole(
-    path: PurePath, content: str | bytes | memoryview | Iterable[str], *, aside: str = "unfinished", sync: bool = True
+    path: PurePath,
+    content: str | bytes | memoryview | Iterable[str | bytes],
+    *,
+    aside: str = "unfinished",
+    sync: bool = True,
 ) -> None:
     """Writes a file so that a reader, or a crash, finds the old content or all of the new; text as UTF-8.
 

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import itertools
 import numbers
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Unpack
 
 import jax
@@ -22,7 +22,8 @@ from gptjax.decoding.engine import Ended, Engine, Event, Failed, Request, Said, 
 from gptjax.decoding.padding import padded_length
 from gptjax.decoding.sampling import Sampling
 from gptjax.inference.class_scoring import class_log_probs
-from gptjax.inference.embedding import mean_states
+from gptjax.inference.embedding import features, mean_states
+from gptjax.inference.feature_input import FINAL, Layer, Pooling
 from gptjax.inference.generation_config import GenerationConfig
 from gptjax.inference.head_input import TextOrTwo
 from gptjax.inference.predicting import Prediction, predict
@@ -180,7 +181,20 @@ class LanguageModel:
     def mean_states(self, texts: Sequence[Sequence[int]], **options: Unpack[ScoreOptions]) -> np.ndarray:
         """A vector for each text of ids: see gptjax.inference.embedding.mean_states."""
         with self.on_mesh():
-            return mean_states(self._model, self.params, texts, **options)
+            return mean_states(self._model, self._scored, texts, **options)
+
+    def features(
+        self, texts: Iterable[str], *, layer: Layer = FINAL, pool: Pooling | None = "mean",
+        bidirectional: bool = False, length: int | None = None, batch_tokens: int | None = None,
+    ) -> Iterator[np.ndarray]:  # fmt: skip
+        """The vectors of texts, one after another, out of any layer: see gptjax.inference.embedding.features.
+
+        >>> np.stack([*model.features(["A whole text.", "Another."], layer=3)])
+        """
+        return features(
+            self, self._model, self._scored, texts, layer=layer, pool=pool, bidirectional=bidirectional, length=length,
+            batch_tokens=batch_tokens,
+        )  # fmt: skip
 
     def loglikelihood(self, pairs: Iterable[tuple[str, str]], **options: Unpack[ScoreOptions]) -> list[Continuation]:
         """How probable each (context, continuation) is: see gptjax.inference.text_likelihood.loglikelihood."""

@@ -184,10 +184,7 @@ def batches_of(requests: Sequence[ScoreRequest], longest: int, batch_tokens: int
     Long rows go first, so that memory that does not suffice is noticed at once. Of one padded length, the rows with
     most questions go first: a batch takes as long as the row of it that has most, so that they should be alike.
     """
-    if batch_tokens is None:  # on a CPU more are hardly faster, and a text that comes alone pays for all of them
-        batch_tokens = 512 if jax.default_backend() == "cpu" else 16_384
-    if arguments.whole("batch_tokens", batch_tokens) < 1:
-        raise ValueError(f"batch_tokens={batch_tokens}: must be at least 1")
+    batch_tokens = read_at_once(batch_tokens)
     padded_lengths = [padded_length(len(request.ids), longest) for request in requests]
     shortest = shortest_length(set(padded_lengths))
     by_length: dict[int, list[ScoreRequest]] = {}
@@ -202,6 +199,15 @@ def batches_of(requests: Sequence[ScoreRequest], longest: int, batch_tokens: int
         rows.sort(key=lambda row: len(row[0].at) - row[1], reverse=True)  # by how many questions are left
         batches += [RowBatch(rows[begin : begin + B], B, T, Q, q) for begin in range(0, len(rows), B)]
     return batches
+
+
+def read_at_once(batch_tokens: int | None) -> int:
+    """Tokens that each device reads at once. Raises ValueError for none."""
+    if batch_tokens is None:  # on a CPU more are hardly faster, and a text that comes alone pays for all of them
+        return 512 if jax.default_backend() == "cpu" else 16_384
+    if arguments.whole("batch_tokens", batch_tokens) < 1:
+        raise ValueError(f"batch_tokens={batch_tokens}: must be at least 1")
+    return batch_tokens
 
 
 def _answer(model: Transformer, params: Any, batch: RowBatch, view: View) -> None:
@@ -278,14 +284,16 @@ def states(
     `bidirectional`: bool, of all of them or [B,T], which of them every token of their row sees. `shift_BTD`: what is
     added to the embeddings, to be differentiated by; None = nothing.
     """
+    shifted = {} if shift_BTD is None else {"perturbations": {"embedded_BTD": shift_BTD}}
+    hidden_BTD, _ = model.apply({"params": params, **shifted}, *as_read(tokens_BT, length_B, bidirectional))
+    return hidden_BTD
+
+
+def as_read(tokens_BT: Any, length_B: Any, bidirectional: Any) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """(tokens, segments, positions, what all of a row see), each [B,T], as the model takes such rows."""
     position_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1])[None, :], tokens_BT.shape)
     inside_BT = position_BT < length_B[:, None]
-    shifted = {} if shift_BTD is None else {"perturbations": {"embedded_BTD": shift_BTD}}
-    hidden_BTD, _ = model.apply(
-        {"params": params, **shifted},
-        tokens_BT, inside_BT.astype(jnp.int32), position_BT * inside_BT, inside_BT & bidirectional,
-    )  # fmt: skip
-    return hidden_BTD
+    return tokens_BT, inside_BT.astype(jnp.int32), position_BT * inside_BT, inside_BT & bidirectional
 
 
 def continuation_row(context: Sequence[int], continuation: Sequence[int], T: int) -> Row:

@@ -18,9 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax.config import ModelConfig
+from gptjax.inference.feature_input import EMBEDDING, FINAL, Layer
+from gptjax.inference.scoring import as_read
 from gptjax.nn.decoding_weights import rows_of
 from gptjax.nn.likelihood import logits_from
-from gptjax.nn.model import SEEN, Transformer, head
+from gptjax.nn.model import INPUT, SEEN, Transformer, head
 
 KEPT_BYTES = 2**30  # that the backward pass may find stored; beyond, each layer is computed anew
 
@@ -46,14 +48,12 @@ def read(
     the embeddings, from that probability.
     """
     config, T = model.config, len(ids)
-    place_L = np.full(config.L, len(layers), np.int32)
-    place_L[list(layers)] = np.arange(len(layers))
     anew = explains and kept_bytes(config, T) > KEPT_BYTES
     plain = model.clone(kernel="xla", remat="full" if anew else "none")
     asked = np.int32(at % T), np.int32(-1 if token is None else token)
     found = _seen(
-        plain, params, np.array(ids, np.int32), np.bool_(both), place_L, np.array(heads, np.int32), *asked,
-        C=len(layers), explains=explains,
+        plain, params, np.array(ids, np.int32), np.bool_(both), _places(config, layers), np.array(heads, np.int32),
+        *asked, C=len(layers), explains=explains,
     )  # fmt: skip
     prob_CnTS, state_CTD, hidden_TD, chosen, log_prob, gradient_T = found
     return Seen(
@@ -72,12 +72,7 @@ def _seen(model, params, ids_T, both, place_L, head_n, at, token, *, C, explains
     T, config = ids_T.shape[0], model.config
     tokens_BT, position_BT = ids_T[None], jnp.arange(T)[None]
     embedded_BTD = rows_of(params["embedding"], tokens_BT, model.dtype)
-    room = {
-        "place_L": place_L,
-        "head_n": head_n,
-        "prob_CBnTS": jnp.zeros((C + 1, 1, head_n.shape[0], T, T), jnp.float32),
-        "state_CBTD": jnp.zeros((C + 1, 1, T, config.D), jnp.float32),
-    }
+    room = _room(config, 1, T, C, place_L, head_n)
 
     def run(shift_BTD):
         shifted = {} if shift_BTD is None else {"perturbations": {"embedded_BTD": shift_BTD}}
@@ -97,3 +92,43 @@ def _seen(model, params, ids_T, both, place_L, head_n, at, token, *, C, explains
         (log_prob, beside), gradient_T = run(None), None
     hidden_TD, seen, chosen = beside
     return seen["prob_CBnTS"][:, 0], seen["state_CBTD"][:, 0], hidden_TD, chosen, log_prob, gradient_T
+
+
+def layer_states(
+    model: Transformer, params: Any, tokens_BT: Any, length_B: Any, layers: tuple[Layer, ...], bidirectional: bool
+) -> tuple[jax.Array, ...]:
+    """States [B,T,D] of rows of `length_B` tokens, padded on the right, float32: an array for each of the layers, in
+    their order. To be compiled into what is made of them, so that it is not held."""
+    config, (B, T) = model.config, tokens_BT.shape
+    blocks = [layer for layer in layers if isinstance(layer, int)]
+    rows = as_read(tokens_BT, length_B, bidirectional)
+    found: dict[Layer, Any] = {}
+    if not blocks and EMBEDDING not in layers:  # the program of scores and embeddings
+        found[FINAL], _ = model.apply({"params": params}, *rows)
+    else:
+        C = len(set(blocks))
+        place_L, head_n = _places(config, sorted(set(blocks))), np.zeros(0, np.int32)
+        room: dict[str, Any] = {"layers": _room(config, B, T, C, place_L, head_n)}
+        if EMBEDDING in layers:
+            room[INPUT] = jnp.zeros((B, T, config.D), jnp.float32)
+        (found[FINAL], _), seen = model.clone(kernel="xla").apply({"params": params, SEEN: room}, *rows, mutable=[SEEN])
+        found |= zip(sorted(set(blocks)), seen[SEEN]["layers"]["state_CBTD"][:C], strict=True)
+        found[EMBEDDING] = seen[SEEN].get(INPUT)
+    return tuple(found[layer].astype(jnp.float32) for layer in layers)
+
+
+def _places(config: ModelConfig, layers: Sequence[int]) -> np.ndarray:
+    """Where in the room each layer has its place: in the order asked; the others share the last."""
+    place_L = np.full(config.L, len(layers), np.int32)
+    place_L[list(layers)] = np.arange(len(layers))
+    return place_L
+
+
+def _room(config: ModelConfig, B: int, T: int, C: int, place_L: Any, head_n: Any) -> dict[str, Any]:
+    """Room for C layers and one more, and in each for so many heads."""
+    return {
+        "place_L": place_L,
+        "head_n": head_n,
+        "prob_CBnTS": jnp.zeros((C + 1, B, head_n.shape[0], T, T), jnp.float32),
+        "state_CBTD": jnp.zeros((C + 1, B, T, config.D), jnp.float32),
+    }

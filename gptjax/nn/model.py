@@ -28,6 +28,7 @@ INIT_STD = 0.02
 # What `gptjax.look` sees of a pass: it gives `apply` this collection, mutable, with room for what layers sow. Nobody
 # else does, and then nothing is sown, and no program is another one.
 SEEN = "intermediates"
+INPUT = "input_BTD"  # of it, what the first layer reads, where there is room for that
 LORA_A, LORA_B = "_lora_a", "_lora_b"  # endings of the two matrices beside a weight
 LORA_START = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # A's, within 1/sqrt(width), as PEFT's is
 
@@ -282,6 +283,8 @@ class Transformer(nn.Module):
             place_TD = weight(self, "position_embedding", (None, "embed"), (config.T, config.D))
             x_BTD = x_BTD + jnp.take(place_TD, position_BT, axis=0).astype(self.dtype)
         x_BTD = nn.Dropout(config.dropout, deterministic=deterministic)(x_BTD)
+        if self.has_variable(SEEN, INPUT):  # there is room for what the first layer reads
+            self.sow(SEEN, INPUT, x_BTD, reduce_fn=lambda room, new: new.astype(room.dtype))
 
         if cache is None:
             sees = Rule.of(segment_BT, None if self.causal else visible_BT, config.window)

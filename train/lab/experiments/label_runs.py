@@ -21,6 +21,7 @@ from data.examples.head_spec import HeadSpec
 from gptjax.batch import HeadKind
 from gptjax.evaluation.head_figures import figures
 from gptjax.evaluation.tf_idf import TfIdf
+from gptjax.probing.logistic import Logistic, standardised
 from train.lab.experiment import ROOT, SEEDS, TUNED_ON, Change
 from train.lab.few_labels import (
     Labelled,
@@ -32,7 +33,6 @@ from train.lab.few_labels import (
     train_file,
     written,
 )
-from train.lab.logistic import Logistic, standardised
 from train.lab.outcome import ArmOutcome
 from train.recipe import BatchSpec, Recipe
 from train.supervision.exits import DONE

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import optimize
 
-from train.lab.logistic import Logistic, standardised
+from gptjax.probing.logistic import Logistic, standardised
 
 
 def test_the_fit_is_the_minimum_of_its_cost():
