@@ -10,7 +10,7 @@ done
 root=$(CDPATH='' cd -- "$(dirname -- "$self")" && pwd -P)
 venv=$root/.venv
 stamp=$venv/launch.stamp # written last, so that an interrupted set-up is never taken for a whole one
-verbs='setup pretrain finetune chain bench report audit verify-resume experiment checkpoint generate evaluate predict look export serve test slurm gke k8s tpu-vm sky'
+verbs='setup pretrain finetune chain bench report audit verify-resume experiment checkpoint generate evaluate predict look export savedmodel serve test slurm gke k8s tpu-vm sky'
 
 help() {
   cat <<'HELP'
@@ -220,7 +220,7 @@ case $verb in
   setup)
     say "ready: $venv ($(cut -d ' ' -f 1,2 "$stamp"))"
     ;;
-  pretrain | finetune | chain | bench | report | audit | verify-resume | experiment | slurm | gke | k8s | tpu-vm | sky)
+  pretrain | finetune | chain | bench | report | audit | verify-resume | experiment | savedmodel | slurm | gke | k8s | tpu-vm | sky)
     # The caller's folder stays the current one, so that paths mean what they say; -P keeps its files from shadowing ours.
     PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec "$venv/bin/python" -P -m train "$verb" "$@"
     ;;
