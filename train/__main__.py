@@ -320,9 +320,9 @@ def _savedmodel(arguments: list[str]) -> int:
     manifest = export_saved_model(gptjax.load(asked.model), asked.folder)
     logits, left = manifest["proof"]["logits"], manifest["left_out"]
     print(
-        f"{asked.folder}: SavedModel of TensorFlow {manifest['tensorflow']}, {manifest['parameters']:,} parameters; run "
-        f"by TensorFlow alone, scores of up to {logits['largest']:.4g} within {logits['largest_difference']:.2g} over "
-        f"{logits['tokens']} tokens, greedy text the same"
+        f"{asked.folder}: SavedModel of TensorFlow {manifest['tensorflow']}, {manifest['parameters']:,} parameters; "
+        f"run by TensorFlow alone, scores of up to {logits['largest']:.4g} within "
+        f"{logits['largest_difference']:.2g} over {logits['tokens']} tokens, greedy text the same"
     )
     if left:
         print(f"left out, for its signatures score tokens alone: the output heads {', '.join(left)}")

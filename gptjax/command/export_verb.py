@@ -12,10 +12,10 @@ from gptjax.files.atomic_folder import absent
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Export(Verb):
-    """Write a model as a Hugging Face folder, a GGUF file or StableHLO, once what was written is proven to be the model.
+    """Write a model as a Hugging Face folder, a GGUF file or StableHLO, once what was written is proven.
 
     The folder or file must not exist. It appears only when it has been read back and scores as the model does; in a
-    folder export_proof.json says what was compared. Runs on the CPU, whatever devices the run was trained on.
+    folder a file says what was compared. Runs on the CPU, whatever devices the run was trained on.
 
       gptjax export runs/first exported
       gptjax export runs/first exported --step 1200 --weights ema
@@ -90,9 +90,9 @@ class Export(Verb):
         manifest = export_stablehlo(model, self.folder, PLATFORMS if self.platforms is None else self.platforms)
         logits, left = manifest["proof"]["logits"], manifest["left_out"]
         print(
-            f"{self.folder}: StableHLO for {', '.join(manifest['platforms'])}, {manifest['parameters']:,} parameters; run "
-            f"without gptjax, scores of up to {logits['largest']:.4g} within {logits['largest_difference']:.2g} over "
-            f"{logits['tokens']} tokens, greedy text the same: python {self.folder}/run.py TEXT 20"
+            f"{self.folder}: StableHLO for {', '.join(manifest['platforms'])}, {manifest['parameters']:,} parameters; "
+            f"run without gptjax, scores of up to {logits['largest']:.4g} within {logits['largest_difference']:.2g} "
+            f"over {logits['tokens']} tokens, greedy text the same: python {self.folder}/run.py TEXT 20"
         )
         if left:
             print(f"left out, for the programs score tokens alone: the output heads {', '.join(left)}")

@@ -41,7 +41,8 @@ for turn in range(2):
         scores.append(np.asarray(logits)[0])
         said.append(int(scores[-1].argmax()))
 np.save(sys.stdout.buffer, np.stack(scores))
-print(json.dumps({"ids": said, "first": first, "rate": (count - 1) / (time.perf_counter() - began - first)}), file=sys.stderr)
+rate = (count - 1) / (time.perf_counter() - began - first)
+print(json.dumps({"ids": said, "first": first, "rate": rate}), file=sys.stderr)
 """
 wrong: list[str] = []
 

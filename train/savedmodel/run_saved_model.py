@@ -1,4 +1,4 @@
-"""run.py TEXT COUNT: so many tokens greedily, by the SavedModel in this folder. Needs tensorflow and tokenizers alone."""
+"""run.py TEXT COUNT: so many tokens greedily, by the SavedModel in this folder. Needs tensorflow, tokenizers."""
 
 import json
 import sys

@@ -15,7 +15,14 @@ import numpy as np
 
 from gptjax.exchange.programs.consumer import prove
 from gptjax.exchange.programs.program import cache_of, exported_programs, weights_of
-from gptjax.exchange.programs.stablehlo_export import MANIFEST, RUN, TOKENIZER, check_exportable, check_room, description
+from gptjax.exchange.programs.stablehlo_export import (
+    MANIFEST,
+    RUN,
+    TOKENIZER,
+    check_exportable,
+    check_room,
+    description,
+)
 from gptjax.files.atomic_folder import absent, appearing
 from gptjax.files.plain_json import dumps
 from gptjax.inference.language_model import LanguageModel
@@ -34,8 +41,8 @@ README = """# A language model as SavedModel
     python run.py "The capital of France is" 20
 
 Signatures: `prefill` (tokens [b,t], slot [b], length [b], all int32, and the cache) and `step` (token [b], slot [b] and
-the cache); both give `logits` [b,V] and the cache. An empty cache is zeros; `manifest.json` has its names and shape, how
-the export was compared with the model that it was made from, and the SHA-256 of every file. `tensors.txt` names the
+the cache); both give `logits` [b,V] and the cache. An empty cache is zeros; `manifest.json` has its names and shape,
+how the export was compared with the model that it was made from, and the SHA-256 of every file. `tensors.txt` names the
 graph's tensors for a program in C.
 """
 
@@ -76,13 +83,14 @@ def _write(folder: Path, model: LanguageModel, weights: dict[str, np.ndarray]) -
     holder = tf.Module()
     names = sorted(weights)  # as JAX flattens a dictionary
     holder.weights = [tf.Variable(weights[name], name=name.replace("/", "."), trainable=False) for name in names]
-    cache = cache_of(config, None, None)
+    cache, of_layer = sorted(cache_of(config, 1, 1)), [None, config.K, None, config.H]
     programs = exported_programs(config, model.params, PLATFORMS)
+    shapes = [tf.TensorShape(shape) for shape in ([None, config.vocabulary], *[of_layer] * len(cache))]
     signatures = {}
     for program, ids in IDS.items():
         specs = {name: tf.TensorSpec([None] * axes, tf.int32, name) for name, axes in ids.items()}
-        specs |= {name: tf.TensorSpec(of_layer.shape, tf.float32, name) for name, of_layer in cache.items()}
-        called = _called(programs[program], holder.weights, list(ids), cache, config.vocabulary)
+        specs |= {name: tf.TensorSpec(of_layer, tf.float32, name) for name in cache}
+        called = _called(programs[program], holder.weights, list(ids), cache, shapes)
         signatures[program] = tf.function(called, autograph=False).get_concrete_function(**specs)
     tf.saved_model.save(holder, str(folder), signatures=signatures)
     (folder / TENSORS).write_text(_tensors(folder, model), encoding="utf-8")
@@ -97,27 +105,25 @@ def _write(folder: Path, model: LanguageModel, weights: dict[str, np.ndarray]) -
         (folder / CREDIT).write_text(model.credit, encoding="utf-8")
 
 
-def _called(exported: Any, weights: Any, ids: list[str], cache: dict[str, Any], vocabulary: int) -> Any:
+def _called(exported: Any, weights: Any, ids: list[str], cache: list[str], Sout: Any) -> Any:
     """A function of named tensors that runs a program, whose arguments JAX has put in order.
 
     Source: jax.experimental.jax2tf, `_run_exported_as_tf`, whose call of XlaCallModule this is for one device.
     """
     import tensorflow as tf
 
-    names = sorted(cache)
-
     def run(**given):
-        flat = [*weights, *(given[name] for name in ids), *(given[name] for name in names)]
+        flat = [*weights, *(given[name] for name in (*ids, *cache))]
         logits, *kept = tf.raw_ops.XlaCallModule(
             args=[flat[number] for number in exported.module_kept_var_idx],
             version=exported.calling_convention_version,
             module=exported.mlir_module_serialized,
-            Tout=[tf.float32] * (1 + len(names)),
-            Sout=[tf.TensorShape([None, vocabulary]), *(tf.TensorShape(cache[name].shape) for name in names)],
+            Tout=[tf.float32] * len(Sout),
+            Sout=Sout,
             platforms=[platform.upper() for platform in exported.platforms],
             use_shardy_partitioner=jax.config.jax_use_shardy_partitioner,  # pyright: ignore[reportAttributeAccessIssue]
         )
-        return {"logits": logits, **dict(zip(names, kept, strict=True))}
+        return {"logits": logits, **dict(zip(cache, kept, strict=True))}
 
     return run
 

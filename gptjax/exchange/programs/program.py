@@ -1,7 +1,7 @@
-"""The two programs that a model leaves Python as: reading a prompt, and going on by a token; and the weights they take.
+"""The two programs that a model leaves gptjax as: reading a prompt, and going on by a token; and their weights.
 
-They are gptjax's own network, its shapes left open, lowered to StableHLO for every platform at once. Nothing is drawn in
-them: ids and a cache go in, scores and the cache come out.
+They are gptjax's own network, its shapes left open, lowered to StableHLO for every platform at once. Nothing is drawn
+in them: ids and a cache go in, scores and the cache come out.
 Axes: B rows  T tokens read  S cache slots  K kv heads  H head width  D residual  V vocabulary  L layers.
 """
 

@@ -44,8 +44,8 @@ README = """# A language model as StableHLO
     pip install jax numpy tokenizers
     python run.py "The capital of France is" 20
 
-`run.py`, 50 lines, is the whole loader; gptjax is not needed. `manifest.json` says what the two programs take and return,
-how the export was compared with the model that it was made from, and the SHA-256 of every other file.
+`run.py` is the whole loader; gptjax is not needed. `manifest.json` says what the two programs take and return, how the
+export was compared with the model that it was made from, and the SHA-256 of every other file.
 """
 
 
@@ -55,8 +55,8 @@ def check_exportable(model: LanguageModel) -> None:
         raise ValueError("export: the model has adapters beside its weights; gptjax.load merges them")
     if model.generation_config.encodes_prompt:
         raise ValueError(
-            "export: this model reads a conversation from both sides before it answers, and the programs read forwards; "
-            "a Hugging Face folder says so to gptjax"
+            "export: this model reads a conversation from both sides before it answers, and the programs read "
+            "forwards; a Hugging Face folder says so to gptjax"
         )
 
 

@@ -4,11 +4,11 @@ import dataclasses
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import pytest
 
+from gptjax.cli import main
 from gptjax.command.export_verb import Export
 from gptjax.config import ClassHead, Lora
 from gptjax.exchange.programs import program, stablehlo_export
@@ -56,14 +56,18 @@ def test_the_manifest_says_versions_platforms_and_every_file(exported):
         assert (read.calling_convention_version, read.platforms) == (manifest["calling_convention"], program.PLATFORMS)
 
 
-def test_programs_that_compute_something_else_never_appear(tmp_path, monkeypatch):
-    """Weights that were spoilt on the way, and a loader that breaks: named, and the folder is as empty as before."""
-    model, whole = random_model(), stablehlo_export.weights_of
-    monkeypatch.setattr(
-        stablehlo_export, "weights_of", lambda params: whole(params) | {"head": whole(params)["head"] * 1.01}
-    )
-    with pytest.raises(ValueError, match=r"scores of up to .* differ by .* nothing was written"):
-        export_stablehlo(model, tmp_path / "programs", ["cpu"])
+def test_weights_of_another_model_are_seen_and_nothing_appears(exported, tmp_path, monkeypatch):
+    """The same folder with a head one percent larger: the loader's scores say so, and the export leaves nothing."""
+    model, folder, _ = exported
+    programs = {
+        name: jax.export.deserialize(bytearray((folder / f"{name}.jax_export").read_bytes()))
+        for name in ("prefill", "step")
+    }
+    whole = stablehlo_export.weights_of(model.params)
+    monkeypatch.setattr(stablehlo_export, "exported_programs", lambda *_: programs)
+    monkeypatch.setattr(stablehlo_export, "weights_of", lambda _: whole | {"head": whole["head"] * 1.01})
+    with pytest.raises(ValueError, match=r"export: scores of up to .* differ by .* nothing was written"):
+        export_stablehlo(model, tmp_path / "programs")
     assert [*tmp_path.iterdir()] == []
 
 
@@ -101,14 +105,25 @@ def test_heads_are_named_as_left_out():
     assert stablehlo_export.description(random_model())["left_out"] == []
 
 
-def test_the_command_writes_programs_and_refuses_what_does_not_go_together(tmp_path, capsys):
+def test_the_command_gives_on_what_was_asked_and_refuses_what_does_not_go_together(tmp_path, monkeypatch, capsys):
     """`as` with a .gguf, platforms without `as`, a folder that exists."""
-    run, target = write_run(tmp_path / "run", random_model()), tmp_path / "programs"
-    Export(directory=str(run), folder=str(target), as_="stablehlo", platforms=("cpu",)).run()
-    assert "StableHLO for cpu" in capsys.readouterr().out
+    run, asked = write_run(tmp_path / "run", random_model()), []
+
+    def export(model, folder, platforms):
+        asked.append((model.config, folder, platforms))
+        logits = {"largest": 4.0, "largest_difference": 1e-6, "tokens": 80}
+        return {"platforms": platforms, "parameters": 7, "proof": {"logits": logits}, "left_out": ["topic"]}
+
+    monkeypatch.setattr(stablehlo_export, "export_stablehlo", export)
+    command = ["export", str(run), str(tmp_path / "programs"), "--as", "stablehlo"]
+    for more in ([], ["--platforms", "cpu", "tpu"]):
+        main([*command, *more])
+    told = capsys.readouterr().out
+    assert "StableHLO for cpu, cuda, tpu" in told
+    assert "the output heads topic" in told
+    assert [platforms for _, _, platforms in asked] == [("cpu", "cuda", "tpu"), ("cpu", "tpu")]
     with pytest.raises(ValueError, match="exists already"):
-        Export(directory=str(run), folder=str(target), as_="stablehlo").run()
+        Export(directory="nowhere", folder=str(run), as_="stablehlo").run()
     for wrong in ({"folder": "a.gguf", "as_": "stablehlo"}, {"folder": "a", "platforms": ("cpu",)}):
         with pytest.raises(ValueError, match="as stablehlo"):
             Export(directory=str(run), **wrong)
-    assert {path.name for path in Path(tmp_path).iterdir()} == {"run", "programs"}
