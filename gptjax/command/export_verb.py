@@ -30,7 +30,7 @@ class Export(Verb):
     """Folder of a run; also a Hugging Face folder or a .gguf file."""
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")]
     """Folder to make; ending in .gguf: the file to make, for llama.cpp."""
-    as_: Literal["huggingface", "stablehlo"] | None = None
+    as_: Annotated[Literal["huggingface", "stablehlo"] | None, tyro.conf.arg(name="as")] = None
     """Which folder: for transformers, or two programs with their weights, for JAX alone; None = huggingface."""
     platforms: tuple[Literal["cpu", "cuda", "rocm", "tpu"], ...] | None = None
     """That StableHLO is lowered for; None = cpu, cuda and tpu."""

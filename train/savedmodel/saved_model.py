@@ -111,16 +111,17 @@ def _called(exported: Any, weights: Any, ids: list[str], cache: list[str], Sout:
     Source: jax.experimental.jax2tf, `_run_exported_as_tf`, whose call of XlaCallModule this is for one device.
     """
     import tensorflow as tf
+    from tensorflow.compiler.tf2xla.python.xla import call_module
 
     def run(**given):
         flat = [*weights, *(given[name] for name in (*ids, *cache))]
-        logits, *kept = tf.raw_ops.XlaCallModule(
-            args=[flat[number] for number in exported.module_kept_var_idx],
+        logits, *kept = call_module(
+            [flat[number] for number in exported.module_kept_var_idx],
             version=exported.calling_convention_version,
             module=exported.mlir_module_serialized,
             Tout=[tf.float32] * len(Sout),
             Sout=Sout,
-            platforms=[platform.upper() for platform in exported.platforms],
+            platforms=tuple(platform.upper() for platform in exported.platforms),
             use_shardy_partitioner=jax.config.jax_use_shardy_partitioner,  # pyright: ignore[reportAttributeAccessIssue]
         )
         return {"logits": logits, **dict(zip(cache, kept, strict=True))}
