@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxlib.mlir.dialects import stablehlo
 
 from gptjax.exchange.programs.consumer import prove
 from gptjax.exchange.programs.program import cache_of, exported_programs, weights_of
@@ -32,6 +33,8 @@ from gptjax.runs.rundir import CREDIT
 LOADER = Path(__file__).with_name("run_saved_model.py")
 TENSORS = "tensors.txt"  # for programs that read no JSON and no protocol buffers
 PLATFORMS = ("cpu", "cuda", "tpu")
+# An older version than JAX writes by itself: TensorFlow 2.21 reads up to 1.13.7.
+STABLEHLO = "1.13.0"
 IDS = {"prefill": {"tokens": 2, "slot": 1, "length": 1}, "step": {"token": 1, "slot": 1}}  # how many axes each has
 README = """# A language model as SavedModel
 
@@ -118,7 +121,7 @@ def _called(exported: Any, weights: Any, ids: list[str], cache: list[str], Sout:
         logits, *kept = call_module(
             [flat[number] for number in exported.module_kept_var_idx],
             version=exported.calling_convention_version,
-            module=exported.mlir_module_serialized,
+            module=stablehlo.serialize_portable_artifact_str(exported.mlir_module(), STABLEHLO),
             Tout=[tf.float32] * len(Sout),
             Sout=Sout,
             platforms=tuple(platform.upper() for platform in exported.platforms),
