@@ -10,7 +10,7 @@ done
 root=$(CDPATH='' cd -- "$(dirname -- "$self")" && pwd -P)
 venv=$root/.venv
 stamp=$venv/launch.stamp # written last, so that an interrupted set-up is never taken for a whole one
-verbs='setup pretrain finetune chain plan bench report audit verify-resume experiment checkpoint generate evaluate predict look features export serve test slurm gke k8s tpu-vm sky'
+verbs='setup pretrain finetune chain plan bench report audit verify-resume experiment checkpoint generate evaluate predict look features export savedmodel serve test slurm gke k8s tpu-vm sky'
 
 help() {
   cat <<'HELP'
@@ -34,6 +34,7 @@ usage: ./launch.sh VERB [ARGS...]
   look [MODEL] --text TEXT            a page of what happens inside while a text is read; the newest run if none is named
   features MODEL FILE --to FILE       vectors of texts, out of any layer; or a page of what they hold
   export MODEL TARGET                 a Hugging Face folder or a .gguf file, which appears only when proven to be the model
+  savedmodel MODEL TARGET             the same as TensorFlow's SavedModel; docs/deployment.md has all forms
   serve [MODEL] [--port 8000]         a chat page, and an API for any client of OpenAI's; the newest run if none is named
   slurm [--nodes N] -- VERB ...       pretrain or finetune as a job of Slurm, which queues itself again until it is done
   gke [--tpu v5e-256] -- VERB ...     the same as a JobSet on Google Kubernetes Engine, with TPUs or GPUs
@@ -222,7 +223,7 @@ case $verb in
   setup)
     say "ready: $venv ($(cut -d ' ' -f 1,2 "$stamp"))"
     ;;
-  pretrain | finetune | chain | bench | report | audit | verify-resume | experiment | slurm | gke | k8s | tpu-vm | sky)
+  pretrain | finetune | chain | bench | report | audit | verify-resume | experiment | savedmodel | slurm | gke | k8s | tpu-vm | sky)
     # The caller's folder stays the current one, so that paths mean what they say; -P keeps its files from shadowing ours.
     PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec "$venv/bin/python" -P -m train "$verb" "$@"
     ;;

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib.util
 import inspect
 import os
 import shlex
@@ -23,6 +24,7 @@ from gptjax.command.console import print_any_text
 from gptjax.command.options import read, take
 from gptjax.config import SIZES
 from gptjax.files.atomic_file import write_whole
+from gptjax.files.atomic_folder import absent
 from gptjax.files.places import expanded
 from gptjax.files.plain_json import dumps
 from gptjax.spelling import did_you_mean
@@ -133,6 +135,14 @@ class Experiment:
     again: bool = False  # make finished runs again
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SavedModel:
+    """write a model as TensorFlow's SavedModel, proven before it appears"""
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]  # a run, a folder or a .gguf file
+    folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")]  # folder to make
+
+
 class Chain:
     """from raw text to a chat in the terminal: pretrain, finetune, generate"""
 
@@ -140,7 +150,7 @@ class Chain:
 ENGINES = {kind.verb: kind for kind in (Slurm, Gke, K8s, TpuVm, Sky)}
 VERBS = {
     "pretrain": Pretrain, "finetune": Finetune, "chain": Chain, "plan": Planning, "bench": Bench, "report": OfRun,
-    "audit": Audit, "verify-resume": VerifyResume, "experiment": Experiment, **ENGINES,
+    "audit": Audit, "verify-resume": VerifyResume, "experiment": Experiment, "savedmodel": SavedModel, **ENGINES,
 }  # fmt: skip
 
 
@@ -315,6 +325,28 @@ def _experiment(arguments: list[str]) -> int:
     outcome.keep(runs / name)
     console.print(outcome.table())
     console.print(f"kept in {runs / name}", highlight=False, markup=False)
+    return DONE
+
+
+def _savedmodel(arguments: list[str]) -> int:
+    asked = read(SavedModel, arguments, "./launch.sh savedmodel")
+    absent(asked.folder)  # before the slow imports, so that it is reported at once
+    if importlib.util.find_spec("tensorflow") is None:
+        raise ModuleNotFoundError("savedmodel is written by TensorFlow, which is not installed")
+    os.environ["JAX_PLATFORMS"] = "cpu"  # the accelerator may be training this very run
+    _settle_process()
+    import gptjax
+    from train.savedmodel.saved_model import export_saved_model
+
+    manifest = export_saved_model(gptjax.load(asked.model), asked.folder)
+    logits, left = manifest["proof"]["logits"], manifest["left_out"]
+    print(
+        f"{asked.folder}: SavedModel of TensorFlow {manifest['tensorflow']}, {manifest['parameters']:,} parameters; "
+        f"run by TensorFlow alone, scores of up to {logits['largest']:.4g} within "
+        f"{logits['largest_difference']:.2g} over {logits['tokens']} tokens, greedy text the same"
+    )
+    if left:
+        print(f"left out, for its signatures score tokens alone: the output heads {', '.join(left)}")
     return DONE
 
 

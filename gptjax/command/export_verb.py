@@ -12,15 +12,16 @@ from gptjax.files.atomic_folder import absent
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Export(Verb):
-    """Write a model as a Hugging Face folder, or as a GGUF file, once what was written is proven to be the model.
+    """Write a model as a Hugging Face folder, a GGUF file or StableHLO, once what was written is proven.
 
     The folder or file must not exist. It appears only when it has been read back and scores as the model does; in a
-    folder export_proof.json says what was compared. Runs on the CPU, whatever devices the run was trained on.
+    folder a file says what was compared. Runs on the CPU, whatever devices the run was trained on.
 
       gptjax export runs/first exported
       gptjax export runs/first exported --step 1200 --weights ema
       gptjax export SmolLM2.gguf smollm2
       gptjax export runs/first first.gguf --dtype q8_0
+      gptjax export runs/first programs --as stablehlo
       gptjax export smollm2 tuned --adapter an-adapter
       gptjax export runs/tuned an-adapter --only-adapter
     """
@@ -29,6 +30,10 @@ class Export(Verb):
     """Folder of a run; also a Hugging Face folder or a .gguf file."""
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")]
     """Folder to make; ending in .gguf: the file to make, for llama.cpp."""
+    as_: Annotated[Literal["huggingface", "stablehlo"] | None, tyro.conf.arg(name="as")] = None
+    """Which folder: for transformers, or two programs with their weights, for JAX alone; None = huggingface."""
+    platforms: tuple[Literal["cpu", "cuda", "rocm", "tpu"], ...] | None = None
+    """That StableHLO is lowered for; None = cpu, cuda and tpu."""
     dtype: Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1"] | None = None
     """Of the weights in a GGUF file; None = f32."""
     step: int | None = None
@@ -48,6 +53,11 @@ class Export(Verb):
             raise ValueError(f"only_adapter writes a folder in PEFT's layout; {self.folder!r} ends in .gguf")
         if self.only_adapter and self.adapter is not None:
             raise ValueError("adapter is merged into a model, only_adapter takes a run's out of it: use one of them")
+        if self.as_ is not None and (gguf or self.only_adapter):
+            other = "only_adapter" if self.only_adapter else f"{self.folder!r}, which ends in .gguf,"
+            raise ValueError(f"as {self.as_} writes a folder of its own form; {other} is another form: use one of them")
+        if self.platforms is not None and self.as_ != "stablehlo":
+            raise ValueError("platforms is for --as stablehlo alone: other forms run anywhere")
 
     def run(self) -> None:
         absent(self.folder)  # before the slow import, so that it is reported at once
@@ -60,6 +70,9 @@ class Export(Verb):
             print(f"{self.folder}: LoRA adapters in PEFT's layout, for the weights that {self.directory} began with")
             return
         model = gptjax.load(self.directory, self.step, weights=self.weights, adapter=self.adapter)
+        if self.as_ == "stablehlo":
+            self._tell_programs(model)
+            return
         proof = gptjax.export(model, self.folder, self.dtype)
         logits = proof["logits"]
         if "moved" in logits:
@@ -70,6 +83,19 @@ class Export(Verb):
             f"{proof['tensors_equal']} tensors equal, scores of up to {logits['largest']:.4g} within "
             f"{logits['largest_difference']:.2g} over {logits['tokens']} tokens"
         )
+
+    def _tell_programs(self, model: "gptjax.LanguageModel") -> None:
+        from gptjax.exchange.programs.stablehlo_export import PLATFORMS, export_stablehlo
+
+        manifest = export_stablehlo(model, self.folder, PLATFORMS if self.platforms is None else self.platforms)
+        logits, left = manifest["proof"]["logits"], manifest["left_out"]
+        print(
+            f"{self.folder}: StableHLO for {', '.join(manifest['platforms'])}, {manifest['parameters']:,} parameters; "
+            f"run without gptjax, scores of up to {logits['largest']:.4g} within {logits['largest_difference']:.2g} "
+            f"over {logits['tokens']} tokens, greedy text the same: python {self.folder}/run.py TEXT 20"
+        )
+        if left:
+            print(f"left out, for the programs score tokens alone: the output heads {', '.join(left)}")
 
     def _tell(self, proof: dict[str, Any], parameters: int) -> None:
         """Of a GGUF file."""

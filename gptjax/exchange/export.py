@@ -244,7 +244,7 @@ def _logits(model: Transformer, params: Any, tokens_BT: Any) -> jax.Array:
     one_BT = jnp.ones_like(tokens_BT)
     place_BT = jnp.cumsum(one_BT, axis=1) - 1
     hidden_BTD, _ = model.apply({"params": params}, tokens_BT, one_BT, place_BT, jnp.zeros_like(one_BT, bool))
-    return logits_from(hidden_BTD, head(params), model.config.vocabulary)
+    return logits_from(hidden_BTD, head(params), model.config.vocabulary, model.config.logit_cap)
 
 
 def by_path(params: Any) -> dict[str, np.ndarray]:

@@ -26,6 +26,14 @@ was made from.
 It reads forwards only. A model that was also trained to look at both sides of a masked word, or of a prefix, does so in
 gptjax alone: `gptjax.load(".")` reads this folder too.
 """
+PROGRAMS = """
+## Without either library
+
+    gptjax export . programs --as stablehlo
+    python programs/run.py "A text" 20
+
+writes two programs, their weights and a loader that needs JAX alone.
+"""
 LINES_END = """
 ## How it talks
 
@@ -90,6 +98,7 @@ def _readme(model: "LanguageModel", template: str | None) -> str:
     return "".join([
         README.format(kind=kind, parameters=config.parameters, T=config.T, step=step),
         HEADS + heads if heads else "",
+        "" if model.generation_config.encodes_prompt else PROGRAMS,
         LINES_END if template == LINES else "",
         CREDITED if model.credit is not None else "",
     ])  # fmt: skip

@@ -53,6 +53,9 @@ def write(
     new_BKTH = jnp.swapaxes(new_BTKH, 1, 2).astype(kept_LBKSH.dtype)
     if T == 1:
         return kept_LBKSH.at[layer, place.row + jnp.arange(B), :, place.slot_B].set(new_BKTH[:, :, 0])
+    if jax.export.is_symbolic_dim(B):  # the rows of an exported program, which cannot be gone through
+        row_B1, slot_BT = (place.row + jnp.arange(B))[:, None], place.slot_B[:, None] + jnp.arange(T)[None]
+        return kept_LBKSH.at[layer, row_B1, :, slot_BT].set(jnp.swapaxes(new_BKTH, 1, 2))
     for b in range(B):
         start = (layer, place.row + b, 0, place.slot_B[b], 0)
         kept_LBKSH = jax.lax.dynamic_update_slice(kept_LBKSH, new_BKTH[None, b : b + 1], start)
@@ -77,7 +80,7 @@ def attend_cached(
     """
     B, T, N, H = q_BTNH.shape
     _, _, K, S, _ = k_LBKSH.shape
-    size = min(S, BLOCK)
+    size = min(BLOCK, S)  # in this order it is also known of an exported program, whose S is some blocks
     q_BKGTH = (q_BTNH * H**-0.5).reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
     slot_BT = place.slot_B[:, None] + jnp.arange(T)[None, :]
     last_BT = jnp.maximum(slot_BT, place.until_B[:, None] - 1)  # that each token sees

@@ -44,7 +44,8 @@ def times(x_BTX: Float[Array, "B T X"], w: Matrix) -> Float[Array, "B T Y"]:
     w_YX = (w.w_YX if isinstance(w, Int8) else w).astype(x_BTX.dtype)
     plain = {"preferred_element_type": jnp.float32, "precision": product_precision(x_BTX.dtype)}
     B, T, _ = x_BTX.shape
-    if B * T < FEWEST and x_BTX.dtype != jnp.float32 and jax.default_backend() == "cpu":
+    # the dtype is asked first: the rows of an exported program are not known
+    if x_BTX.dtype != jnp.float32 and B * T < FEWEST and jax.default_backend() == "cpu":
         padded_BTX = jnp.pad(x_BTX, ((0, FEWEST - B), (0, 0), (0, 0)))
         y_BTY = jax.lax.optimization_barrier(jnp.einsum("BTX,YX->BTY", padded_BTX, w_YX, **plain))[:B]
     else:
