@@ -160,7 +160,7 @@ FAULTS = {
         "the older step stays, the new one is whole or none; one owner is refused, or finds out before it makes a step",
     ),
     41: Fault(
-        "an object store answers with errors, late, in part, or not at all; a bucket is not there or may not be written",
+        "an object store answers with errors, late, in part or never; a bucket is not there or may not be written",
         "asked again with growing pauses, then told with the object's URL; what is not whole is never used",
     ),
     50: Fault(

@@ -31,8 +31,9 @@ QUICK = {"max_retries": 3, "initial_delay": "20ms", "max_delay": "50ms"}
 
 
 def made_step(folder: Path, step: int) -> Path:
-    """A step of a dozen small files, as Orbax lays them out, and its manifest."""
-    for tree, name in itertools.product(("params", "training"), ("_METADATA", "manifest.ocdbt", "d/a", "d/b", "d/c")):
+    """A step of sixteen small files, as Orbax lays them out, and its manifest."""
+    names = ("_METADATA", "manifest.ocdbt", *(f"d/{letter}" for letter in "abcdef"))
+    for tree, name in itertools.product(("params", "training"), names):
         path = folder / str(step) / tree / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(f"{step} {tree} {name} ".encode() * 500)
@@ -88,6 +89,29 @@ def wrong_with(url: str, must_hold_new: bool) -> str | None:
     return None
 
 
+class Killer:
+    """SIGKILL at the n-th request of a save, which begins as records are sent; none is answered from there on.
+
+    `after`: once it was carried out, else before it is.
+    """
+
+    def __init__(self, pid: Callable[[], int], at: int, after: bool):
+        self._pid, self._at, self._after = pid, at, after
+        self._first: int | None = None
+        self.done = threading.Event()
+
+    def __call__(self, asked: Asked) -> Fault | None:
+        if self._first is None and asked.key.endswith("metrics.jsonl"):
+            self._first = asked.number
+        if self._first is None or asked.number < self._first + self._at - 1:
+            return None
+        if self.done.is_set():
+            return Fault(drop=True, status=500)
+        os.kill(self._pid(), signal.SIGKILL)
+        self.done.set()
+        return Fault(drop=True, after=True) if self._after else Fault(drop=True, status=500)
+
+
 def kills(store: LoopbackStore, folder: Path, wanted: int) -> list[str]:
     """SIGKILL at the n-th request of a process, before it is answered or after it was carried out; n = 1, 2, ..."""
     context = multiprocessing.get_context("forkserver")
@@ -99,24 +123,12 @@ def kills(store: LoopbackStore, folder: Path, wanted: int) -> list[str]:
         at, cache = next(numbers), Path(tempfile.mkdtemp())
         os.environ["GPTJAX_CACHE"] = str(cache / "first")
         url = fresh(store, scheme, folder)
-        first, killed = len(store.asked), threading.Event()
         process = context.Process(target=save, args=(url, store.environment, folder, cache / "copy"))
-
-        def kill(
-            asked: Asked, last: int = first + at, dead: threading.Event = killed, whom=process, late=after
-        ) -> Fault | None:
-            if asked.number < last:
-                return None
-            if not dead.is_set():
-                os.kill(whom.pid or 0, signal.SIGKILL)
-                dead.set()
-                return Fault(drop=True, after=late, status=None if late else 500)
-            return Fault(drop=True, status=500)
-
+        kill = Killer(lambda whom=process: whom.pid or 0, at, after)
         with failing(store, kill):
             process.start()
             process.join()
-        if not killed.is_set():  # it has ended before that many requests
+        if not kill.done.is_set():  # it has ended before that many requests
             wrong += [f"{scheme}: exit code {process.exitcode}"] * (process.exitcode != 0)
             continue
         cases.append(case)

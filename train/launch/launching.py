@@ -159,7 +159,7 @@ def ordered(engine: Engine, command: Sequence[str]) -> Order:
     if "://" in run:
         raise ValueError(
             f"{engine.verb}: run={run}: what is sent to a cluster keeps its run where all of its hosts write to; "
-            "mount a file system, or start `./launch.sh pretrain` itself there, with GPTJAX_CACHE in a folder that they share"
+            "mount a file system, or start the run there by hand, with GPTJAX_CACHE in a folder that they share"
         )
     if engine.devices is not None:
         check_fits(recipe, *engine.devices)
