@@ -19,6 +19,7 @@ evaluate, export.
 
 import importlib
 import os
+import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 from gptjax import moved
@@ -60,7 +61,7 @@ def load(
     mesh: Any = None,
     adapter: str | os.PathLike[str] | None = None,
 ) -> "LanguageModel":
-    """The model of a run directory, of a folder in Hugging Face's layout, or of a .gguf file, ready to work.
+    """The model of a run, of a folder in Hugging Face's layout, or of a .gguf file, ready to work.
 
     >>> model = gptjax.load("runs/first")
     >>> model.generate("Once upon a time", tokens=100, temperature=0.7)[0][0].text
@@ -71,6 +72,7 @@ def load(
     `look`;
     gptjax.evaluation.evaluate has tasks with items, and gptjax.export writes it for others.
 
+    A run may lie on a bucket, as "gs://bucket/runs/first" or "s3://..."; its step is fetched into a cache and verified.
     For a run: `step`: which checkpoint; None = the newest good one, with a warning for each newer one that is damaged,
     or the best one of a run that is judged by a figure.
     Its files are verified first. `weights`: "ema" = their moving average, where the run kept one.
@@ -83,7 +85,7 @@ def load(
     what is not supported, if a weight is NaN or infinite, or if the adapter is for another model.
     """
     from gptjax import arguments
-    from gptjax.files.places import expanded
+    from gptjax.runs.bucket_run import local_run
     from gptjax.runs.rundir import credit_of, read_run
     from gptjax.spelling import did_you_mean
 
@@ -93,7 +95,7 @@ def load(
         raise ValueError(f"weights={weights!r}{did_you_mean(str(weights), kinds)}")
     step = None if step is None else arguments.whole("step", step)
     dtype = arguments.dtype_name(dtype)
-    path = expanded(path)
+    path = local_run(path, warnings.warn, step)
     credit = credit_of(path)
     is_gguf = path.suffix.lower() == ".gguf"
     is_folder = (path / "config.json").is_file() and not (path / "model.json").is_file()
@@ -145,10 +147,10 @@ def export_adapter(
     where the run has no adapters, PEFT has no name for a layer, or the folder exists.
     """
     from gptjax.exchange.peft_adapter import check_writable, write_adapter
-    from gptjax.files.places import expanded
+    from gptjax.runs.bucket_run import local_run
     from gptjax.runs.rundir import read_run
 
-    run = read_run(expanded(path))
+    run = read_run(local_run(path, warnings.warn, step))
     check_writable(folder, run.config)
 
     from gptjax.loading import restore_model

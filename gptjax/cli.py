@@ -30,9 +30,9 @@ from gptjax.command.serve_verb import Serve
 from gptjax.command.verb import Verb
 from gptjax.decoding.sampling import Sampling
 from gptjax.evaluation.items import unescaped
-from gptjax.files.places import expanded
 from gptjax.inference.chat import Chat, from_first_word
 from gptjax.inference.conversation import turn_ids
+from gptjax.runs.bucket_run import every_step
 from gptjax.runs.manifest import check_sizes, folder_of, numbered, verify
 from gptjax.runs.rundir import read_run
 from gptjax.spelling import did_you_mean
@@ -130,7 +130,7 @@ class Checkpoint(Verb):
             raise ValueError(f"step={self.step}: goes with verify; list shows all steps")
 
     def run(self) -> None:
-        run = expanded(self.directory)
+        run = every_step(self.directory)
         if not (run / "checkpoints").is_dir():
             read_run(run)  # says what a mistyped name may mean
             raise ValueError(f"{run}: has no checkpoints yet")

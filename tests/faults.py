@@ -155,6 +155,14 @@ FAULTS = {
         "a run that dies again and again at the same step",
         "refused after 5 such starts, or 10 that were killed, with the cause",
     ),
+    40: Fault(
+        "a process is killed at any request of a save to a bucket; two own a run on one, or one sleeps in a save",
+        "the older step stays, the new one is whole or none; one owner is refused, or finds out before it makes a step",
+    ),
+    41: Fault(
+        "an object store answers with errors, late, in part or never; a bucket is not there or may not be written",
+        "asked again with growing pauses, then told with the object's URL; what is not whole is never used",
+    ),
     50: Fault(
         "an unknown field, a typo, a wrong type or a value out of range",
         "named, with what was meant, before JAX is imported",

@@ -27,6 +27,7 @@ from gptjax.files.atomic_file import write_whole
 from gptjax.files.atomic_folder import absent
 from gptjax.files.places import expanded
 from gptjax.files.plain_json import dumps
+from gptjax.runs.bucket_run import local_run
 from gptjax.spelling import did_you_mean
 from train import STARTED
 from train.lab.experiments import experiment_names
@@ -49,6 +50,7 @@ from train.supervision.exits import (
     TAKEN,
     BadNumbersError,
     StoppedError,
+    tell,
 )
 from train.supervision.lease import LeaseLostError, LeaseTakenError
 from train.tuning.finetune import Finetune
@@ -105,9 +107,10 @@ class OfRun:
 
     @property
     def folder(self) -> Path:
-        if not (expanded(self.run) / "model.json").exists():
+        folder = local_run(self.run, tell, model=False)
+        if not (folder / "model.json").exists():
             raise ValueError(f"{self.verb}: give one run directory (found {self.run!r})")
-        return expanded(self.run)
+        return folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
 from data.spec import DataSpec
 from gptjax.config import FURTHER, Architecture, Shape
-from gptjax.files.places import expanded
+from gptjax.files.places import expanded, place_of_run, shown
 from gptjax.spelling import did_you_mean
 from train.mesh_spec import MeshSpec
 from train.objectives import Objectives
@@ -178,7 +178,7 @@ class Recipe:
 
     def __post_init__(self):
         _positive(self, "", "steps", "hang_after")
-        object.__setattr__(self, "run", expanded(self.run))
+        object.__setattr__(self, "run", place_of_run(self.run, "own"))
         object.__setattr__(self, "model", self.model.smallest())
         object.__setattr__(self, "objectives", self.objectives.settled(self.batch.rows))
         if not 0 <= self.seed < 2**32:
@@ -325,7 +325,7 @@ def _kept_recipe(path: Path) -> Recipe:
 
 def to_json(recipe: Recipe) -> str:
     tree = {"version": RECIPE_VERSION, **dataclasses.asdict(recipe)}
-    return json.dumps(tree, indent=1, default=str, allow_nan=False) + "\n"
+    return json.dumps(tree, indent=1, default=lambda path: shown(Path(path)), allow_nan=False) + "\n"
 
 
 def from_json(text: str) -> Recipe:

@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from data.prepare import begun
 from gptjax.config import ModelConfig
+from gptjax.files.places import shown
 from gptjax.runs.manifest import steps
 from train.assemble import Assembly, Text, assemble, config_of, mesh_of, open_text, vocabulary_of
 from train.loop import train
@@ -26,10 +27,11 @@ from train.record.step_time import pcgrad_cost
 from train.report.finish import REPORTING, Finished, Hook, finish, optional
 from train.step import State
 from train.supervision import failures
+from train.supervision.bucket_lease import BucketLease, lease_of
 from train.supervision.exits import HUNG, BadNumbersError, StoppedError, leave, tell
 from train.supervision.guards import Guards
 from train.supervision.hosts import check_agree, from_first
-from train.supervision.lease import FINISHED, Lease, LeaseLostError
+from train.supervision.lease import FINISHED, Lease, LeaseLostError, sign_of
 from train.supervision.peers import watching
 from train.supervision.signals import Signals
 from train.supervision.watchdog import Watchdog, report_hang
@@ -57,21 +59,12 @@ def run(
     """
     start = Start(time.perf_counter() if started is None else started)
     start.finished("imports")
-    folder, process = recipe.run, jax.process_index()
+    folder, process, signals = recipe.run, jax.process_index(), signals or Signals()
     mesh = mesh_of(recipe)
     config = config_of(recipe, vocabulary_of(recipe), mesh)
     check_state_fits(recipe, config, mesh)
-    for change in changed_fields(folder, recipe, accept_changes):
-        console.print(f"changed: {change}", markup=False, highlight=False)
-    check_disk(recipe, config)
-    about = provenance(recipe)
-    check_agree(about)  # and nobody has written anything yet
-    lease, signals = Lease(folder, process), signals or Signals()
-    from_first(lambda: _own(folder, lease, console))
-    if process > 0:
-        lease.take(console.print)
     with contextlib.ExitStack() as stack:
-        stack.callback(lease.release)
+        lease, about = stack.enter_context(_owned(recipe, config, accept_changes, console))
         signals.leaving, signals.doing = lease.release, lambda: "text"
         text = open_text(recipe, begun(folder))
         config = config_of(recipe, text.tokenizer.size, mesh, text.loss_spec.heads)
@@ -97,9 +90,37 @@ def run(
     return folder
 
 
+@contextlib.contextmanager
+def _owned(
+    recipe: Recipe, config: ModelConfig, accept_changes: bool, console: Console
+) -> Iterator[tuple[Lease, dict[str, Any]]]:
+    """Yields the lease of a recipe's run, taken by this job, and its provenance; raises as `run` does."""
+    folder, process = recipe.run, jax.process_index()
+    lease, dead = lease_of(folder, process), None
+    with contextlib.ExitStack() as stack:
+        if isinstance(lease, BucketLease):  # whose copy here says nothing before it is fetched
+            dead = from_first(lambda: lease.begin(console.print))
+            stack.callback(lease.release_bucket)
+        for change in changed_fields(folder, recipe, accept_changes):
+            console.print(f"changed: {change}", markup=False, highlight=False)
+        check_disk(recipe, config)
+        about = provenance(recipe)
+        check_agree(about)  # and nobody has written anything yet
+        from_first(lambda: _own(folder, lease, console, dead is not None))
+        if process > 0:
+            lease.take(console.print)
+        stack.callback(lease.release)
+        if isinstance(lease, BucketLease):
+            owner = sign_of(folder, 0)
+            check_agree(
+                {f"the copy of {shown(folder)}, in a GPTJAX_CACHE that all hosts must share": owner and owner.token}
+            )
+        yield lease, about
+
+
 def _headline(recipe: Recipe, config: ModelConfig, mesh: Mesh) -> str:
     return (
-        f"[bold]{escape(str(recipe.run))}[/]  {config.parameters / 1e6:.2f}M parameters, {config.L} layers, width "
+        f"[bold]{escape(shown(recipe.run))}[/]  {config.parameters / 1e6:.2f}M parameters, {config.L} layers, width "
         f"{config.D}, {recipe.batch.rows} rows of {recipe.row_length} tokens a step, {recipe.compute.dtype}, mesh "
         f"{dict(mesh.shape)}"
     )
@@ -132,10 +153,13 @@ def _counting_failures(run: Path, lease: Lease, console: Console) -> Iterator[No
         raise
 
 
-def _own(run: Path, lease: Lease, console: Console) -> None:
-    """Makes this the job that writes to a run. Raises LeaseTakenError; ValueError where it fails again and again."""
+def _own(run: Path, lease: Lease, console: Console, died: bool) -> None:
+    """Makes this the job that writes to a run. Raises LeaseTakenError; ValueError where it fails again and again.
+
+    `died`: so did its owner elsewhere, before it was finished.
+    """
     dead = lease.take(console.print)
-    if dead is not None and dead.phase != FINISHED:
+    if died or (dead is not None and dead.phase != FINISHED):
         failures.failed(run, _newest(run), failures.SILENT)
     try:
         failures.check(run, _newest(run))

@@ -10,7 +10,7 @@ import gptjax
 from gptjax.command.compiled import keep_compiled
 from gptjax.command.predict_verb import place_for_file
 from gptjax.command.verb import Verb
-from gptjax.files.places import expanded
+from gptjax.files.places import place_of_run
 from gptjax.look.asking import asked
 from gptjax.runs.rundir import read_run
 
@@ -58,13 +58,13 @@ class LookInside(Verb):
         choice = {name: getattr(self, name) for name in ("layers", "heads", "token", "leave_out")}
         if not self.text:
             raise ValueError("text: is empty; give at least one character to look at")
-        if (expanded(self.directory) / "model.json").is_file():  # of others, a model is read first
-            run = read_run(expanded(self.directory))
+        if (place_of_run(self.directory) / "model.json").is_file():  # of others, a model is read first
+            run = read_run(place_of_run(self.directory))
             asked(run.config, run.tokenizer, run.generation_config, self.text, **choice)
         keep_compiled(short=True)
         model = gptjax.load(self.directory, self.step, weights=self.weights, adapter=self.adapter)
         look = model.look(self.text, **choice)
-        look.save(target, name=expanded(self.directory).resolve().name)
+        look.save(target, name=place_of_run(self.directory).resolve().name)
         size, took = target.stat().st_size / 1e6, time.monotonic() - begun
         print(
             f"wrote {self.to}: {len(look.pieces)} tokens, {len(look.asked.layers)} layers x {len(look.asked.heads)} "

@@ -1,20 +1,80 @@
-"""Paths as people type them. Does not import JAX."""
+"""Paths as people type them, and where on this machine the copy of a bucket's run lies. Does not import JAX.
+
+A run on a bucket has a working copy here, in which it is trained and read as any other. A copy's path says which bucket
+it is of: CACHE/read/s3/bucket/runs/big for who only reads, CACHE/own/s3/bucket/runs/big for who trains. CACHE is
+$GPTJAX_CACHE, or ~/.cache/gptjax.
+"""
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePath
+from typing import Literal
+
+from gptjax.spelling import did_you_mean
+
+SCHEMES = ("gs", "s3")  # object stores whose runs can be trained and read
+URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)")  # a Path makes one slash of two
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
     """The path, with the home folder for a `~` at its beginning: in `--run=~/x` no shell sees to that.
 
-    The name of a user whom nobody knows stays, as in a shell. Raises ValueError where nobody knows the home folder.
+    The name of a user whom nobody knows stays, as in a shell. Raises ValueError where nobody knows the home folder, and
+    for the URL of a bucket, where only runs can lie.
     """
+    if (found := URL.fullmatch(str(path))) and found[1] in SCHEMES:
+        raise ValueError(
+            f"{_url(found)}: only a run can lie on a bucket; copy this to a disk, as with `gcloud storage cp -r` or "
+            "`aws s3 cp --recursive`, and give the path of the copy"
+        )
     full = Path(os.path.expanduser(path))
     if full.parts[:1] == ("~",) and Path(path).parts[:1] == ("~",):
         raise ValueError(f"{path}: ~ stands for no folder, as HOME is not set; write the whole path, or set HOME")
     return full
+
+
+def place_of_run(path: str | os.PathLike[str], use: Literal["read", "own"] = "read") -> Path:
+    """As `expanded`; of the URL of a bucket, such as s3://bucket/runs/big, the folder of the run's copy here.
+
+    Raises ValueError for a URL without a name behind the bucket's, and for one of another kind of store.
+    """
+    found = URL.fullmatch(str(path))
+    if found is None or found[1] in ("hf", "http", "https"):  # of these, whoever looks for a run there says more
+        return expanded(path)
+    scheme, rest = found[1], found[2].strip("/")
+    if scheme not in SCHEMES:
+        raise ValueError(f"{_url(found)}: no kind of bucket is called {scheme!r}{did_you_mean(scheme, SCHEMES)}")
+    parts = rest.split("/")
+    if len(parts) < 2 or any(part in ("", ".", "..") for part in parts):
+        raise ValueError(
+            f"{_url(found)}: give a bucket and a name in it, such as {scheme}://{parts[0] or 'bucket'}/runs/big"
+        )
+    return cache_root() / use / scheme / rest
+
+
+def cache_root() -> Path:
+    """Where copies of what lies on buckets are kept."""
+    return Path(os.path.abspath(expanded(os.environ.get("GPTJAX_CACHE") or "~/.cache/gptjax")))
+
+
+def url_of(path: Path) -> str | None:
+    """The URL of what a folder is the copy of; None for a folder that is no copy."""
+    with contextlib.suppress(ValueError):
+        use, scheme, *rest = path.relative_to(cache_root()).parts
+        if use in ("read", "own") and scheme in SCHEMES and len(rest) > 1:
+            return f"{scheme}://{'/'.join(rest)}"
+    return None
+
+
+def shown(path: Path) -> str:
+    """A run's path as its owner typed it."""
+    return url_of(path) or str(path)
+
+
+def _url(found: re.Match[str]) -> str:
+    return f"{found[1]}://{found[2]}"
 
 
 def standing(path: Path) -> Path:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -46,13 +46,28 @@ from gptjax.runs.restoring import (  # noqa: F401  `checkpoint` is where others 
 
 LEFTOVER = re.compile(r"\d+\.(unfinished-|deleted-|orbax-checkpoint-tmp).*")  # the last as an older gptjax left it
 BARRIER_SECONDS = 600  # how long a process waits for the slowest to have hashed its share
+SENT_WHOLE = 256 * 2**20  # bytes of a file that a mirror sends, from memory
 INLINE = 1024  # bytes: so small a piece of an array lies within Orbax's table of arrays, which is compressed
+
+
+@runtime_checkable
+class Mirror(Protocol):
+    """Another place that keeps a run's steps."""
+
+    def publish(self, step: int, folder: Path) -> None:
+        """Makes a step there of a folder that holds a manifest and all that it lists, or raises."""
+        ...
+
+    def withdraw(self, step: int) -> None:
+        """Deletes a step there."""
+        ...
 
 
 class CheckpointWriter:
     """Saves steps in the background, one at a time, and keeps the newest `keep` and the best.
 
     `commit` guards the renaming that makes a step: it raises where this process may no longer write to the run.
+    `mirror`: where steps are kept beside this disk; one is a step once it is there, and no more once it is not.
     Every process of a run makes one and calls the same methods; the first of them commits and deletes.
     Raises OSError, before anything else, where the run's folder cannot be written, and ValueError as `plain` does.
     """
@@ -61,11 +76,15 @@ class CheckpointWriter:
     seconds: float | None = None  # how long the newest finished save took, from the call to the end
 
     def __init__(
-        self, run: Path, keep: int, commit: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
+        self,
+        run: Path,
+        keep: int,
+        commit: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
+        mirror: Mirror | None = None,
     ):
         if keep < 1:
             raise ValueError(f"keep={keep} checkpoints: must be at least 1")
-        self._run, self._keep, self._commit = run, keep, commit
+        self._run, self._keep, self._commit, self._mirror = run, keep, commit, mirror
         self._folder = run / "checkpoints"
         self._first = jax.process_index() == 0
         if self._first:
@@ -104,7 +123,11 @@ class CheckpointWriter:
         with self._removing(unfinished):
             copied = self._copied(trees)
             probes = {name: _probe(tree) for name, tree in copied.items()} if self._first else {}
-            saves = {name: ocp.args.PyTreeSave(tree) for name, tree in copied.items()}  # pyright: ignore[reportCallIssue]
+            size = None if self._mirror is None else SENT_WHOLE
+            saves = {
+                name: ocp.args.PyTreeSave(tree, ocdbt_target_data_file_size=size)  # pyright: ignore[reportCallIssue]
+                for name, tree in copied.items()
+            }
             arguments = ocp.args.Composite(**saves)
             self._thread.submit(self._orbax.save, self._plain / unfinished.name, args=arguments).result()
             _tell("write", step)
@@ -195,6 +218,8 @@ class CheckpointWriter:
         write_manifest(unfinished, step, notes, dict(sorted(files.items())))
         sync_folder(unfinished)
         _tell("manifest", step)
+        if self._mirror is not None:
+            self._mirror.publish(step, unfinished)
         with self._commit():
             if folder_of(self._run, step).exists():
                 set_aside(self._run, step)
@@ -206,6 +231,8 @@ class CheckpointWriter:
     def _delete_old(self, kept: Collection[int | None]) -> None:
         for old in set(steps(self._run)[: -self._keep]).difference(kept):
             _tell("clean", old)
+            if self._mirror is not None:
+                self._mirror.withdraw(old)
             half = self._folder / f"{old}.deleted-{self._token:08x}"
             folder_of(self._run, old).rename(half)  # first, so that a half-deleted step never looks usable
             shutil.rmtree(half)

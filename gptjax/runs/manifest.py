@@ -33,7 +33,12 @@ def steps(run: Path) -> list[int]:
 def numbered(run: Path) -> list[int]:
     """Steps that have a folder, usable or not, oldest first."""
     folders = [path.name for path in (run / "checkpoints").glob("*") if path.is_dir()]
-    return sorted(int(name) for name in folders if re.fullmatch("0|[1-9][0-9]*", name))
+    return sorted(step for step in map(numbered_name, folders) if step is not None)
+
+
+def numbered_name(name: str) -> int | None:
+    """The step that a folder of this name is of; None = of none."""
+    return int(name) if re.fullmatch("0|[1-9][0-9]*", name) else None
 
 
 def manifest(run: Path, step: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from types import FrameType
 import uvicorn
 
 from gptjax.command.serve_verb import Serve, is_loopback
-from gptjax.files.places import expanded
+from gptjax.files.places import place_of_run
 from gptjax.inference.language_model import LanguageModel
 from gptjax.serving.app import application
 from gptjax.serving.bounded_http import CONNECTIONS, BoundedProtocol
@@ -31,7 +31,7 @@ def serve(asked: Serve, model: LanguageModel, listening: socket.socket, keys: tu
     worker = Worker(model, rows=asked.slots, queue=asked.queue, context=asked.context)
     worker.start()
     worker.wait()
-    path = expanded(asked.directory)
+    path = place_of_run(asked.directory)
     name = asked.name or path.resolve().name.removesuffix(".gguf")
     host, port = listening.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"

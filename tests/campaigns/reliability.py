@@ -52,8 +52,8 @@ page.
 - Bits on GPU and TPU: their kernels may add in another order from one run to the next. Rows are the same.
 - Bits over other versions of JAX, another processor, another mesh or other micro-batches: rounding differs.
 - A run that loses a process and goes on without it: all processes end, and the same command starts them again.
-- Run directories in object stores: only local and mounted file systems. On one without locks, two jobs that start
-  within the same milliseconds are not kept apart.
+- On a file system without locks, two jobs that start within the same milliseconds are not kept apart. On a bucket they
+  are, if its store keeps to the conditions of writes.
 - The steps since the last checkpoint, where a run is killed: `checkpoint.every` says how many that can be.
 - Protection from somebody who may write to the run directory: hashes find accidents, they are no signatures.
 

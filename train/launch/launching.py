@@ -18,7 +18,7 @@ from typing import ClassVar, NamedTuple
 from data.preparation.sources import check as check_source
 from gptjax.command.options import answer_help, read
 from gptjax.files.atomic_file import write_whole
-from gptjax.files.places import expanded, standing
+from gptjax.files.places import expanded, shown, standing
 from gptjax.mesh_axes import row_axes
 from gptjax.spelling import did_you_mean
 from train.launch.source_bundle import Source, archive, source_of
@@ -153,9 +153,14 @@ def ordered(engine: Engine, command: Sequence[str]) -> Order:
         meant = did_you_mean(command[0], VERBS) if command else f"; known: {', '.join(VERBS)}"
         raise ValueError(f"{engine.verb} -- {found}: give a verb that goes on where it stopped{meant}")
     recipe = _recipe(engine, command)
-    run = str(recipe.run) if recipe is not None else value_of(command, "--run")
+    run = shown(recipe.run) if recipe is not None else value_of(command, "--run")
     if run is None:
         raise ValueError(f"{engine.verb} -- finetune: say where it is written, with --run")
+    if "://" in run:
+        raise ValueError(
+            f"{engine.verb}: run={run}: what is sent to a cluster keeps its run where all of its hosts write to; "
+            "mount a file system, or start the run there by hand, with GPTJAX_CACHE in a folder that they share"
+        )
     if engine.devices is not None:
         check_fits(recipe, *engine.devices)
     if recipe is not None and not engine.remote:  # elsewhere there may be other text

@@ -22,7 +22,7 @@ class Saver:
 
     def __init__(self, recipe: Recipe, about: Mapping[str, Any], guards: Guards, say: Callable[[str], None]):
         self._recipe, self._about, self._guards, self._say = recipe, about, guards, say
-        self._writer = CheckpointWriter(recipe.run, recipe.checkpoint.keep, guards.lease.held)
+        self._writer = CheckpointWriter(recipe.run, recipe.checkpoint.keep, guards.lease.held, guards.lease.mirror)
         self._told = False  # how long a save takes
         for name in self._writer.cleared:
             say(f"removed checkpoints/{name}, which an earlier process had not finished")

@@ -20,6 +20,7 @@ import gptjax
 from data.description import read_prepared
 from data.preparation.prepared_folder import xz_figures
 from gptjax.files.atomic_file import write_whole
+from gptjax.files.places import shown
 from gptjax.files.plain_json import dumps
 from gptjax.inference.language_model import LanguageModel
 from gptjax.nn.lora import merged
@@ -88,7 +89,7 @@ def finish(finished: Finished, hooks: Sequence[Hook], leaving: Callable[[], obje
     def hung(phase: str, seconds: float) -> None:
         try:
             report_hang(run, 0, 1, phase, seconds, watchdog.limit(phase))
-            tell(f"{run}: is trained and saved; `./launch.sh report {shlex.quote(str(run))}` writes its report")
+            tell(f"{run}: is trained and saved; `./launch.sh report {shlex.quote(shown(run))}` writes its report")
         finally:
             leave(DONE, leaving)
 
@@ -159,7 +160,7 @@ def _report(finished: Finished) -> None:
 def _last_words(finished: Finished) -> None:
     if not finished.trains("generates"):
         return
-    finished.console.print(f"talk with it: [bold]./launch.sh generate {escape(shlex.quote(str(finished.run)))}[/]")
+    finished.console.print(f"talk with it: [bold]./launch.sh generate {escape(shlex.quote(shown(finished.run)))}[/]")
 
 
 REPORT, LAST_WORDS = Hook("report", _report), Hook("last words", _last_words)

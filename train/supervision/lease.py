@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from gptjax.files.atomic_file import write_whole
 from gptjax.files.locks import locked
@@ -61,6 +62,7 @@ class Lease:
     """A process's hold on a run directory: process 0 owns it, the others only say that they live."""
 
     def __init__(self, run: Path, process: int = 0):
+        self.mirror: Any = None  # what sends saved steps to a bucket: see bucket_lease.py
         self.lost: str | None = None  # what happened, once a heartbeat finds that another process has the lease
         self._run = run
         self._file = run / "lease" / f"{process}.json"
@@ -92,7 +94,7 @@ class Lease:
         else:
             self._write()
         self._thread.start()
-        sign = _sign(dead)
+        sign = read_sign(dead)
         return None if sign is None or self._copied(sign) else sign
 
     @contextlib.contextmanager
@@ -133,7 +135,7 @@ class Lease:
     def _dead(self, say: Callable[[str], None]) -> bytes | None:
         """The file of an owner that is dead, None where there is no owner. Raises LeaseTakenError where it lives."""
         found = _content(self._file)
-        sign = _sign(found)
+        sign = read_sign(found)
         if found is None:
             return None
         if sign is not None and self._is_here(sign):
@@ -150,7 +152,7 @@ class Lease:
             if now is None:
                 return None
             if now != found:
-                raise LeaseTakenError(self._refusal(_sign(now) or sign))
+                raise LeaseTakenError(self._refusal(read_sign(now) or sign))
         return found
 
     def _is_here(self, sign: Sign) -> bool:
@@ -193,7 +195,7 @@ class Lease:
 
     def _loss(self) -> str | None:
         """None while the file is ours. One that is gone is not: whoever took over may have ended since."""
-        owner = _sign(_content(self._file))
+        owner = read_sign(_content(self._file))
         if owner is not None and owner.token == self._sign.token:
             return None
         what = f"{owner} took it over" if owner else f"{self._file} is gone: taken over by a run that ended, or deleted"
@@ -234,9 +236,9 @@ def absent(run: Path, process: int, processes: int) -> list[str]:
     Takes two and a half heartbeats.
     """
     files = [run / "lease" / f"{number}.json" for number in range(processes)]
-    before = [_sign(_content(file)) for file in files]
+    before = [read_sign(_content(file)) for file in files]
     time.sleep(2.5 * HEARTBEAT)
-    signs = [_sign(_content(file)) for file in files]
+    signs = [read_sign(_content(file)) for file in files]
     furthest = max((sign.step for sign in signs if sign), default=0)
     here = signs[process]
     lines = []
@@ -252,7 +254,7 @@ def absent(run: Path, process: int, processes: int) -> list[str]:
 
 def sign_of(run: Path, process: int) -> Sign | None:
     """The newest sign of life of a process of a run; None where it never came, or has left."""
-    return _sign(_content(run / "lease" / f"{process}.json"))
+    return read_sign(_content(run / "lease" / f"{process}.json"))
 
 
 def has_ended(sign: Sign) -> bool:
@@ -267,7 +269,7 @@ def _content(file: Path) -> bytes | None:
         return None
 
 
-def _sign(content: bytes | None) -> Sign | None:
+def read_sign(content: bytes | None) -> Sign | None:
     """None where there is none, or a damaged one."""
     try:
         return None if content is None else Sign(**json.loads(content))

@@ -1,0 +1,175 @@
+"""Objects in a bucket of Google Cloud Storage or of S3, through TensorStore, which Orbax brings. Does not import JAX.
+
+TensorStore has the credentials (application default credentials; AWS's usual chain), repeats what fails in passing, and
+writes on condition: `ifGenerationMatch` of Google's, `If-Match` and `If-None-Match` of S3. AWS_ENDPOINT_URL names
+another store that speaks S3, TENSORSTORE_GCS_HTTP_URL one that speaks Google's.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+# What fails in passing (5xx, 429, a connection that breaks) is asked again, after twice as long each time: about 30 s.
+RETRIES = {"max_retries": 6, "initial_delay": "500ms", "max_delay": "16s"}
+PATIENCE = 120.0  # seconds that an answer may take, its repetitions included, and
+SLOWEST = 2**20  # bytes a second beyond that
+STALL = 30  # seconds without a byte, after which a transfer is begun again
+PIECE = 64 * 2**20  # bytes that are read at once
+MISSING = b"\x02"  # the generation, as TensorStore calls it, of no object
+
+_HINTS = (
+    (r"PERMISSION_DENIED|\b403\b|AccessDenied", "these credentials may not do that; grant it, or use others"),
+    (r"UNAUTHENTICATED|\b401\b|[Cc]redential|[Oo][Aa]uth", "no usable credentials; for gs:// `gcloud auth "
+     "application-default login`, for s3:// `aws configure`, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+    (r"NoSuchBucket|NOT_FOUND|\b404\b|parse response metadata", "there is no such bucket; make it, or mend its name"),
+    (r"CURL|retry attempts|\b5\d\d\b", "the store does not answer; it was asked again and again"),
+)  # fmt: skip
+
+
+class BucketError(OSError):
+    """What a bucket refused or could not do, with its URL."""
+
+
+class Bucket:
+    """The objects whose names begin with a URL's path, such as s3://bucket/runs/big; keys are what follows it."""
+
+    def __init__(self, url: str):
+        self.url = url
+        scheme, _, rest = url.partition("://")
+        bucket, _, path = rest.partition("/")
+        self._spec: dict[str, Any] = {"driver": {"gs": "gcs", "s3": "s3"}[scheme], "bucket": bucket}
+        self._spec["path"] = f"{path}/" if path else ""
+        if scheme == "s3" and (endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")):
+            region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+            self._spec |= {"endpoint": endpoint, "aws_region": region}
+        if scheme == "s3" and os.environ.get(
+            "AWS_ACCESS_KEY_ID"
+        ):  # then no file of AWS's is looked for, and missed aloud
+            self._spec["aws_credentials"] = {"type": "environment"}
+        self._opened: Any = None
+
+    def read(self, key: str) -> bytes | None:
+        """An object's content; None where there is none."""
+        return self.look(key)[0]
+
+    def look(self, key: str) -> tuple[bytes | None, bytes]:
+        """(an object's content or None, its generation: what `write_if` wants)."""
+        with self._naming(key):
+            found = self._store().read(key).result(timeout=PATIENCE)
+            return (None if found.state == "missing" else bytes(found.value)), found.stamp.generation
+
+    def write(self, key: str, content: bytes) -> None:
+        """Writes an object: readers find the old content or all of the new."""
+        with self._naming(key):
+            self._store().write(key, content).result(timeout=PATIENCE + len(content) / SLOWEST)
+
+    def write_if(self, key: str, content: bytes, generation: bytes) -> bytes | None:
+        """Writes an object that still has this generation, MISSING for one that there must not be.
+
+        Returns its new generation; None where somebody else has changed it. The content must be of this writer alone:
+        by it an answer that was lost is told from a refusal.
+        """
+        with self._naming(key):
+            stamp = (
+                self._store().write(key, content, if_equal=generation).result(timeout=PATIENCE + len(content) / SLOWEST)
+            )
+        if stamp.generation:
+            return stamp.generation
+        found, now = self.look(key)
+        return now if found == content else None
+
+    def delete(self, key: str) -> None:
+        """Deletes an object; one that is gone is no error. On condition TensorStore deletes nothing in S3."""
+        with self._naming(key):
+            self._store().write(key, None).result(timeout=PATIENCE)
+
+    def listed(self, prefix: str = "") -> list[str]:
+        """Keys that begin with a prefix, in order."""
+        import tensorstore
+
+        after = prefix[:-1] + chr(ord(prefix[-1]) + 1) if prefix else ""
+        with self._naming(prefix):
+            found = self._store().list(tensorstore.KvStore.KeyRange(prefix, after)).result(timeout=PATIENCE)
+        return sorted(key.decode() for key in found)
+
+    def fetch(self, key: str, target: Path, size: int, sha256: str) -> None:
+        """Writes an object to a file, which appears only if it has this size and this SHA-256.
+
+        Raises ValueError, without the key, where it is missing or something else.
+        """
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.with_name(f"{target.name}.fetching-{secrets.token_hex(4)}")
+        digest, found = hashlib.sha256(), 0
+        try:
+            with aside.open("wb") as file:
+                for begin in range(0, max(size, 1), PIECE):
+                    piece = self._piece(key, slice(begin, min(begin + PIECE, size)) if size else None)
+                    file.write(piece)
+                    digest.update(piece)
+                    found += len(piece)
+            if found != size:
+                raise ValueError(f"has {found} bytes, its manifest says {size}")
+            if digest.hexdigest() != sha256:
+                raise ValueError(f"sha256 is {digest.hexdigest()}, its manifest says {sha256}")
+            aside.replace(target)
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def _piece(self, key: str, span: slice | None) -> bytes:
+        try:
+            with self._naming(key):
+                found = self._store().read(key, byte_range=span).result(timeout=PATIENCE + PIECE / SLOWEST)
+        except BucketError as error:
+            if "OUT_OF_RANGE" in str(error):
+                raise ValueError("has fewer bytes than its manifest says") from error
+            raise
+        if found.state == "missing":
+            raise ValueError("is missing")
+        return bytes(found.value)
+
+    def check_writable(self) -> None:
+        """Raises BucketError unless objects can be written, on condition, read and deleted here."""
+        key = f"trial-{secrets.token_hex(8)}"
+        content = key.encode()
+        self.listed(key)  # in S3 a condition also fails where there is no bucket
+        if self.write_if(key, content, MISSING) is None or self.read(key) != content:
+            raise BucketError(f"{self.url}: what was written was not found again; use another store")
+        self.delete(key)
+
+    def _store(self) -> Any:
+        if self._opened is None:
+            import tensorstore
+
+            # how long a transfer may stand still is taken from the environment alone, when the first one begins
+            os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", str(STALL))
+            os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
+            context = tensorstore.Context({"s3_request_retries": RETRIES, "gcs_request_retries": RETRIES})
+            self._opened = tensorstore.KvStore.open(self._spec, context=context).result(timeout=PATIENCE)
+        return self._opened
+
+    @contextlib.contextmanager
+    def _naming(self, key: str) -> Iterator[None]:
+        """Makes one line, with the object's URL, of what TensorStore says in several kinds of errors."""
+        try:
+            yield
+        except TimeoutError as error:
+            raise BucketError(
+                f"{self.url}/{key}: no answer for {PATIENCE:.0f} s and longer; is the store reachable?"
+            ) from error
+        except (ValueError, RuntimeError, OSError) as error:
+            said = " ".join(str(error).split())
+            hint = next((f"; {hint}" for sign, hint in _HINTS if re.search(sign, said)), "")
+            raise BucketError(f"{self.url}/{key}: {said:.300}{hint}") from error
+
+
+def within(key: str) -> PurePosixPath:
+    """A key as a path in a folder. Raises ValueError where it would lie outside, as no key of ours does."""
+    path = PurePosixPath(key)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise ValueError(f"{key!r} lies outside of its folder, where no object of ours does")
+    return path
