@@ -223,7 +223,7 @@ case $verb in
   setup)
     say "ready: $venv ($(cut -d ' ' -f 1,2 "$stamp"))"
     ;;
-  pretrain | finetune | chain | bench | report | audit | verify-resume | experiment | savedmodel | slurm | gke | k8s | tpu-vm | sky)
+  pretrain | finetune | chain | plan | bench | report | audit | verify-resume | experiment | savedmodel | slurm | gke | k8s | tpu-vm | sky)
     # The caller's folder stays the current one, so that paths mean what they say; -P keeps its files from shadowing ours.
     PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec "$venv/bin/python" -P -m train "$verb" "$@"
     ;;
