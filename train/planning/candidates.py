@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gptjax.config import ModelConfig
+from gptjax.mesh_axes import MESH, REMAINDER
 from gptjax.sharding import check_divides
 from train.launch.launching import check_fits
 from train.mesh_spec import MeshSpec
@@ -25,7 +26,7 @@ def candidates(recipe: Recipe, said: Collection[str], config: ModelConfig, machi
 
     Raises ValueError, as training would, where none is legal.
     """
-    if said & {"mesh.data", "mesh.fsdp", "mesh.tensor"}:
+    if _mesh_is_said(said):
         check_fits(dataclasses.replace(recipe, batch=_divided(recipe, machines.chips)), machines.chips, _why(machines))
     if "compute.unroll" not in said:  # which only a CPU is faster by
         recipe = dataclasses.replace(recipe, compute=dataclasses.replace(recipe.compute, unroll=False))
@@ -52,14 +53,19 @@ def check_legal(recipe: Recipe, config: ModelConfig, machines: Machines) -> None
     """Raises ValueError where the chips do not make the mesh, or the mesh does not divide rows or model."""
     check_fits(recipe, machines.chips, _why(machines))
     sizes = recipe.mesh.over(machines.chips)
-    within = sizes["fsdp"] * sizes["tensor"]
+    within = math.prod(size for axis, size in sizes.items() if axis != REMAINDER)
     if machines.family == "tpu" and machines.groups > 1 and machines.group % within:
         raise ValueError(
-            f"mesh fsdp={sizes['fsdp']} x tensor={sizes['tensor']} = {within} does not divide the {machines.group} "
-            f"chips of a slice; only mesh.data goes from slice to slice"
+            f"mesh {sizes}: {within} chips beside its axis {REMAINDER} do not divide the {machines.group} of a slice; "
+            f"only mesh.{REMAINDER} goes from slice to slice"
         )
     chips = np.arange(machines.chips).reshape(tuple(sizes.values()))  # in place of devices, which are not here
-    check_divides(Mesh(chips, tuple(sizes)), config, rows=recipe.batch.micro_rows)
+    mesh = Mesh(chips, tuple(sizes))
+    check_divides(mesh, config, rows=recipe.batch.micro_rows, tokens=recipe.row_length)
+
+
+def _mesh_is_said(said: Collection[str]) -> bool:
+    return any(f"mesh.{axis}" in said for axis in MESH)
 
 
 def _why(machines: Machines) -> str:
@@ -68,7 +74,7 @@ def _why(machines: Machines) -> str:
 
 def _meshes(recipe: Recipe, said: Collection[str], machines: Machines) -> Iterator[MeshSpec]:
     """Split over a group, a quarter of it or all nodes of GPUs, with heads and widths split too, and not at all."""
-    if {"mesh.data", "mesh.fsdp", "mesh.tensor"} & {*said}:
+    if _mesh_is_said(said):
         yield recipe.mesh
         return
     tensor = 4 if machines.group >= 16 else 2

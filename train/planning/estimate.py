@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 
 from gptjax.config import ModelConfig
-from gptjax.mesh_axes import row_axes
+from gptjax.mesh_axes import row_axes, token_axes
 from gptjax.nn.likelihood import CHUNK_BYTES
 from train.planning.chips import Machines
 from train.planning.state_bytes import StateBytes, state_bytes
@@ -75,8 +75,8 @@ def kernel_seconds(recipe: Recipe, config: ModelConfig, machines: Machines) -> f
 def _activations(recipe: Recipe, config: ModelConfig, mesh: Mapping[str, int]) -> float:
     """Bytes beside the state: what layers keep for the backward pass, and the work on one of them, or on the head."""
     size = 2 if recipe.compute.dtype == "bfloat16" else 4
-    tensor, rows = mesh["tensor"], math.prod(mesh[axis] for axis in row_axes())
-    places = recipe.batch.micro_rows / rows * recipe.row_length
+    tensor, ways = mesh["tensor"], math.prod(mesh[axis] for axis in token_axes())
+    places = recipe.batch.micro_rows * recipe.row_length / ways
     D, heads = config.D, (config.N + 2 * config.K) * config.H / tensor
     wide = (2 if config.activation == "swiglu" else 1) * config.F / tensor
     results = heads + wide + 2 * D  # of all products of a layer, for one place
@@ -85,7 +85,7 @@ def _activations(recipe: Recipe, config: ModelConfig, mesh: Mapping[str, int]) -
     layers = config.L * places * kept * size
     one = places * (every * size + 2 * max(D, config.F / tensor) * 4)
     weights = max(width * height for width, height in config.projections.values()) / tensor
-    gathered = weights * (2 * size + 4) if rows > 1 else 0.0  # of two products, and the gradient of one
+    gathered = weights * (2 * size + 4) if ways > 1 else 0.0  # of two products, and the gradient of one
     table = config.V * D / tensor * (size + 4)
     logits = 2 * min(CHUNK_BYTES, places * config.V * 4 / tensor)
     return layers + max(one + gathered, table + logits)
@@ -96,23 +96,26 @@ def exchanged(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Bytes that a chip receives in a step, by kind of exchange: (within its group, from other groups).
 
-    Weights are gathered over `fsdp` for the forward and again for the backward pass of each micro-batch, their
-    gradients summed in float32; over `data` what is left of them is; over `tensor` two sums of activations a layer and
-    pass.
+    Weights are gathered over `fsdp` and `context` for the forward and again for the backward pass of each micro-batch,
+    their gradients summed in float32; over `data` what is left of them is; over `tensor` two sums of activations a
+    layer and pass; over `context` keys and values of the rows.
     """
     mesh, size = recipe.mesh.over(machines.chips), 2 if recipe.compute.dtype == "bfloat16" else 4
-    tensor, fsdp, data = mesh["tensor"], mesh["fsdp"], mesh["data"]
-    whole, parts = state.gradients / 4 * fsdp, recipe.batch.micro_batches  # values of what one tensor part holds
-    rows = math.prod(mesh[axis] for axis in row_axes())
-    passed = recipe.batch.rows / rows * recipe.row_length * config.D * size
-    sums = 2 * config.L * (2 + REPEATED[recipe.compute.remat]) * 2 * passed
+    tensor, context, data = mesh["tensor"], mesh["context"], mesh["data"]
+    split = mesh["fsdp"] * context  # ways in which parameters are
+    whole, parts = state.gradients / 4 * split, recipe.batch.micro_batches  # values of what one tensor part holds
+    own = recipe.batch.rows * recipe.row_length / math.prod(mesh[axis] for axis in row_axes())  # tokens of its rows
+    passes = config.L * (2 + REPEATED[recipe.compute.remat])
+    sums = 2 * passes * 2 * own / context * config.D * size
+    keys = passes * 2 * own * config.K * config.H / tensor * size
     near: dict[str, float] = {}
     far: dict[str, float] = {}
     for kind, size_of_result, ways, inner in (
-        ("all-gather of weights", 2 * whole * size * parts, fsdp, tensor),
-        ("reduce-scatter of gradients", whole * 4 * parts, fsdp, tensor),
-        ("all-reduce of gradients", 2 * state.gradients, data, tensor * fsdp),
+        ("all-gather of weights", 2 * whole * size * parts, split, tensor),
+        ("reduce-scatter of gradients", whole * 4 * parts, split, tensor),
+        ("all-reduce of gradients", 2 * state.gradients, data, tensor * split),
         (IN_THE_WAY, sums, tensor, 1),
+        ("all-gather of keys and values", keys, context, tensor),
     ):
         spanned = min(ways, max(1, ways * inner // machines.group))  # groups that the exchange spans
         together = ways // spanned  # chips of one group in it

@@ -38,8 +38,9 @@ def levers(recipe: Recipe, devices: int) -> list[Lever]:
              if batch.rows % n == 0 and batch.rows // n % ways == 0]  # fmt: skip
     fewer = [rows for rows in range(batch.rows // 2, 0, -1)
              if batch.rows % rows == 0 and rows % (ways * batch.micro_batches) == 0]  # fmt: skip
-    wider = [n for n in range(sizes["fsdp"] + 1, devices // sizes["tensor"] + 1)
-             if devices // sizes["tensor"] % n == 0 and n % sizes["fsdp"] == 0 and _divides(recipe, n)]  # fmt: skip
+    rest = devices // (sizes["tensor"] * sizes["context"])
+    wider = [n for n in range(sizes["fsdp"] + 1, rest + 1)
+             if rest % n == 0 and n % sizes["fsdp"] == 0 and _divides(recipe, n)]  # fmt: skip
     lighter = ("muon", "lion", "adafactor") if optimizer.name in ("adam", "adamw", "rmsprop") else ()
     half = ("bfloat16",) if compute.dtype == "float32" else ()
     table = (

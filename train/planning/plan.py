@@ -9,6 +9,8 @@ from rich.table import Table
 
 from data.prepare import vocabulary_bound
 from gptjax.config import ModelConfig
+from gptjax.mesh_axes import MESH
+from train.mesh_spec import MeshSpec
 from train.objectives import Objectives
 from train.planning.candidates import candidates
 from train.planning.chips import Machines, larger
@@ -109,7 +111,7 @@ def _changes(least: Tried, config: ModelConfig, found: Machines) -> str:
     told = enough(least.recipe, found.chips, fits)
     for more in larger(found):
         fsdp = more.group if more.family == "tpu" else more.chips
-        mesh = dataclasses.replace(least.recipe.mesh, data=None, fsdp=fsdp, tensor=1)
+        mesh = MeshSpec(fsdp=fsdp)
         rows = -(-least.recipe.batch.rows // more.chips) * more.chips
         batch = dataclasses.replace(least.recipe.batch, rows=rows, micro_batches=1)
         if config.D % fsdp == 0 and fits(dataclasses.replace(least.recipe, mesh=mesh, batch=batch), more):
@@ -143,13 +145,13 @@ def tell(found: Plan, console: Console) -> None:
 
 
 def _tried_table(found: Plan) -> Table:
-    table = Table("", "mesh data, fsdp, tensor", "remat", "rows", "micro", "GB a chip", "ms a step", "tokens/s", "",
+    table = Table("", f"mesh {', '.join(MESH)}", "remat", "rows", "micro", "GB a chip", "ms a step", "tokens/s", "",
                   title=f"{len(found.tried)} candidates, {found.machines.chip.memory / GB:.1f} GB a chip")  # fmt: skip
     for number, one in enumerate(found.tried):
         sizes, batch = one.recipe.mesh.over(found.machines.chips), one.recipe.batch
         hidden, _ = one.seconds(found.machines)
         table.add_row(
-            f"{number + 1}", ", ".join(str(sizes[axis]) for axis in ("data", "fsdp", "tensor")),
+            f"{number + 1}", ", ".join(str(sizes[axis]) for axis in MESH),
             one.recipe.compute.remat, f"{batch.rows}", f"{batch.micro_batches}",
             f"{'' if one.compiled else '~'}{one.memory / GB:.1f}", f"{'' if one.compiled else '~'}{hidden * 1e3:,.0f}",
             f"{one.estimate.tokens / hidden:,.0f}", one.said,

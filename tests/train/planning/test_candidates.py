@@ -50,7 +50,7 @@ def test_what_was_said_stays(tmp_path):
         ({"mesh": MeshSpec(fsdp=5)}, 1, r"--device v5e:4x4, 16 chips = 16 devices, but the mesh is"),
         ({"batch": BatchSpec(rows=10)}, 1, "10 rows of a micro-batch do not divide"),
         ({"mesh": MeshSpec(tensor=16)}, 1, "does not divide over mesh tensor = 16"),
-        ({"mesh": MeshSpec(fsdp=32)}, 2, "mesh fsdp=32 x tensor=1 = 32 does not divide the 16 chips of a slice"),
+        ({"mesh": MeshSpec(fsdp=32)}, 2, "32 chips beside its axis data do not divide the 16 of a slice"),
     ],
 )
 def test_what_cannot_be_is_told_as_training_would(tmp_path, changes, slices, said):
