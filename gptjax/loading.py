@@ -102,7 +102,8 @@ def abstract_params(config: ModelConfig, mesh: Any) -> Any:
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         places = jax.tree.map(lambda _: device, nn.unbox(boxed))
     else:
-        check_divides(mesh, config, rows=math.prod(mesh.devices.shape))
+        whole = math.prod(mesh.devices.shape)  # rows and tokens are padded to what divides
+        check_divides(mesh, config, rows=whole, tokens=whole)
         places = shardings(mesh, boxed)
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), nn.unbox(boxed), places
