@@ -156,7 +156,7 @@ def main(arguments: list[str]) -> int:
     print_any_text()
     verbs = {
         "pretrain": _pretrain, "finetune": _finetune, "chain": _chain, "bench": _bench, "report": _report,
-        "audit": _audit, "verify-resume": _verify_resume, "experiment": _experiment,
+        "audit": _audit, "verify-resume": _verify_resume, "experiment": _experiment, "savedmodel": _savedmodel,
         **{verb: functools.partial(launch, kind) for verb, kind in ENGINES.items()},
     }  # fmt: skip
     if not arguments or arguments[0] in ("-h", "--help"):
