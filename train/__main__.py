@@ -163,6 +163,7 @@ def main(arguments: list[str]) -> int:
     verbs = {
         "pretrain": _pretrain, "finetune": _finetune, "chain": _chain, "plan": _plan, "bench": _bench,
         "report": _report, "audit": _audit, "verify-resume": _verify_resume, "experiment": _experiment,
+        "savedmodel": _savedmodel,
         **{verb: functools.partial(launch, kind) for verb, kind in ENGINES.items()},
     }  # fmt: skip
     if not arguments or arguments[0] in ("-h", "--help"):

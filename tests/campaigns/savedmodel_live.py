@@ -1,10 +1,11 @@
 """A model as StableHLO and SavedModel, run without gptjax: in Python, and in C++ through TensorFlow's C API.
 
-    python -m tests.campaigns.savedmodel_live MODEL [--count 32] [--prompt TEXT]
+    python -m tests.campaigns.savedmodel_live MODEL [--exported FOLDER] [--count 32] [--prompt TEXT]
 
-MODEL: a run, a folder of Hugging Face, a .gguf file. Needs cmake and a C++ compiler. Every line says what was compared
-with the model's own scores and greedy tokens; a table of first token and tokens a second follows, each after a first
-call that compiled; the C++ program's first token compiles. The exit status is 1 if anything differs.
+MODEL: a run, a folder of Hugging Face, a .gguf file; its exports are kept in FOLDER, and taken from there. Needs cmake
+and a C++ compiler. Every line says what was compared with the model's own scores and greedy tokens; a table of first
+token and tokens a second follows, of a second call; the C++ program calls once, and its first token compiles. The exit
+status is 1 if anything differs.
 """
 
 import argparse
@@ -101,6 +102,7 @@ def ours(model, begun, count):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
+    parser.add_argument("--exported", type=Path)
     parser.add_argument("--count", type=int, default=32)
     parser.add_argument("--prompt", default="The capital of France is")
     given = parser.parse_args()
@@ -108,10 +110,12 @@ def main() -> None:
     begun = model.encode_prompt(given.prompt)
     table = {}
     with tempfile.TemporaryDirectory() as scratch:
-        hlo, saved = Path(scratch) / "programs", Path(scratch) / "saved"
+        folder = (given.exported or Path(scratch)).absolute()
+        hlo, saved = folder / "programs", folder / "saved"
         export = ["-m", "gptjax.cli", "export", given.model, hlo, "--as", "stablehlo"]
-        for command in (export, ["-m", "train", "savedmodel", given.model, saved]):
-            subprocess.run([sys.executable, *command], check=True, cwd=ROOT)
+        for target, command in ((hlo, export), (saved, ["-m", "train", "savedmodel", given.model, saved])):
+            if not target.exists():
+                subprocess.run([sys.executable, *command], check=True)
         runs = {
             "StableHLO": lambda: in_python(hlo, begun, given.count, []),
             "SavedModel, Python": lambda: in_python(saved, begun, given.count, ["jax", "jaxlib"]),

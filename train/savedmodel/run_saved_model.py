@@ -11,6 +11,10 @@ FOLDER = Path(__file__).resolve().parent
 SAID = json.loads((FOLDER / "manifest.json").read_text(encoding="utf-8"))
 
 
+def i32(values):
+    return np.array(values, np.int32)
+
+
 def load():
     loaded = tf.saved_model.load(str(FOLDER))
 
@@ -32,12 +36,12 @@ def empty_cache(rows, room):
 def greedy(ids, count):
     assert 1 <= len(ids) <= SAID["context"] - count + 1, f"from 1 to {SAID['context']} tokens fit, with what is written"
     (prefill, step), cache = load(), empty_cache(1, len(ids) + count)
-    logits, cache = prefill(np.int32([ids]), np.int32([0]), np.int32([len(ids)]), cache)
+    logits, cache = prefill(i32([ids]), i32([0]), i32([len(ids)]), cache)
     for slot in range(len(ids), len(ids) + count):
         yield (token := int(np.argmax(logits[0])))
         if token in SAID["ends"] or slot == len(ids) + count - 1:
             return
-        logits, cache = step(np.int32([token]), np.int32([slot]), cache)
+        logits, cache = step(i32([token]), i32([slot]), cache)
 
 
 if __name__ == "__main__":

@@ -85,7 +85,9 @@ def _write(folder: Path, model: LanguageModel, weights: dict[str, np.ndarray]) -
     config = model.config
     holder = tf.Module()
     names = sorted(weights)  # as JAX flattens a dictionary
-    holder.weights = [tf.Variable(weights[name], name=name.replace("/", "."), trainable=False) for name in names]
+    holder.weights = [
+        tf.Variable(tf.constant(weights[name]), name=name.replace("/", "."), trainable=False) for name in names
+    ]
     cache, of_layer = sorted(cache_of(config, 1, 1)), [None, config.K, None, config.H]
     programs = exported_programs(config, model.params, PLATFORMS)
     shapes = [tf.TensorShape(shape) for shape in ([None, config.vocabulary], *[of_layer] * len(cache))]
@@ -118,7 +120,7 @@ def _called(exported: Any, weights: Any, ids: list[str], cache: list[str], Sout:
 
     def run(**given):
         flat = [*weights, *(given[name] for name in (*ids, *cache))]
-        logits, *kept = call_module(
+        found: Any = call_module(
             [flat[number] for number in exported.module_kept_var_idx],
             version=exported.calling_convention_version,
             module=stablehlo.serialize_portable_artifact_str(exported.mlir_module(), STABLEHLO),
@@ -127,7 +129,7 @@ def _called(exported: Any, weights: Any, ids: list[str], cache: list[str], Sout:
             platforms=tuple(platform.upper() for platform in exported.platforms),
             use_shardy_partitioner=jax.config.jax_use_shardy_partitioner,  # pyright: ignore[reportAttributeAccessIssue]
         )
-        return {"logits": logits, **dict(zip(cache, kept, strict=True))}
+        return dict(zip(["logits", *cache], found, strict=True))
 
     return run
 

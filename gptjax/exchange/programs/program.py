@@ -46,7 +46,9 @@ def weights_of(params: Any) -> dict[str, Array]:
     among them. V has the rows that pad the table.
     """
     network = {name: value for name, value in params.items() if not name.startswith("class_heads")}
-    laid_out = traverse_util.flatten_dict(decoding_weights(network, jnp.float32, laid_out=True), sep="/")
+    laid_out: dict[str, Any] = traverse_util.flatten_dict(
+        decoding_weights(network, jnp.float32, laid_out=True), sep="/"
+    )
     return {name: x[0] if name.startswith("layers_") else x for name, x in laid_out.items()}
 
 
