@@ -25,7 +25,7 @@ def candidates(recipe: Recipe, said: Collection[str], config: ModelConfig, machi
 
     Raises ValueError, as training would, where none is legal.
     """
-    if said & {"mesh.data", "mesh.fsdp", "mesh.tensor"}:
+    if {"mesh.data", "mesh.fsdp", "mesh.tensor"} & {*said}:
         check_fits(dataclasses.replace(recipe, batch=_divided(recipe, machines.chips)), machines.chips, _why(machines))
     if "compute.unroll" not in said:  # which only a CPU is faster by
         recipe = dataclasses.replace(recipe, compute=dataclasses.replace(recipe.compute, unroll=False))

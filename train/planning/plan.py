@@ -9,6 +9,7 @@ from rich.table import Table
 
 from data.prepare import vocabulary_bound
 from gptjax.config import ModelConfig
+from train.mesh_spec import MeshSpec
 from train.objectives import Objectives
 from train.planning.candidates import candidates
 from train.planning.chips import Machines, larger
@@ -109,7 +110,7 @@ def _changes(least: Tried, config: ModelConfig, found: Machines) -> str:
     told = enough(least.recipe, found.chips, fits)
     for more in larger(found):
         fsdp = more.group if more.family == "tpu" else more.chips
-        mesh = dataclasses.replace(least.recipe.mesh, data=None, fsdp=fsdp, tensor=1)
+        mesh = MeshSpec(fsdp=fsdp)
         rows = -(-least.recipe.batch.rows // more.chips) * more.chips
         batch = dataclasses.replace(least.recipe.batch, rows=rows, micro_batches=1)
         if config.D % fsdp == 0 and fits(dataclasses.replace(least.recipe, mesh=mesh, batch=batch), more):

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from gptjax.config import ModelConfig
+from gptjax.mesh_axes import REMAINDER
+from train.mesh_spec import MeshSpec
 from train.objectives import causal_only
 from train.planning.chips import Machines
 from train.planning.compile_for import CompiledFor, TooLargeError, compiled, topology_devices
@@ -109,7 +111,7 @@ def answered(one: Tried, config: ModelConfig, machines: Machines, devices: Seque
     of_slice = dataclasses.replace(
         one.recipe,
         batch=dataclasses.replace(batch, rows=batch.rows // machines.groups),
-        mesh=dataclasses.replace(one.recipe.mesh, data=sizes["data"] // machines.groups),
+        mesh=MeshSpec(**sizes | {REMAINDER: sizes[REMAINDER] // machines.groups}),
     )
     try:
         found = compiled(of_slice, machines.name, devices, config.vocabulary, causal_only())
