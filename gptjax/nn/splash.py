@@ -39,7 +39,7 @@ def _sizes(T: int, S: int, *, fused: bool) -> Any:
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
 
     q, kv = math.gcd(T, LARGEST_BLOCK), math.gcd(S, LARGEST_BLOCK)
-    of_dq = {} if fused else {"block_q_dq": q, "block_kv_dq": kv}
+    of_dq: dict[str, Any] = {} if fused else {"block_q_dq": q, "block_kv_dq": kv}
     return kernel.BlockSizes(
         block_q=q, block_kv=kv, block_kv_compute=kv, block_q_dkv=q, block_kv_dkv=kv, block_kv_dkv_compute=kv,
         use_fused_bwd_kernel=fused, **of_dq,
@@ -58,7 +58,7 @@ def _causal(q_BTNH, k_BSKH, v_BSKH, rule, cap, interpret):
         interpret=interpret,
     )  # fmt: skip
 
-    def of_row(q_NTH: Array, k_KTH: Array, v_KTH: Array, segment_T: Array) -> Array:
+    def of_row(q_NTH: Array, k_KTH: Array, v_KTH: Array, segment_T: Array) -> Any:
         return run(q_NTH, k_KTH, v_KTH, segment_ids=kernel.SegmentIds(segment_T, segment_T))
 
     heads_first = (jnp.swapaxes(x, 1, 2) for x in (q_BTNH, k_BSKH, v_BSKH))

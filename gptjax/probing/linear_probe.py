@@ -45,7 +45,7 @@ def of_words(texts: Sequence[str]) -> Features:
     """TF-IDF, by the words of the texts that are fitted to: what a probe of vectors is to be compared with."""
 
     def made(fitted: np.ndarray, others: np.ndarray) -> tuple[Any, Any]:
-        known, asked = ([texts[number] for number in some.tolist()] for some in (fitted, others))
+        known, asked = ([str(texts[number]) for number in some.tolist()] for some in (fitted, others))
         weigh = TfIdf(known)
         return weigh(known), weigh(asked)
 

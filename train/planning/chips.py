@@ -110,7 +110,7 @@ def machines(name: str, slices: int = 1) -> Machines:
 def larger(of: Machines) -> list[Machines]:
     """The same chips in more of them, smallest first."""
     if of.family == "gpu":
-        kind = re.split(r"[:-](?=\d)", of.name)[0]
+        kind = next(kind for kind, chip in GPUS.items() if chip == of.chip)
         return [machines(f"{kind}:{of.group}x{of.groups * times}") for times in (2, 4, 8, 16)]
     generation = of.name.partition(":")[0]
     every = (machines(f"{generation}:{topology}", of.groups) for topology in GENERATIONS[generation].topologies)

@@ -53,3 +53,4 @@ def test_every_chip_has_its_peak_and_its_clock():
 def test_larger_machines_are_of_the_same_chips():
     assert [more.name for more in larger(machines("v5e:8x8"))] == ["v5e:8x16", "v5e:16x16"]
     assert [more.name for more in larger(machines("h100:8x2"))][:2] == ["h100:8x4", "h100:8x8"]
+    assert larger(machines("a100-40gb:2"))[0].name == "a100-40gb:2x2"
