@@ -102,7 +102,8 @@ def abstract_params(config: ModelConfig, mesh: Any) -> Any:
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         places = jax.tree.map(lambda _: device, nn.unbox(boxed))
     else:
-        check_divides(mesh, config, rows=math.prod(mesh.devices.shape))
+        any_number = math.prod(mesh.devices.shape)
+        check_divides(mesh, config, rows=any_number, tokens=any_number)
         places = shardings(mesh, boxed)
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), nn.unbox(boxed), places
