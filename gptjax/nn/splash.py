@@ -114,9 +114,7 @@ def _blocks(rule: Rule, q: int, kv: int) -> tuple[Any, Any]:
     number: Any = _numbers(rule, last_BT).reshape(-1)
 
     def info(meet: Array, following: Array) -> Any:
-        return MaskInfo(
-            following[None].astype(jnp.int16), None, meet[None].astype(jnp.int8), None, number_BT.reshape(-1)
-        )
+        return MaskInfo(following[None].astype(jnp.int16), None, meet[None].astype(jnp.int8), None, number)
 
     def joined(x_BIJ: Array) -> Array:
         """Blocks of queries of all rows, beside the blocks of keys of one."""
