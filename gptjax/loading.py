@@ -102,8 +102,8 @@ def abstract_params(config: ModelConfig, mesh: Any) -> Any:
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         places = jax.tree.map(lambda _: device, nn.unbox(boxed))
     else:
-        whole = math.prod(mesh.devices.shape)  # rows and tokens are padded to what divides
-        check_divides(mesh, config, rows=whole, tokens=whole)
+        any_number = math.prod(mesh.devices.shape)
+        check_divides(mesh, config, rows=any_number, tokens=any_number)
         places = shardings(mesh, boxed)
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), nn.unbox(boxed), places

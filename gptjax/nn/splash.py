@@ -39,10 +39,9 @@ def _sizes(T: int, S: int, *, fused: bool) -> Any:
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
 
     q, kv = math.gcd(T, LARGEST_BLOCK), math.gcd(S, LARGEST_BLOCK)
-    of_dq: dict[str, Any] = {} if fused else {"block_q_dq": q, "block_kv_dq": kv}
     return kernel.BlockSizes(
         block_q=q, block_kv=kv, block_kv_compute=kv, block_q_dkv=q, block_kv_dkv=kv, block_kv_dkv_compute=kv,
-        use_fused_bwd_kernel=fused, **of_dq,
+        block_q_dq=None if fused else q, block_kv_dq=None if fused else kv, use_fused_bwd_kernel=fused,
     )  # fmt: skip
 
 
@@ -53,16 +52,16 @@ def _causal(q_BTNH, k_BSKH, v_BSKH, rule, cap, interpret):
 
     T, N = q_BTNH.shape[1:3]
     mask = masks.CausalMask((T, T)) if rule.window is None else masks.LocalMask((T, T), (rule.window - 1, 0), 0)
-    run = kernel.make_splash_mha_single_device(
+    run: Any = kernel.make_splash_mha_single_device(
         masks.MultiHeadMask([mask] * N), block_sizes=_sizes(T, T, fused=True), attn_logits_soft_cap=cap,
         interpret=interpret,
     )  # fmt: skip
 
-    def of_row(q_NTH: Array, k_KTH: Array, v_KTH: Array, segment_T: Array) -> Any:
+    def of_row(q_NTH: Array, k_KTH: Array, v_KTH: Array, segment_T: Array) -> Array:
         return run(q_NTH, k_KTH, v_KTH, segment_ids=kernel.SegmentIds(segment_T, segment_T))
 
-    heads_first = (jnp.swapaxes(x, 1, 2) for x in (q_BTNH, k_BSKH, v_BSKH))
-    return jnp.swapaxes(jax.vmap(of_row)(*heads_first, rule.segment_BT), 1, 2)
+    q_BNTH, k_BKTH, v_BKTH = (jnp.swapaxes(x, 1, 2) for x in (q_BTNH, k_BSKH, v_BSKH))
+    return jnp.swapaxes(jax.vmap(of_row)(q_BNTH, k_BKTH, v_BKTH, rule.segment_BT), 1, 2)
 
 
 def _by_rule(q_BTNH, k_BSKH, v_BSKH, rule, cap, interpret):
@@ -112,12 +111,10 @@ def _blocks(rule: Rule, q: int, kv: int) -> tuple[Any, Any]:
         earliest_BI, latest_BI = spread(rule.place_BT, q)
         meet_BIJ &= first_J[None, None, :] < latest_BI[:, :, None] + rule.window
         meet_BIJ &= first_J[None, None, :] + kv - 1 > earliest_BI[:, :, None] - rule.window
-    number_BT = _numbers(rule, last_BT)
+    number: Any = _numbers(rule, last_BT).reshape(-1)
 
     def info(meet: Array, following: Array) -> Any:
-        return MaskInfo(
-            following[None].astype(jnp.int16), None, meet[None].astype(jnp.int8), None, number_BT.reshape(-1)
-        )
+        return MaskInfo(following[None].astype(jnp.int16), None, meet[None].astype(jnp.int8), None, number)
 
     def joined(x_BIJ: Array) -> Array:
         """Blocks of queries of all rows, beside the blocks of keys of one."""
