@@ -183,7 +183,9 @@ def test_an_unknown_field_or_a_wrong_type_is_refused_with_a_hint():
         (lambda: OptimizerSpec(weight_decay=float("inf")), "optimizer.weight_decay=inf: must be 0 or more"),
         (lambda: OptimizerSpec(rates=(("(", 2.0),)), "optimizer.rates: '\\(' is no regular expression"),
         (lambda: dataclasses.replace(SMALL, hang_after=0), "hang_after=0: must be a number above 0"),
-        (lambda: dataclasses.replace(SMALL, run=Path("gs://bucket/run")), "only folders of this machine"),
+        (lambda: dataclasses.replace(SMALL, run=Path("https://host/run")), "only folders of this machine"),
+        (lambda: dataclasses.replace(SMALL, run=Path("gs://bucket")), "give a bucket and a name in it"),
+        (lambda: dataclasses.replace(SMALL, run=Path("gcs://bucket/run")), "did you mean 'gs'"),
         (
             lambda: dataclasses.replace(SMALL, optimizer=OptimizerSpec(schedule="wsd", warmup=170, decay=0.2)),
             "warmup=170 is more than steps=200 leave beside 40 of decay; use at most 160",

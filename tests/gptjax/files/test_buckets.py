@@ -89,6 +89,8 @@ def test_a_bucket_that_is_not_there_or_may_not_be_written_is_named_with_the_way_
     bucket.check_writable()
     with pytest.raises(BucketError, match=f"{scheme}://nowhere-at-all/runs/big/.*no such bucket; make it"):
         Bucket(f"{scheme}://nowhere-at-all/runs/big").check_writable()
+    with failing(STORE, lambda asked: Fault(status=401)), pytest.raises(BucketError, match="no usable credentials"):
+        bucket.check_writable()
     STORE.read_only.add(bucket.url.split("/")[2])
     with pytest.raises(BucketError, match="these credentials may not"):
         bucket.check_writable()

@@ -12,7 +12,7 @@ from gptjax import cli
 from gptjax.command import compiled
 from gptjax.evaluation.items import read_items
 from gptjax.files.atomic_folder import absent
-from gptjax.files.places import expanded, named, standing
+from gptjax.files.places import expanded, named, place_of_run, shown, standing, url_of
 from gptjax.results import place_for
 from gptjax.text.tokenizer import byte_tokenizer, ready_made
 from train import __main__ as program
@@ -116,3 +116,28 @@ def test_a_full_disk_is_named(tmp_path):
         Path("/dev/full").write_text("x")
     with pytest.raises(OSError, match=r"No such file or directory: '/none'"), named(tmp_path):
         Path("/none").read_text()
+
+
+def test_a_run_on_a_bucket_has_a_folder_here_that_says_of_which(home):
+    """However many slashes a Path has left of its URL; a folder of any other name is of no bucket."""
+    for written in ("s3://bucket/runs/big", Path("s3://bucket/runs/big"), "s3://bucket/runs/big/"):
+        folder = place_of_run(written)
+        assert folder == home / ".cache/gptjax/read/s3/bucket/runs/big"
+        assert url_of(folder) == shown(folder) == "s3://bucket/runs/big"
+    own = place_of_run("gs://bucket/runs/big", "own")
+    assert (own != place_of_run("gs://bucket/runs/big"), url_of(own)) == (True, "gs://bucket/runs/big")
+    assert (place_of_run("~/runs/big"), url_of(home / "runs/big")) == (home / "runs/big", None)
+    assert url_of(home / ".cache/gptjax") is None
+
+
+def test_a_url_that_names_no_run_is_refused_with_what_was_meant(home):
+    for written, said in (
+        ("gs://bucket", "give a bucket and a name in it"),
+        ("s3:///runs", "give a bucket and a name in it"),
+        ("s3://bucket/../other", "give a bucket and a name in it"),
+        ("gcs://bucket/runs/big", "no kind of bucket is called 'gcs'; did you mean 'gs'"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            place_of_run(written)
+    with pytest.raises(ValueError, match="only a run can lie on a bucket; copy this to a disk"):
+        expanded("gs://bucket/text.txt")
