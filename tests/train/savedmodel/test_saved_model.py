@@ -11,6 +11,7 @@ from train.savedmodel import saved_model
 from train.savedmodel.saved_model import LOADER, export_saved_model
 
 
+@pytest.mark.slow
 def test_tensorflow_alone_computes_the_model_and_a_graph_of_something_else_never_appears(tmp_path, monkeypatch):
     """Scores and greedy text in a process without JAX; then with a head whose values are one percent larger."""
     model = random_model()

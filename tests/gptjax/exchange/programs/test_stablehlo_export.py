@@ -117,7 +117,8 @@ def test_the_command_gives_on_what_was_asked_and_refuses_what_does_not_go_togeth
     monkeypatch.setattr(stablehlo_export, "export_stablehlo", export)
     command = ["export", str(run), str(tmp_path / "programs"), "--as", "stablehlo"]
     for more in ([], ["--platforms", "cpu", "tpu"]):
-        main([*command, *more])
+        monkeypatch.setattr(sys, "argv", ["gptjax", *command, *more])
+        main()
     told = capsys.readouterr().out
     assert "StableHLO for cpu, cuda, tpu" in told
     assert "the output heads topic" in told
