@@ -9,7 +9,7 @@ import pytest
 from gptjax.config import ClassHead, ModelConfig
 from gptjax.nn.class_heads import class_logits, class_nll, pair_states, states_at
 from gptjax.sharding import batch_sharding, make_mesh
-from train.lab.hlo import COLLECTIVES
+from train.planning.hlo import COLLECTIVES
 
 CONFIG = ModelConfig(
     T=8, D=16, L=1, N=2, K=2, F=16, vocabulary=100,
