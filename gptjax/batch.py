@@ -124,7 +124,7 @@ class Batch(NamedTuple):
     task_BT: Any  # i32: which objective, by its place in the run's table, from 1; 0 = padding
     segment_BT: Any  # i32: packed document, counted from 1 in each row; 0 = padding
     position_BT: Any  # i32: restarts at 0 in every segment
-    visible_BT: Any  # bool: may be seen by every query of its own segment, not only by later ones
+    visible_BT: Any  # bool: may be seen by every query of its own segment, not only by later ones; its first so many
     label_BQ: Any  # i32: class of a sequence-level target
     value_BQ: Any  # f32: value of a sequence-level target
     at_BQ: Any  # i32: the position that it is read from, or, by a head of pairs, where the second part begins

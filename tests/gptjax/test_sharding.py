@@ -1,5 +1,6 @@
 """gptjax.sharding: one table, which refuses what it cannot place; and the mesh never changes the numbers."""
 
+import math
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -108,10 +109,10 @@ def test_sizes_are_checked_before_anything_is_compiled(sizes, parts):
 
 def test_every_leaf_that_the_table_splits_is_split():
     """On 2 x 2 x 2 each device holds of every parameter the share its names promise, a quarter of the large ones."""
-    params, abstract = placed(make_mesh(2, 2, 2))
+    params, abstract = placed(mesh := make_mesh(2, 2, 2))
     names = nn.get_partition_spec(abstract)
     for leaf, spec in zip(jax.tree.leaves(params), jax.tree.leaves(names), strict=True):
-        ways = 2 ** sum(len(mesh_axes.axes_of(name)) for name in spec)
+        ways = math.prod(mesh.shape[axis] for name in spec for axis in mesh_axes.axes_of(name))
         assert {shard.data.size * ways for shard in leaf.addressable_shards} == {leaf.size}, spec
         assert ways == 4 or "width" in spec
 
