@@ -33,7 +33,7 @@ usage: ./launch.sh VERB [ARGS...]
   predict MODEL FILE [--head NAME]    judge texts by a head that a model was taught: class, labels or number
   look [MODEL] --text TEXT            a page of what happens inside while a text is read; the newest run if none is named
   features MODEL FILE --to FILE       vectors of texts, out of any layer; or a page of what they hold
-  export MODEL TARGET                 a Hugging Face folder or a .gguf file, which appears only when proven to be the model
+  export MODEL TARGET                 a Hugging Face folder, a .gguf file or programs of StableHLO, which appear only when proven
   savedmodel MODEL TARGET             the same as TensorFlow's SavedModel; docs/deployment.md has all forms
   serve [MODEL] [--port 8000]         a chat page, and an API for any client of OpenAI's; the newest run if none is named
   slurm [--nodes N] -- VERB ...       pretrain or finetune as a job of Slurm, which queues itself again until it is done

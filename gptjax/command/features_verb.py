@@ -122,7 +122,7 @@ class Features(Verb):
             write_whole(target, self._parts(model, count, kept))
             print(f"wrote {self.to}: {count:,} texts, {model.config.D} numbers a vector")
         elif page is not None:
-            kept += ((self._text(item, 0), vector) for item, vector in self._told(model, min(count, REPORTED)))
+            kept += ((self._read(model, item), vector) for item, vector in self._told(model, min(count, REPORTED)))
         if page is not None:
             self._write_page(page, model, count, kept, labels)
             print(f"wrote {self.report}: what the vectors of {len(kept):,} texts hold; open it in a browser")
@@ -132,6 +132,14 @@ class Features(Verb):
 
     def _text(self, item: FileItem, number: int) -> str:
         return text_of_column(item, number, self.text, "--text")
+
+    def _read(self, model: "LanguageModel", item: FileItem) -> str:
+        """As much of the text as the model reads: what its vector is compared with."""
+        text = self._text(item, 0)
+        if self.length is None:
+            return text
+        [ids] = feature_ids(model.config, model.tokenizer, model.generation_config, [text], ["a text"], self.length)
+        return model.tokenizer.decode(ids)
 
     @property
     def _layer(self) -> Any:
@@ -199,9 +207,9 @@ class Features(Verb):
                 header, {"descr": "<f4", "fortran_order": False, "shape": (count, model.config.D)}
             )
             yield header.getvalue()
-        for number, (item, vector) in enumerate(self._told(model, count)):
+        for item, vector in self._told(model, count):
             if self.report is not None and len(kept) < REPORTED:
-                kept.append((self._text(item, number), vector))
+                kept.append((self._read(model, item), vector))
             yield vector.astype("<f4").tobytes() if as_array else self._line(model, item, vector)
 
     def _line(self, model: "LanguageModel", item: FileItem, vector: np.ndarray) -> str:

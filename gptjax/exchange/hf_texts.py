@@ -32,7 +32,7 @@ PROGRAMS = """
     gptjax export . programs --as stablehlo
     python programs/run.py "A text" 20
 
-writes two programs, their weights and a loader that needs JAX alone.
+writes two programs, their weights and a loader that needs JAX, and for text the package tokenizers.
 """
 LINES_END = """
 ## How it talks

@@ -47,6 +47,7 @@ def features(
     is empty, or beyond the context where no length is given, and where states are no numbers.
     """
     check_reading(model.config, layer, pool, length)
+    layer = layer if isinstance(layer, str) else int(layer)  # NumPy's numbers too
     together = BATCHES * read_at_once(batch_tokens)
     if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
         arguments.listed(texts, "texts")  # says what is wrong with it
@@ -90,15 +91,21 @@ def layer_vectors(
     for number, ids in enumerate(texts):
         numbers_of.setdefault(padded_length(len(ids), model.config.T), []).append(number)
     found: list[Any] = [None] * len(texts)
-    for _, numbers in sorted(numbers_of.items(), reverse=True):  # the longest first: memory that does not suffice
-        for places, read in text_batches([texts[number] for number in numbers], model.config, **options):
-            vectors = jax.device_get(
-                _vectors(model, params, *read, layers=tuple(layers), pool=pool, bidirectional=bidirectional)
-            )
-            for row, place in enumerate(places):
-                number = numbers[place]
-                of_text = [of_layer[row] for of_layer in vectors]
-                found[number] = np.stack(of_text if pool else [of_layer[: len(texts[number])] for of_layer in of_text])
+    progress, batch_tokens = options.get("progress"), options.get("batch_tokens")
+    batches = [
+        ([numbers[place] for place in places], read)
+        for _, numbers in sorted(numbers_of.items(), reverse=True)  # the longest first: memory that does not suffice
+        for places, read in text_batches([texts[number] for number in numbers], model.config, batch_tokens=batch_tokens)
+    ]
+    for done, (numbers, read) in enumerate(batches, start=1):
+        vectors = jax.device_get(
+            _vectors(model, params, *read, layers=tuple(layers), pool=pool, bidirectional=bidirectional)
+        )
+        for row, number in enumerate(numbers):
+            of_text = [of_layer[row] for of_layer in vectors]
+            found[number] = np.stack(of_text if pool else [of_layer[: len(texts[number])] for of_layer in of_text])
+        if progress is not None:
+            progress(done, len(batches))
     for number, of_text in enumerate(found, start=first):
         if not np.isfinite(of_text).all():
             raise ValueError(f"the model's states of text {number} {NOT_NUMBERS}")

@@ -87,6 +87,8 @@ def _mean(
     hidden_BTD: Float[Array, "B T D"], times_BQT: Bool[Array, "B Q T"] | Int[Array, "B Q T"]
 ) -> Float[Array, "B Q D"]:
     """The mean of some states, each of which counts so many times, float32; 0 of none."""
+    if times_BQT.dtype != bool:  # bfloat16 has no odd number above 256
+        hidden_BTD = hidden_BTD.astype(jnp.float32)
     sum_BQD = jnp.einsum(
         "BQT,BTD->BQD", times_BQT.astype(hidden_BTD.dtype), hidden_BTD,
         preferred_element_type=jnp.float32, precision=product_precision(hidden_BTD.dtype),

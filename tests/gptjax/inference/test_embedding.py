@@ -146,6 +146,14 @@ def test_what_cannot_be_is_refused_at_once():
         random_model().features("one text")
 
 
+def test_progress_is_told_of_all_batches_as_one():
+    """Texts of several padded lengths; it ends at their number."""
+    model, told = random_model(), []
+    model.mean_states([[1] * n for n in (3, 40, 4, 60)], progress=lambda done, of: told.append((done, of)))
+    assert told == [(n, len(told)) for n in range(1, len(told) + 1)]
+    assert len(told) > 1
+
+
 def test_a_text_that_cannot_be_read_is_named():
     """By its number; with a length a long one is read as far as that."""
     model = random_model()
