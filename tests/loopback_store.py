@@ -58,6 +58,7 @@ class LoopbackStore:
 
     def __init__(self, *buckets: str, clock_ahead: float = 0.0):
         self.objects: dict[str, dict[str, tuple[bytes, int]]] = {bucket: {} for bucket in buckets}
+        self.careless: set[str] = set()  # buckets that write whatever the condition is
         self.read_only: set[str] = set()  # buckets that may not be written to
         self.fault: Callable[[Asked], Fault | None] = lambda asked: None
         self.asked: list[Asked] = []
@@ -177,12 +178,11 @@ class _Handler(BaseHTTPRequestHandler):
             if self.command in ("PUT", "POST", "DELETE"):
                 if bucket in self.store.read_only:
                     return 403, {}, b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
-                return self._change(google, objects, key, query, body)
+                return self._change(google, bucket, key, query, body)
             return self._get(google, objects, key, query)
 
-    def _change(
-        self, google: bool, objects: dict[str, tuple[bytes, int]], key: str, query: dict[str, str], body: bytes
-    ) -> Any:
+    def _change(self, google: bool, bucket: str, key: str, query: dict[str, str], body: bytes) -> Any:
+        objects = self.store.objects[bucket]
         found = objects.get(key)
         if google:
             wanted = query.get("ifGenerationMatch")
@@ -190,7 +190,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             match, none = self.headers.get("If-Match"), self.headers.get("If-None-Match")
             fits = (match is None or (found is not None and etag(found[0]) == match)) and (none is None or not found)
-        if not fits:
+        if not fits and bucket not in self.store.careless:
             return 412, {}, b"<Error><Code>PreconditionFailed</Code><Message>no</Message></Error>"
         if self.command == "DELETE":
             objects.pop(key, None)

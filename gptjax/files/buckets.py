@@ -141,6 +141,11 @@ class Bucket:
             self.listed(key)
         if self.write_if(key, content, MISSING) is None or self.read(key) != content:
             raise BucketError(f"{self.url}: what was written was not found again; use another store")
+        if self.write_if(key, content + b"!", MISSING) is not None:  # of S3 TensorStore looks first, and hides it
+            raise BucketError(
+                f"{self.url}: the store writes although a condition forbids it, so two jobs could write one run; use "
+                "another store"
+            )
         self.delete(key)
 
     def _store(self) -> Any:

@@ -96,6 +96,15 @@ def test_a_bucket_that_is_not_there_or_may_not_be_written_is_named_with_the_way_
         bucket.check_writable()
 
 
+def test_a_store_that_knows_no_conditions_is_refused():
+    """As an emulator of Google's storage on PyPI: it takes the second writing as the first."""
+    name = STORE.bucket()
+    Bucket(f"gs://{name}/runs/big").check_writable()
+    STORE.careless.add(name)
+    with pytest.raises(BucketError, match="writes although a condition forbids it"):
+        Bucket(f"gs://{name}/runs/big").check_writable()
+
+
 def test_a_key_that_leads_out_of_its_folder_is_refused():
     assert str(within("a/b")) == "a/b"
     for key in ("../a", "/a", "a/../../b", ""):
