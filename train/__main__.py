@@ -9,7 +9,7 @@ import shlex
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from train.supervision.signals import Signals, block
 
@@ -144,6 +144,9 @@ class SavedModel:
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]  # a run, a folder or a .gguf file
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")]  # folder to make
+    step: int | None = None  # checkpoint of a run; None = the one that gptjax.load takes
+    weights: Literal["trained", "ema"] = "trained"  # those of the step itself, or their moving average
+    adapter: str | None = None  # folder of a LoRA adapter in PEFT's layout, merged into the weights
 
 
 class Chain:
@@ -342,7 +345,8 @@ def _savedmodel(arguments: list[str]) -> int:
     import gptjax
     from train.savedmodel.saved_model import export_saved_model
 
-    manifest = export_saved_model(gptjax.load(asked.model), asked.folder)
+    model = gptjax.load(asked.model, asked.step, weights=asked.weights, adapter=asked.adapter)
+    manifest = export_saved_model(model, asked.folder)
     logits, left = manifest["proof"]["logits"], manifest["left_out"]
     print(
         f"{asked.folder}: SavedModel of TensorFlow {manifest['tensorflow']}, {manifest['parameters']:,} parameters; "

@@ -90,7 +90,7 @@ int main(int argc, char** argv) {
   std::map<std::string, Program> programs;
   std::vector<int64_t> cache_shape(4);
   std::set<int32_t> ends;
-  int64_t context = 0;
+  int64_t context = 0, vocabulary = 0;
   std::ifstream lines(folder + "/tensors.txt");
   for (std::string line, first; std::getline(lines, line);) {
     std::istringstream words(line);
@@ -99,6 +99,8 @@ int main(int argc, char** argv) {
       for (int64_t& axis : cache_shape) words >> axis;
     } else if (first == "context") {
       words >> context;
+    } else if (first == "vocabulary") {
+      words >> vocabulary;
     } else if (first == "end") {
       int32_t id;
       words >> id;
@@ -114,6 +116,9 @@ int main(int argc, char** argv) {
   }
   if (static_cast<int64_t>(ids.size()) + count - 1 > context) fail("more tokens than the context holds");
 
+  for (const int32_t id : ids)
+    if (id < 0 || id >= vocabulary) fail("id " + std::to_string(id) + " is none of the model's");
+
   const int64_t length = ids.size(), block = cache_shape[2];
   cache_shape[2] = (length + count + block - 1) / block * block;
   Tensors given;
@@ -128,15 +133,18 @@ int main(int argc, char** argv) {
   auto seconds = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count(); };
   double first_token = 0, first_step = 0;
   Tensors found = run(session, status, programs["prefill"], given);
+  int written = 0;
   for (int n = 0; n < count; ++n) {
     TF_Tensor* logits = found["logits"];
     const float* values = static_cast<float*>(TF_TensorData(logits));
     scores.write(reinterpret_cast<const char*>(values), TF_TensorByteSize(logits));
     const int32_t token = std::max_element(values, values + TF_TensorByteSize(logits) / sizeof(float)) - values;
-    std::cout << token << (n + 1 < count ? " " : "\n") << std::flush;
+    const bool last = ends.count(token) || n + 1 == count;
+    std::cout << token << (last ? "\n" : " ") << std::flush;
+    ++written;
     if (n == 0) first_token = seconds();
     if (n == 1) first_step = seconds();
-    if (ends.count(token) || n + 1 == count) break;
+    if (last) break;
     TF_DeleteTensor(logits);
     found.erase("logits");
     given = found;
@@ -145,5 +153,5 @@ int main(int argc, char** argv) {
     found = run(session, status, programs["step"], given);
   }
   std::fprintf(stderr, "first token %.3f s, compiled in it; %.1f tokens/s after the second\n", first_token,
-               (count - 2) / (seconds() - first_step));
+               written > 2 ? (written - 2) / (seconds() - first_step) : 0.0);
 }

@@ -1,5 +1,6 @@
 """run.py TEXT COUNT: so many tokens greedily, by the SavedModel in this folder. Needs tensorflow, tokenizers."""
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 FOLDER = Path(__file__).resolve().parent
-SAID = json.loads((FOLDER / "manifest.json").read_text(encoding="utf-8"))
+said = functools.cache(lambda: json.loads((FOLDER / "manifest.json").read_text(encoding="utf-8")))
 
 
 def i32(values):
@@ -29,17 +30,17 @@ def load():
 
 
 def empty_cache(rows, room):
-    _, heads, block, width = SAID["cache"]["shape"]  # of one block of slots
-    return {name: tf.zeros((rows, heads, -(-room // block) * block, width)) for name in SAID["cache"]["names"]}
+    _, heads, block, width = said()["cache"]["shape"]  # of one block of slots
+    return {name: tf.zeros((rows, heads, -(-room // block) * block, width)) for name in said()["cache"]["names"]}
 
 
 def greedy(ids, count):
-    assert 1 <= len(ids) <= SAID["context"] - count + 1, f"from 1 to {SAID['context']} tokens fit, with what is written"
+    assert 1 <= len(ids) <= said()["context"] - count + 1, f"1 to {said()['context']} tokens fit, written ones too"
     (prefill, step), cache = load(), empty_cache(1, len(ids) + count)
     logits, cache = prefill(i32([ids]), i32([0]), i32([len(ids)]), cache)
     for slot in range(len(ids), len(ids) + count):
         yield (token := int(np.argmax(logits[0])))
-        if token in SAID["ends"] or slot == len(ids) + count - 1:
+        if token in said()["ends"] or slot == len(ids) + count - 1:
             return
         logits, cache = step(i32([token]), i32([slot]), cache)
 
@@ -49,4 +50,5 @@ if __name__ == "__main__":
 
     prompt, count = sys.argv[1], int(sys.argv[2])
     tokenizer = tokenizers.Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
-    print(prompt + tokenizer.decode(list(greedy(tokenizer.encode(prompt).ids, count))))
+    begun = tokenizer.encode(prompt).ids
+    print(tokenizer.decode([*begun, *greedy(begun, count)]))

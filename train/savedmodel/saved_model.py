@@ -6,7 +6,6 @@ TensorFlow's operations. Its own loader is run in a process that can import neit
 """
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +14,22 @@ import numpy as np
 from jaxlib.mlir.dialects import stablehlo
 
 from gptjax.exchange.programs.consumer import prove
-from gptjax.exchange.programs.program import cache_of, exported_programs, weights_of
+from gptjax.exchange.programs.program import PLATFORMS, cache_of, exported_programs, weights_of
 from gptjax.exchange.programs.stablehlo_export import (
     MANIFEST,
-    RUN,
-    TOKENIZER,
     check_exportable,
     check_room,
     description,
+    left_out,
+    write_small,
 )
 from gptjax.files.atomic_folder import absent, appearing
 from gptjax.files.plain_json import dumps
 from gptjax.inference.language_model import LanguageModel
 from gptjax.runs.manifest import describe
-from gptjax.runs.rundir import CREDIT
 
 LOADER = Path(__file__).with_name("run_saved_model.py")
 TENSORS = "tensors.txt"  # for programs that read no JSON and no protocol buffers
-PLATFORMS = ("cpu", "cuda", "tpu")
 # An older version than JAX writes by itself: TensorFlow 2.21 reads up to 1.13.7.
 STABLEHLO = "1.13.0"
 IDS = {"prefill": {"tokens": 2, "slot": 1, "length": 1}, "step": {"token": 1, "slot": 1}}  # how many axes each has
@@ -97,17 +94,15 @@ def _write(folder: Path, model: LanguageModel, weights: dict[str, np.ndarray]) -
         specs |= {name: tf.TensorSpec(of_layer, tf.float32, name) for name in cache}
         called = _called(programs[program], holder.weights, list(ids), cache, shapes)
         signatures[program] = tf.function(called, autograph=False).get_concrete_function(**specs)
-    tf.saved_model.save(holder, str(folder), signatures=signatures)
+    try:
+        tf.saved_model.save(holder, str(folder), signatures=signatures)
+    except tf.errors.OpError as error:  # how it reports a full disk
+        raise OSError(f"{folder}: {error.message}") from error
     (folder / TENSORS).write_text(_tensors(folder, model), encoding="utf-8")
-    rules = model.tokenizer.for_others(model.generation_config.begins_with_bos)
-    (folder / TOKENIZER).write_text(rules, encoding="utf-8")
-    shutil.copyfile(LOADER, folder / RUN)
-    heads = ", ".join(head.name for head in config.class_heads)
-    left_out = f"Its output heads are not in it: {heads}." if heads else ""
-    readme = README.format(parameters=config.parameters, T=config.T, tensorflow=tf.__version__, left_out=left_out)
-    (folder / "README.md").write_text(readme, encoding="utf-8")
-    if model.credit is not None:
-        (folder / CREDIT).write_text(model.credit, encoding="utf-8")
+    readme = README.format(
+        parameters=config.parameters, T=config.T, tensorflow=tf.__version__, left_out=left_out(model)
+    )  # fmt: skip
+    write_small(folder, model, LOADER, readme)
 
 
 def _called(exported: Any, weights: Any, ids: list[str], cache: list[str], Sout: Any) -> Any:
@@ -135,12 +130,16 @@ def _called(exported: Any, weights: Any, ids: list[str], cache: list[str], Sout:
 
 
 def _tensors(folder: Path, model: LanguageModel) -> str:
-    """The cache's shape [1,K,slots of a block,H], the context, the ends; then each tensor: program, in or out, name,
-    operation, number."""
+    """The cache's shape [1,K,slots of a block,H], the context, the vocabulary, the ends; then each tensor: program, in
+    or out, name, operation, number."""
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
     said = description(model)
-    lines = [f"cache {' '.join(map(str, said['cache']['shape']))}", f"context {said['context']}"]
+    lines = [
+        f"cache {' '.join(map(str, said['cache']['shape']))}",
+        f"context {said['context']}",
+        f"vocabulary {said['vocabulary']}",
+    ]
     lines += [f"end {id}" for id in said["ends"]]
     saved = SavedModel.FromString((folder / "saved_model.pb").read_bytes())
     for program in IDS:

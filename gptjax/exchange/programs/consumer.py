@@ -23,10 +23,13 @@ from gptjax.exchange.export import (
     logits_of,
     probes,
 )
+from gptjax.exchange.programs.program import SLOTS_MULTIPLE
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.prompt import encode_prompts
 
-LONGEST = 48  # tokens of a text that is compared: read in one piece up to its middle, then one by one
+# Tokens of a text that is compared: read in one piece up to its middle, then one by one. One more text fills several
+# blocks of the cache, where the context does, and is read in two pieces.
+LONGEST = 48
 CONSUMER = """
 import json, runpy, sys
 sys.modules.update(dict.fromkeys(json.loads(sys.argv[3])))  # an import of any fails
@@ -44,7 +47,13 @@ for more in range(T - read_B.min()):
     slot_B = np.minimum(read_B + more, T - 1).astype(np.int32)
     logits_BV, cache = step(tokens_BT[np.arange(B), slot_B], slot_B, cache)
     found.append(np.asarray(logits_BV))
-np.savez(sys.argv[2], logits_MBV=np.stack(found), greedy=list(made["greedy"](asked["begun"], asked["count"])))
+ends, cache, place = [], made["empty_cache"](1, len(asked["long"])), 0
+for ids in np.array_split(np.array(asked["long"], np.int32), 2):  # several blocks of slots, in two pieces
+    logits_BV, cache = prefill(ids[None], np.int32([place]), np.int32([len(ids)]), cache)
+    ends.append(np.asarray(logits_BV[0]))
+    place += len(ids)
+greedy = list(made["greedy"](asked["begun"], asked["count"]))
+np.savez(sys.argv[2], logits_MBV=np.stack(found), long_2V=np.stack(ends), greedy=greedy)
 """
 
 
@@ -57,12 +66,17 @@ def prove(folder: Path, model: LanguageModel, missing: Sequence[str]) -> dict[st
     texts, begun = probes(model.config, fixed)
     texts, begun = [ids[:LONGEST] for ids in texts], begun[:LONGEST]
     count = min(CONTINUED, model.config.T - len(begun) + 1)
-    logits_MBV, greedy = _run(folder, {"texts": texts, "begun": begun, "count": count}, missing)
+    long = [ids for text in texts for ids in text] * model.config.T
+    long = long[: min(model.config.T, 2 * SLOTS_MULTIPLE + 1)]
+    asked = {"texts": texts, "begun": begun, "count": count, "long": long}
+    logits_MBV, long_2V, greedy = _run(folder, asked, missing)
     float32 = LanguageModel(model.config, model.tokenizer, model.params, mesh=model.mesh)
-    *source, of_greedy = logits_of(float32, [*texts, [*begun, *greedy[:-1]]])
+    *source, of_long, of_greedy = logits_of(float32, [*texts, long, [*begun, *greedy[:-1]]])
     halves = [(len(ids) + 1) // 2 for ids in texts]
     found = [logits_MBV[: len(ids) - half + 1, row] for row, (ids, half) in enumerate(zip(texts, halves, strict=True))]
     wanted = [logits_TV[half - 1 :] for logits_TV, half in zip(source, halves, strict=True)]
+    found.append(long_2V)
+    wanted.append(of_long[[(len(long) + 1) // 2 - 1, -1]])
     largest = max(float(np.abs(logits_TV).max()) for logits_TV in wanted)
     difference = largest_difference(found, wanted)
     if not difference <= TOLERANCE * largest:  # of NaN it is NaN
@@ -72,7 +86,7 @@ def prove(folder: Path, model: LanguageModel, missing: Sequence[str]) -> dict[st
     check_greedy(of_greedy, begun, greedy, largest, "in what was written", "in the source")
     return {
         "logits": {
-            "texts": len(texts),
+            "texts": len(texts) + 1,
             "tokens": sum(map(len, wanted)),
             "largest": largest,
             "largest_difference": difference,
@@ -82,7 +96,7 @@ def prove(folder: Path, model: LanguageModel, missing: Sequence[str]) -> dict[st
     }
 
 
-def _run(folder: Path, asked: dict[str, Any], missing: Sequence[str]) -> tuple[np.ndarray, list[int]]:
+def _run(folder: Path, asked: dict[str, Any], missing: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[int]]:
     with tempfile.TemporaryDirectory() as scratch:
         question, answer = Path(scratch) / "asked.json", Path(scratch) / "found.npz"
         question.write_text(json.dumps(asked), encoding="utf-8")
@@ -94,4 +108,4 @@ def _run(folder: Path, asked: dict[str, Any], missing: Sequence[str]) -> tuple[n
             last = "\n".join(done.stderr.strip().splitlines()[-3:])
             raise ValueError(f"its loader ended with status {done.returncode} in a process of its own: {last}")
         with np.load(answer) as found:
-            return found["logits_MBV"], found["greedy"].tolist()
+            return found["logits_MBV"], found["long_2V"], found["greedy"].tolist()

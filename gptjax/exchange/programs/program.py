@@ -30,12 +30,14 @@ SLOTS_MULTIPLE = BLOCK  # a cache has whole blocks of slots
 
 
 def check_platforms(platforms: Sequence[str]) -> tuple[str, ...]:
-    """Raises ValueError where one is not known, or where there is none."""
+    """Raises ValueError where one is not known, or where there is none, or not the one that the proof is run on."""
     for platform in platforms:
         if platform not in KNOWN:
             raise ValueError(f"platforms: {platform!r}{did_you_mean(str(platform), KNOWN)}")
     if not platforms:
         raise ValueError(f"platforms: none given; leave it out for {', '.join(PLATFORMS)}")
+    if "cpu" not in platforms:
+        raise ValueError(f"platforms: {' '.join(platforms)}; add cpu, where what was written is compared")
     return tuple(dict.fromkeys(platforms))
 
 

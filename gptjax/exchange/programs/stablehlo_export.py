@@ -77,7 +77,11 @@ def export_stablehlo(
         programs = exported_programs(model.config, model.params, platforms)
         for name, program in programs.items():
             (aside / f"{name}.jax_export").write_bytes(program.serialize())
-        _write_small(aside, model, platforms)
+        readme = README.format(
+            parameters=model.config.parameters, T=model.config.T, jax=jax.__version__, platforms=", ".join(platforms),
+            step="" if model.step is None else f", step {model.step}", left_out=left_out(model),
+        )  # fmt: skip
+        write_small(aside, model, LOADER, readme)
         _save(weights, aside / WEIGHTS)
         manifest = description(model) | _versions(programs["step"])
         (aside / MANIFEST).write_text(dumps(manifest), encoding="utf-8")  # the loader reads it
@@ -85,7 +89,6 @@ def export_stablehlo(
             manifest["proof"] = prove(aside, model, missing=("gptjax", "flax", "safetensors"))
         except ValueError as error:
             raise ValueError(f"export: {error}; nothing was written") from error
-        shutil.rmtree(aside / "__pycache__", ignore_errors=True)
         manifest["files"] = {path.name: describe(path) for path in sorted(aside.iterdir()) if path.name != MANIFEST}
         (aside / MANIFEST).write_text(dumps(manifest, indent=1) + "\n", encoding="utf-8")
         describe(aside / MANIFEST)  # on the disk before the folder has its name
@@ -132,16 +135,17 @@ def _versions(program: export.Exported) -> dict[str, Any]:
     }
 
 
-def _write_small(folder: Path, model: LanguageModel, platforms: Sequence[str]) -> None:
+def left_out(model: LanguageModel) -> str:
+    """A sentence on the output heads, which programs do not have."""
+    heads = ", ".join(head.name for head in model.config.class_heads)
+    return f"Its output heads are not in it: {heads}." if heads else ""
+
+
+def write_small(folder: Path, model: LanguageModel, loader: Path, readme: str) -> None:
+    """Tokenizer, loader, README, and whose texts it has read."""
     rules = model.tokenizer.for_others(model.generation_config.begins_with_bos)
     (folder / TOKENIZER).write_text(rules, encoding="utf-8")
-    shutil.copyfile(LOADER, folder / RUN)
-    heads = ", ".join(head.name for head in model.config.class_heads)
-    readme = README.format(
-        parameters=model.config.parameters, T=model.config.T, jax=jax.__version__, platforms=", ".join(platforms),
-        step="" if model.step is None else f", step {model.step}",
-        left_out=f"Its output heads are not in it: {heads}.\n" if heads else "",
-    )  # fmt: skip
+    shutil.copyfile(loader, folder / RUN)
     (folder / "README.md").write_text(readme, encoding="utf-8")
     if model.credit is not None:
         (folder / CREDIT).write_text(model.credit, encoding="utf-8")

@@ -45,6 +45,15 @@ def test_what_was_written_runs_without_gptjax_and_goes_on_as_the_model(exported)
     assert 0 < manifest["proof"]["logits"]["largest_difference"] < manifest["proof"]["logits"]["allowed_difference"]
 
 
+def test_the_loader_takes_a_text_and_prints_it_with_what_follows(exported):
+    model, folder, _ = exported
+    [[sample]] = model.generate("the quick", temperature=0, tokens=4)
+    done = subprocess.run(
+        [sys.executable, "run.py", "the quick", "4"], cwd=folder, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"the quick{sample.text}\n"
+
+
 def test_the_manifest_says_versions_platforms_and_every_file(exported):
     _, folder, manifest = exported
     assert json.loads((folder / "manifest.json").read_text()) == json.loads(json.dumps(manifest))
@@ -85,6 +94,7 @@ def reading_both_ways() -> LanguageModel:
 REFUSED = {
     "an unknown platform": (random_model, ["cpu", "cuba"], "platforms: 'cuba'; did you mean 'cuda'"),
     "no platform": (random_model, [], "none given"),
+    "none to be proven on": (random_model, ["tpu"], "add cpu"),
     "adapters": (lambda: with_config(lora=Lora()), ["cpu"], "gptjax.load merges them"),
     "a prefix-LM": (reading_both_ways, ["cpu"], "from both sides"),
 }
