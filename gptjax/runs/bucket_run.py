@@ -138,11 +138,14 @@ class BucketRun:
     def publish(self, step: int, folder: Path, still_owned: Callable[[], object]) -> None:
         """Makes a step of the bucket of a folder that holds a manifest and all that it lists; the manifest comes last.
 
-        `still_owned` is called before that, and raises where another process has the run. Raises BucketError where
-        another process writes the same step.
+        `still_owned` is called before anything is changed and before the manifest, and raises where another process has
+        the run. Raises BucketError where another process writes the same step.
         """
+        before = self.bucket.listed(f"checkpoints/{step}/")  # of a run that went on from an earlier step
+        still_owned()  # so that none of these is a successor's
+        self._delete([key for key in before if key.endswith(f"/{MANIFEST}")])
+        self._delete(before)
         self.send_records()
-        self.withdraw(step)  # one of the same number, of a run that went on from an earlier step
         names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
         names.remove(MANIFEST)
         with ThreadPoolExecutor(AT_ONCE) as threads:

@@ -109,22 +109,29 @@ def test_an_owner_that_slept_cannot_write_over_its_successors_step(run, made):
     """It meets the other's objects where it makes its own, and the step of the other stays whole."""
     late, theirs = BucketRun(run.copy), made / "checkpoints/10"  # of another content
 
-    def other_saves() -> None:
-        run.publish(30, theirs, lambda: None)
-
-    with pytest.raises(BucketError, match="another process has written it"):
-        late.publish(30, made / "checkpoints/20", other_saves)
     names = [path.relative_to(theirs).as_posix() for path in theirs.rglob("*") if path.is_file()]
-    assert {name: run.bucket.read(f"checkpoints/30/{name}") for name in names} == {
-        name: (theirs / name).read_bytes() for name in names
-    }
+    for step, at in ((30, 1), (50, 2)):  # the other saves before this one begins, or before its manifest
+        asked: list[int] = []
+
+        def other_saves(step=step, at=at, asked=asked) -> None:
+            asked.append(step)
+            if len(asked) == at:
+                run.publish(step, theirs, lambda: None)
+
+        with pytest.raises(BucketError, match="another process has written it"):
+            late.publish(step, made / "checkpoints/20", other_saves)
+        assert {name: run.bucket.read(f"checkpoints/{step}/{name}") for name in names} == {
+            name: (theirs / name).read_bytes() for name in names
+        }
 
     def lost() -> None:
         raise RuntimeError("lost")
 
-    with pytest.raises(RuntimeError, match="lost"):
-        late.publish(40, made / "checkpoints/20", lost)
-    assert 40 not in reader(run).steps()
+    before = dict(objects(run))
+    for step in (30, 40):  # the other's, and one that nobody has
+        with pytest.raises(RuntimeError, match="lost"):
+            late.publish(step, made / "checkpoints/20", lost)
+    assert objects(run) == before
 
 
 @pytest.mark.fault(41)
