@@ -65,7 +65,7 @@ def run(
     check_state_fits(recipe, config, mesh)
     with contextlib.ExitStack() as stack:
         lease, about = stack.enter_context(_owned(recipe, config, accept_changes, console))
-        signals.leaving, signals.doing = lease.release, lambda: "text"
+        signals.leaving, signals.seconds, signals.doing = lease.release, lease.seconds, lambda: "text"
         text = open_text(recipe, begun(folder))
         config = config_of(recipe, text.tokenizer.size, mesh, text.loss_spec.heads)
         about |= describe_run(folder, recipe, config, text)
@@ -86,7 +86,7 @@ def run(
         if process == 0:
             failures.cleared(folder)
             signals.doing = lambda: REPORTING
-            finish(Finished(parts, text, state, console, start.began), hooks, lease.release)
+            finish(Finished(parts, text, state, console, start.began), hooks, lease.release, lease.seconds)
     return folder
 
 
@@ -159,11 +159,13 @@ def _own(run: Path, lease: Lease, console: Console, died: bool) -> None:
     `died`: so did its owner elsewhere, before it was finished.
     """
     dead = lease.take(console.print)
-    if died or (dead is not None and dead.phase != FINISHED):
-        failures.failed(run, _newest(run), failures.SILENT)
     try:
+        if died or (dead is not None and dead.phase != FINISHED):
+            failures.failed(run, _newest(run), failures.SILENT)
+            if isinstance(lease, BucketLease):  # whose copy here the next start makes anew
+                lease.send_records()
         failures.check(run, _newest(run))
-    except ValueError:
+    except (ValueError, OSError, LeaseLostError):
         lease.release()
         raise
 
@@ -204,13 +206,13 @@ def _hung(run: Path, lease: Lease, limit: float, phase: str, seconds: float) -> 
     try:
         report_hang(run, jax.process_index(), jax.process_count(), phase, seconds, limit)
     finally:
-        leave(HUNG, lambda: _give_up(run, lease, f"hung in phase {phase}"))
+        leave(HUNG, lambda: _give_up(run, lease, f"hung in phase {phase}"), lease.seconds)
 
 
 def _lost(run: Path, lease: Lease, said: str) -> None:
     """Ends the process: without the others it could only wait."""
     tell(f"{said}. This process ends too; repeat the command in all of them")
-    leave(HUNG, lambda: _give_up(run, lease, said))
+    leave(HUNG, lambda: _give_up(run, lease, said), lease.seconds)
 
 
 def _give_up(run: Path, lease: Lease, cause: str) -> None:

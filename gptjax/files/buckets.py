@@ -22,13 +22,16 @@ STALL = 30  # seconds without a byte, after which a transfer is begun again
 PIECE = 64 * 2**20  # bytes that are read at once
 MISSING = b"\x02"  # the generation, as TensorStore calls it, of no object
 
+_CODE = r"(?:HTTP (?:response code: )?|http_response_code=')"  # numbers elsewhere may be of a name
 _HINTS = (
-    (r"UNAUTHENTICATED|\b401\b|[Cc]redential|[Oo][Aa]uth", "no usable credentials; for gs:// `gcloud auth "
-     "application-default login`, for s3:// `aws configure`, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
-    (r"PERMISSION_DENIED|\b403\b|AccessDenied", "these credentials may not do that; grant it, or use others"),
-    (r"NoSuchBucket|NOT_FOUND|\b404\b", "there is no such bucket; make it, or mend its name"),
+    (rf"{_CODE}403", "these credentials may not do that; grant it, or use others"),
+    (rf"{_CODE}401|^UNAUTHENTICATED|credentials (?:file|provider|from provider)|without credentials",
+     "no usable credentials; for gs:// `gcloud auth application-default login`, for s3:// `aws configure`, or "
+     "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+    (r"^PERMISSION_DENIED", "these credentials may not do that; grant it, or use others"),
+    (rf"{_CODE}404|^NOT_FOUND", "there is no such bucket; make it, or mend its name"),
     (r"parse response metadata", "there is no such bucket, or these credentials may not list what it holds"),
-    (r"CURL|retry attempts|\b5\d\d\b", "the store does not answer; it was asked again and again"),
+    (rf"{_CODE}5\d\d|CURL|retry attempts", "the store does not answer; it was asked again and again"),
 )  # fmt: skip
 
 
@@ -58,10 +61,10 @@ class Bucket:
         """An object's content; None where there is none."""
         return self.look(key)[0]
 
-    def look(self, key: str) -> tuple[bytes | None, bytes]:
+    def look(self, key: str, patience: float = PATIENCE) -> tuple[bytes | None, bytes]:
         """(an object's content or None, its generation: what `write_if` wants)."""
         with self._naming(key):
-            found = self._store().read(key).result(timeout=PATIENCE)
+            found = self._store().read(key).result(timeout=patience)
             return (None if found.state == "missing" else bytes(found.value)), found.stamp.generation
 
     def write(self, key: str, content: bytes) -> None:
@@ -69,19 +72,19 @@ class Bucket:
         with self._naming(key):
             self._store().write(key, content).result(timeout=PATIENCE + len(content) / SLOWEST)
 
-    def write_if(self, key: str, content: bytes, generation: bytes) -> bytes | None:
+    def write_if(self, key: str, content: bytes, generation: bytes, patience: float = PATIENCE) -> bytes | None:
         """Writes an object that still has this generation, MISSING for one that there must not be.
 
         Returns its new generation; None where somebody else has changed it. The content must be of this writer alone:
-        by it an answer that was lost is told from a refusal.
+        by it an answer that was lost is told from a refusal. BucketError after `patience` seconds without an answer
+        leaves open whether it was written, or will be.
         """
         with self._naming(key):
-            stamp = (
-                self._store().write(key, content, if_equal=generation).result(timeout=PATIENCE + len(content) / SLOWEST)
-            )
+            asked = self._store().write(key, content, if_equal=generation)
+            stamp = asked.result(timeout=patience + len(content) / SLOWEST)
         if stamp.generation:
             return stamp.generation
-        found, now = self.look(key)
+        found, now = self.look(key, patience)
         return now if found == content else None
 
     def delete(self, key: str) -> None:
@@ -165,13 +168,15 @@ class Bucket:
         try:
             yield
         except TimeoutError as error:
-            raise BucketError(
-                f"{self.url}/{key}: no answer for {PATIENCE:.0f} s and longer; is the store reachable?"
-            ) from error
+            raise BucketError(f"{self.url}/{key}: no answer in time; is the store reachable?") from error
         except (ValueError, RuntimeError, OSError) as error:
             said = " ".join(str(error).split())
-            hint = next((f"; {hint}" for sign, hint in _HINTS if re.search(sign, said)), "")
-            raise BucketError(f"{self.url}/{key}: {said:.300}{hint}") from error
+            raise BucketError(f"{self.url}/{key}: {said:.300}{hint(said)}") from error
+
+
+def hint(said: str) -> str:
+    """The way out of what TensorStore says, behind a semicolon; "" where none is known."""
+    return next((f"; {way_out}" for sign, way_out in _HINTS if re.search(sign, said)), "")
 
 
 def within(key: str) -> PurePosixPath:

@@ -4,6 +4,7 @@ Only what was fetched to be read is counted, and goes: the copies that runs are 
 import JAX.
 """
 
+import contextlib
 import os
 import shutil
 import time
@@ -16,8 +17,9 @@ RECENT = 3600.0  # seconds within which something was used that nobody may take 
 
 
 def used(folder: Path) -> None:
-    """Notes that a fetched step is read now."""
-    os.utime(folder)
+    """Notes that a fetched step is read now, or fetched into; one that is gone meanwhile is no error."""
+    with contextlib.suppress(FileNotFoundError):
+        os.utime(folder)
 
 
 def evict() -> None:
@@ -27,8 +29,12 @@ def evict() -> None:
         bound = float(given) * 1e9
     except ValueError:
         raise ValueError(f"GPTJAX_CACHE_GB={given!r}: must be a number of gigabytes, such as 100") from None
-    steps = [folder for folder in (cache_root() / "read").glob("**/checkpoints/*") if folder.is_dir()]
-    oldest = sorted((folder.stat().st_mtime, _size(folder), folder) for folder in steps)
+    oldest = []
+    for folder in (cache_root() / "read").glob("**/checkpoints/*"):
+        with contextlib.suppress(FileNotFoundError):  # another reader may do the same at once
+            if folder.is_dir():
+                oldest.append((folder.stat().st_mtime, _size(folder), folder))
+    oldest.sort()
     total, now = sum(size for _, size, _ in oldest), time.time()
     for when, size, folder in oldest:
         if total <= bound or now - when < RECENT:
@@ -38,4 +44,9 @@ def evict() -> None:
 
 
 def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    """Bytes of a folder's files, of those that are there when they are looked at."""
+    size = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            size += path.stat().st_size if path.is_file() else 0
+    return size

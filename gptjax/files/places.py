@@ -8,7 +8,7 @@ $GPTJAX_CACHE, or ~/.cache/gptjax.
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePath
 from typing import Literal
 
@@ -59,11 +59,11 @@ def cache_root() -> Path:
     return Path(os.path.abspath(expanded(os.environ.get("GPTJAX_CACHE") or "~/.cache/gptjax")))
 
 
-def url_of(path: Path) -> str | None:
-    """The URL of what a folder is the copy of; None for a folder that is no copy."""
+def url_of(path: Path, uses: Collection[str] = ("read", "own")) -> str | None:
+    """The URL of what a folder is the copy of; None for a folder that is no copy, or none of these uses."""
     with contextlib.suppress(ValueError):
         use, scheme, *rest = path.relative_to(cache_root()).parts
-        if use in ("read", "own") and scheme in SCHEMES and len(rest) > 1:
+        if use in uses and scheme in SCHEMES and len(rest) > 1:
             return f"{scheme}://{'/'.join(rest)}"
     return None
 

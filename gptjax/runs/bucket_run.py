@@ -1,14 +1,16 @@
 """A run on a bucket and its copy on this machine: the bucket is what counts, the copy is where work is done.
 
 The bucket holds what a run directory holds, under the same names, so that a plain copy of it is a run. A step is one
-there once its manifest is, which is written last. No object of a step is ever written over: an owner that slept, and
-still writes, meets its successor's objects and fails. Does not import JAX.
+there once its manifest is, which is written last. No object of a step is ever written over, and no step deleted that
+somebody else has made: an owner that slept, and still writes, meets its successor's objects and fails. Does not import
+JAX.
 """
 
 import contextlib
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,14 @@ from typing import Any
 from gptjax.files.atomic_file import write_whole
 from gptjax.files.buckets import MISSING, Bucket, BucketError, within
 from gptjax.files.cache_bound import evict, used
+from gptjax.files.locks import locked
 from gptjax.files.places import place_of_run, url_of
 from gptjax.runs.manifest import MANIFEST, describe, folder_of, manifest, numbered_name
+from gptjax.runs.manifest import steps as steps_of
 
 MODEL = ("model.json", "tokenizer.json", "generation.json", "ATTRIBUTION.md")  # what a model needs beside a step
 APART = ("checkpoints/", "lease/")  # what is no record of a run
+UNDER_WAY = re.compile(r"\.(unfinished|fetching-)")  # in the name of a file that gets its own once it is whole
 AT_ONCE = 4  # files of a step that are under way, each of them in memory
 
 
@@ -32,26 +37,44 @@ class BucketRun:
         assert url is not None, copy
         self.copy, self.url, self.bucket = copy, url, Bucket(url)
         self._sent: dict[str, tuple[int, int]] = {}  # record -> (size, time of change) when it was last sent
+        self._mine: set[int] = set()  # steps that the bucket had when this process became its owner, or has of it
 
     # what readers and owners do
 
     def fetch_records(self, names: Iterable[str] | None = None) -> None:
-        """The run's records, or those of these names; the copy's others are gone after."""
-        there = [key for key in self.bucket.listed() if not key.startswith(APART)]
-        wanted = there if names is None else [key for key in there if key in set(names)]
-        for key in wanted:
-            content = self.bucket.read(key)
-            target = self.copy / within(key)
-            if content is not None and not (target.is_file() and target.read_bytes() == content):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                write_whole(target, content, aside=f"fetching-{os.getpid()}", sync=False)
-        for path in self._records():
-            if path.relative_to(self.copy).as_posix() not in there:
-                path.unlink()
-        self._sent = self._stamps() if names is None else {}
+        """The run's records, or those of these names; what the copy has of them and the bucket has not is gone after.
+
+        A reader's own report stays.
+        """
+        names = None if names is None else set(names)
+        kept = {"report.html"} if url_of(self.copy, ("read",)) else set()
+        with self._alone():
+            there = {key for key in self.bucket.listed() if not key.startswith(APART)}
+            for key in sorted(there if names is None else there & names):
+                content = self.bucket.read(key)
+                target = self.copy / within(key)
+                if content is not None and not (target.is_file() and target.read_bytes() == content):
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    write_whole(target, content, aside=f"fetching-{os.getpid()}", sync=False)
+            for key in self._stamps().keys() - there - kept:
+                if names is None or key in names:
+                    (self.copy / key).unlink(missing_ok=True)
+            self._sent = self._stamps() if names is None else {}
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other process of this machine brings this copy up to date meanwhile."""
+        lock = self.copy / "lease" / "fetching"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with locked(lock):
+            yield
 
     def steps(self) -> list[int]:
         """Steps that the bucket has, oldest first; of each the copy has the manifest, and nothing of any other."""
+        with self._alone():
+            return self._steps()
+
+    def _steps(self) -> list[int]:
         found = {}
         for key in self.bucket.listed("checkpoints/"):
             _, name, *rest = key.split("/")
@@ -61,7 +84,7 @@ class BucketRun:
             step = numbered_name(folder.name)
             own = folder / MANIFEST
             if step is not None and (not own.is_file() or own.read_bytes() != found.get(step)):
-                shutil.rmtree(folder)  # of a run that the bucket has no more
+                shutil.rmtree(folder, ignore_errors=True)  # of a run that the bucket has no more
         for step, raw in found.items():
             folder = folder_of(self.copy, step)
             folder.mkdir(parents=True, exist_ok=True)
@@ -85,6 +108,7 @@ class BucketRun:
         target = folder_of(self.copy, step) / within(name)
         if not (target.is_file() and describe(target) == wanted):
             self.bucket.fetch(f"checkpoints/{step}/{name}", target, wanted["bytes"], wanted["sha256"])
+            used(folder_of(self.copy, step))  # or a large one might be taken away before it is whole
 
     def fetch_newest(self, say: Callable[[str], object], set_bad_aside: bool = False) -> int | None:
         """The newest step that is whole, onto this machine, and the one that its manifest has loaded; None = no step.
@@ -104,7 +128,7 @@ class BucketRun:
             for one, error in bad.items():
                 kept = f"; kept as checkpoints/{self._set_aside(one)}" if set_bad_aside else ""
                 say(f"not used: {error}{kept}")
-                shutil.rmtree(folder_of(self.copy, one))
+                shutil.rmtree(folder_of(self.copy, one), ignore_errors=True)
             if best is not None and best != step and best in steps:
                 with contextlib.suppress(ValueError):  # gptjax.runs.manifest.to_load says so
                     self.fetch_step(best)
@@ -117,10 +141,25 @@ class BucketRun:
 
     # what only the run's owner does
 
+    def check_not_the_last(self) -> None:
+        """Raises ValueError where the copy here has steps, and the bucket has none or no model.json: it may be all.
+
+        To be called before the copy is made what the bucket holds.
+        """
+        if not (own := steps_of(self.copy)):
+            return
+        there = any(key.endswith(f"/{MANIFEST}") for key in self.bucket.listed("checkpoints/"))
+        if not there or self.bucket.read("model.json") is None:
+            raise ValueError(
+                f"{self.url}: has no {'model.json' if there else 'checkpoints'}, but its copy {self.copy} has steps "
+                f"{own}. Copy the folder to the bucket, or delete it"
+            )
+
     def clear(self, say: Callable[[str], object]) -> None:
-        """Deletes what saves left that were never finished."""
+        """Deletes what saves left that were never finished; the steps that are whole are this owner's from now on."""
         keys = self.bucket.listed("checkpoints/")
         whole = {key.split("/")[1] for key in keys if key.split("/")[2:] == [MANIFEST]}
+        self._mine = {step for step in map(numbered_name, whole) if step is not None}
         left = [key for key in keys if numbered_name(key.split("/")[1]) is not None and key.split("/")[1] not in whole]
         self._delete(left)
         for name in sorted({key.split("/")[1] for key in left}):
@@ -129,23 +168,30 @@ class BucketRun:
     def send_records(self) -> None:
         """The records that have changed since, and deletes those that are gone."""
         now = self._stamps()
-        for key, stamp in now.items():
-            if self._sent.get(key) != stamp:
-                self.bucket.write(key, (self.copy / key).read_bytes())
+        for key, stamp in list(now.items()):
+            if self._sent.get(key) == stamp:
+                continue
+            try:
+                content = (self.copy / key).read_bytes()
+            except FileNotFoundError:  # gone meanwhile
+                del now[key]
+                continue
+            self.bucket.write(key, content)
         self._delete(self._sent.keys() - now.keys())
         self._sent = now
 
     def publish(self, step: int, folder: Path, still_owned: Callable[[], object]) -> None:
         """Makes a step of the bucket of a folder that holds a manifest and all that it lists; the manifest comes last.
 
-        `still_owned` is called before anything is changed and before the manifest, and raises where another process has
-        the run. Raises BucketError where another process writes the same step.
+        `still_owned` raises where another process has the run; it is called before anything is written, deleted, and
+        made a step. Raises BucketError where another process has written the same step, or writes it.
         """
-        before = self.bucket.listed(f"checkpoints/{step}/")  # of a run that went on from an earlier step
-        still_owned()  # so that none of these is a successor's
-        self._delete([key for key in before if key.endswith(f"/{MANIFEST}")])
-        self._delete(before)
+        still_owned()
         self.send_records()
+        still_owned()
+        if step not in self._mine and self.bucket.read(f"checkpoints/{step}/{MANIFEST}") is not None:
+            raise self._written_by_another(step, MANIFEST)
+        self.withdraw(step)  # one of the same number, of a run that went on from an earlier step; or half of one
         names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
         names.remove(MANIFEST)
         with ThreadPoolExecutor(AT_ONCE) as threads:
@@ -153,11 +199,17 @@ class BucketRun:
                 sent.result()
         still_owned()
         self._create(step, folder, MANIFEST)
+        self._mine.add(step)
 
     def _create(self, step: int, folder: Path, name: str) -> None:
-        key = f"checkpoints/{step}/{name}"
-        if self.bucket.write_if(key, (folder / name).read_bytes(), MISSING) is None:
-            raise BucketError(f"{self.url}/{key}: another process has written it meanwhile; step {step} is not saved")
+        content = (folder / name).read_bytes()
+        if self.bucket.write_if(f"checkpoints/{step}/{name}", content, MISSING) is None:
+            raise self._written_by_another(step, name)
+
+    def _written_by_another(self, step: int, name: str) -> BucketError:
+        return BucketError(
+            f"{self.url}/checkpoints/{step}/{name}: another process has written it meanwhile; step {step} is not saved"
+        )
 
     def withdraw(self, step: int) -> None:
         """Deletes a step, its manifest first: half of it is none."""
@@ -180,13 +232,17 @@ class BucketRun:
             for gone in [threads.submit(self.bucket.delete, key) for key in keys]:
                 gone.result()
 
-    def _records(self) -> list[Path]:
-        files = [path for path in self.copy.rglob("*") if path.is_file()]
-        return [path for path in files if not path.relative_to(self.copy).as_posix().startswith(APART)]
-
     def _stamps(self) -> dict[str, tuple[int, int]]:
-        stats = {path.relative_to(self.copy).as_posix(): path.stat() for path in self._records()}
-        return {key: (stat.st_size, stat.st_mtime_ns) for key, stat in stats.items()}
+        """(size, time of change) of the copy's records, but for what is just being written."""
+        found = {}
+        for path in self.copy.rglob("*"):
+            key = path.relative_to(self.copy).as_posix()
+            if key.startswith(APART) or UNDER_WAY.search(key):
+                continue
+            with contextlib.suppress(FileNotFoundError):  # gone meanwhile
+                if path.is_file():
+                    found[key] = (path.stat().st_size, path.stat().st_mtime_ns)
+        return found
 
 
 def _names(stem: str) -> Iterable[str]:
@@ -202,11 +258,12 @@ def local_run(
 ) -> Path:
     """The folder of a run, fetched from its bucket where it lies on one: its records, and with `model` a step too.
 
-    `step`: which one; None = the one to load. What it needs room for drives out what was not used for longest. Raises
+    `step`: which one; None = the one to load. What it needs room for drives out what was not used for longest. The copy
+    that a run is trained in is its owner's, and stays as it is. Raises
     ValueError where there is no run, or no whole step; BucketError where the bucket cannot be read.
     """
     folder = place_of_run(path)
-    if url_of(folder) is None:
+    if url_of(folder, ("read",)) is None:
         return folder
     run = BucketRun(folder)
     run.fetch_records(MODEL if model else None)
@@ -225,7 +282,7 @@ def local_run(
 def every_step(path: str | os.PathLike[str]) -> Path:
     """The folder of a run, with all of its steps that the bucket has; what is missing is missing there."""
     folder = local_run(path, lambda _: None, model=False)
-    if url_of(folder) is not None:
+    if url_of(folder, ("read",)) is not None:
         run = BucketRun(folder)
         for step in run.steps():
             with contextlib.suppress(ValueError):

@@ -32,7 +32,7 @@ from train.report.samples import write_samples
 from train.report.task_examples import write_task_examples
 from train.report.views import views_table, write_views
 from train.step import State
-from train.supervision.exits import DONE, leave, tell
+from train.supervision.exits import DONE, LAST, leave, tell
 from train.supervision.watchdog import Watchdog, report_hang
 from train.tuning.tune_recipe import judged_by
 
@@ -79,10 +79,10 @@ class Hook(NamedTuple):
     act: Callable[[Finished], None]
 
 
-def finish(finished: Finished, hooks: Sequence[Hook], leaving: Callable[[], object]) -> None:
+def finish(finished: Finished, hooks: Sequence[Hook], leaving: Callable[[], object], seconds: float = LAST) -> None:
     """Calls the hooks in turn; only process 0 does, and needs no other: they have parted.
 
-    Where one hangs, `leaving` is called and the process ends, as one that is done.
+    Where one hangs, `leaving` is called, gets so many seconds, and the process ends, as one that is done.
     """
     run = finished.run
 
@@ -91,7 +91,7 @@ def finish(finished: Finished, hooks: Sequence[Hook], leaving: Callable[[], obje
             report_hang(run, 0, 1, phase, seconds, watchdog.limit(phase))
             tell(f"{run}: is trained and saved; `./launch.sh report {shlex.quote(shown(run))}` writes its report")
         finally:
-            leave(DONE, leaving)
+            leave(DONE, leaving, seconds)
 
     watchdog = Watchdog(finished.parts.recipe.hang_after, hung)
     try:

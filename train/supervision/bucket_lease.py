@@ -24,8 +24,11 @@ from train.supervision.lease import FINISHED, Lease, LeaseLostError, LeaseTakenE
 
 KEY = "lease/0.json"
 HEARTBEAT = 5.0  # seconds; a store may refuse more than one a second, and each costs a fraction of a cent
+LAST_OF_BUCKET = 20.0  # seconds that the records get to reach the bucket where the process ends at once
 RELEASED = "released"  # the phase of a lease that was given back
-STALE = 60.0  # seconds: twice as long as a request is repeated for
+ANSWER = 20.0  # seconds that a heartbeat waits for the store, which may have refused or lost it; the next is another
+STALE = 60.0  # seconds: longer than two heartbeats in a row that have no answer, with the pauses before them
+TRIES = 3  # heartbeats that may fail before a step is not made for want of one
 
 
 def lease_of(run: Path, process: int) -> Lease:
@@ -42,7 +45,7 @@ class BucketLease(Lease):
     def __init__(self, run: BucketRun, process: int = 0):
         super().__init__(run.copy, process)
         self._on_bucket, self._bucket, self._url = run, run.bucket, run.url
-        self.mirror = self
+        self.mirror, self.seconds = self, LAST_OF_BUCKET
         self._beats = 0
         self._generation: bytes | None = None  # of our lease on the bucket; None = we have none
         self._written, self._over = threading.Lock(), threading.Event()
@@ -52,11 +55,13 @@ class BucketLease(Lease):
         """Makes this the job that writes to the run, and its copy here what the bucket holds.
 
         Returns what was known of the dead owner that did not finish and that it was taken from, None = there was none.
-        Raises as `take_bucket` does, and ValueError where there are checkpoints and none is whole.
+        Raises as `take_bucket` does, and ValueError where there are checkpoints and none is whole, or the copy may be
+        all that is left of the run.
         """
         self._bucket.check_writable()
         dead = self.take_bucket(say)
         try:
+            self._on_bucket.check_not_the_last()
             shutil.rmtree(self._on_bucket.copy / "lease", ignore_errors=True)  # of starts that are over
             self._on_bucket.copy.mkdir(parents=True, exist_ok=True)
             self._on_bucket.fetch_records()
@@ -69,7 +74,12 @@ class BucketLease(Lease):
 
     def publish(self, step: int, folder: Path) -> None:
         """Makes a step of the bucket of a folder, with the run's records as they are; see BucketRun.publish."""
-        self._on_bucket.publish(step, folder, self.check_bucket)
+        self._on_bucket.publish(step, folder, self._surely_owned)
+
+    def send_records(self) -> None:
+        """What was written down since the last save. Raises as `check_bucket` does."""
+        self.check_bucket()
+        self._on_bucket.send_records()
 
     def withdraw(self, step: int) -> None:
         """Deletes a step of the bucket."""
@@ -128,7 +138,7 @@ class BucketLease(Lease):
         with self._written:
             if self._generation is None:
                 raise LeaseLostError(self.lost or f"run={self._url}: its lease was given back")
-            self._generation = self._bucket.write_if(KEY, self._content(), self._generation)
+            self._generation = self._replaced(self._generation)
             if self._generation is None:
                 self.lost = (
                     f"run={self._url}: another process took it over while this one did not answer; it saves nothing "
@@ -136,13 +146,34 @@ class BucketLease(Lease):
                 )
                 raise LeaseLostError(self.lost)
 
+    def _replaced(self, generation: bytes, phase: str | None = None) -> bytes | None:
+        """The generation of our lease, once written over the one of this generation; None where another has it.
+
+        It may be that ours was written before, and the answer lost: then over that.
+        """
+        written = self._bucket.write_if(KEY, self._content(phase), generation, ANSWER)
+        if written is None:
+            found, now = self._bucket.look(KEY, ANSWER)
+            sign = read_sign(found)
+            if sign is not None and sign.token == self._sign.token:
+                written = self._bucket.write_if(KEY, self._content(phase), now, ANSWER)
+        return written
+
+    def _surely_owned(self) -> None:
+        """As `check_bucket`, which may fail in passing: a step is worth more than one heartbeat."""
+        for left in reversed(range(TRIES)):
+            try:
+                return self.check_bucket()
+            except BucketError:
+                if left == 0:
+                    raise
+
     def release(self) -> None:
         """Sends what was written down since the last save, and gives both leases back."""
         super().release()
         if self._generation is not None and self.lost is None:
             try:
-                self.check_bucket()
-                self._on_bucket.send_records()
+                self.send_records()
             except (BucketError, LeaseLostError) as error:
                 tell(f"what the run wrote down since its last save did not reach the bucket: {error}")
         self.release_bucket()
@@ -156,9 +187,7 @@ class BucketLease(Lease):
         ):  # one that stays is found to be a dead owner's
             if self._generation is not None:
                 last, self._generation = self._generation, None
-                self._bucket.write_if(
-                    KEY, self._content(RELEASED), last
-                )  # which, unlike a deletion, can be conditional
+                self._replaced(last, RELEASED)  # which, unlike a deletion, can be conditional
 
     def _beat_on(self) -> None:
         while self.lost is None and not self._over.wait(HEARTBEAT):

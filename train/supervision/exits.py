@@ -28,7 +28,7 @@ HUNG = 70
 STOPPED = 75
 INTERRUPTED = 130
 
-LAST = 2.0  # seconds
+LAST = 2.0  # seconds that a disk gets
 SHOW_CURSOR = b"\x1b[?25h"
 
 
@@ -38,12 +38,12 @@ def tell(line: str) -> None:
         os.write(2, f"\n{line}\n".encode())
 
 
-def leave(code: int, last: Callable[[], object]) -> NoReturn:
-    """Ends the process now, whatever its threads are at. `last` is called first, and gets LAST seconds."""
+def leave(code: int, last: Callable[[], object], seconds: float = LAST) -> NoReturn:
+    """Ends the process now, whatever its threads are at. `last` is called first, and gets so many seconds."""
     try:
         thread = threading.Thread(target=last, daemon=True)  # if the disk hangs, it will too
         thread.start()
-        thread.join(LAST)
+        thread.join(seconds)
         for output in (1, 2):
             if os.isatty(output):
                 os.write(output, SHOW_CURSOR)  # a progress bar had hidden it

@@ -21,6 +21,7 @@ from typing import Any
 from gptjax.files.atomic_file import write_whole
 from gptjax.files.locks import locked
 from gptjax.files.plain_json import dumps
+from train.supervision.exits import LAST
 
 HEARTBEAT = 2.0  # seconds
 STALE = 15.0  # seconds
@@ -63,6 +64,7 @@ class Lease:
 
     def __init__(self, run: Path, process: int = 0):
         self.mirror: Any = None  # what sends saved steps to a bucket: see bucket_lease.py
+        self.seconds = LAST  # that `release` gets where the process ends at once
         self.lost: str | None = None  # what happened, once a heartbeat finds that another process has the lease
         self._run = run
         self._file = run / "lease" / f"{process}.json"
@@ -189,7 +191,7 @@ class Lease:
         while self.lost is None and not self._ended.wait(HEARTBEAT):
             with contextlib.suppress(OSError), self._locked():  # a full disk, for one: training may outlive it
                 if self._owns:
-                    self.lost = self._loss()
+                    self.lost = self.lost or self._loss()  # a bucket's heartbeat may have set it meanwhile
                 if self.lost is None:
                     self._write()
 

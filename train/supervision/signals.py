@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import cast
 
-from train.supervision.exits import INTERRUPTED, STOPPED, leave, tell
+from train.supervision.exits import INTERRUPTED, LAST, STOPPED, leave, tell
 
 OURS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 AGAIN = 0.5  # seconds; what follows sooner is the same Ctrl-C, passed on by a launcher
@@ -30,6 +30,7 @@ class Signals:
         self.asked: str | None = None  # the first signal that came while saving: "SIGTERM" or "SIGINT"
         self.doing: Callable[[], str] = lambda: "start"  # the phase that the run is in
         self.leaving: Callable[[], object] = lambda: None  # called before the process ends: gives back the lease
+        self.seconds = LAST  # that `leaving` gets
         self._losing: Callable[[], str] | None = None
         self._listens = False
         self._interrupted: float | None = None  # when the first SIGINT came
@@ -92,4 +93,4 @@ class Signals:
         try:
             tell(sentence())
         finally:
-            leave(STOPPED if came is signal.SIGTERM else INTERRUPTED, self.leaving)
+            leave(STOPPED if came is signal.SIGTERM else INTERRUPTED, self.leaving, self.seconds)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gptjax.files import buckets
-from gptjax.files.buckets import MISSING, Bucket, BucketError, within
+from gptjax.files.buckets import MISSING, Bucket, BucketError, hint, within
 from tests.loopback_store import Fault, everyday_store, failing
 
 STORE = everyday_store()
@@ -110,3 +110,19 @@ def test_a_key_that_leads_out_of_its_folder_is_refused():
     for key in ("../a", "/a", "a/../../b", ""):
         with pytest.raises(ValueError, match="outside"):
             within(key)
+
+
+def test_a_number_or_a_word_in_a_name_is_no_status():
+    """What an answer says in its text, or an object is called, is no reason; the code decides before the word."""
+    told = {
+        "PERMISSION_DENIED: x [http_response_code='403'] [body='OAuth 401 of these credentials']": "may not do that",
+        "PERMISSION_DENIED: Unknown [http_response_code='401']": "no usable credentials",
+        "UNAUTHENTICATED: HTTP response code: 401 with body 403": "no usable credentials",
+        "Could not find the credentials file in the standard gcloud location": "no usable credentials",
+        "HTTP 404 of 401-500": "no such bucket",
+        "All 6 retry attempts failed: [http_response_code='503'] for runs/404": "does not answer",
+    }
+    for said, way_out in told.items():
+        assert way_out in hint(said), said
+    for said in ("Bad Request [http_response_code='400'] for runs/401-403-404-500", "INTERNAL: a credential NOT_FOUND"):
+        assert hint(said) == ""

@@ -1,12 +1,13 @@
 """What copies of buckets may take of the disk."""
 
 import os
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 
-from gptjax.files.cache_bound import evict
+from gptjax.files.cache_bound import evict, used
 
 
 def step(cache: Path, name: str, hours: float) -> Path:
@@ -39,3 +40,21 @@ def test_what_is_in_use_stays_and_a_bound_that_is_no_number_is_named(tmp_path, m
     monkeypatch.setenv("GPTJAX_CACHE_GB", "much")
     with pytest.raises(ValueError, match="GPTJAX_CACHE_GB='much'"):
         evict()
+
+
+def test_what_another_reader_takes_away_meanwhile_is_no_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("GPTJAX_CACHE", str(tmp_path))
+    gone, kept = (step(tmp_path / "read/s3/bucket", name, 3) for name in ("a", "b"))
+    is_file = Path.is_file
+
+    def vanishing(path: Path) -> bool:
+        there = is_file(path)
+        if gone in path.parents:
+            shutil.rmtree(gone, ignore_errors=True)
+        return there
+
+    monkeypatch.setattr(Path, "is_file", vanishing)
+    evict()
+    used(gone)
+    assert kept.exists()
+    assert not gone.exists()

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from threading import Thread
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import gptjax
 from gptjax.files import buckets
 from gptjax.files.buckets import BucketError
+from gptjax.files.locks import locked
 from gptjax.files.places import place_of_run
 from gptjax.runs.bucket_run import BucketRun, every_step, local_run
 from gptjax.runs.manifest import steps, verify
@@ -108,30 +110,117 @@ def test_killed_at_any_request_of_a_save_the_older_step_stays_and_the_new_one_is
 def test_an_owner_that_slept_cannot_write_over_its_successors_step(run, made):
     """It meets the other's objects where it makes its own, and the step of the other stays whole."""
     late, theirs = BucketRun(run.copy), made / "checkpoints/10"  # of another content
+    asked = []
 
+    def other_saves() -> None:
+        asked.append("is it mine?")
+        if len(asked) == 3:  # the last time, with all but the manifest written
+            run.publish(30, theirs, lambda: None)
+
+    with pytest.raises(BucketError, match="another process has written it"):
+        late.publish(30, made / "checkpoints/20", other_saves)
     names = [path.relative_to(theirs).as_posix() for path in theirs.rglob("*") if path.is_file()]
-    for step, at in ((30, 1), (50, 2)):  # the other saves before this one begins, or before its manifest
-        asked: list[int] = []
-
-        def other_saves(step=step, at=at, asked=asked) -> None:
-            asked.append(step)
-            if len(asked) == at:
-                run.publish(step, theirs, lambda: None)
-
-        with pytest.raises(BucketError, match="another process has written it"):
-            late.publish(step, made / "checkpoints/20", other_saves)
-        assert {name: run.bucket.read(f"checkpoints/{step}/{name}") for name in names} == {
-            name: (theirs / name).read_bytes() for name in names
-        }
+    assert {name: run.bucket.read(f"checkpoints/30/{name}") for name in names} == {
+        name: (theirs / name).read_bytes() for name in names
+    }
 
     def lost() -> None:
         raise RuntimeError("lost")
 
+    with pytest.raises(RuntimeError, match="lost"):
+        late.publish(40, made / "checkpoints/20", lost)
+    assert 40 not in reader(run).steps()
+
+
+@pytest.mark.fault(40)
+def test_an_owner_that_slept_neither_deletes_a_step_of_its_successor_nor_writes_over_its_records(run, made):
+    """The other has saved before: whether the one that slept finds out or does not, the step stays; records too, if so.
+
+    What it found, what it saved itself, and what was never finished it does replace.
+    """
+    late = BucketRun(run.copy)
+    late.clear(nothing)
+    run.publish(30, made / "checkpoints/10", lambda: None)
+    (run.copy / "metrics.jsonl").write_text("of whoever slept\n")
     before = dict(objects(run))
-    for step in (30, 40):  # the other's, and one that nobody has
-        with pytest.raises(RuntimeError, match="lost"):
-            late.publish(step, made / "checkpoints/20", lost)
+
+    def lost() -> None:
+        raise RuntimeError("lost")
+
+    with pytest.raises(RuntimeError, match="lost"):
+        late.publish(30, made / "checkpoints/20", lost)
     assert objects(run) == before
+    with pytest.raises(BucketError, match="another process has written it meanwhile; step 30 is not saved"):
+        late.publish(30, made / "checkpoints/20", lambda: None)
+    assert {key: kept for key, kept in objects(run).items() if "checkpoints/30/" in key} == {
+        key: kept for key, kept in before.items() if "checkpoints/30/" in key
+    }
+    run.bucket.write("checkpoints/50/data", b"never finished")
+    for step in (10, 20, 20, 50):  # found, found, saved, half of one
+        late.publish(step, made / "checkpoints/10", lambda: None)
+    assert late.steps() == [10, 20, 30, 50]
+
+
+def test_the_copy_that_a_run_is_trained_in_stays_as_it_is_where_it_is_read(run, made):
+    """What it holds beside the bucket is not on it yet; the copy that was fetched to be read is brought up to date."""
+    shutil.copytree(made / "checkpoints", run.copy / "checkpoints")
+    (run.copy / "views.json").write_text("{}")
+    assert gptjax.load(run.copy).step == 20
+    assert local_run(run.copy, nothing, model=False) == every_step(run.copy) == run.copy
+    assert (run.copy / "views.json").exists()
+    read = local_run(run.url, nothing, model=False)
+    (read / "views.json").write_text("{}")
+    assert local_run(read, nothing, model=False) == read
+    assert not (read / "views.json").exists()
+
+
+def test_readers_on_one_machine_leave_each_other_what_they_fetch(run):
+    """Files under way, records that only another reader wants, and the report that one has written."""
+    seen = reader(run)
+    seen.fetch_records()
+    for name in ("model.json.fetching-123", "report.html", "starts.jsonl"):
+        (seen.copy / name).write_text("of another reader")
+    seen.fetch_records(["model.json"])
+    assert (seen.copy / "starts.jsonl").exists()
+    seen.fetch_records()
+    assert sorted(path.name for path in seen.copy.iterdir() if path.is_file()) == [
+        "model.json", "model.json.fetching-123", "report.html", "tokenizer.json",
+    ]  # fmt: skip
+    del objects(run)["runs/big/tokenizer.json"]
+    seen.fetch_records(["model.json", "tokenizer.json"])
+    assert not (seen.copy / "tokenizer.json").exists()
+
+
+def test_readers_on_one_machine_bring_a_copy_up_to_date_one_after_another(run):
+    reader(run).fetch_records()
+    done = []
+    with locked(reader(run).copy / "lease/fetching"):
+        threads = [
+            Thread(target=lambda act=act: done.append(act())) for act in (reader(run).steps, reader(run).fetch_records)
+        ]
+        for thread in threads:
+            thread.start()
+        threads[0].join(0.3)
+        assert not done
+    for thread in threads:
+        thread.join(20)
+    assert len(done) == 2
+
+
+def test_what_is_half_written_is_no_record_and_what_vanishes_meanwhile_is_none(run, monkeypatch):
+    (run.copy / "metrics.jsonl").write_text("one\n")
+    (run.copy / "views.json.unfinished").write_text("{")
+    (run.copy / "gone.json").write_text("{}")
+    read_bytes = Path.read_bytes
+
+    def vanishing(path: Path) -> bytes:
+        if path.name == "gone.json":
+            path.unlink()
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", vanishing)
+    run.send_records()
+    assert [key for key in run.bucket.listed() if "/" not in key] == ["metrics.jsonl", "model.json", "tokenizer.json"]
 
 
 @pytest.mark.fault(41)

@@ -2,15 +2,20 @@
 
 import dataclasses
 import json
+import time
 
 import pytest
+from rich.console import Console
 
 from gptjax.files import buckets
 from gptjax.files.places import place_of_run
 from gptjax.runs.bucket_run import BucketRun
 from tests.loopback_store import Fault, everyday_store, failing
-from train.supervision import bucket_lease
+from train.run import _own
+from train.supervision import bucket_lease, failures
+from train.supervision import lease as disk_lease
 from train.supervision.bucket_lease import KEY, BucketLease, lease_of
+from train.supervision.exits import LAST
 from train.supervision.lease import Lease, LeaseLostError, LeaseTakenError
 
 STORE = everyday_store()
@@ -123,3 +128,89 @@ def test_a_damaged_lease_is_waited_for_and_then_taken(url):
     assert "damaged" in said[0]
     assert json.loads(own._bucket.read(KEY) or b"")["host"] == "one"
     own.release_bucket()
+
+
+@pytest.mark.fault(40)
+def test_that_another_has_the_run_is_not_forgotten_at_the_next_heartbeat_on_the_disk(url, monkeypatch):
+    monkeypatch.setattr(disk_lease, "HEARTBEAT", 0.05)
+    slept = lease(url, "one")
+    slept._over.set()
+    slept.begin(quiet)
+    slept.take(quiet)
+    slept._bucket.write(KEY, b"of another")
+    with pytest.raises(LeaseLostError, match="another process took it over"):
+        slept.check_bucket()
+    time.sleep(0.3)
+    assert slept.lost
+    slept.release()
+    assert slept._bucket.read(KEY) == b"of another"
+
+
+def test_a_heartbeat_that_arrived_although_its_answer_did_not_is_the_owners_own(url):
+    own = lease(url)
+    own._over.set()
+    own.begin(quiet)
+    before = own._generation
+    own.check_bucket()
+    own._generation = before  # as where no answer came
+    own.check_bucket()
+    assert own.lost is None
+    own._generation = before
+    own.release_bucket()
+    assert json.loads(own._bucket.read(KEY) or b"")["phase"] == bucket_lease.RELEASED
+
+
+def test_a_heartbeat_gives_up_in_time_for_the_next_and_a_save_asks_again(url, monkeypatch):
+    assert bucket_lease.ANSWER * 2 + 5 * 3 < 60  # as STALE says
+    monkeypatch.setattr(bucket_lease, "ANSWER", 0.2)
+    own = lease(url)
+    own._over.set()
+    own.begin(quiet)
+    count = len(STORE.asked)
+    slow = Fault(wait=1.0)
+    with failing(STORE, lambda asked: slow if asked.number <= count + 1 else None):
+        began = time.monotonic()
+        with pytest.raises(OSError, match="no answer in time"):
+            own.check_bucket()
+        assert time.monotonic() - began < 1.0
+    count = len(STORE.asked)
+    with failing(STORE, lambda asked: slow if asked.number <= count + 1 else None):
+        own._surely_owned()
+    own.release_bucket()
+
+
+@pytest.mark.fault(36)
+def test_starts_that_are_killed_are_counted_on_the_bucket(url):
+    """The third start knows of two, on a machine that has nothing of the run."""
+    for number, count in enumerate((None, 1, 2)):
+        own = lease(url, f"machine-{number}")
+        own._over.set()
+        died = own.begin(quiet)
+        _own(own._on_bucket.copy, own, Console(quiet=True), died is not None)
+        found = failures._read(own._on_bucket.copy)
+        assert (found and found["count"]) == count
+        own._ended.set()  # killed: nothing is given back, nothing sent
+        own._thread.join()
+
+
+def test_the_last_copy_of_a_run_is_not_deleted(url):
+    """Where the bucket has lost the steps, or the model's description, and the copy that it was trained in has not."""
+    own = lease(url)
+    step = own._on_bucket.copy / "checkpoints/7"
+    step.mkdir(parents=True)
+    (step / "manifest.json").write_text("{}")
+    with pytest.raises(ValueError, match=f"has no checkpoints, but its copy {own._on_bucket.copy} has steps .7.. Copy"):
+        own.begin(quiet)
+    own._bucket.write("checkpoints/7/manifest.json", b"{}")
+    other = lease(url, "two")  # at once: the lease was given back
+    with pytest.raises(ValueError, match=r"has no model.json, but its copy"):
+        other.begin(quiet)
+    assert (step / "manifest.json").exists()
+    own._bucket.write("model.json", b"{}")
+    other = lease(url, "two")
+    with pytest.raises(ValueError, match="every checkpoint is damaged"):
+        other.begin(quiet)
+
+
+def test_a_process_that_ends_at_once_has_longer_to_reach_a_bucket_than_a_disk(url, tmp_path):
+    assert lease(url).seconds > 5 * Lease(tmp_path).seconds == 5 * LAST
