@@ -59,3 +59,21 @@ def test_what_cannot_be_is_told_as_training_would(tmp_path, changes, slices, sai
     with pytest.raises(ValueError, match=said) as refusal:
         candidates(start, {settings[name] for name in changes}, config_of(start), machines("v5e:4x4", slices))
     assert "\n" not in str(refusal.value)
+
+
+def test_fewer_rows_than_chips_lie_on_them_in_parts(tmp_path):
+    """docs/clusters.md's own four rows of 131,072 tokens on 64 chips; of two slices each has two of the rows."""
+    model = dataclasses.replace(SIZES["llama-7b"](), T=131_072)
+    start = made(tmp_path, model=model, batch=BatchSpec(rows=4))
+    found = candidates(start, {"batch.rows"}, config_of(start), machines("v5p:4x4x4"))
+    assert {(one.mesh.fsdp, one.mesh.tensor, one.mesh.context) for one in found} == {(4, 1, 16)}
+    assert {one.batch.rows for one in found} == {4}
+    two = candidates(start, {"batch.rows"}, config_of(start), machines("v5e:4x4", 2))
+    assert {(one.mesh.over(32)["data"], one.mesh.fsdp, one.mesh.context) for one in two} == {(2, 2, 8)}
+
+
+def test_rows_are_made_more_for_the_mesh_that_was_said_alone(tmp_path):
+    """Three rows: four over fsdp, four times that; over all chips where no mesh was said."""
+    start = made(tmp_path, batch=BatchSpec(rows=3), mesh=MeshSpec(fsdp=4, context=4))
+    found = candidates(start, {"mesh.fsdp", "mesh.context"}, config_of(start), V5E)
+    assert {one.batch.rows for one in found} == {4, 16}

@@ -54,3 +54,9 @@ def test_larger_machines_are_of_the_same_chips():
     assert [more.name for more in larger(machines("v5e:8x8"))] == ["v5e:8x16", "v5e:16x16"]
     assert [more.name for more in larger(machines("h100:8x2"))][:2] == ["h100:8x4", "h100:8x8"]
     assert larger(machines("a100-40gb:2"))[0].name == "a100-40gb:2x2"
+
+
+def test_what_comes_in_from_near_is_half_of_what_goes_both_ways():
+    """By Google's older sheets, in Gb/s one way over all links of a chip."""
+    one_way = {"v4": 2400, "v5e": 1600, "v5p": 4800, "v6e": 3200}
+    assert {name: chip.near * 8 / 1e9 for name, chip in TPUS.items()} == one_way

@@ -1,11 +1,13 @@
 """Memory, time and exchanged bytes by arithmetic."""
 
+import dataclasses
+
 import pytest
 
-from gptjax.config import SIZES, ModelConfig
+from gptjax.config import SIZES, Architecture, ModelConfig
 from tests.tiny_recipe import recipe
 from train.planning.chips import machines
-from train.planning.estimate import estimate
+from train.planning.estimate import IN_THE_WAY, estimate, kernel_seconds
 from train.recipe import BatchSpec, ComputeSpec, MeshSpec, OptimizerSpec
 
 
@@ -54,3 +56,35 @@ def test_what_a_tensor_axis_sums_is_waited_for(tmp_path):
     split, whole = of(tmp_path, "v5p:4x4x8", rows=128, fsdp=32, tensor=4), of(tmp_path, "v5p:4x4x8", rows=128, fsdp=128)
     assert split.waited_seconds > 0
     assert whole.waited_seconds == 0
+
+
+def test_the_tokens_of_a_row_are_shared_by_the_nearest_chips_and_heads_by_the_next(tmp_path):
+    """Of 4 nodes of 8 GPUs: four that share rows lie in one node, four times as many that share heads too in two."""
+    found = of(tmp_path, "h100:8x4", rows=16, fsdp=2, tensor=4, context=4)
+    keys, h100 = "all-gather of keys and values", machines("h100:8").chip
+    assert {IN_THE_WAY, keys} <= found.near_bytes.keys()
+    assert found.far_bytes.keys() == {IN_THE_WAY, "all-gather of weights", "reduce-scatter of gradients"}
+    assert found.waited_seconds == found.near_bytes[IN_THE_WAY] / h100.near + found.far_bytes[IN_THE_WAY] / h100.far
+    wide = of(tmp_path, "h100:8x4", rows=16, fsdp=1, tensor=2, context=16)
+    assert keys in wide.far_bytes
+    assert IN_THE_WAY not in wide.near_bytes  # its two chips lie in two nodes
+
+
+def test_attention_takes_what_its_kernel_computes(tmp_path):
+    """A window's keys alone; 2 products forward, twice, and 5 backward, or 7 of long or split rows; float32 a quarter."""
+
+    def seconds(T, window=None, dtype="bfloat16", **mesh):
+        shape = dataclasses.replace(SIZES["llama-7b"](), T=T)
+        model = Architecture(**vars(shape) | {"window": window})
+        made = recipe(
+            tmp_path, "run", model=model, mesh=MeshSpec(**mesh), compute=ComputeSpec(remat="full", dtype=dtype),
+            batch=BatchSpec(rows=2**20 // T),
+        )  # fmt: skip
+        return kernel_seconds(made, ModelConfig.of(model, 32_000), machines("v5e:4x4"))
+
+    short = seconds(4096)
+    assert seconds(4096, window=1024) == pytest.approx(short / 2)
+    assert seconds(4096, window=4000) == short
+    assert seconds(8192) == pytest.approx(2 * short * 11 / 9)
+    assert seconds(4096, context=2) == pytest.approx(short * 11 / 9)
+    assert seconds(4096, dtype="float32") == pytest.approx(4 * short)

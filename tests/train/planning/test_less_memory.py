@@ -24,7 +24,7 @@ def test_every_value_is_a_recipe_that_runs_there(tmp_path):
         "optimizer.name": ("muon", "lion", "adafactor"), "optimizer.ema": (None,), "compute.dtype": ("bfloat16",),
     }  # fmt: skip
     wide = found["mesh.fsdp"].on(start, 4)
-    assert wide.mesh.over(4) == {"data": 1, "fsdp": 4, "tensor": 1}
+    assert wide.mesh.over(4) == {"data": 1, "fsdp": 4, "tensor": 1, "context": 1}
     assert dataclasses.replace(wide, mesh=start.mesh) == start
 
 
@@ -34,6 +34,7 @@ def test_what_is_as_small_as_it_gets_is_not_offered(tmp_path):
         optimizer=OptimizerSpec(name="lion", warmup=2),
     )  # fmt: skip
     assert levers(small, 1) == []
+    assert in_words(small, 1) == "it takes more devices, with mesh.fsdp over all of them, or a smaller model"
     assert "compute.remat" in in_words(made(tmp_path), 4)
 
 
@@ -48,3 +49,17 @@ def test_the_mildest_value_that_is_enough_is_told(tmp_path):
     assert both == "no one change is enough, but together: compute.remat=full, batch.micro_batches=2"
     assert enough(start, 4, lambda _: False).startswith("more devices")
     assert "compute.remat" not in enough(start, 4, lambda other: other != start, of_state=True)
+
+
+def test_long_rows_may_be_split_where_the_width_divides_over_all_that_splits_it(tmp_path):
+    """A width of 32 over fsdp x context of 16 devices; short rows and wider splits of it are not offered."""
+    small = recipe(tmp_path, "run").model
+
+    def offered(T, D, **mesh):
+        start = made(tmp_path, model=dataclasses.replace(small, T=T, D=D), mesh=MeshSpec(**mesh))
+        return {lever.setting: lever.values for lever in levers(start, 16) if lever.setting.startswith("mesh.")}
+
+    assert offered(32768, 32, fsdp=2) == {"mesh.context": (2, 4, 8), "mesh.fsdp": (4, 8, 16)}
+    assert offered(8192, 32, fsdp=2)["mesh.context"] == (2,)
+    assert "mesh.context" not in offered(4096, 32, fsdp=2)
+    assert offered(32768, 8, fsdp=1, context=4) == {"mesh.context": (8,), "mesh.fsdp": (2,)}

@@ -3,10 +3,14 @@
 import dataclasses
 import io
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from gptjax.command.options import take
 from gptjax.config import SIZES
 from tests.tiny_recipe import recipe
 from train.planning import plan as plan_module
@@ -15,6 +19,7 @@ from train.planning.compile_for import CompiledFor, TooLargeError
 from train.planning.plan import plan, tell
 from train.planning.plan_options import Planning
 from train.recipe import BatchSpec, MeshSpec, OptimizerSpec
+from train.recipe_words import parse
 
 
 def asked_of(tmp_path, said=frozenset(), size="small", optimizer="adamw", **asked):
@@ -105,3 +110,17 @@ def test_each_of_several_slices_is_compiled_with_its_share(tmp_path, compiler):
     assert all(made.mesh.over(16)["data"] * made.mesh.fsdp * made.mesh.tensor == 16 for made in compiler)
     assert found.best.estimate.far_bytes.keys() == {"all-reduce of gradients"}
     assert "DCN, all-reduce of gradients" in shown(found)
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.zh.md", "docs/clusters.md"])
+def test_the_pages_plan_what_the_options_know(page):
+    """By their own words: llama-7b with its vocabulary and AdamW, and not the default recipe's."""
+    text = (Path(__file__).parents[3] / page).read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [shlex.split(line, comments=True)[2:] for line in re.findall(r"^    \./launch\.sh plan .*", text, re.MULTILINE)]
+    assert lines
+    for words in lines:
+        asked, rest = take(Planning, words)
+        made = parse(rest, "plan", (Planning,), "")
+        assert asked.machines.chips >= 32
+        if "llama-7b" in words:
+            assert (made.data.vocabulary, made.optimizer.name) == (32_000, "adamw")

@@ -39,19 +39,19 @@ def placed(config, spec, sizes):
 
 @pytest.mark.parametrize("name", get_args(OptimizerName))
 def test_the_count_is_what_is_placed(name):
-    """Of every optimizer, with an average, over all three axes of the mesh, and over none."""
+    """Of every optimizer, with an average, over three axes of the mesh, and over none."""
     spec = OptimizerSpec(name=name, ema=0.99)
-    found = state_bytes(CONFIG, spec, 100, {"data": 2, "fsdp": 2, "tensor": 2})
+    found = state_bytes(CONFIG, spec, 100, {"data": 2, "fsdp": 2, "tensor": 2, "context": 1})
     assert (found.parameters, found.average, found.moments) == placed(CONFIG, spec, (2, 2, 2))
     assert found.gradients == found.parameters  # all of them train
-    assert state_bytes(CONFIG, spec, 100, {"data": 8, "fsdp": 1, "tensor": 1}).parameters == 4 * CONFIG.parameters
+    assert state_bytes(CONFIG, spec, 100, {"data": 8, "fsdp": 1, "tensor": 1, "context": 1}).parameters == 4 * CONFIG.parameters
 
 
 def test_adapters_alone_have_gradients_and_moments():
     """Of a base that does not train there are the weights alone."""
     config = dataclasses.replace(CONFIG, lora=Lora(rank=2))
     spec = OptimizerSpec(frozen=ADAPTERS_ALONE)
-    found = state_bytes(config, spec, 100, {"data": 1, "fsdp": 1, "tensor": 1})
+    found = state_bytes(config, spec, 100, {"data": 1, "fsdp": 1, "tensor": 1, "context": 1})
     adapters = 4 * (config.parameters - CONFIG.parameters)
     assert found.parameters == 4 * config.parameters
     assert found.gradients == adapters
