@@ -3,7 +3,6 @@
 Such a `run.py` has `load()`, which gives `prefill` and `step`, `empty_cache(rows, room)` and `greedy(ids, count)`.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from gptjax.exchange.export import (
     probes,
 )
 from gptjax.exchange.programs.program import SLOTS_MULTIPLE
+from gptjax.files.plain_json import dumps
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.prompt import encode_prompts
 
@@ -99,9 +99,9 @@ def prove(folder: Path, model: LanguageModel, missing: Sequence[str]) -> dict[st
 def _run(folder: Path, asked: dict[str, Any], missing: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[int]]:
     with tempfile.TemporaryDirectory() as scratch:
         question, answer = Path(scratch) / "asked.json", Path(scratch) / "found.npz"
-        question.write_text(json.dumps(asked), encoding="utf-8")
+        question.write_text(dumps(asked), encoding="utf-8")
         done = subprocess.run(
-            [sys.executable, "-c", CONSUMER, str(question), str(answer), json.dumps(list(missing))],
+            [sys.executable, "-c", CONSUMER, str(question), str(answer), dumps(list(missing))],
             cwd=folder, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:
