@@ -19,8 +19,7 @@ class Rule:
 
     With a window, s must also be less than so many tokens away, before or after. Places are indices in the row, which
     unlike positions do not restart; the keys are those of all places, in order. Padding, segment 0, looks at earlier
-    padding and itself, so no row of the softmax is empty. A kernel builds of this what it needs: a mask of T x S is
-    made nowhere else.
+    padding and itself, so no row of the softmax is empty. A kernel builds of this what it needs (`kernels.py`).
     """
 
     segment_BT: Any  # i32: of each query
@@ -78,10 +77,10 @@ def attend(
     q_BTNH: Float[Array, "B T N H"],
     k_BSKH: Float[Array, "B S K H"],
     v_BSKH: Float[Array, "B S K H"],
-    rule: Rule,
+    mask_BTS: Bool[Array, "B T S"],
     cap: float | None = None,
 ) -> Float[Array, "B T N H"]:
-    """Grouped-query attention with scale 1/sqrt(H).
+    """Grouped-query attention with scale 1/sqrt(H); True in the mask means "may look".
 
     `cap` bends the scores smoothly so that none exceeds it. Products take q's dtype and accumulate in float32, where
     softmax runs too; the result has `v`'s dtype. The backward pass computes the scores anew, as
@@ -90,20 +89,19 @@ def attend(
     Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1; Ainslie et al. 2023, arXiv:2305.13245, section 2.2;
     Dao et al. 2022, arXiv:2205.14135, appendix B.2; Gemma Team 2024, arXiv:2408.00118, section 2 (the cap).
     """
-    return _forward(q_BTNH, k_BSKH, v_BSKH, rule, cap)[0]
+    return _forward(q_BTNH, k_BSKH, v_BSKH, mask_BTS, cap)[0]
 
 
-def _forward(q_BTNH, k_BSKH, v_BSKH, rule, cap):
-    prob_BKGTS, log_total_BKGT1 = _probs(q_BTNH, k_BSKH, rule, cap)
+def _forward(q_BTNH, k_BSKH, v_BSKH, mask_BTS, cap):
+    prob_BKGTS, log_total_BKGT1 = _probs(q_BTNH, k_BSKH, mask_BTS, cap)
     out_BTKGH = _product("BKGTS,BSKH->BTKGH", prob_BKGTS.astype(v_BSKH.dtype), v_BSKH)
     out_BTNH = out_BTKGH.reshape(q_BTNH.shape).astype(v_BSKH.dtype)
-    return out_BTNH, (q_BTNH, k_BSKH, v_BSKH, rule, out_BTNH, log_total_BKGT1)
+    return out_BTNH, (q_BTNH, k_BSKH, v_BSKH, mask_BTS, out_BTNH, log_total_BKGT1)
 
 
-def _probs(q_BTNH, k_BSKH, rule, cap):
+def _probs(q_BTNH, k_BSKH, mask_BTS, cap):
     """(the probabilities, the log of their sum before they were shares)."""
-    mask_B11TS = attention_mask(rule)[:, None, None]
-    scores_BKGTS = jnp.where(mask_B11TS, _scores(q_BTNH, k_BSKH, cap), jnp.finfo(jnp.float32).min)
+    scores_BKGTS = jnp.where(mask_BTS[:, None, None], _scores(q_BTNH, k_BSKH, cap), jnp.finfo(jnp.float32).min)
     top_BKGT1 = scores_BKGTS.max(axis=-1, keepdims=True)
     raised_BKGTS = jnp.exp(scores_BKGTS - top_BKGT1)
     total_BKGT1 = raised_BKGTS.sum(axis=-1, keepdims=True)
@@ -111,11 +109,10 @@ def _probs(q_BTNH, k_BSKH, rule, cap):
 
 
 def _backward(cap, saved, g_BTNH):
-    q_BTNH, k_BSKH, v_BSKH, rule, out_BTNH, log_total_BKGT1 = saved
+    q_BTNH, k_BSKH, v_BSKH, mask_BTS, out_BTNH, log_total_BKGT1 = saved
     g_BTKGH = _by_group(g_BTNH.astype(v_BSKH.dtype), k_BSKH)
     scores_BKGTS = _scores(q_BTNH, k_BSKH, cap)
-    mask_B11TS = attention_mask(rule)[:, None, None]
-    probs_BKGTS = jnp.where(mask_B11TS, jnp.exp(scores_BKGTS - log_total_BKGT1), 0)
+    probs_BKGTS = jnp.where(mask_BTS[:, None, None], jnp.exp(scores_BKGTS - log_total_BKGT1), 0)
     # sum over s of p dp, from the result and its gradient alone
     mean_BTKG = (_by_group(out_BTNH, k_BSKH).astype(jnp.float32) * g_BTKGH.astype(jnp.float32)).sum(axis=-1)
     mean_BKGT1 = mean_BTKG.transpose(0, 2, 3, 1)[..., None]
@@ -136,10 +133,13 @@ attend.defvjp(_forward, _backward)
 
 
 def attention_shares(
-    q_BTNH: Float[Array, "B T N H"], k_BSKH: Float[Array, "B S K H"], rule: Rule, cap: float | None = None
+    q_BTNH: Float[Array, "B T N H"],
+    k_BSKH: Float[Array, "B S K H"],
+    mask_BTS: Bool[Array, "B T S"],
+    cap: float | None = None,
 ) -> Float[Array, "B N T S"]:
     """The share of each key in what a query takes, as `attend` weighs the values; float32, to look at."""
-    prob_BKGTS, _ = _probs(q_BTNH, k_BSKH, rule, cap)
+    prob_BKGTS, _ = _probs(q_BTNH, k_BSKH, mask_BTS, cap)
     B, K, G, T, S = prob_BKGTS.shape
     return prob_BKGTS.reshape(B, K * G, T, S)
 

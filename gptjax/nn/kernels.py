@@ -1,7 +1,7 @@
 """Attention by the backend: XLA everywhere, the splash kernel on a TPU, cuDNN's flash attention on a GPU.
 
 All three take the rule of `gptjax.nn.attention`, and each builds of it what it needs: `gptjax/nn/splash.py` numbers per
-query and per block, XLA and cuDNN the mask of a device's own queries, cuDNN's as a bias, and it skips nothing.
+query and per block, XLA and cuDNN a mask, cuDNN's as a bias, and it skips nothing.
 Axes: B batch  T query position  S key position  N query heads  K kv heads  H head width.
 """
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from gptjax.mesh_axes import mesh_axes
 from gptjax.nn.attention import Rule, attend, attention_mask
@@ -49,25 +49,32 @@ def kernel_for(
     return wanted or next(kernel for kernel, can in able.items() if can)  # pyright: ignore[reportReturnType]
 
 
+def prepared(kernel: Kernel, rule: Rule) -> Rule | Bool[Array, "B T T"]:
+    """What `attend_by` takes, made once for all layers: the rule, and for XLA, which splits products by itself unless
+    devices share rows, the mask."""
+    shared = length_ways() > 1 and splits_evenly(rule.segment_BT, "batch", "length")  # else a single text, or none
+    return rule if shared or kernel != "xla" else attention_mask(rule)
+
+
 def attend_by(
     kernel: Kernel,
     q_BTNH: Float[Array, "B T N H"],
     k_BSKH: Float[Array, "B S K H"],
     v_BSKH: Float[Array, "B S K H"],
-    rule: Rule,
+    sees: Rule | Bool[Array, "B T S"],
     cap: float | None = None,
     *,
     interpret: bool = False,
 ) -> Float[Array, "B T N H"]:
-    """`attend` by a kernel, of rows that look at themselves. `interpret` runs splash in Python, for tests."""
-    alone = length_ways() == 1 or not splits_evenly(q_BTNH, *HEADS)  # a single text on a mesh for many
-    if kernel == "xla" and alone:  # left to the compiler, which splits products by itself
-        return attend(q_BTNH, k_BSKH, v_BSKH, rule, cap)
+    """`attend` by a kernel, of rows that look at themselves; `sees` as `prepared` gave it. `interpret` runs splash in
+    Python, for tests."""
+    if not isinstance(sees, Rule):
+        return attend(q_BTNH, k_BSKH, v_BSKH, sees, cap)
 
     def run(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, rule: Rule) -> Array:
         match kernel:
             case "xla":
-                return attend(q_BTNH, k_BSKH, v_BSKH, rule, cap)
+                return attend(q_BTNH, k_BSKH, v_BSKH, attention_mask(rule), cap)
             case "cudnn":
                 assert cap is None  # `kernel_for` sees to it
                 mask_B1TS = attention_mask(rule)[:, None]
@@ -78,6 +85,5 @@ def attend_by(
     def on_device(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, rule: Rule) -> Array:
         return over_context(run, q_BTNH, k_BSKH, v_BSKH, rule)
 
-    return per_device(on_device, (HEADS, HEADS, HEADS, ("batch",)), HEADS, over=mesh_axes())(
-        q_BTNH, k_BSKH, v_BSKH, rule
-    )
+    each = per_device(on_device, (HEADS, HEADS, HEADS, ("batch",)), HEADS, over=mesh_axes())
+    return each(q_BTNH, k_BSKH, v_BSKH, sees)

@@ -17,7 +17,7 @@ from gptjax.nn.attention import Rule, attention_shares
 from gptjax.nn.cached_attention import Cache, Place, attend_cached, write
 from gptjax.nn.decoding_weights import rows_of, times
 from gptjax.nn.embedding_noise import embedding_noise
-from gptjax.nn.kernels import Kernel, attend_by
+from gptjax.nn.kernels import Kernel, attend_by, prepared
 from gptjax.nn.linear import RESULT, linear
 from gptjax.sharding import constrain
 
@@ -138,7 +138,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, carried, layer, sees, angle_BTh):
         """`carried`: (hidden states, keys and values of the stack or None); `layer`: its number in the cache's stack;
-        `sees`: the rule of who sees whom, or the Place in the cache."""
+        `sees`: who sees whom, as the kernel takes it, or the Place in the cache."""
         config = self.config
         x_BTD, kept = carried
         x_BTD = constrain(x_BTD, "batch", "length", "residual")
@@ -287,7 +287,7 @@ class Transformer(nn.Module):
             self.sow(SEEN, INPUT, x_BTD, reduce_fn=lambda room, new: new.astype(room.dtype))
 
         if cache is None:
-            sees = Rule.of(segment_BT, None if self.causal else visible_BT, config.window)
+            sees = prepared(self.kernel, Rule.of(segment_BT, None if self.causal else visible_BT, config.window))
         else:
             assert slot_B is not None
             sees = Place(jnp.asarray(row, jnp.int32), slot_B, visible_BT.sum(axis=1, dtype=jnp.int32))

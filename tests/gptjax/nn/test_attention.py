@@ -44,18 +44,6 @@ def test_padding_sees_itself_and_is_seen_by_no_document():
     assert rule([1, 1, 0, 0, 0, 0], [0] * 6) == ["100000", "110000", "001000", "001100", "001110", "001111"]
 
 
-def heads(seed, count, T=6, H=4):
-    return jax.random.normal(jax.random.key(seed), (2, T, count, H))
-
-
-def causal():
-    return Rule.of(jnp.ones((2, 6), int), None)
-
-
-def everyone(B, T=6):
-    return Rule.of(jnp.ones((B, T), int), jnp.ones((B, T), bool))
-
-
 def test_a_rule_that_is_all_causal_says_so_without_a_visible_key():
     """Known before anything is compiled, and the same mask, packed and with a window."""
     segment_BT = jnp.array([[1, 1, 1, 2, 2, 0]])
@@ -74,6 +62,14 @@ def test_a_rule_of_some_queries_is_so_many_lines_of_the_whole():
         np.testing.assert_array_equal(some, attention_mask(rule)[:, jnp.array([4, 0, 2])])
 
 
+def heads(seed, count, T=6, H=4):
+    return jax.random.normal(jax.random.key(seed), (2, T, count, H))
+
+
+def causal(T=6):
+    return jnp.tile(jnp.tril(jnp.ones((T, T), bool))[None], (2, 1, 1))
+
+
 def test_attend_ignores_what_the_mask_forbids():
     """Changing key and value 5 leaves queries 0 to 4 bit-identical and moves query 5."""
     q, k, v = heads(0, 4), heads(1, 2), heads(2, 2)
@@ -86,7 +82,7 @@ def test_attend_ignores_what_the_mask_forbids():
 def test_attend_is_the_published_formula():
     """softmax(q k / sqrt(H)) v, query head n with key head n // G, one query at a time in float64."""
     q, k, v = (np.asarray(x, np.float64) for x in (heads(0, 4), heads(1, 2), heads(2, 2)))
-    mask = np.asarray(attention_mask(causal()))
+    mask = np.asarray(causal())
     wanted = np.zeros_like(q)
     for b, t, n in np.ndindex(2, 6, 4):
         scores = np.exp(k[b, mask[b, t], n // 2] @ q[b, t, n] / 4**0.5)
@@ -99,9 +95,7 @@ def test_softmax_is_float32_for_bfloat16_inputs():
     """512 equal keys share the weight exactly; a bfloat16 sum would stop growing at 256. The result stays bfloat16."""
     q = jnp.zeros((1, 1, 1, 4), jnp.bfloat16)
     k = v = jnp.ones((1, 512, 1, 4), jnp.bfloat16)
-    place, segment_BS = jnp.full((1, 1), 511), jnp.ones((1, 512), int)
-    last = Rule(segment_BT=segment_BS[:, :1], place_BT=place, last_BT=place, segment_BS=segment_BS)
-    found = attend(q, k, v, last)
+    found = attend(q, k, v, jnp.ones((1, 1, 512), bool))
     assert found.dtype == jnp.bfloat16
     np.testing.assert_array_equal(found.astype(jnp.float32), 1.0)
 
@@ -109,10 +103,10 @@ def test_softmax_is_float32_for_bfloat16_inputs():
 def test_a_cap_bends_scores_below_it():
     """As the softmax of cap x tanh(score / cap), made by NumPy; a cap far above the scores changes nothing."""
     q, k, v = heads(0, 1), heads(1, 1), heads(2, 1)
-    rule = everyone(len(q))
+    everyone = jnp.ones((len(q), 6, 6), bool)
     scores = 2.0 * np.tanh(np.einsum("btnh,bsnh->bnts", q, k) / 2 / 2.0)
     probs = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
-    capped = attend(q, k, v, rule, 2.0)
+    capped = attend(q, k, v, everyone, 2.0)
     np.testing.assert_allclose(capped, np.einsum("bnts,bsnh->btnh", probs, v), atol=1e-5)
-    np.testing.assert_allclose(attend(q, k, v, rule, 1e4), attend(q, k, v, rule), atol=1e-4)
-    assert np.abs(capped - attend(q, k, v, rule)).max() > 1e-2
+    np.testing.assert_allclose(attend(q, k, v, everyone, 1e4), attend(q, k, v, everyone), atol=1e-4)
+    assert np.abs(capped - attend(q, k, v, everyone)).max() > 1e-2

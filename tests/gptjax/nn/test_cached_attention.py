@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gptjax.nn.attention import Rule, attend
+from gptjax.nn.attention import Rule, attend, attention_mask
 from gptjax.nn.cached_attention import BLOCK, Place, attend_cached, write
 
 B, T, N, K, H, S = 3, 5, 4, 2, 8, 3 * BLOCK
@@ -26,7 +26,7 @@ def test_rows_at_any_place_see_what_attention_over_the_whole_row_lets_them_see(w
     slot_BT = slot_B[:, None] + jnp.arange(T)[None]
     rule = Rule(segment_BT=one[:, :T], place_BT=slot_BT, last_BT=slot_BT, segment_BS=one, window=window)
     k_BSKH, v_BSKH = (jnp.swapaxes(kept[1], 1, 2) for kept in (k_LBKSH, v_LBKSH))
-    np.testing.assert_allclose(found[:2], attend(q_BTNH, k_BSKH, v_BSKH, rule, cap)[:2], atol=1e-5)
+    np.testing.assert_allclose(found[:2], attend(q_BTNH, k_BSKH, v_BSKH, attention_mask(rule), cap)[:2], atol=1e-5)
 
 
 def test_how_far_others_are_changes_no_bit():

@@ -9,7 +9,7 @@ import pytest
 
 from gptjax.nn.attention import Rule, attend, attention_mask
 from gptjax.nn.context import _even_then_odd, _worker
-from gptjax.nn.kernels import attend_by
+from gptjax.nn.kernels import attend_by, prepared
 from gptjax.sharding import make_mesh
 from tests.tiny_run import random_model
 
@@ -38,9 +38,9 @@ def with_slopes(look, q, k, v, upstream):
 def test_result_and_gradients_are_those_of_one_device(ways, T, window):
     """Two pieces a device and, where tokens are odd, one; the keys of the row are gathered."""
     rule = rule_of(T, window)
-    wanted = with_slopes(lambda *x: attend(*x, rule), *drawn(T))
+    wanted = with_slopes(lambda *x: attend(*x, attention_mask(rule)), *drawn(T))
     with jax.set_mesh(make_mesh(data=8 // ways, context=ways) if ways > 2 else make_mesh(2, 1, 2, 2)):
-        run = jax.jit(lambda *x: with_slopes(lambda *y: attend_by("xla", *y, rule), *x))
+        run = jax.jit(lambda *x: with_slopes(lambda *y: attend_by("xla", *y, prepared("xla", rule)), *x))
         found = run(*drawn(T))
         assert "all-gather" in run.lower(*drawn(T)).compile().as_text()
     for one, other in zip(found, wanted, strict=True):
@@ -52,8 +52,8 @@ def test_a_text_that_the_mesh_does_not_divide_is_computed_as_ever():
     q, k, v, _ = drawn(7)
     rule = Rule.of(jnp.ones((B, 7), int), None)
     with jax.set_mesh(make_mesh(data=2, context=4)):
-        found = jax.jit(lambda *x: attend_by("xla", *x, rule))(q, k, v)
-    np.testing.assert_allclose(found, attend(q, k, v, rule), atol=1e-6)
+        found = jax.jit(lambda *x: attend_by("xla", *x, prepared("xla", rule)))(q, k, v)
+    np.testing.assert_allclose(found, attend(q, k, v, attention_mask(rule)), atol=1e-6)
 
 
 @pytest.mark.parametrize("ways", [2, 3, 4, 8])

@@ -12,7 +12,7 @@ import pytest
 from flax import linen as nn
 
 from gptjax.config import ModelConfig, RopeScaling, llama
-from gptjax.nn.attention import Rule
+from gptjax.nn.attention import Rule, attention_mask
 from gptjax.nn.model import Block, Cache, Norm, Transformer, init_params, rotary_angles, rotary_frequencies
 
 TINY = {"vocabulary": 60, "T": 16, "D": 16, "L": 3, "N": 4, "K": 2, "head_width": 6, "F": 24}
@@ -204,7 +204,7 @@ def test_the_scan_is_a_loop_over_layers(family):
     config = config_of(family)
     params, batch = parameters(config), row([5, 3, 9, 1, 2, 7, 8])
     tokens_BT, segment_BT, position_BT, visible_BT = batch
-    rule = Rule.of(segment_BT, visible_BT)
+    mask_BTS = attention_mask(Rule.of(segment_BT, visible_BT))
 
     def loop(layers):
         x_BTD = params["embedding"][tokens_BT]
@@ -214,7 +214,7 @@ def test_the_scan_is_a_loop_over_layers(family):
             w = jax.tree.map(lambda leaf: leaf[layer], params["layers"])  # noqa: B023  (used at once)
             block = Block(config, "xla", deterministic=True)
             angle_BTh = rotary_angles(config, position_BT)
-            (x_BTD, _), _ = block.apply({"params": w}, (x_BTD, None), None, rule, angle_BTh)
+            (x_BTD, _), _ = block.apply({"params": w}, (x_BTD, None), None, mask_BTS, angle_BTh)
         return Norm(config, centred=family == "gpt2").apply({"params": params["final_norm"]}, x_BTD)
 
     found = hidden(config, params, *batch)

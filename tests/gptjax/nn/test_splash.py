@@ -7,7 +7,7 @@ import pytest
 
 from gptjax.nn import splash as module
 from gptjax.nn.attention import Rule, attend, attention_mask
-from gptjax.nn.kernels import attend_by
+from gptjax.nn.kernels import attend_by, prepared
 from gptjax.nn.splash import splash
 
 T, N, K, H = 256, 4, 2, 32
@@ -39,7 +39,7 @@ def by_splash(rule, cap=None):
 
 def assert_as_xla(rule, cap=None):
     theirs = slopes(by_splash(rule, cap), *heads())
-    ours = slopes(lambda q, k, v: attend(q, k, v, rule, cap), *heads())
+    ours = slopes(lambda q, k, v: attend(q, k, v, attention_mask(rule), cap), *heads())
     for found, wanted, tolerance in zip(theirs, ours, (1e-5, 1e-4, 1e-4, 1e-4), strict=True):
         np.testing.assert_allclose(found, wanted, atol=tolerance, rtol=tolerance)
 
@@ -81,7 +81,7 @@ def test_some_queries_of_a_row_get_what_they_get_among_all():
     place = jnp.concatenate([jnp.arange(128, 192), jnp.arange(64)])
     for rule in (Rule.of(segment, visible), Rule.of(segment, None, 40)):
         some = splash(q[:, place], k, v, rule.at(place), None, interpret=True)
-        np.testing.assert_allclose(some, attend(q, k, v, rule)[:, place], atol=1e-5, rtol=1e-5)
+        np.testing.assert_allclose(some, attend(q, k, v, attention_mask(rule))[:, place], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("window", [None, 100])
@@ -109,7 +109,7 @@ def test_no_array_has_a_value_for_every_pair_of_tokens():
 
     def squares(kernel, visible):
         def loss(q, k, v):
-            return attend_by(kernel, q, k, v, Rule.of(segment, visible)).astype(jnp.float32).sum()
+            return attend_by(kernel, q, k, v, prepared(kernel, Rule.of(segment, visible))).astype(jnp.float32).sum()
 
         text = str(jax.make_jaxpr(jax.grad(loss, argnums=(0, 1, 2)))(*shapes))
         return text.count(f"{16 * T},{16 * T}]")
