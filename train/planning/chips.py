@@ -43,8 +43,8 @@ class Chip(NamedTuple):
         return CHIP_PEAKS[self.kind]
 
 
-# TPUs: docs.cloud.google.com/tpu/docs/v4, v5e, v5p, v6e; near = half of the bidirectional ICI bandwidth, such as 1,200 GB/s
-# of a v5p: what older sheets give as 2,400 Gb/s of a v4, 1,600 of a v5e, 4,800 of a v5p, 3,200 of a v6e. far = the data
+# TPUs: docs.cloud.google.com/tpu/docs/v4, v5e, v5p, v6e; near = half of the bidirectional ICI bandwidth (of a v5p 1,200
+# GB/s), which older sheets give as 2,400 Gb/s of a v4, 1,600 of a v5e, 4,800 of a v5p, 3,200 of a v6e; far = the data
 # center network's share of a chip. What their compiler leaves of the memory was read from it.
 # GPUs: NVIDIA's data sheets of the SXM modules; near = NVLink one way, far = one network adapter a GPU, as DGX machines
 # have: 400 Gb/s, A100 200. JAX takes three quarters of the memory unless XLA_PYTHON_CLIENT_MEM_FRACTION says more.
