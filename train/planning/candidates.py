@@ -85,10 +85,9 @@ def _meshes(recipe: Recipe, said: Collection[str], machines: Machines) -> Iterat
         if fsdp and machines.chips % (fsdp * tensor) == 0:
             yield MeshSpec(fsdp=fsdp, tensor=tensor)
     rows = recipe.batch.micro_rows if "batch.micro_batches" in said else recipe.batch.rows
-    if "batch.rows" in said and rows < machines.chips:
-        ways = math.gcd(rows, machines.chips)
-        fsdp = ways // machines.groups if ways % machines.groups == 0 else ways
-        yield MeshSpec(fsdp=fsdp, context=machines.chips // ways)
+    if "batch.rows" in said and rows < machines.chips and machines.chips % rows == 0:
+        fsdp = rows // machines.groups if rows % machines.groups == 0 else rows
+        yield MeshSpec(fsdp=fsdp, context=machines.chips // rows)
 
 
 def _batches(recipe: Recipe, said: Collection[str], machines: Machines) -> list[BatchSpec]:
