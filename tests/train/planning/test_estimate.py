@@ -71,7 +71,7 @@ def test_the_tokens_of_a_row_are_shared_by_the_nearest_chips_and_heads_by_the_ne
 
 
 def test_attention_takes_what_its_kernel_computes(tmp_path):
-    """A window's keys alone; 2 products forward, twice, and 5 backward, or 7 of long or split rows; float32 a quarter."""
+    """A window's keys alone; 2 products forward, twice, and 5 backward, 7 of long or split rows; float32 slower."""
 
     def seconds(T, window=None, dtype="bfloat16", **mesh):
         shape = dataclasses.replace(SIZES["llama-7b"](), T=T)

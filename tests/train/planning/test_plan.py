@@ -116,7 +116,9 @@ def test_each_of_several_slices_is_compiled_with_its_share(tmp_path, compiler):
 def test_the_pages_plan_what_the_options_know(page):
     """By their own words: llama-7b with its vocabulary and AdamW, and not the default recipe's."""
     text = (Path(__file__).parents[3] / page).read_text(encoding="utf-8").replace("\\\n", " ")
-    lines = [shlex.split(line, comments=True)[2:] for line in re.findall(r"^    \./launch\.sh plan .*", text, re.MULTILINE)]
+    lines = [
+        shlex.split(line, comments=True)[2:] for line in re.findall(r"^    \./launch\.sh plan .*", text, re.MULTILINE)
+    ]
     assert lines
     for words in lines:
         asked, rest = take(Planning, words)

@@ -44,7 +44,10 @@ def test_the_count_is_what_is_placed(name):
     found = state_bytes(CONFIG, spec, 100, {"data": 2, "fsdp": 2, "tensor": 2, "context": 1})
     assert (found.parameters, found.average, found.moments) == placed(CONFIG, spec, (2, 2, 2))
     assert found.gradients == found.parameters  # all of them train
-    assert state_bytes(CONFIG, spec, 100, {"data": 8, "fsdp": 1, "tensor": 1, "context": 1}).parameters == 4 * CONFIG.parameters
+    assert (
+        state_bytes(CONFIG, spec, 100, {"data": 8, "fsdp": 1, "tensor": 1, "context": 1}).parameters
+        == 4 * CONFIG.parameters
+    )
 
 
 def test_adapters_alone_have_gradients_and_moments():
