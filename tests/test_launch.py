@@ -135,7 +135,9 @@ def test_a_verb_explains_itself_before_anything_is_installed(checkout: Checkout,
 def test_an_unknown_verb_names_the_likely_one(checkout: Checkout, typed: str, meant: str):
     """A typo is exit code 2 and one line with what was meant; nothing is installed."""
     assert_one_line(checkout.launch(typed), f"'{typed}'", f"did you mean '{meant}'", code=2)
-    listed = "setup pretrain finetune chain bench report audit verify-resume experiment checkpoint generate evaluate"
+    listed = (
+        "setup pretrain finetune chain plan bench report audit verify-resume experiment checkpoint generate evaluate"
+    )
     assert_one_line(checkout.launch("xyzzy"), listed, code=2)
     assert not checkout.installs
 

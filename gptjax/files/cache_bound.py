@@ -7,7 +7,6 @@ import JAX.
 import contextlib
 import os
 import shutil
-import time
 from pathlib import Path
 
 from gptjax.files.places import cache_root
@@ -35,7 +34,11 @@ def evict() -> None:
             if folder.is_dir():
                 oldest.append((folder.stat().st_mtime, _size(folder), folder))
     oldest.sort()
-    total, now = sum(size for _, size, _ in oldest), time.time()
+    if not oldest:
+        return
+    os.utime(cache_root() / "read")
+    now = (cache_root() / "read").stat().st_mtime  # by the clock that the others are dated by
+    total = sum(size for _, size, _ in oldest)
     for when, size, folder in oldest:
         if total <= bound or now - when < RECENT:
             return

@@ -135,10 +135,13 @@ def test_a_folder_that_is_no_run_is_not_written_into(text):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mesh": MeshSpec(data=3)}, "mesh data=3 x fsdp=1 x tensor=1 = 3, devices = 8"),
+        ({"mesh": MeshSpec(data=3)}, "mesh data=3 x fsdp=1 x tensor=1 x context=1 = 3, devices = 8"),
         ({"batch": BatchSpec(rows=6)}, "rows of a micro-batch = 6 does not divide over mesh data x fsdp = 4"),
         ({"mesh": MeshSpec(tensor=8)}, "query heads = 4 does not divide over mesh tensor = 8"),
-        ({"model": Architecture(T=32, D=40_000, L=900, N=4, K=4, head_width=8, F=48)}, "checkpoints of .* need .* GB"),
+        (
+            {"model": Architecture(T=32, D=40_000, L=900, N=4, K=4, head_width=8, F=48)},
+            "memory: the state of .* takes .* GB a device",
+        ),
     ],
 )
 def test_what_cannot_fit_is_refused_before_anything_slow(text, changes, message):
@@ -167,7 +170,7 @@ def test_a_run_that_dies_once_it_is_trained_is_not_counted_as_one_that_fails(tmp
     (tmp_path / "lease").mkdir()
     (tmp_path / "lease" / "0.json").write_text(json.dumps(dataclasses.asdict(dead)))
     lease = Lease(tmp_path)
-    _own(tmp_path, lease, Console(quiet=True))
+    _own(tmp_path, lease, Console(quiet=True), died=False)
     lease.release()
     assert (tmp_path / "failures.json").exists() == counts
 

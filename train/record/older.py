@@ -37,6 +37,7 @@ NOW = {  # objectives.TASK.<old> -> what it is now
 ADDED: dict[str, dict[str, Any]] = {
     "objectives": {"labelled": dataclasses.asdict(Labelled())},
     "stop": {"figure": None},
+    "mesh": {"context": 1},
     "examples": {"prefix": False, "answered": 100, "head": None},
 }
 # Task -> (version of the recipe from which on its name means another task, what was asked before, what is asked now).

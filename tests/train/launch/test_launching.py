@@ -57,7 +57,10 @@ def test_every_exit_code_is_started_again_or_not():
         (["--", "pretrain", "--steps", "many"], "--steps"),
         (["--node", "2", "--", "pretrain"], "unknown option '--node'; did you mean '--nodes'"),
         (["--nodes", "3", "--", "pretrain"], r"--nodes 3 x --tasks-per-node 1 = 3 devices, mesh data=3 .*: \d+ rows"),
-        (["--", "pretrain", "--mesh.fsdp", "2"], "= 1 devices, but the mesh is data=1 x fsdp=2 x tensor=1 x context=1 = 2"),
+        (
+            ["--", "pretrain", "--mesh.fsdp", "2"],
+            "= 1 devices, but the mesh is data=1 x fsdp=2 x tensor=1 x context=1 = 2",
+        ),
         (["--job", "No Name", "--", "pretrain"], "--job No Name: must be of at most 40 small letters"),
         (["--grace", "0", "--", "pretrain"], "--grace 0, --restarts 100: must be 1 or more, and 0 or more"),
         (["--", "pretrain", "--data.sources", "files:/nowhere/*.txt"], "/nowhere"),

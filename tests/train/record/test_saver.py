@@ -30,7 +30,7 @@ def test_the_best_step_is_named_to_be_loaded_of_fine_tuning_with_patience(
     recipe = TuneRecipe(**shared, base="runs/base") if tuned else Recipe(**shared)
     recipe = dataclasses.replace(recipe, stop=StopSpec(patience=patience))
     watchdog = SimpleNamespace(phase=lambda _: contextlib.nullcontext())
-    guards = SimpleNamespace(lease=SimpleNamespace(held=None), watchdog=watchdog)
+    guards = SimpleNamespace(lease=SimpleNamespace(held=None, mirror=None), watchdog=watchdog)
     progress = Progress()
     progress.health.note_held_out(7, 1.5)
     progress.health.note_held_out(8, 2.5)
