@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gptjax.config import ModelConfig
-from gptjax.mesh_axes import MESH, REMAINDER
+from gptjax.mesh_axes import MESH, REMAINDER, row_axes
 from gptjax.sharding import check_divides
 from train.launch.launching import check_fits
 from train.mesh_spec import MeshSpec
@@ -27,7 +27,7 @@ def candidates(recipe: Recipe, said: Collection[str], config: ModelConfig, machi
     Raises ValueError, as training would, where none is legal.
     """
     if _mesh_is_said(said):
-        check_fits(dataclasses.replace(recipe, batch=_divided(recipe, machines.chips)), machines.chips, _why(machines))
+        check_fits(dataclasses.replace(recipe, batch=_divided(recipe, said, machines)), machines.chips, _why(machines))
     if "compute.unroll" not in said:  # which only a CPU is faster by
         recipe = dataclasses.replace(recipe, compute=dataclasses.replace(recipe.compute, unroll=False))
     remats = (recipe.compute.remat,) if "compute.remat" in said else ("none", "products", "full")
@@ -73,7 +73,8 @@ def _why(machines: Machines) -> str:
 
 
 def _meshes(recipe: Recipe, said: Collection[str], machines: Machines) -> Iterator[MeshSpec]:
-    """Split over a group, a quarter of it or all nodes of GPUs, with heads and widths split too, and not at all."""
+    """Split over a group, a quarter of it or all nodes of GPUs, with heads and widths split too, and not at all; where
+    there are fewer rows than chips, so that the chips which have none of their own share the tokens of each."""
     if _mesh_is_said(said):
         yield recipe.mesh
         return
@@ -83,22 +84,32 @@ def _meshes(recipe: Recipe, said: Collection[str], machines: Machines) -> Iterat
     for fsdp, tensor in dict.fromkeys(sizes):
         if fsdp and machines.chips % (fsdp * tensor) == 0:
             yield MeshSpec(fsdp=fsdp, tensor=tensor)
+    rows = recipe.batch.micro_rows if "batch.micro_batches" in said else recipe.batch.rows
+    if "batch.rows" in said and rows < machines.chips and machines.chips % rows == 0:
+        fsdp = rows // machines.groups if rows % machines.groups == 0 else rows
+        yield MeshSpec(fsdp=fsdp, context=machines.chips // rows)
 
 
 def _batches(recipe: Recipe, said: Collection[str], machines: Machines) -> list[BatchSpec]:
-    """Two of them: as many rows as were said, whole or in micro-batches; else a row or four a chip."""
-    batch, chips = recipe.batch, machines.chips
+    """Two of them: as many rows as were said, whole or in micro-batches; else a row or four for each part of them."""
+    batch = recipe.batch
     if "batch.micro_batches" in said and "batch.rows" in said:
         return [batch]
     if "batch.rows" in said:
-        parts = [n for n in (1, max(1, batch.rows // chips)) if batch.rows % n == 0]
+        parts = [n for n in (1, max(1, batch.rows // _row_ways(recipe, said, machines))) if batch.rows % n == 0]
         return [BatchSpec(rows=batch.rows, micro_batches=n) for n in dict.fromkeys(parts)]
-    least = _divided(recipe, chips)
+    least = _divided(recipe, said, machines)
     more = dataclasses.replace(least, rows=least.rows * 4)
     return [least, more] if more.rows * recipe.row_length <= LARGEST_STEP else [least]
 
 
-def _divided(recipe: Recipe, chips: int) -> BatchSpec:
-    """The recipe's batch, with as many rows more as divide over the chips."""
-    each = chips * recipe.batch.micro_batches
+def _row_ways(recipe: Recipe, said: Collection[str], machines: Machines) -> int:
+    """Parts that rows are split into: by the mesh that was said, else all chips, which serves every mesh."""
+    sizes = recipe.mesh.over(machines.chips)
+    return math.prod(sizes[axis] for axis in row_axes()) if _mesh_is_said(said) else machines.chips
+
+
+def _divided(recipe: Recipe, said: Collection[str], machines: Machines) -> BatchSpec:
+    """The recipe's batch, with as many rows more as divide over their parts."""
+    each = _row_ways(recipe, said, machines) * recipe.batch.micro_batches
     return dataclasses.replace(recipe.batch, rows=math.ceil(recipe.batch.rows / each) * each)

@@ -43,13 +43,14 @@ class Chip(NamedTuple):
         return CHIP_PEAKS[self.kind]
 
 
-# TPUs: docs.cloud.google.com/tpu/docs/v4, v5e, v5p, v6e; near = half of the bidirectional ICI bandwidth, far = the data
+# TPUs: docs.cloud.google.com/tpu/docs/v4, v5e, v5p, v6e; near = half of the bidirectional ICI bandwidth (of a v5p 1,200
+# GB/s), which older sheets give as 2,400 Gb/s of a v4, 1,600 of a v5e, 4,800 of a v5p, 3,200 of a v6e; far = the data
 # center network's share of a chip. What their compiler leaves of the memory was read from it.
 # GPUs: NVIDIA's data sheets of the SXM modules; near = NVLink one way, far = one network adapter a GPU, as DGX machines
 # have: 400 Gb/s, A100 200. JAX takes three quarters of the memory unless XLA_PYTHON_CLIENT_MEM_FRACTION says more.
 JAX_SHARE = 0.75
 TPUS = {
-    "v4": Chip("TPU v4", 30.5 * 2**30, 1.228e12, 150e9, 6.25e9, 275e12 / 2**18),
+    "v4": Chip("TPU v4", 30.5 * 2**30, 1.228e12, 300e9, 6.25e9, 275e12 / 2**18),
     "v5e": Chip("TPU v5 lite", 15.75 * 2**30, 0.819e12, 200e9, 3.125e9, 1.5e9),
     "v5p": Chip("TPU v5", 95.73 * 2**30, 2.765e12, 600e9, 6.25e9, 459e12 / 2**18),
     "v6e": Chip("TPU v6 lite", 31.24 * 2**30, 1.638e12, 400e9, 12.5e9, 918e12 / 2**19),

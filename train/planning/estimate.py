@@ -7,11 +7,14 @@ Axes of sizes: T position  D residual  N query heads  K kv heads  H head width  
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from gptjax.config import ModelConfig
-from gptjax.mesh_axes import row_axes, token_axes
+from gptjax.mesh_axes import REMAINDER, axes_of, row_axes, token_axes
 from gptjax.nn.likelihood import CHUNK_BYTES
+from gptjax.nn.splash import LONGEST_FUSED
 from train.planning.chips import Machines
 from train.planning.state_bytes import StateBytes, state_bytes
 from train.recipe import Recipe
@@ -35,7 +38,7 @@ class Estimate:
     far_bytes: dict[str, float]  # from other groups
     near_seconds: float
     far_seconds: float
-    waited_seconds: float  # of near_seconds, those that no computing hides
+    waited_seconds: float  # of near and far seconds, those that no computing hides
     tokens: int  # of a step, over all chips
 
     @property
@@ -50,26 +53,37 @@ def estimate(recipe: Recipe, config: ModelConfig, machines: Machines) -> Estimat
     tokens = recipe.batch.rows * recipe.row_length
     own = tokens / machines.chips
     repeated, chip = REPEATED[recipe.compute.remat], machines.chip
-    peak = chip.peak if recipe.compute.dtype == "bfloat16" else chip.peak / 4
     attention = 12 * config.L * config.N * config.H * config.T
     products = (config.flops_per_token - attention) * own * (3 + repeated) / 3
-    computing = products / (peak * BUSY) + kernel_seconds(recipe, config, machines)
+    computing = products / (_peak(recipe, machines) * BUSY) + kernel_seconds(recipe, config, machines)
     state = state_bytes(config, recipe.optimizer, recipe.steps, mesh)
     near, far = exchanged(recipe, config, machines, state)
+    waited = near.get(IN_THE_WAY, 0.0) / chip.near + far.get(IN_THE_WAY, 0.0) / chip.far
     return Estimate(
         state=state, activations=_activations(recipe, config, mesh), compute_seconds=computing,
         near_bytes=near, far_bytes=far, near_seconds=sum(near.values()) / chip.near,
-        far_seconds=sum(far.values()) / chip.far, waited_seconds=near.get(IN_THE_WAY, 0.0) / chip.near, tokens=tokens,
+        far_seconds=sum(far.values()) / chip.far, waited_seconds=waited, tokens=tokens,
     )  # fmt: skip
 
 
 def kernel_seconds(recipe: Recipe, config: ModelConfig, machines: Machines) -> float:
-    """Of attention a step on one chip, causal: half of its products."""
+    """Of attention a step on one chip, causal, so that a query meets half of a row's keys or those of its window.
+
+    Two products forward, each time; five backward, or seven where the splash kernel computes two of them once more.
+    """
     tokens = recipe.batch.rows * recipe.row_length / machines.chips
-    operations = (
-        6 * config.L * config.N * config.H * config.T * tokens * (3 + ATTENTION_REPEATED[recipe.compute.remat]) / 3
+    keys = config.T / 2 if config.window is None else min(config.T / 2, config.window)
+    one_kernel = machines.family == "gpu" or (
+        recipe.row_length <= LONGEST_FUSED and recipe.mesh.over(machines.chips)["context"] == 1
     )
-    return operations / (machines.chip.peak * KERNEL_BUSY)
+    products = 2 * (1 + ATTENTION_REPEATED[recipe.compute.remat]) + (5 if one_kernel else 7)
+    operations = products * 2 * keys * config.L * config.N * config.H * tokens
+    return operations / (_peak(recipe, machines) * KERNEL_BUSY)
+
+
+def _peak(recipe: Recipe, machines: Machines) -> float:
+    """Operations a second of products in the recipe's dtype."""
+    return machines.chip.peak if recipe.compute.dtype == "bfloat16" else machines.chip.peak / 4
 
 
 def _activations(recipe: Recipe, config: ModelConfig, mesh: Mapping[str, int]) -> float:
@@ -101,7 +115,7 @@ def exchanged(
     layer and pass; over `context` keys and values of the rows.
     """
     mesh, size = recipe.mesh.over(machines.chips), 2 if recipe.compute.dtype == "bfloat16" else 4
-    tensor, context, data = mesh["tensor"], mesh["context"], mesh["data"]
+    tensor, context = mesh["tensor"], mesh["context"]
     split = mesh["fsdp"] * context  # ways in which parameters are
     whole, parts = state.gradients / 4 * split, recipe.batch.micro_batches  # values of what one tensor part holds
     own = recipe.batch.rows * recipe.row_length / math.prod(mesh[axis] for axis in row_axes())  # tokens of its rows
@@ -110,17 +124,24 @@ def exchanged(
     keys = passes * 2 * own * config.K * config.H / tensor * size
     near: dict[str, float] = {}
     far: dict[str, float] = {}
-    for kind, size_of_result, ways, inner in (
-        ("all-gather of weights", 2 * whole * size * parts, split, tensor),
-        ("reduce-scatter of gradients", whole * 4 * parts, split, tensor),
-        ("all-reduce of gradients", 2 * state.gradients, data, tensor * split),
-        (IN_THE_WAY, sums, tensor, 1),
-        ("all-gather of keys and values", keys, context, tensor),
+    for kind, size_of_result, axes in (
+        ("all-gather of weights", 2 * whole * size * parts, axes_of("embed")),
+        ("reduce-scatter of gradients", whole * 4 * parts, axes_of("embed")),
+        ("all-reduce of gradients", 2 * state.gradients, (REMAINDER,)),
+        (IN_THE_WAY, sums, axes_of("heads")),
+        ("all-gather of keys and values", keys, axes_of("length")),
     ):
-        spanned = min(ways, max(1, ways * inner // machines.group))  # groups that the exchange spans
+        ways, spanned = math.prod(mesh[axis] for axis in axes), _spanned(mesh, axes, machines.group)
         together = ways // spanned  # chips of one group in it
         if together > 1:
             near[kind] = size_of_result * (1 - 1 / ways)
         if spanned > 1:
             far[kind] = size_of_result * (1 - 1 / spanned) / together
     return near, far
+
+
+def _spanned(mesh: Mapping[str, int], axes: Sequence[str], group: int) -> int:
+    """Groups of so many neighbouring chips that an exchange over these axes spans; a mesh's last axis is innermost."""
+    chips = np.arange(math.prod(mesh.values())).reshape(tuple(mesh.values()))
+    one = chips[tuple(slice(None) if axis in axes else 0 for axis in mesh)]
+    return len(np.unique(one // group))

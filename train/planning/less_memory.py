@@ -2,13 +2,15 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from gptjax.mesh_axes import REMAINDER, row_axes
+from gptjax.mesh_axes import REMAINDER, axes_of, row_axes
 from train.recipe import Recipe
 
 TOLD = 3  # changes that are enough
+LONG = 4096  # tokens of a row that a device keeps at least, where rows are split
+LAST = "more devices, with mesh.fsdp over all of them, or a smaller model"  # where no setting helps
 
 
 class Lever(NamedTuple):
@@ -38,14 +40,15 @@ def levers(recipe: Recipe, devices: int) -> list[Lever]:
              if batch.rows % n == 0 and batch.rows // n % ways == 0]  # fmt: skip
     fewer = [rows for rows in range(batch.rows // 2, 0, -1)
              if batch.rows % rows == 0 and rows % (ways * batch.micro_batches) == 0]  # fmt: skip
-    rest = devices // (sizes["tensor"] * sizes["context"])
-    wider = [n for n in range(sizes["fsdp"] + 1, rest + 1)
-             if rest % n == 0 and n % sizes["fsdp"] == 0 and _divides(recipe, n)]  # fmt: skip
+    pieces = [n for n in _more(recipe, sizes, "context", devices)
+              if recipe.row_length % n == 0 and recipe.row_length // n >= LONG]  # fmt: skip
+    wider = _more(recipe, sizes, "fsdp", devices)
     lighter = ("muon", "lion", "adafactor") if optimizer.name in ("adam", "adamw", "rmsprop") else ()
     half = ("bfloat16",) if compute.dtype == "float32" else ()
     table = (
         Lever("compute.remat", compute.remat, remats[remats.index(compute.remat) + 1 :], "full", False),
         Lever("batch.micro_batches", batch.micro_batches, tuple(parts), "more, each of them smaller", False),
+        Lever("mesh.context", sizes["context"], tuple(pieces), "more parts of the tokens of each row", True),
         Lever("mesh.fsdp", sizes["fsdp"], tuple(wider), "more, up to the number of devices", True),
         Lever("batch.rows", batch.rows, tuple(fewer), "fewer", False),
         Lever("optimizer.name", optimizer.name, lighter, "one that keeps less, such as muon, lion or adafactor", True),
@@ -55,14 +58,23 @@ def levers(recipe: Recipe, devices: int) -> list[Lever]:
     return [lever for lever in table if lever.values]
 
 
-def _divides(recipe: Recipe, fsdp: int) -> bool:
-    return recipe.model.D % fsdp == 0
+def _more(recipe: Recipe, sizes: Mapping[str, int], axis: str, devices: int) -> list[int]:
+    """Larger sizes of a mesh axis, which it takes of the copies of the model and which the model divides over."""
+    now = sizes[axis]
+    rest = devices // math.prod(size for name, size in sizes.items() if name not in (REMAINDER, axis))
+    return [n for n in range(now + 1, rest + 1) if rest % n == 0 and n % now == 0 and _divides(recipe, sizes, axis, n)]
+
+
+def _divides(recipe: Recipe, sizes: Mapping[str, int], axis: str, size: int) -> bool:
+    changed = {**sizes, axis: size}
+    return recipe.model.D % math.prod(changed[name] for name in axes_of("embed")) == 0
 
 
 def in_words(recipe: Recipe, devices: int) -> str:
     """All of it, where nobody has counted what would be enough."""
     told = [f"{lever.setting}={lever.now}: {lever.words}" for lever in levers(recipe, devices)]
-    return "change one of: " + "; ".join([*told, *_beside(recipe)])
+    told += _beside(recipe)
+    return "change one of: " + "; ".join(told) if told else "it takes " + LAST
 
 
 def enough(recipe: Recipe, devices: int, fits: Callable[[Recipe], bool], *, of_state: bool = False) -> str:
@@ -86,7 +98,7 @@ def enough(recipe: Recipe, devices: int, fits: Callable[[Recipe], bool], *, of_s
         together.append(f"{setting}={lever.values[-1]}")
         if fits(changed):
             return "no one change is enough, but together: " + ", ".join([*together, *_beside(recipe)])
-    return "; ".join(["more devices, with mesh.fsdp over all of them, or a smaller model", *_beside(recipe)])
+    return "; ".join([LAST, *_beside(recipe)])
 
 
 def _beside(recipe: Recipe) -> list[str]:
