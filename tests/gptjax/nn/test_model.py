@@ -246,7 +246,15 @@ def test_no_policy_and_no_unrolling_changes_loss_or_gradients():
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(results[0]))
 
 
-@pytest.mark.parametrize("unroll", [1, 3])
+@pytest.mark.parametrize(
+    "unroll",
+    [
+        pytest.param(
+            1, marks=pytest.mark.xfail(strict=True, reason="0.614: docs/log.md, 2026-11-30, rows over several")
+        ),
+        3,
+    ],
+)
 def test_policies_trade_memory_for_products(unroll):
     """`full` computes more than `products`, that more than `none`; memory goes the other way, unrolled or not."""
     config = config_of(D=64, F=256, head_width=32, T=64, L=2 if unroll == 1 else unroll)
