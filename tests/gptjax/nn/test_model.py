@@ -249,9 +249,7 @@ def test_no_policy_and_no_unrolling_changes_loss_or_gradients():
 @pytest.mark.parametrize(
     "unroll",
     [
-        pytest.param(
-            1, marks=pytest.mark.xfail(strict=True, reason="0.614: docs/log.md, 2026-11-30, rows over several")
-        ),
+        pytest.param(1, marks=pytest.mark.xfail(strict=True, reason="0.614: docs/log.md, 2026-11-30")),
         3,
     ],
 )
