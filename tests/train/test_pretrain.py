@@ -167,7 +167,7 @@ def test_a_run_that_dies_once_it_is_trained_is_not_counted_as_one_that_fails(tmp
     (tmp_path / "lease").mkdir()
     (tmp_path / "lease" / "0.json").write_text(json.dumps(dataclasses.asdict(dead)))
     lease = Lease(tmp_path)
-    _own(tmp_path, lease, Console(quiet=True))
+    _own(tmp_path, lease, Console(quiet=True), died=False)
     lease.release()
     assert (tmp_path / "failures.json").exists() == counts
 
