@@ -132,7 +132,6 @@ def test_an_owner_that_slept_cannot_write_over_its_successors_step(run, made):
     assert 40 not in reader(run).steps()
 
 
-@pytest.mark.fault(40)
 def test_an_owner_that_slept_neither_deletes_a_step_of_its_successor_nor_writes_over_its_records(run, made):
     """The other has saved before: whether the one that slept finds out or does not, the step stays; records too, if so.
 

@@ -130,7 +130,6 @@ def test_a_damaged_lease_is_waited_for_and_then_taken(url):
     own.release_bucket()
 
 
-@pytest.mark.fault(40)
 def test_that_another_has_the_run_is_not_forgotten_at_the_next_heartbeat_on_the_disk(url, monkeypatch):
     monkeypatch.setattr(disk_lease, "HEARTBEAT", 0.05)
     slept = lease(url, "one")
@@ -179,7 +178,6 @@ def test_a_heartbeat_gives_up_in_time_for_the_next_and_a_save_asks_again(url, mo
     own.release_bucket()
 
 
-@pytest.mark.fault(36)
 def test_starts_that_are_killed_are_counted_on_the_bucket(url):
     """The third start knows of two, on a machine that has nothing of the run."""
     for number, count in enumerate((None, 1, 2)):
