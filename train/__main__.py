@@ -343,18 +343,15 @@ def _savedmodel(arguments: list[str]) -> int:
     os.environ["JAX_PLATFORMS"] = "cpu"  # the accelerator may be training this very run
     _settle_process()
     import gptjax
+    from gptjax.exchange.programs.stablehlo_export import in_words
     from train.savedmodel.saved_model import export_saved_model
 
     model = gptjax.load(asked.model, asked.step, weights=asked.weights, adapter=asked.adapter)
     manifest = export_saved_model(model, asked.folder)
-    logits, left = manifest["proof"]["logits"], manifest["left_out"]
     print(
         f"{asked.folder}: SavedModel of TensorFlow {manifest['tensorflow']}, {manifest['parameters']:,} parameters; "
-        f"run by TensorFlow alone, scores of up to {logits['largest']:.4g} within "
-        f"{logits['largest_difference']:.2g} over {logits['tokens']} tokens, greedy text the same"
+        f"run by TensorFlow alone, {in_words(manifest)}"
     )
-    if left:
-        print(f"left out, for its signatures score tokens alone: the output heads {', '.join(left)}")
     return DONE
 
 

@@ -85,17 +85,13 @@ class Export(Verb):
         )
 
     def _tell_programs(self, model: "gptjax.LanguageModel") -> None:
-        from gptjax.exchange.programs.stablehlo_export import PLATFORMS, export_stablehlo
+        from gptjax.exchange.programs.stablehlo_export import PLATFORMS, export_stablehlo, in_words
 
         manifest = export_stablehlo(model, self.folder, PLATFORMS if self.platforms is None else self.platforms)
-        logits, left = manifest["proof"]["logits"], manifest["left_out"]
         print(
-            f"{self.folder}: StableHLO for {', '.join(manifest['platforms'])}, {manifest['parameters']:,} parameters; "
-            f"run without gptjax, scores of up to {logits['largest']:.4g} within {logits['largest_difference']:.2g} "
-            f"over {logits['tokens']} tokens, greedy text the same: python {self.folder}/run.py TEXT 20"
+            f"{self.folder}: StableHLO for {', '.join(manifest['platforms'])}, {manifest['parameters']:,} parameters, "
+            f"for python {self.folder}/run.py TEXT 20; run without gptjax, {in_words(manifest)}"
         )
-        if left:
-            print(f"left out, for the programs score tokens alone: the output heads {', '.join(left)}")
 
     def _tell(self, proof: dict[str, Any], parameters: int) -> None:
         """Of a GGUF file."""

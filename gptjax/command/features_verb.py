@@ -17,7 +17,7 @@ from gptjax.command.predict_verb import place_for_file, text_of_column
 from gptjax.command.verb import Verb
 from gptjax.evaluation.items import FileItem, left_out, name_of, read_items
 from gptjax.files.atomic_file import write_whole
-from gptjax.files.places import expanded
+from gptjax.files.places import place_of_run
 from gptjax.files.plain_json import dumps
 from gptjax.inference.feature_input import FINAL, check_reading, feature_ids
 from gptjax.look.pieces import token_label
@@ -109,7 +109,8 @@ class Features(Verb):
     def run(self) -> None:
         target = None if self.to is None else place_for_file(self.to, self.replace)
         page = None if self.report is None else place_for_file(self.report, self.replace)
-        run = read_run(expanded(self.directory)) if (expanded(self.directory) / "model.json").is_file() else None
+        place = place_of_run(self.directory)
+        run = read_run(place) if (place / "model.json").is_file() else None
         count, labels = self._checked(run)  # of a model of others once it is loaded, as far as it decides
         for remark in left_out(self.files):
             print(remark, file=sys.stderr)
@@ -232,7 +233,7 @@ class Features(Verb):
             f"{'each token sees the whole text' if self.bidirectional else 'read from the left'}"
             f"{'' if self.length is None else f', at most {self.length} tokens'}."
         )
-        name = expanded(self.directory).resolve().name
+        name = place_of_run(self.directory).resolve().name
         texts, vectors = [text for text, _ in kept], np.stack([vector for _, vector in kept])
         write_whole(path, page(name, made, texts, labels or None, vectors))
 

@@ -51,9 +51,8 @@ class Bucket:
         if scheme == "s3" and (endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")):
             region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
             self._spec |= {"endpoint": endpoint, "aws_region": region}
-        if scheme == "s3" and os.environ.get(
-            "AWS_ACCESS_KEY_ID"
-        ):  # then no file of AWS's is looked for, and missed aloud
+        if scheme == "s3" and os.environ.get("AWS_ACCESS_KEY_ID"):
+            # so that no file of AWS's is looked for, and missed aloud
             self._spec["aws_credentials"] = {"type": "environment"}
         self._opened: Any = None
 

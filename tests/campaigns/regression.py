@@ -21,10 +21,10 @@ from gptjax.evaluation.head_figures import figures
 from gptjax.evaluation.tf_idf import TfIdf
 from tests.campaigns.right_answers import teach, words_before
 from train.lab.few_labels import MEASURED, TESTED, Rated, rated, write_texts
+from train.lab.label_trial import HEAD, value_figures
 
 SEEDS = (1, 2, 3)
 STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0)
-HEAD = "label"
 SHOWN = ("mse", "r2", "spearman")
 
 
@@ -41,13 +41,6 @@ def ridge(train: Sequence[Rated], dev: Sequence[Rated], test: Sequence[Rated]) -
 
     best = min(range(len(STRENGTHS)), key=lambda number: scored(dev_IW, dev, number)["mse"])
     return scored(test_IW, test, best)
-
-
-def predicted(run: Path, test: Sequence[Rated]) -> dict[str, float]:
-    """Figures of a run's head."""
-    told = gptjax.load(run).predict([text for text, _ in test], HEAD)
-    true_I1 = np.array([[value] for _, value in test])
-    return figures("values", np.array([[one.answer] for one in told]), true_I1)
 
 
 def show(name: str, found: Sequence[dict[str, float]]) -> None:
@@ -84,7 +77,7 @@ def main() -> int:
                 head = ["--examples.head.held-out", str(held_out), "--seed", str(seed)]
                 seconds = teach(asked.base, learnt, run, [*words, *head, *further])
                 print(f"  {run.name}: {seconds:.0f} s", flush=True)
-            told.append(predicted(run, test))
+            told.append(value_figures(gptjax.load(run), test))
             by_words.append(ridge(train, dev, test))
         print(f"{count} labels")
         show(f"fine-tuned {asked.base}"[:23], told)

@@ -8,6 +8,7 @@ python -m train.lab.label_trial states BASE FOLDER --length 64  # the mean state
 import dataclasses
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -26,9 +27,10 @@ from gptjax.files.atomic_file import write_whole
 from gptjax.files.plain_json import dumps
 from gptjax.inference.embedding import mean_states
 from gptjax.inference.head_input import head_inputs
+from gptjax.inference.language_model import LanguageModel
 from gptjax.nn.model import Transformer, init_params
 from gptjax.runs.checkpoint import CheckpointWriter
-from train.lab.few_labels import read_labelled, states_file, tested_file
+from train.lab.few_labels import Rated, read_labelled, states_file, tested_file
 from train.supervision.exits import DONE
 from train.tuning.base import base_path
 
@@ -55,15 +57,18 @@ def tested(run: str, file: Path) -> dict[str, float]:
     number = next(n for n, head in enumerate(model.config.class_heads) if head.name == HEAD)
     head = model.config.class_heads[number]
     if head.kind == "values":
-        told = model.predict([one.text for one in texts], HEAD)
-        answer_I1, true_I1 = (
-            np.array(some)[:, None] for some in ([one.answer for one in told], [float(one.label) for one in texts])
-        )
-        return {name: float(value) for name, value in figures("values", answer_I1, true_I1).items()}
+        return value_figures(model, [Rated(one.text, float(one.label)) for one in texts])
     ids = [one.ids for one in head_inputs(model.tokenizer, head, [one.text for one in texts])]
     probability_IC = np.exp(model.class_log_probs(ids, number).astype(np.float64))
     true_IC = np.eye(len(head.classes))[[head.classes.index(one.label) for one in texts]]
     return {name: float(value) for name, value in figures("classes", probability_IC, true_IC).items()}
+
+
+def value_figures(model: LanguageModel, texts: Sequence[Rated]) -> dict[str, float]:
+    """Mean squared error and the other figures of the numbers that a head tells."""
+    told = model.predict([one.text for one in texts], HEAD)
+    answer_I1, true_I1 = np.array([[one.answer] for one in told]), np.array([[one.label] for one in texts])
+    return {name: float(value) for name, value in figures("values", answer_I1, true_I1).items()}
 
 
 def scratch(base: str, folder: Path, seed: int) -> None:

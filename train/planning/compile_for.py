@@ -68,7 +68,11 @@ class CompiledFor:
 
 
 class TooLargeError(ValueError):
-    """The compiler found no room for a step in the memory of a chip. The message has what to change."""
+    """The compiler found no room for a step in the memory of a chip; `needs`: how much was lacking."""
+
+    def __init__(self, topology: str, needs: str, changes: str):
+        super().__init__(f"{topology}: {needs}; {changes}")
+        self.needs = needs
 
 
 def compile_for(recipe: Recipe, topology: str) -> CompiledFor:
@@ -107,7 +111,7 @@ def compiled(
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            raise TooLargeError(_too_large(recipe, topology, len(devices), str(error))) from error
+            raise _too_large(recipe, topology, len(devices), str(error)) from error
         seconds = time.perf_counter() - began
     program, memory = Program(program_of.as_text()), program_of.memory_analysis()
     return CompiledFor(
@@ -119,11 +123,11 @@ def compiled(
     )  # fmt: skip
 
 
-def _too_large(recipe: Recipe, topology: str, devices: int, said: str) -> str:
+def _too_large(recipe: Recipe, topology: str, devices: int, said: str) -> TooLargeError:
     """What the compiler said of a chip's memory, and the settings that take less of it."""
     sizes = re.search(r"\(([\d.]+\w)\) exceeds available \w+ \(([\d.]+\w)\)", said)
     needs = f"needs {sizes[1]}B of {sizes[2]}B a chip" if sizes else said.splitlines()[0]
-    return f"{topology}: the step {needs}; {in_words(recipe, devices)}"
+    return TooLargeError(topology, f"the step {needs}", in_words(recipe, devices))
 
 
 def check_compiler(asked: str) -> None:

@@ -116,7 +116,7 @@ def answered(one: Tried, config: ModelConfig, machines: Machines, devices: Seque
     try:
         found = compiled(of_slice, machines.name, devices, config.vocabulary, causal_only())
     except TooLargeError as refusal:
-        return one._replace(fits=False, said=str(refusal).partition(";")[0].partition(": ")[2])
+        return one._replace(fits=False, said=refusal.needs)
     if found.kernels == 0:
         return one._replace(fits=True, said="compiled", compiled=found)
     return one._replace(

@@ -181,19 +181,16 @@ class BucketLease(Lease):
     def release_bucket(self) -> None:
         """Gives the lease on the bucket back, unless another has it."""
         self._over.set()
-        with (
-            contextlib.suppress(BucketError, TimeoutError),
-            self._written,
-        ):  # one that stays is found to be a dead owner's
+        # one that stays is found to be a dead owner's
+        with contextlib.suppress(BucketError, TimeoutError), self._written:
             if self._generation is not None:
                 last, self._generation = self._generation, None
                 self._replaced(last, RELEASED)  # which, unlike a deletion, can be conditional
 
     def _beat_on(self) -> None:
         while self.lost is None and not self._over.wait(HEARTBEAT):
-            with contextlib.suppress(
-                BucketError, LeaseLostError
-            ):  # a store that does not answer: training may outlive it
+            # training may outlive a store that does not answer
+            with contextlib.suppress(BucketError, LeaseLostError):
                 if not self._over.is_set():
                     self.check_bucket()
 

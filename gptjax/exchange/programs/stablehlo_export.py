@@ -119,6 +119,16 @@ def description(model: LanguageModel) -> dict[str, Any]:
     }
 
 
+def in_words(manifest: dict[str, Any]) -> str:
+    """What a manifest says of the proof, and of what is left out."""
+    logits, left = manifest["proof"]["logits"], manifest["left_out"]
+    said = (
+        f"scores of up to {logits['largest']:.4g} within {logits['largest_difference']:.2g} over {logits['tokens']} "
+        "tokens, greedy text the same"
+    )
+    return f"{said}\nleft out, for tokens alone are scored: the output heads {', '.join(left)}" if left else said
+
+
 def check_room(folder: Path, weights: dict[str, np.ndarray]) -> None:
     """Raises OSError where the disk has no room for the weights."""
     needed, free = sum(x.nbytes for x in weights.values()), shutil.disk_usage(folder).free

@@ -87,9 +87,9 @@ def test_a_step_too_large_for_a_chip_is_told_in_fields_that_make_it_smaller():
         "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO "
         "temporaries (16.67G) exceeds available HBM (15.75G). HLO module: jit_step."
     )
-    told = _too_large(RECIPE, "v5e:4x4", 16, said)
+    told = str(_too_large(RECIPE, "v5e:4x4", 16, said))
     assert "needs 16.67GB of 15.75GB a chip" in told
     assert all(f"{field}=" in told for field in ("mesh.fsdp", "optimizer.name"))
     assert "batch.rows" not in told  # one row a chip already
     assert "compute.remat" not in told  # full already
-    assert "RESOURCE_EXHAUSTED: HBM" in _too_large(RECIPE, "v5e:4x4", 16, "RESOURCE_EXHAUSTED: HBM\nat 0x1")
+    assert "RESOURCE_EXHAUSTED: HBM" in str(_too_large(RECIPE, "v5e:4x4", 16, "RESOURCE_EXHAUSTED: HBM\nat 0x1"))

@@ -75,7 +75,7 @@ def compiler(monkeypatch):
     def compiled(made, topology, devices, vocabulary, spec):
         calls.append(made)
         if made.compute.remat == "none":
-            raise TooLargeError(f"{topology}: the step needs 20GB of 15.75GB a chip; change one of: ...")
+            raise TooLargeError(topology, "the step needs 20GB of 15.75GB a chip", "change one of: ...")
         return CompiledFor(
             topology=topology, chip="TPU v5 lite", mesh={}, argument_bytes=3 * 10**9, peak_bytes=6 * 10**9,
             temporary_bytes=0, collective_bytes={"all-gather": 10**6}, cycles=10**9 // len(calls), kernels=1,

@@ -9,21 +9,28 @@ Needs reviews of Chinese shops (./launch.sh setup --as-is), and VADER's rated te
 
 import dataclasses
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from train.lab.experiment import ROOT, SEEDS, Change, Experiment, Setting, folder_of
-from train.lab.experiments.label_runs import FOLDER, STEPS, WRONG, drawing, measured, prepare, recipe_of, trial_figures
+from train.lab.experiment import SEEDS, Change, Experiment, Setting, folder_of
+from train.lab.experiments.label_runs import (
+    FOLDER,
+    STEPS,
+    WRONG,
+    alone,
+    drawing,
+    measured,
+    prepare,
+    recipe_of,
+    trial_figures,
+)
 from train.lab.experiments.small import as_it_is
 from train.lab.few_labels import part_of, rated, test_file, written_ratings
 from train.lab.outcome import DECIDES, Outcome, figures
 from train.lab.series import Series
 from train.recipe import Recipe, ValidationSpec
 from train.recipes import evening
-from train.supervision.exits import DONE
 from train.tuning.finetune import talk
 from train.tuning.tune_recipe import TuneRecipe
 
@@ -81,12 +88,7 @@ def _measure_base(run: Path) -> dict[str, float]:
     """What it scored on held-out text, and the share of right minimal pairs by subject."""
     kept = run / "minimal_pairs.json"
     if not kept.exists():
-        command = [sys.executable, "-P", "-m", "train.lab.minimal_pairs", str(run), "--to", str(kept)]
-        told = subprocess.run(
-            command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, check=False
-        )
-        if told.returncode != DONE:
-            raise ValueError(f"`{' '.join(command[2:])}` failed, see above")
+        alone("train.lab.minimal_pairs", str(run), "--to", str(kept), stdout=subprocess.DEVNULL)
     return {**figures(run), **json.loads(kept.read_text(encoding="utf-8"))}
 
 

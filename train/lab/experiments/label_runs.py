@@ -117,13 +117,16 @@ def prepare(
 
 
 def trial(*words: str) -> None:
-    """Runs train/lab/label_trial.py in a process of its own. Raises ValueError where it fails; it has said why."""
-    command = [sys.executable, "-P", "-m", "train.lab.label_trial", *words]
-    if (
-        subprocess.run(command, cwd=Path.cwd(), env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False).returncode
-        != DONE
-    ):
-        raise ValueError(f"`python -m train.lab.label_trial {' '.join(words)}` failed, see above")
+    """Runs train/lab/label_trial.py as `alone` does."""
+    alone("train.lab.label_trial", *words)
+
+
+def alone(program: str, *words: str, **streams: int) -> None:
+    """Runs a program of ours in a process of its own. Raises ValueError where it fails; it has said why."""
+    command = [sys.executable, "-P", "-m", program, *words]
+    done = subprocess.run(command, cwd=Path.cwd(), env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False, **streams)
+    if done.returncode != DONE:
+        raise ValueError(f"`python -m {program} {' '.join(words)}` failed, see above")
 
 
 def measured(task: str, beside: Mapping[str, Path] | None = None) -> Callable[[Path], dict[str, float]]:
