@@ -8,10 +8,9 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from gptjax.nn.attention import product_precision
-from gptjax.sharding import constrain, per_device, scatter, splits_evenly
+from gptjax.sharding import constrain
 
 RESULT = "linear result"  # what a rematerialisation policy may keep
-TOKENS = ("batch", "length")
 THIN = 8  # a weight so many times as high as it is wide, as the first of an adapter's two
 
 
@@ -21,8 +20,8 @@ def linear(
 ) -> Float[Array, "B T Y"]:
     """x @ w in x's dtype with float32 accumulation; the result has x's dtype, w's gradient w's own.
 
-    `axes` are w's logical names. What fsdp splits of w is gathered here, cast first, and the gradient's sum is
-    scattered back. Left to itself, autodiff would multiply float32 gradients with bfloat16 operands, at float32 speed.
+    `axes` are w's logical names. What fsdp splits of w is gathered here, cast first, and the gradient is scattered
+    back. Left to itself, autodiff would multiply float32 gradients with bfloat16 operands, at float32 speed.
     """
     return _forward(x_BTX, w_XY, axes)[0]
 
@@ -38,30 +37,16 @@ def _backward(axes, saved, g_BTY):
     x_BTX, w_XY = saved
     g_BTY = g_BTY.astype(x_BTX.dtype)
     dx_BTX = _product("BTY,XY->BTX", g_BTY, _gathered(w_XY, x_BTX.dtype, axes))
-    return dx_BTX.astype(x_BTX.dtype), _slope(x_BTX, g_BTY, axes).astype(w_XY.dtype)
+    # contracted over two axes: over one flattened axis XLA on the CPU takes twice as long (docs/log.md, 2026-11-22)
+    if w_XY.shape[1] * THIN < w_XY.shape[0]:
+        # a CPU lays the first operand out anew, here the small one; merged with `.T`, the product would be slow again
+        dw_XY = jax.lax.optimization_barrier(_product("BTY,BTX->YX", g_BTY, x_BTX)).T
+    else:
+        dw_XY = _product("BTX,BTY->XY", x_BTX, g_BTY)
+    return dx_BTX.astype(x_BTX.dtype), constrain(dw_XY, *axes).astype(w_XY.dtype)
 
 
 linear.defvjp(_forward, _backward)
-
-
-def _slope(x_BTX, g_BTY, axes):
-    """The weight's gradient, float32: of each device's tokens a product, their sum scattered as fsdp splits the weight.
-
-    Said so, and not left to the compiler: for 64 chips and more a TPU's would give every chip all of the sum.
-    """
-
-    def of_device(x_BTX, g_BTY):
-        # contracted over two axes: over one flattened axis XLA on the CPU takes twice as long (docs/log.md, 2026-11-22)
-        if g_BTY.shape[2] * THIN < x_BTX.shape[2]:
-            # a CPU lays the first operand out anew, here the small one; merged with `.T`, the product would be slow
-            dw_XY = jax.lax.optimization_barrier(_product("BTY,BTX->YX", g_BTY, x_BTX)).T
-        else:
-            dw_XY = _product("BTX,BTY->XY", x_BTX, g_BTY)
-        return scatter(dw_XY, *axes)
-
-    if not splits_evenly(x_BTX, *TOKENS, None):  # a single text on a mesh for many, looked at
-        return constrain(of_device(x_BTX, g_BTY), *axes)
-    return constrain(per_device(of_device, (TOKENS, TOKENS), axes)(x_BTX, g_BTY), *axes)
 
 
 def _gathered(w_XY, dtype, axes):
