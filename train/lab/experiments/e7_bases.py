@@ -9,7 +9,6 @@ Needs reviews of Chinese shops (./launch.sh setup --as-is), and VADER's rated te
 
 import dataclasses
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,7 +87,7 @@ def _measure_base(run: Path) -> dict[str, float]:
     """What it scored on held-out text, and the share of right minimal pairs by subject."""
     kept = run / "minimal_pairs.json"
     if not kept.exists():
-        alone("train.lab.minimal_pairs", str(run), "--to", str(kept), stdout=subprocess.DEVNULL)
+        alone("train.lab.minimal_pairs", str(run), "--to", str(kept), quiet=True)
     return {**figures(run), **json.loads(kept.read_text(encoding="utf-8"))}
 
 

@@ -121,10 +121,14 @@ def trial(*words: str) -> None:
     alone("train.lab.label_trial", *words)
 
 
-def alone(program: str, *words: str, **streams: int) -> None:
-    """Runs a program of ours in a process of its own. Raises ValueError where it fails; it has said why."""
+def alone(program: str, *words: str, quiet: bool = False) -> None:
+    """Runs a program of ours in a process of its own; `quiet`: what it prints is not shown.
+
+    Raises ValueError where it fails; it has said why.
+    """
     command = [sys.executable, "-P", "-m", program, *words]
-    done = subprocess.run(command, cwd=Path.cwd(), env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False, **streams)
+    environment, shown = {**os.environ, "PYTHONPATH": str(ROOT)}, subprocess.DEVNULL if quiet else None
+    done = subprocess.run(command, cwd=Path.cwd(), env=environment, stdout=shown, check=False)
     if done.returncode != DONE:
         raise ValueError(f"`python -m {program} {' '.join(words)}` failed, see above")
 
