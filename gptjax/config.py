@@ -172,8 +172,10 @@ class Architecture(Shape):
         if self.family == "gpt2":
             self._check_gpt2()
         if self.qkv_bias and self.attention_bias:
-            raise ValueError("model.qkv_bias=True with model.attention_bias=True, which adds those and one more: use one")
-        if self.nope_layers != tuple(layer for layer in range(self.L) if layer in self.nope_layers):
+            raise ValueError(
+                "model.qkv_bias=True with model.attention_bias=True, which adds those and one more: use one"
+            )
+        if list(self.nope_layers) != sorted({layer for layer in self.nope_layers if layer in range(self.L)}):
             raise ValueError(
                 f"model.nope_layers={self.nope_layers}: must be numbers of layers from 0 to {self.L - 1}, ascending, "
                 f"each once, such as (3, 7)"
@@ -208,6 +210,11 @@ class Architecture(Shape):
             "query": (self.D, attended), "key": (self.D, shared), "value": (self.D, shared),
             "attention_out": (attended, self.D), **gate, "up": (self.D, self.F), "down": (self.F, self.D),
         }  # fmt: skip
+
+    @property
+    def reach(self) -> int | None:
+        """`window`, where a text can be longer than that; None = a token looks at the whole row."""
+        return self.window if self.window is not None and self.window < self.T else None
 
     def biased(self, name: str) -> bool:
         """Whether a vector is added to what a linear layer of `projections` gives."""

@@ -1,7 +1,7 @@
 """A model as one GGUF file, which appears whole and proven, or not at all.
 
 The file is written in a hidden folder beside the target. It is read back as `gptjax.load` reads it, and by
-`gptjax.exchange.gguf_reread`, which shares nothing with what writes; one renaming makes it appear.
+`gptjax.exchange.witness.gguf_reread`, which shares nothing with what writes; one renaming makes it appear.
 
 Why the writer is ours and not that of the package gguf: our reader has the table of types and the names already, so
 that writing is some hundred lines more; whoever installs the wheel exports without a further package; and the values
@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from gptjax.exchange import gguf_reread
 from gptjax.exchange.export import (
     CONTINUED,
     PROMPTS,
@@ -33,6 +32,7 @@ from gptjax.exchange.gguf_blocks import SMALL
 from gptjax.exchange.gguf_file import content_bytes, write_file
 from gptjax.exchange.gguf_model import ATTRIBUTION, read_gguf, settings_of, shapes_of, tensors_of
 from gptjax.exchange.gguf_tokenizer import KEY, tokenizer_settings
+from gptjax.exchange.witness import gguf_reread
 from gptjax.files.atomic_folder import absent, appearing
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.prompt import encode_prompts
@@ -150,7 +150,7 @@ def _prove(file: Path, model: LanguageModel, params: dict[str, np.ndarray], dtyp
 def _compare_description(again: LanguageModel, model: LanguageModel) -> None:
     """The settings, as `gptjax.load` understands them, and what the tokenizer makes of texts."""
     for field in dataclasses.fields(model.config):
-        name = "H" if field.name == "head_width" else field.name
+        name = {"head_width": "H", "window": "reach"}.get(field.name, field.name)
         found, wanted = getattr(again.config, name), getattr(model.config, name)
         if found != wanted and name not in ("dropout", "class_heads"):
             raise ValueError(f"the file says {name}={found!r}, the source {wanted!r}")

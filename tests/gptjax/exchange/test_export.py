@@ -331,8 +331,8 @@ def test_classes_in_another_order_stop_an_export(tmp_path, monkeypatch):
 
 
 def test_what_no_class_of_theirs_computes_leaves_nothing(tmp_path):
-    config = ModelConfig(**{**dataclasses.asdict(random_model().config), "window": 5})
-    with pytest.raises(ValueError, match=r"Qwen3ForCausalLM cannot have model.window=5"):
+    config = ModelConfig(**{**dataclasses.asdict(random_model().config), "logit_cap": 5.0})
+    with pytest.raises(ValueError, match=r"Qwen3ForCausalLM cannot have model.logit_cap=5.0"):
         export(LanguageModel(config, bpe(), random_model().params), tmp_path / "model")
     assert not [*tmp_path.iterdir()]
 

@@ -117,11 +117,14 @@ GROUPED = random_model
 UNSAYABLE = {
     "rows of 48 in blocks": (GROUPED, "q8_0", "'blk.0.ffn_down.weight' have 48 values, no multiple of 32"),
     "an unknown dtype": (GROUPED, "q8_1", "dtype='q8_1'; did you mean 'q8_0'"),
-    "a window": (lambda: with_config(random_model(), window=5), "f32", "cannot have model.window=5"),
+    "a window": (lambda: with_config(random_model(), window=5), "f32", "model.window=5 is not written to GGUF"),
     "llama3's scaling": (
         lambda: with_config(random_model(), rope_scaling=RopeScaling()), "f32", "rope_scaling.kind='llama3' is not",
     ),
     "biases of qwen3": (lambda: with_config(random_model(), attention_bias=True), "f32", "qwen3 has no biases"),
+    "layers without positions": (
+        lambda: with_config(random_model(), nope_layers=(1,), qk_norm=False), "f32", "nope_layers=(1,) is not written",
+    ),
     "adapters": (lambda: with_config(random_model(), lora=Lora()), "f32", "has adapters beside its weights"),
     "a prefix that is encoded": (lambda: with_habits(encodes_prompt=True), "f32", "from both sides"),
     "four ends": (lambda: with_habits(ends=frozenset({2, 5, 6, 7})), "f32", r"end with the tokens \[2, 5, 6, 7\]"),
