@@ -228,7 +228,7 @@ def _without_positions(fields: Mapping[str, Any], L: int) -> tuple[int, ...]:
     turned, interval = fields.get("no_rope_layers"), fields.get("no_rope_layer_interval", 4)
     if turned is None:
         if type(interval) is not int or interval < 1:
-            raise ValueError(f"field 'no_rope_layer_interval' is {str(interval)[:60]!r}; must be a number above 0")
+            raise ValueError(f"field 'no_rope_layer_interval' is {interval!r:.60}; must be a whole number above 0")
         if L > MOST_LAYERS:
             raise ValueError(f"field 'num_hidden_layers' is {L}; at most {MOST_LAYERS} are read of a {SMOLLM3}")
         return tuple(range(interval - 1, L, interval))

@@ -27,7 +27,7 @@ import numpy as np
 
 import gptjax
 from gptjax.exchange.export import logits_of
-from gptjax.exchange.gguf_export import DTYPES
+from gptjax.exchange.gguf_settings import DTYPES
 from gptjax.exchange.witness.gguf_reread import logits
 from gptjax.inference.language_model import LanguageModel
 from tests.gptjax.exchange.witness.test_gguf_reread import SAID, file_of

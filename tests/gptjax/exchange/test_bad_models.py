@@ -264,7 +264,7 @@ FOLDERS = {
     ),
     "positions in no layers": (
         put("config.json", SMOLLM3 | {"no_rope_layers": None, "no_rope_layer_interval": 0}),
-        "'no_rope_layer_interval' is 0; must be a number above 0",
+        "'no_rope_layer_interval' is 0; must be a whole number above 0",
     ),
     "a billion layers without a list": (
         put("config.json", SMOLLM3 | {"no_rope_layers": None, "num_hidden_layers": 2**30}),

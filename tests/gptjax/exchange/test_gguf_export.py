@@ -11,8 +11,9 @@ import gptjax
 from gptjax.command.export_verb import Export
 from gptjax.config import ClassHead, Lora, RopeScaling
 from gptjax.exchange import gguf_export
-from gptjax.exchange.gguf_export import DTYPES, export_gguf
+from gptjax.exchange.gguf_export import export_gguf
 from gptjax.exchange.gguf_file import read_file
+from gptjax.exchange.gguf_settings import DTYPES, described
 from gptjax.inference.chat import TURNS
 from gptjax.inference.generation_config import GenerationConfig
 from gptjax.inference.language_model import LanguageModel
@@ -87,7 +88,7 @@ def test_a_file_of_others_is_written_again_with_the_same_settings_and_tensors(tm
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_matrices_have_the_type_that_was_asked_for_and_the_rest_is_exact(dtype):
-    settings, entries = gguf_export._described(random_model("gpt2"), "model", dtype)
+    settings, entries = described(random_model("gpt2"), "model", dtype)
     kinds = {name: kind for name, kind, _ in entries}
     assert kinds["blk.1.ffn_up.weight"] == dtype.upper()
     assert kinds["token_embd.weight"] == kinds["output.weight"] == ("Q8_0" if dtype[:2] == "q4" else dtype.upper())
@@ -123,7 +124,7 @@ UNSAYABLE = {
     ),
     "biases of qwen3": (lambda: with_config(random_model(), attention_bias=True), "f32", "qwen3 has no biases"),
     "layers without positions": (
-        lambda: with_config(random_model(), nope_layers=(1,), qk_norm=False), "f32", "nope_layers=(1,) is not written",
+        lambda: with_config(random_model(), nope_layers=(1,), qk_norm=False), "f32", r"nope_layers=\(1,\) is not written",
     ),
     "adapters": (lambda: with_config(random_model(), lora=Lora()), "f32", "has adapters beside its weights"),
     "a prefix that is encoded": (lambda: with_habits(encodes_prompt=True), "f32", "from both sides"),
