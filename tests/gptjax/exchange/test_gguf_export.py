@@ -124,7 +124,7 @@ UNSAYABLE = {
     ),
     "biases of qwen3": (lambda: with_config(random_model(), attention_bias=True), "f32", "qwen3 has no biases"),
     "layers without positions": (
-        lambda: with_config(random_model(), nope_layers=(1,), qk_norm=False), "f32", r"nope_layers=\(1,\) is not written",
+        lambda: with_config(random_model(), nope_layers=(1,), qk_norm=False), "f32", r"model.nope_layers=\(1,\) is not",
     ),
     "adapters": (lambda: with_config(random_model(), lora=Lora()), "f32", "has adapters beside its weights"),
     "a prefix that is encoded": (lambda: with_habits(encodes_prompt=True), "f32", "from both sides"),
