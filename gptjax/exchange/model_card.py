@@ -94,7 +94,7 @@ def _front(model: "LanguageModel", facts: RunFacts | None) -> str:
     """What Hugging Face shows and searches by. A licence is that of the texts, where the run knows theirs."""
     lines = ["library_name: transformers", "pipeline_tag: text-generation", "tags:", "- gptjax"]
     sources = () if facts is None else facts.sources
-    languages = sorted({one.language for one in sources if re.fullmatch("[a-z]{2,3}", one.language or "")})
+    languages = sorted({one.language for one in sources if one.language and re.fullmatch("[a-z]{2,3}", one.language)})
     if languages:
         lines += ["language:", *(f"- '{language}'" for language in languages)]  # no is Norwegian, and YAML's false
     licences = {one.licence for one in sources}

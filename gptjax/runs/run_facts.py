@@ -74,9 +74,11 @@ def run_facts(run: Path, step: int, *, averaged: bool) -> RunFacts:
 
 def _source(name: str, fields: Mapping[str, Any]) -> Source:
     train = _part(_part(fields, "splits"), "train")
-    said = [value if isinstance(value := fields.get(key), str) else None for key in ("licence", "language", "warning")]
-    counts = [value if type(value := train.get(key)) is int else None for key in ("documents", "tokens")]
-    return Source(name, *said[:2], *counts, said[2])
+    licence, language, warning = (
+        value if isinstance(value := fields.get(key), str) else None for key in ("licence", "language", "warning")
+    )
+    documents, tokens = (value if type(value := train.get(key)) is int else None for key in ("documents", "tokens"))
+    return Source(name, licence, language, documents, tokens, warning)
 
 
 def _tokens(records: list[dict[str, Any]], step: int) -> int | None:

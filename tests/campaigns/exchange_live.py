@@ -127,7 +127,7 @@ def tokenizers_of_families(scratch: Path) -> None:
     }  # fmt: skip
     for kind, (fields, rules) in kinds.items():
         folder, again = scratch / kind, scratch / f"{kind}-again"
-        write_folder(folder, fields)
+        write_folder(folder, fields | {"max_position_embeddings": 256})
         rules.save(str(folder / "tokenizer.json"))
         said = {"tokenizer_class": kind, "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
         (folder / "tokenizer_config.json").write_text(json.dumps(said))
