@@ -36,7 +36,6 @@ class Estimate:
     compute_seconds: float
     near_bytes: dict[str, float]  # received within a group of chips, by kind of exchange
     far_bytes: dict[str, float]  # from other groups
-    far_seconds: float
     waited_seconds: float  # of near and far seconds, those that no computing hides
     tokens: int  # of a step, over all chips
 
@@ -60,7 +59,7 @@ def estimate(recipe: Recipe, config: ModelConfig, machines: Machines) -> Estimat
     waited = near.get(IN_THE_WAY, 0.0) / chip.near + far.get(IN_THE_WAY, 0.0) / chip.far
     return Estimate(
         state=state, activations=_activations(recipe, config, mesh), compute_seconds=computing,
-        near_bytes=near, far_bytes=far, far_seconds=sum(far.values()) / chip.far, waited_seconds=waited, tokens=tokens,
+        near_bytes=near, far_bytes=far, waited_seconds=waited, tokens=tokens,
     )  # fmt: skip
 
 

@@ -120,6 +120,17 @@ class Program:
                 sent[kind] += sum(_shapes(parts[1] if both else instruction.shape)) * times
         return dict(sent)
 
+    @property
+    def far_bytes(self) -> dict[str, int]:
+        """Kind of exchange -> bytes that come in from other slices, over the data centre's network."""
+        received: dict[str, int] = collections.defaultdict(int)
+        for instruction, times in self.scheduled():
+            kind = re.search(r'megascale_transfer_type="(\w+)"', instruction.rest)
+            if instruction.opcode == "recv" and kind:
+                arrived = _parts(instruction.shape)[0]  # beside it a number and a token
+                received[kind[1].lower().replace("_", "-")] += sum(_shapes(arrived)) * times
+        return dict(received)
+
     def trips(self, loop: Instruction, within: str) -> int:
         """How often a loop turns: (bound - start) / step of its counter. Raises ValueError for another kind of loop."""
         condition, body = (self._computations[loop.called(part) or ""] for part in ("condition", "body"))

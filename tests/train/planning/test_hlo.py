@@ -61,6 +61,15 @@ def test_a_combined_asynchronous_exchange_counts_all_of_its_results():
     assert Program(both).collective_bytes["all-reduce"] == 4 * 1010 * 4 + 4 * 8 * 4
 
 
+def test_what_comes_from_other_slices_is_counted_apart():
+    """A transfer of the runtime between slices, in the loop; a host's own transfer is none."""
+    line = """  %got = (f32[12,8]{1,0}, u32[], token[]) recv(%x), is_host_transfer=true, frontend_attributes={KIND}
+  %next ="""
+    between = line.replace("KIND", '_xla_megascale_transfer_type="ALL_REDUCE"')
+    assert Program(TEXT.replace("  %next =", between)).far_bytes == {"all-reduce": 4 * 12 * 8 * 4}
+    assert Program(TEXT.replace("  %next =", line.replace("KIND", 'is_spmd_generated="true"'))).far_bytes == {}
+
+
 def test_kernels_are_counted_apart():
     assert Program(TEXT).kernel_calls == 1
     assert Program(TEXT.replace("tpu_custom_call", "AllocateBuffer")).kernel_calls == 0
