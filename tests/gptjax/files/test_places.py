@@ -27,6 +27,7 @@ def home(tmp_path, monkeypatch):
     (tmp_path / "home").mkdir()
     (tmp_path / "here").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("GPTJAX_CACHE", raising=False)
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path / "home"
 
