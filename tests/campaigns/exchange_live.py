@@ -114,10 +114,13 @@ def tokenizers_of_families(scratch: Path) -> None:
     qwen2.train_from_iterator(
         TEXTS * 3, trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet)
     )
-    mistral = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    pieces = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"abdehnrst", "▁t", "he", "▁the", "an"]
+    joined = [("▁", "t"), ("h", "e"), ("▁t", "he"), ("a", "n")]
+    mistral = tokenizers.Tokenizer(
+        models.BPE({piece: id for id, piece in enumerate(pieces)}, joined, unk_token="<unk>", byte_fallback=True)
+    )
+    mistral.add_special_tokens(special)
     mistral.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    pieces = [*special, *(f"<0x{byte:02X}>" for byte in range(256))]
-    mistral.train_from_iterator(["▁a▁b▁the▁an"], trainers.BpeTrainer(vocab_size=285, special_tokens=pieces))
     mistral.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
