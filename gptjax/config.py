@@ -128,9 +128,13 @@ class Architecture(Shape):
 
     head_width: int | None = None  # H; None = D / N
     attention_bias: bool = False  # vectors added to query, key, value and attention_out (llama; gpt2 always has them)
-    mlp_bias: bool = False  # the same for gate, up and down
+    qkv_bias: bool = False  # to query, key and value alone
+    mlp_bias: bool = False  # to gate, up and down
     rope_theta: float = 10_000.0  # slowest rotary period over 2 pi, tokens (llama only)
     rope_scaling: RopeScaling | None = None  # None = as trained (llama only)
+    # Layers without rotary positions, from 0 on (llama only). NoPE: Kazemnejad et al. 2023, arXiv:2305.19466; in some
+    # layers: Yang et al. 2025, arXiv:2501.18795
+    nope_layers: tuple[int, ...] = ()
     attention_cap: float | None = None  # most that an attention score can be, bent smoothly; None = no bound
     logit_cap: float | None = None  # the same for the scores of tokens
     norm_epsilon: float = 1e-6
@@ -165,17 +169,28 @@ class Architecture(Shape):
         if (self.family == "gpt2") != (self.activation == "gelu"):
             legal = "gelu" if self.family == "gpt2" else "swiglu or relu2"
             raise ValueError(f"model.activation={self.activation!r} with model.family={self.family!r}; use {legal}")
-        if self.family == "gpt2" and (self.qk_norm or self.K != self.N or self.rope_scaling):
+        if self.family == "gpt2":
+            self._check_gpt2()
+        if self.qkv_bias and self.attention_bias:
+            raise ValueError(
+                "model.qkv_bias=True with model.attention_bias=True, which adds those and one more: use one"
+            )
+        if list(self.nope_layers) != sorted({layer for layer in self.nope_layers if layer in range(self.L)}):
+            raise ValueError(
+                f"model.nope_layers={self.nope_layers}: must be numbers of layers from 0 to {self.L - 1}, ascending, "
+                f"each once, such as (3, 7)"
+            )
+
+    def _check_gpt2(self) -> None:
+        if self.qk_norm or self.K != self.N or self.rope_scaling or self.nope_layers:
             raise ValueError(
                 f"model.family='gpt2' has no qk_norm (found {self.qk_norm}), no rope_scaling (found "
-                f"{self.rope_scaling}) and K = N (found K={self.K}, N={self.N})"
+                f"{self.rope_scaling}), no nope_layers (found {self.nope_layers}) and K = N (found K={self.K}, "
+                f"N={self.N})"
             )
-        if self.family == "gpt2" and (self.attention_bias or self.mlp_bias):
-            raise ValueError(
-                f"model.family='gpt2' has biases everywhere; leave out model.attention_bias={self.attention_bias} and "
-                f"model.mlp_bias={self.mlp_bias}, which are for llama"
-            )
-        if self.N * self.H != self.D and self.family == "gpt2":
+        if biases := [name for name in ("attention_bias", "qkv_bias", "mlp_bias") if getattr(self, name)]:
+            raise ValueError(f"model.family='gpt2' has biases everywhere; leave out model.{biases[0]}=True, for llama")
+        if self.N * self.H != self.D:
             raise ValueError(
                 f"model.D={self.D} is not heads x width = N x H = {self.N} x {self.H} = {self.N * self.H}; "
                 f"make them equal"
@@ -196,9 +211,16 @@ class Architecture(Shape):
             "attention_out": (attended, self.D), **gate, "up": (self.D, self.F), "down": (self.F, self.D),
         }  # fmt: skip
 
-    def biased(self, part: Literal["heads", "mlp"]) -> bool:
-        """Whether the products of attention, or of the feed-forward block, have a bias."""
-        return self.family == "gpt2" or (self.attention_bias if part == "heads" else self.mlp_bias)
+    @property
+    def reach(self) -> int | None:
+        """`window`, where a text can be longer than that; None = a token looks at the whole row."""
+        return self.window if self.window is not None and self.window < self.T else None
+
+    def biased(self, name: str) -> bool:
+        """Whether a vector is added to what a linear layer of `projections` gives."""
+        if name in ("gate", "up", "down"):
+            return self.family == "gpt2" or self.mlp_bias
+        return self.family == "gpt2" or self.attention_bias or (self.qkv_bias and name != "attention_out")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -266,10 +288,7 @@ class ModelConfig(Architecture):
         adapters = sum(width + height for width, height in self.adapted.values()) * (self.lora.rank if self.lora else 0)
         norms = 2 * self.D + (2 * self.H if self.qk_norm else 0)
         outside = self.V * self.D * (1 if self.tied else 2) + self.D
-        if self.biased("heads"):
-            products += self.H * (self.N + 2 * self.K) + self.D
-        if self.biased("mlp"):
-            products += self.F * (2 if self.activation == "swiglu" else 1) + self.D
+        products += sum(width for name, (_, width) in self.projections.items() if self.biased(name))
         if self.family == "gpt2":
             norms *= 2
             outside += self.T * self.D + self.D
@@ -325,11 +344,12 @@ SIZES: dict[str, Callable[[], Shape]] = {
 
 
 def save_model_config(config: ModelConfig, path: Path) -> None:
-    """`lora` only where there is one: a gptjax from before it reads the file without, and refuses the other."""
+    """Parts that came later only where they are on: a gptjax from before one reads a file without, else refuses it."""
     fields = {"format": FORMAT, **dataclasses.asdict(config)}
     fields["class_heads"] = [{"name": head.name, **head.fields()} for head in config.class_heads]
-    if config.lora is None:
-        del fields["lora"]
+    for name in ("lora", "qkv_bias", "nope_layers"):
+        if not fields[name]:
+            del fields[name]
     path.write_text(json.dumps(fields, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
@@ -356,6 +376,9 @@ def load_model_config(path: Path) -> ModelConfig:
                 fields[name] = kind(**{key: _tuple_of(value) for key, value in fields[name].items()})
             except (TypeError, AttributeError) as error:
                 raise ValueError(f"{path}: field {name!r}: {error}") from error
+    if not isinstance(layers := fields.get("nope_layers", []), list):
+        raise ValueError(f"{path}: field 'nope_layers': {layers!r} is no list of layers' numbers")
+    fields["nope_layers"] = tuple(layers)
     try:
         heads = [{"pair": False, **head} for head in fields.get("class_heads", ())]
         fields["class_heads"] = tuple(ClassHead.of(head.pop("name"), head) for head in heads)

@@ -55,6 +55,8 @@ def restore_model(
     talks = run.generation_config
     model = LanguageModel(config, run.tokenizer, params, generation_config=talks, dtype=dtype, mesh=mesh)
     model.step = step
+    if adapter is None:
+        model.run, model.weights = run.path, weights
     return model
 
 

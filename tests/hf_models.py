@@ -20,6 +20,13 @@ LLAMA = {
     "rope_theta": 700.0, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
 QWEN3 = {**LLAMA, "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 18, "head_dim": 6}
+QWEN2 = {**LLAMA, "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}
+MISTRAL = {**LLAMA, "architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 9}
+SMOLLM3 = {
+    **LLAMA, "architectures": ["SmolLM3ForCausalLM"], "model_type": "smollm3", "no_rope_layers": [1, 0, 1, 1],
+    "pad_token_id": 0,
+}  # fmt: skip
+WINDOWED = {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 0}
 GPT2 = {
     "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": 301, "n_positions": 48, "n_embd": 20,
     "n_layer": 3, "n_head": 4, "layer_norm_epsilon": 3e-3, "activation_function": "gelu_new", "bos_token_id": 1,
@@ -42,10 +49,24 @@ CASES: dict[str, dict[str, Any]] = {
         **QWEN3, "tie_word_embeddings": True, "attention_bias": True, "num_key_value_heads": 1, "rope_theta": None,
         "rope_parameters": {**LLAMA3, "rope_theta": 90.0},
     },
+    "qwen3, a window": {**QWEN3, **WINDOWED},
+    "qwen2": QWEN2,
+    "mistral": MISTRAL,
+    "smollm3": SMOLLM3,
+    "smollm3 tied, biases, a window in the one layer that it has": {
+        **{name: value for name, value in SMOLLM3.items() if name not in ("tie_word_embeddings", "rope_theta")},
+        **WINDOWED, "attention_bias": True, "mlp_bias": True, "no_rope_layers": None, "no_rope_layer_interval": 1,
+        "num_hidden_layers": 1,
+    },
     "gpt2": GPT2,
     "gpt2 untied, width of 33": {**GPT2, "tie_word_embeddings": False, "n_inner": 33},
 }  # fmt: skip
 PROMPT = [1, *np.random.default_rng(7).integers(0, 301, 30).tolist()]
+
+
+def drawn(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """From the normal distribution, always the same for a name; float32."""
+    return np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape, np.float32)
 
 
 def weights(fields: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -55,7 +76,7 @@ def weights(fields: dict[str, Any]) -> dict[str, np.ndarray]:
     for tensor in table(config):
         shape = shape_of(tensor, config)
         for name in names(tensor, config):
-            draw = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape, np.float32)
+            draw = drawn(name, shape)
             is_norm = tensor.ours.endswith("scale")
             scale = 0.3 if len(shape) == 1 else 1.0 if tensor.axes[0] in "VT" else 1.5 * shape[-1] ** -0.5
             found[name] = scale * draw + is_norm

@@ -1,7 +1,7 @@
 """A model as a folder in Hugging Face's layout, which appears whole and proven, or not at all.
 
-The files are written in a hidden folder beside the target. `gptjax.exchange.reread`, which shares nothing with this
-module, then reads them back and its scores are compared with the source's; what was found is kept in
+The files are written in a hidden folder beside the target. `gptjax.exchange.witness.reread`, which shares nothing with
+this module, then reads them back and its scores are compared with the source's; what was found is kept in
 `export_proof.json` with the SHA-256 of every other file. One renaming makes the folder appear.
 """
 
@@ -25,13 +25,14 @@ import tokenizers
 from safetensors.numpy import save_file
 
 from gptjax.config import ModelConfig
-from gptjax.exchange import heads_file, reread
+from gptjax.exchange import heads_file
 from gptjax.exchange.heads_file import read_class_heads
 from gptjax.exchange.hf_config import fields_of
 from gptjax.exchange.hf_folder import CONFIG, RULES, read_description
 from gptjax.exchange.hf_params import names, shape_of, table, written
 from gptjax.exchange.hf_texts import texts
 from gptjax.exchange.safetensors_file import INDEX, SINGLE
+from gptjax.exchange.witness import reread
 from gptjax.files.atomic_folder import absent, appearing
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.prompt import encode_prompts
@@ -137,7 +138,8 @@ def _compare_description(folder: Path, model: LanguageModel) -> None:
     """Every small file, as `gptjax.load` understands it."""
     config, tokenizer, generation_config = read_description(folder)
     for field in dataclasses.fields(config):
-        name = "H" if field.name == "head_width" else field.name  # None where H follows from D and N
+        # head_width is None where H follows from D and N, and a window none where no text is longer
+        name = {"head_width": "H", "window": "reach"}.get(field.name, field.name)
         found, wanted = getattr(config, name), getattr(model.config, name)
         if found != wanted and name != "dropout":  # which only training takes
             raise ValueError(f"{CONFIG} says {name}={found!r}, the source {wanted!r}")

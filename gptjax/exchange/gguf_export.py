@@ -1,7 +1,7 @@
 """A model as one GGUF file, which appears whole and proven, or not at all.
 
 The file is written in a hidden folder beside the target. It is read back as `gptjax.load` reads it, and by
-`gptjax.exchange.gguf_reread`, which shares nothing with what writes; one renaming makes it appear.
+`gptjax.exchange.witness.gguf_reread`, which shares nothing with what writes; one renaming makes it appear.
 
 Why the writer is ours and not that of the package gguf: our reader has the table of types and the names already, so
 that writing is some hundred lines more; whoever installs the wheel exports without a further package; and the values
@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from gptjax.exchange import gguf_reread
 from gptjax.exchange.export import (
     CONTINUED,
     PROMPTS,
@@ -29,35 +28,21 @@ from gptjax.exchange.export import (
     logits_of,
     probes,
 )
-from gptjax.exchange.gguf_blocks import SMALL
 from gptjax.exchange.gguf_file import content_bytes, write_file
-from gptjax.exchange.gguf_model import ATTRIBUTION, read_gguf, settings_of, shapes_of, tensors_of
+from gptjax.exchange.gguf_model import read_gguf, shapes_of, tensors_of
+from gptjax.exchange.gguf_settings import DTYPES, check_dtype, described
 from gptjax.exchange.gguf_tokenizer import KEY, tokenizer_settings
+from gptjax.exchange.witness import gguf_reread
 from gptjax.files.atomic_folder import absent, appearing
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.prompt import encode_prompts
 from gptjax.runs.manifest import describe
-from gptjax.spelling import did_you_mean
 
-# By dtype: the number that general.file_type has for it, and by how much scores may differ from the source's: the root
-# of the mean square difference, in standard deviations of the source's scores.
-DTYPES = {
-    "f32": (0, 1e-4), "f16": (1, 0.02), "bf16": (32, 0.1), "q8_0": (7, 0.1), "q4_0": (2, 1.0), "q4_1": (3, 1.0),
-}  # fmt: skip
-QUANTIZATION_VERSION = 2  # of the blocks
 PROBES = (
     "I'LL pay 1234.50 $, won't you?\r\n\t now  and\u00a0then", "中文，标点。二〇二六年11月29日", "Ünïcödé — “quoted”",
     "नमस्ते दुनिया १२३", "مرحبا بالعالم ٣", "привет, мир", "🦊👩‍👩‍👧‍👦 e\u0301 é", "<|eos|><|im_end|></s><|endoftext|>",
     "def f(x):\n    return x**2  # ½ Ⅷ\n\n\n", " leading and trailing   ",
 )  # fmt: skip
-
-
-def check_dtype(dtype: Any) -> str:
-    """The name, in small letters. Raises ValueError where there is no such type of weights."""
-    found = str(dtype).lower()
-    if found not in DTYPES:
-        raise ValueError(f"dtype={dtype!r}{did_you_mean(found, DTYPES)}")
-    return found
 
 
 def export_gguf(model: LanguageModel, path: str | os.PathLike[str], dtype: str = "f32") -> dict[str, Any]:
@@ -70,7 +55,7 @@ def export_gguf(model: LanguageModel, path: str | os.PathLike[str], dtype: str =
     Then nothing appears and nothing is left.
     """
     dtype, target = check_dtype(dtype), absent(path)
-    settings, entries = _described(model, target.stem, dtype)
+    settings, entries = described(model, target.stem, dtype)
     params = by_path(model.params)
     with appearing(target) as (aside, appear):
         file = aside / "model.gguf"
@@ -83,43 +68,6 @@ def export_gguf(model: LanguageModel, path: str | os.PathLike[str], dtype: str =
         proof = {"gptjax": importlib.metadata.version("gptjax"), "step": model.step, **found, **describe(file)}
         appear(file)
     return proof
-
-
-def _described(model: LanguageModel, name: str, dtype: str) -> tuple[dict[str, Any], list[tuple[str, str, tuple]]]:
-    """The settings, and name, type and shape of every tensor. Raises ValueError where GGUF cannot say them."""
-    config, generation_config = model.config, model.generation_config
-    if config.lora is not None:
-        raise ValueError("export: the model has adapters beside its weights; gptjax.load merges them")
-    if generation_config.encodes_prompt:
-        raise ValueError(
-            "export: this model reads a conversation from both sides before it answers, which no reader of GGUF does; "
-            "a folder says so to gptjax"
-        )
-    quantised = dtype.startswith("q")
-    settings = settings_of(config) | {
-        "general.type": "model",
-        "general.name": name,
-        "general.file_type": DTYPES[dtype][0],
-        **({"general.quantization_version": QUANTIZATION_VERSION} if quantised else {}),
-        **tokenizer_settings(model.tokenizer, generation_config, config.vocabulary),
-        **({} if model.credit is None else {ATTRIBUTION: model.credit}),
-    }
-    entries = [(tensor, _kind(tensor, shape, dtype), shape) for tensor, shape in shapes_of(config).items()]
-    for tensor, kind, shape in entries:
-        if kind.startswith("Q") and shape[-1] % SMALL:
-            raise ValueError(
-                f"export: the rows of tensor {tensor!r} have {shape[-1]} values, no multiple of {SMALL}, so that they "
-                f"are not whole blocks of {kind}; dtype f16 or bf16 takes any width"
-            )
-    return settings, entries
-
-
-def _kind(name: str, shape: tuple[int, ...], dtype: str) -> str:
-    if len(shape) == 1 or name.startswith("position_embd"):
-        return "F32"
-    if dtype in ("q4_0", "q4_1") and name.startswith(("token_embd", "output.")):
-        return "Q8_0"  # every score is made of them
-    return dtype.upper()
 
 
 def _check_room(folder: Path, needed: int) -> None:
@@ -150,7 +98,7 @@ def _prove(file: Path, model: LanguageModel, params: dict[str, np.ndarray], dtyp
 def _compare_description(again: LanguageModel, model: LanguageModel) -> None:
     """The settings, as `gptjax.load` understands them, and what the tokenizer makes of texts."""
     for field in dataclasses.fields(model.config):
-        name = "H" if field.name == "head_width" else field.name
+        name = {"head_width": "H", "window": "reach"}.get(field.name, field.name)
         found, wanted = getattr(again.config, name), getattr(model.config, name)
         if found != wanted and name not in ("dropout", "class_heads"):
             raise ValueError(f"the file says {name}={found!r}, the source {wanted!r}")

@@ -13,14 +13,14 @@ import numpy as np
 from gptjax.config import ModelConfig
 from gptjax.exchange.gguf_file import Tensors, read_file
 from gptjax.exchange.gguf_tokenizer import TOKENIZER_KEYS, token_id, tokenizer_of
-from gptjax.exchange.hf_config import GPT2, LLAMA, MODEL_TYPES, QWEN3, class_of, fields_of, model_of
+from gptjax.exchange.hf_config import GPT2, LLAMA, MODEL_TYPES, QWEN2, QWEN3, class_of, fields_of, model_of
 from gptjax.exchange.hf_params import names, read_params, shape_of, table, written
 from gptjax.exchange.imported_model import ImportedModel, check_one_model
 from gptjax.files.bounded_files import naming
 from gptjax.inference.chat import LINES
 from gptjax.inference.generation_config import GenerationConfig
 
-CLASSES = {"llama": LLAMA, "qwen3": QWEN3, "gpt2": GPT2}  # by general.architecture
+CLASSES = {"llama": LLAMA, "qwen2": QWEN2, "qwen3": QWEN3, "gpt2": GPT2}  # by general.architecture
 # Keys behind the architecture's name -> fields of config.json; all but the optional ones must be there.
 FIELDS = {
     "context_length": "max_position_embeddings",
@@ -140,12 +140,13 @@ def config_fields(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, .
 
 
 def _rotary_fields(arch: str, own: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """What `llama` and `qwen3` have besides."""
+    """What all but `gpt2` have besides."""
     fields = {
-        "attention_bias": "blk.0.attn_q.bias" in shapes,
         "rope_theta": _decimal(own.get("rope.freq_base", 10_000.0)),
         "num_key_value_heads": own.get("attention.head_count_kv", own["attention.head_count"]),
     }
+    if CLASSES[arch] != QWEN2:  # whose queries, keys and values always have one, and nothing else
+        fields["attention_bias"] = "blk.0.attn_q.bias" in shapes
     if CLASSES[arch] == LLAMA:
         fields["mlp_bias"] = "blk.0.ffn_up.bias" in shapes
     # a factor without a type is linear, as llama.cpp has it
@@ -191,7 +192,7 @@ def neighbours(rows: np.ndarray, heads: int) -> np.ndarray:
 
 def _rotary_heads(name: str, config: ModelConfig) -> int | None:
     """Of a tensor by Hugging Face's name, whose rows the files have as neighbours; None of all others."""
-    if config.family == "gpt2" or config.qk_norm:
+    if class_of(config) != LLAMA:
         return None
     return config.N if ".q_proj." in name else config.K if ".k_proj." in name else None
 
@@ -232,6 +233,9 @@ def settings_of(config: ModelConfig) -> dict[str, Any]:
     """The settings of a model of ours. Raises ValueError naming what of it the architectures do not compute."""
     kind = class_of(config)
     fields = fields_of(config)
+    for name, value in {"window": config.reach, "nope_layers": config.nope_layers}.items():
+        if value:
+            raise ValueError(f"export: model.{name}={value!r} is not written to GGUF; a folder can have it")
     arch = next(arch for arch, theirs in CLASSES.items() if theirs == kind)
     found = {key: fields[theirs] for key, theirs in (GPT2_FIELDS if arch == "gpt2" else FIELDS).items()}
     found["vocab_size"] = config.vocabulary

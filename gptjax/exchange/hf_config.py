@@ -10,8 +10,24 @@ from typing import Any, NamedTuple
 from gptjax.config import ModelConfig, RopeScaling
 from gptjax.files.bounded_files import naming, read_json
 
-GPT2, LLAMA, QWEN3 = "GPT2LMHeadModel", "LlamaForCausalLM", "Qwen3ForCausalLM"
-MODEL_TYPES = {GPT2: "gpt2", LLAMA: "llama", QWEN3: "qwen3"}
+GPT2, LLAMA, MISTRAL = "GPT2LMHeadModel", "LlamaForCausalLM", "MistralForCausalLM"
+QWEN2, QWEN3, SMOLLM3 = "Qwen2ForCausalLM", "Qwen3ForCausalLM", "SmolLM3ForCausalLM"
+MODEL_TYPES = {
+    GPT2: "gpt2", LLAMA: "llama", MISTRAL: "mistral", QWEN2: "qwen2", QWEN3: "qwen3", SMOLLM3: "smollm3",
+}  # fmt: skip
+# What of a model of ours its class does not compute, besides bent scores.
+LACKS = {
+    GPT2: ("window",),
+    LLAMA: (),
+    MISTRAL: ("attention_bias", "mlp_bias"),
+    QWEN2: ("mlp_bias", "nope_layers"),
+    QWEN3: ("mlp_bias", "qkv_bias", "nope_layers"),
+    SMOLLM3: (),
+}
+GEMMA = (
+    "Gemma is not read: it multiplies its embeddings and gates by GELU, and from version 2 on it has two more norms a "
+    "layer and a window in some layers alone"
+)
 REQUIRED = object()
 
 
@@ -24,7 +40,7 @@ class Field(NamedTuple):
     default: Any = REQUIRED  # what Hugging Face takes where it is absent or null
 
 
-_LLAMA = (
+_ROTARY = (
     Field("vocab_size", "vocabulary", int),
     Field("max_position_embeddings", "T", int),
     Field("hidden_size", "D", int),
@@ -32,9 +48,12 @@ _LLAMA = (
     Field("num_attention_heads", "N", int),
     Field("intermediate_size", "F", int),
     Field("rms_norm_eps", "norm_epsilon", float, 1e-6),
-    Field("attention_bias", "attention_bias", bool, False),
-    Field("tie_word_embeddings", "tied", bool, False),
 )
+_BIASES = (Field("attention_bias", "attention_bias", bool, False), Field("mlp_bias", "mlp_bias", bool, False))
+_WIDTH, _TIED = Field("head_dim", "head_width", int, None), Field("tie_word_embeddings", "tied", bool, False)
+# Hugging Face takes some number of its own where that of key heads is absent, and N where it is null: no file means
+# either, but for Llama's from before there were any
+_KEYS = Field("num_key_value_heads", "K", int)
 FIELDS = {
     GPT2: (
         Field("vocab_size", "vocabulary", int),
@@ -46,14 +65,11 @@ FIELDS = {
         Field("layer_norm_epsilon", "norm_epsilon", float, 1e-5),
         Field("tie_word_embeddings", "tied", bool, True),
     ),
-    LLAMA: (
-        *_LLAMA,
-        Field("num_key_value_heads", "K", int, None),  # None = N
-        Field("head_dim", "head_width", int, None),
-        Field("mlp_bias", "mlp_bias", bool, False),
-    ),
-    # Hugging Face takes 32 key heads where the number is absent, and N where it is null: no file means either
-    QWEN3: (*_LLAMA, Field("num_key_value_heads", "K", int), Field("head_dim", "head_width", int, 128)),
+    LLAMA: (*_ROTARY, _WIDTH, _TIED, *_BIASES, Field("num_key_value_heads", "K", int, None)),  # None = N
+    MISTRAL: (*_ROTARY, _WIDTH, _TIED, _KEYS),
+    QWEN2: (*_ROTARY, _WIDTH, _TIED, _KEYS),
+    QWEN3: (*_ROTARY, Field("head_dim", "head_width", int, 128), _TIED, _KEYS, _BIASES[0]),
+    SMOLLM3: (*_ROTARY, _WIDTH, Field("tie_word_embeddings", "tied", bool, True), _KEYS, *_BIASES),
 }
 # Fields of which only these values are computed here.
 ONLY: dict[str, tuple[Any, ...]] = {
@@ -64,7 +80,6 @@ ONLY: dict[str, tuple[Any, ...]] = {
     "add_cross_attention": (False,),
     "is_encoder_decoder": (False,),
     "chunk_size_feed_forward": (0,),
-    "use_sliding_window": (False,),
     "partial_rotary_factor": (1.0, None),
     "rope_interleaved": (False,),
     "quantization_config": (None,),
@@ -83,6 +98,11 @@ WRITING: dict[str, Any] = {
     "temperature": 1.0, "top_k": 50, "top_p": 1.0, "typical_p": 1.0,
 }  # fmt: skip
 ROPE = ("rope_theta", "rope_scaling", "rope_parameters")
+WINDOW = ("use_sliding_window", "max_window_layers", "layer_types")
+FULL, SLIDING = "full_attention", "sliding_attention"
+THETAS = {SMOLLM3: 2_000_000.0}  # where a file says nothing
+MOST_LAYERS = 10_000  # that a file need not list
+NOPE = ("no_rope_layers", "no_rope_layer_interval")
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 HARMLESS = frozenset(
     # who wrote it and how it is stored; what training and other heads take; in which order the same sums are taken
@@ -90,7 +110,7 @@ HARMLESS = frozenset(
     architectures model_type transformers_version _name_or_path torch_dtype dtype use_cache is_decoder
     output_attentions output_hidden_states return_dict initializer_range attention_dropout attn_pdrop embd_pdrop
     resid_pdrop n_ctx id2label label2id problem_type summary_activation summary_first_dropout summary_proj_to_labels
-    summary_type summary_use_proj task_specific_params reorder_and_upcast_attn pretraining_tp max_window_layers
+    summary_type summary_use_proj task_specific_params reorder_and_upcast_attn pretraining_tp
     is_llama_config transformers.js_config _attn_implementation_autoset gradient_checkpointing n_special
     predict_special_tokens output_past _num_labels max_sequence_length unsloth_version unsloth_fixed
     tokenizer_class finetuning_task tf_legacy_loss output_scores return_dict_in_generate use_return_dict sep_token_id
@@ -113,7 +133,8 @@ def model_of(fields: Mapping[str, Any]) -> tuple[ModelConfig, dict[str, Any]]:
     """As `read_config`, of the fields themselves."""
     classes = fields.get("architectures")
     if not isinstance(classes, list) or len(classes) != 1 or classes[0] not in list(MODEL_TYPES):
-        raise ValueError(f"architectures is {classes!r}; this can be one of {[[name] for name in MODEL_TYPES]}")
+        why = f": {GEMMA}" if str(classes).startswith("['Gemma") else ""
+        raise ValueError(f"architectures is {classes!r}{why}; this can be one of {[[name] for name in MODEL_TYPES]}")
     kind = classes[0]
     if fields.get("model_type") != MODEL_TYPES[kind]:
         raise ValueError(f"model_type is {fields.get('model_type')!r}; of a {kind} it is {MODEL_TYPES[kind]!r}")
@@ -123,16 +144,26 @@ def model_of(fields: Mapping[str, Any]) -> tuple[ModelConfig, dict[str, Any]]:
         shape |= {"family": "gpt2", "activation": "gelu", "qk_norm": False, "K": shape["N"]}
         shape["F"] = 4 * shape["D"] if shape["F"] is None else shape["F"]
     else:
-        shape |= {"qk_norm": kind == QWEN3, "K": shape["N"] if shape["K"] is None else shape["K"]}
-        shape["rope_theta"], shape["rope_scaling"] = _rope(fields)
+        shape |= {"qk_norm": kind == QWEN3, "qkv_bias": kind == QWEN2}
+        shape["K"] = shape["N"] if shape["K"] is None else shape["K"]
+        shape["rope_theta"], shape["rope_scaling"] = _rope(fields, THETAS.get(kind, 10_000.0))
+        if kind == SMOLLM3:
+            shape["nope_layers"] = _without_positions(fields, shape["L"])
         if shape["head_width"] is not None and shape["head_width"] * shape["N"] == shape["D"]:
             shape["head_width"] = None  # as a model of ours says it
+    shape["window"] = _window(kind, fields, shape)
     return ModelConfig(**shape), {name: fields[name] for name in SPECIAL if fields.get(name) is not None}
 
 
 def class_of(config: ModelConfig) -> str:
     """Their class of a model of ours."""
-    return GPT2 if config.family == "gpt2" else QWEN3 if config.qk_norm else LLAMA
+    if config.family == "gpt2":
+        return GPT2
+    if config.qk_norm:
+        return QWEN3
+    if config.qkv_bias:
+        return QWEN2
+    return SMOLLM3 if config.nope_layers else MISTRAL if config.reach else LLAMA
 
 
 def fields_of(config: ModelConfig) -> dict[str, Any]:
@@ -141,9 +172,9 @@ def fields_of(config: ModelConfig) -> dict[str, Any]:
     Raises ValueError naming what no class of Hugging Face computes.
     """
     kind = class_of(config)
-    absent = {"window": None, "attention_cap": None, "logit_cap": None}
-    absent |= {"activation": "gelu" if kind == GPT2 else "swiglu"} | ({"mlp_bias": False} if kind == QWEN3 else {})
-    for name, wanted in absent.items():
+    none = {"window": None, "nope_layers": (), "attention_cap": None, "logit_cap": None}
+    absent = {name: none.get(name, False) for name in (*LACKS[kind], "attention_cap", "logit_cap")}
+    for name, wanted in {**absent, "activation": "gelu" if kind == GPT2 else "swiglu"}.items():
         if getattr(config, name) != wanted:
             raise ValueError(f"export: {kind} cannot have model.{name}={getattr(config, name)!r}, only {wanted!r}")
     if kind == LLAMA and config.D % config.N:
@@ -159,6 +190,13 @@ def fields_of(config: ModelConfig) -> dict[str, Any]:
         if scaling.kind == "llama3":
             rope |= {"low_freq_factor": float(scaling.low_turns), "high_freq_factor": float(scaling.high_turns)}
             rope |= {"original_max_position_embeddings": scaling.original_T}
+    if kind == MISTRAL:
+        shape["sliding_window"] = config.reach
+    elif config.reach is not None:
+        shape |= {"use_sliding_window": True, "sliding_window": config.reach, "max_window_layers": 0}
+        shape["layer_types"] = [SLIDING] * config.L
+    if kind == SMOLLM3:
+        shape["no_rope_layers"] = [int(layer not in config.nope_layers) for layer in range(config.L)]
     return ours | shape | {
         "head_dim": config.H,
         "hidden_act": "silu",
@@ -169,7 +207,8 @@ def fields_of(config: ModelConfig) -> dict[str, Any]:
 
 
 def _refuse_unsupported(kind: str, fields: Mapping[str, Any]) -> None:
-    known = {field.theirs for field in FIELDS[kind]} | {"sliding_window", "layer_types", *ROPE, *SPECIAL}
+    known = {field.theirs for field in FIELDS[kind]} | {"sliding_window", *ROPE, *SPECIAL}
+    known |= {*(() if kind == MISTRAL else WINDOW), *(NOPE if kind == SMOLLM3 else ())}
     for name, value in fields.items():
         if name in ONLY:
             if value not in ONLY[name]:
@@ -182,15 +221,54 @@ def _refuse_unsupported(kind: str, fields: Mapping[str, Any]) -> None:
                 )
         elif name not in known | HARMLESS and value is not None:  # null asks for nothing
             raise ValueError(f"field {name!r}, here {str(value)[:60]!r}, is not supported")
-    if fields.get("sliding_window") is not None and fields.get("use_sliding_window") is not False:
-        raise ValueError(f"field 'sliding_window' is {fields['sliding_window']!r}; only null is supported")
-    layer_types = fields.get("layer_types")
-    if layer_types is not None and not _all_full(layer_types):
-        raise ValueError(f"field 'layer_types' is {str(layer_types)[:80]}; only 'full_attention' is supported")
 
 
-def _all_full(layer_types: Any) -> bool:
-    return isinstance(layer_types, list) and all(layer == "full_attention" for layer in layer_types)
+def _without_positions(fields: Mapping[str, Any], L: int) -> tuple[int, ...]:
+    """The layers of SmolLM3 without rotary positions: 0 in `no_rope_layers`, else the last of every so many."""
+    turned, interval = fields.get("no_rope_layers"), fields.get("no_rope_layer_interval", 4)
+    if turned is None:
+        if type(interval) is not int or interval < 1:
+            raise ValueError(f"field 'no_rope_layer_interval' is {interval!r:.60}; must be a whole number above 0")
+        if L > MOST_LAYERS:
+            raise ValueError(f"field 'num_hidden_layers' is {L}; at most {MOST_LAYERS} are read of a {SMOLLM3}")
+        return tuple(range(interval - 1, L, interval))
+    if not isinstance(turned, list) or len(turned) < L or not all(flag in (0, 1) for flag in turned):
+        raise ValueError(f"field 'no_rope_layers' is {str(turned)[:60]}; must be a list of 1 or 0, one a layer of {L}")
+    return tuple(layer for layer in range(L) if not turned[layer])
+
+
+def _window(kind: str, fields: Mapping[str, Any], shape: Mapping[str, Any]) -> int | None:
+    """How far all layers look, tokens; None = at the whole row. Raises ValueError where some look further than others.
+
+    Source: transformers, configuration_mistral.py, configuration_qwen2.py, configuration_smollm3.py: what is taken
+    where nothing is said, and which layers then have the window.
+    """
+    for name, wanted in {"use_sliding_window": bool, "sliding_window": int, "max_window_layers": int}.items():
+        if type(found := fields.get(name)) not in (wanted, type(None)):
+            raise ValueError(f"field {name!r} is {str(found)[:60]!r}; must be of type {wanted.__name__}, or null")
+    used, T, L = fields.get("use_sliding_window"), shape["T"], shape["L"]
+    window = fields.get("sliding_window", 4096 if kind in (MISTRAL, QWEN2, QWEN3) else None)
+    if kind in (GPT2, LLAMA) and window is not None and used is not False:
+        raise ValueError(f"field 'sliding_window' is {window!r}; only null is supported: {kind} has no windows")
+    if kind != MISTRAL and not used:
+        window = None
+    types = fields.get("layer_types")
+    if types is None:  # a count of layers may be anything: nothing is made for each of them here
+        first = 28 if fields.get("max_window_layers") is None else fields["max_window_layers"]
+        slide = {MISTRAL: L, SMOLLM3: len(shape.get("nope_layers", ()))}.get(kind, max(0, L - first))
+        some, every = window is not None and slide > 0, slide >= L
+    elif isinstance(types, list) and len(types) == L and set(map(str, types)) <= {FULL, SLIDING}:
+        some, every = SLIDING in types, FULL not in types
+    else:
+        raise ValueError(f"field 'layer_types' is {str(types)[:80]}; must be {FULL!r} or {SLIDING!r} for {L} layers")
+    if some and window is None:
+        raise ValueError(f"field 'layer_types' is {str(types)[:80]}, but 'sliding_window' says nothing of how far")
+    if some and not every and window < T:
+        raise ValueError(
+            f"field 'layer_types': some layers look {window} tokens back, some at all {T}; only one window for all "
+            f"layers is supported"
+        )
+    return window if some and window < T else None
 
 
 def _value(fields: Mapping[str, Any], field: Field) -> Any:
@@ -207,10 +285,10 @@ def _value(fields: Mapping[str, Any], field: Field) -> Any:
     return field.kind(value)
 
 
-def _rope(fields: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
+def _rope(fields: Mapping[str, Any], absent: float) -> tuple[float, RopeScaling | None]:
     """(theta, scaling) from the old names, `rope_theta` and `rope_scaling`, or the new one, `rope_parameters`.
 
-    Source: documentation of transformers, "Utilities for Rotary Embedding"; 10,000 where no theta is given.
+    `absent`: theta where none is given. Source: documentation of transformers, "Utilities for Rotary Embedding".
     """
     new, old, theta = (fields.get(name) for name in ("rope_parameters", "rope_scaling", "rope_theta"))
     for name in ("rope_scaling", "rope_parameters"):
@@ -230,7 +308,7 @@ def _rope(fields: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
         raise ValueError(f"field 'rope_parameters' says {given}, but 'rope_scaling' and 'rope_theta' {plain(old)}")
     if theta is not None and given["rope_theta"] != theta:
         raise ValueError(f"field 'rope_theta' is {theta!r}, but the one in 'rope_parameters' {given['rope_theta']!r}")
-    kind, theta = given.pop("rope_type"), given.pop("rope_theta", 10_000.0)
+    kind, theta = given.pop("rope_type"), given.pop("rope_theta", absent)
     names = {
         "default": {},
         "linear": {"factor": "factor"},

@@ -16,7 +16,7 @@ from tokenizers import pre_tokenizers
 
 from gptjax.config import ModelConfig
 from gptjax.exchange.heads_file import read_class_heads, read_heads
-from gptjax.exchange.hf_config import GPT2, QWEN3, SPECIAL, class_of, read_config
+from gptjax.exchange.hf_config import GPT2, QWEN2, QWEN3, SPECIAL, class_of, read_config
 from gptjax.exchange.hf_params import read_params
 from gptjax.exchange.imported_model import ImportedModel, check_one_model
 from gptjax.exchange.safetensors_file import read_weights
@@ -30,7 +30,11 @@ RULES, NAMES, TEMPLATE = "tokenizer.json", "special_tokens_map.json", "chat_temp
 LARGEST_TOKENIZER = 128 * 2**20  # bytes; one of 256,000 tokens has 34 million
 # Classes of transformers that obey `add_prefix_space`; others leave it to tokenizer.json.
 PREFIXING = ("GPT2Tokenizer", "GPTNeoXTokenizer", "CodeGenTokenizer", "RobertaTokenizer", "Qwen2Tokenizer")
-CLASSES = {GPT2: "GPT2Tokenizer", QWEN3: "Qwen2Tokenizer"}  # by the model's class, where none is named
+CLASSES = {
+    GPT2: "GPT2Tokenizer",
+    QWEN2: "Qwen2Tokenizer",
+    QWEN3: "Qwen2Tokenizer",
+}  # by the model's class, where none is named
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 

@@ -57,13 +57,13 @@ def _gpt2(config: ModelConfig) -> list[Tensor]:
 def _llama(config: ModelConfig) -> list[Tensor]:
     layer = "model.layers.{}."
     products = [
-        ("self_attn.q_proj", "QD", "query", config.attention_bias),
-        ("self_attn.k_proj", "KD", "key", config.attention_bias),
-        ("self_attn.v_proj", "KD", "value", config.attention_bias),
-        ("self_attn.o_proj", "DQ", "attention_out", config.attention_bias),
-        ("mlp.gate_proj", "FD", "gate", config.mlp_bias),
-        ("mlp.up_proj", "FD", "up", config.mlp_bias),
-        ("mlp.down_proj", "DF", "down", config.mlp_bias),
+        ("self_attn.q_proj", "QD", "query"),
+        ("self_attn.k_proj", "KD", "key"),
+        ("self_attn.v_proj", "KD", "value"),
+        ("self_attn.o_proj", "DQ", "attention_out"),
+        ("mlp.gate_proj", "FD", "gate"),
+        ("mlp.up_proj", "FD", "up"),
+        ("mlp.down_proj", "DF", "down"),
     ]
     norms = [("input_layernorm", "D", "attention_norm"), ("post_attention_layernorm", "D", "feed_forward_norm")]
     if config.qk_norm:
@@ -71,11 +71,11 @@ def _llama(config: ModelConfig) -> list[Tensor]:
     return [
         Tensor("model.embed_tokens.weight", "VD", "embedding"),
         *(Tensor(f"{layer}{name}.weight", axes, f"layers/{ours}/scale") for name, axes, ours in norms),
-        *(Tensor(f"{layer}{name}.weight", axes, f"layers/{ours}", turned=True) for name, axes, ours, _ in products),
+        *(Tensor(f"{layer}{name}.weight", axes, f"layers/{ours}", turned=True) for name, axes, ours in products),
         *(
             Tensor(f"{layer}{name}.bias", axes[0], f"layers/{ours}_bias")
-            for name, axes, ours, biased in products
-            if biased
+            for name, axes, ours in products
+            if config.biased(ours)
         ),
         Tensor("model.norm.weight", "D", "final_norm/scale"),
         *([] if config.tied else [Tensor(HEAD, "VD", "head")]),

@@ -9,6 +9,7 @@ import functools
 import itertools
 import numbers
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, Unpack
 
 import jax
@@ -83,6 +84,9 @@ class LanguageModel:
         self.config, self.tokenizer, self.params = config, tokenizer, params
         self.generation_config = GenerationConfig.of_runs(tokenizer) if generation_config is None else generation_config
         self.step: int | None = None  # of the checkpoint it was loaded from
+        # the directory of the run whose weights these are, and which of them; None = of no run, or changed since
+        self.run: Path | None = None
+        self.weights: Literal["trained", "ema"] = "trained"
         self.credit: str | None = None  # Markdown: whose texts it has read, and under which licences
         self.mesh = mesh
         self.dtype = arguments.dtype_name(dtype)

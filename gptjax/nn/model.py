@@ -137,13 +137,15 @@ class Block(nn.Module):
     gradient_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, carried, layer, sees, angle_BTh):
+    def __call__(self, carried, layer, turns, sees, angle_BTh):
         """`carried`: (hidden states, keys and values of the stack or None); `layer`: its number in the cache's stack;
-        `sees`: who sees whom, as the kernel takes it, or the Place in the cache."""
+        `turns`: 1, or 0 of a layer without rotary positions, None = all layers of the model have them; `sees`: who sees
+        whom, as the kernel takes it, or the Place in the cache."""
         config = self.config
         x_BTD, kept = carried
         x_BTD = constrain(x_BTD, "batch", "length", "residual")
         normed_BTD = self._norm("attention_norm", config.family == "gpt2")(x_BTD)
+        angle_BTh = angle_BTh if turns is None else turns * angle_BTh
         attended_BTD, kept = self._attention(normed_BTD, kept, layer, sees, angle_BTh)
         x_BTD = x_BTD + self._dropout(attended_BTD)
         fed_BTD = self._feed_forward(self._norm("feed_forward_norm", config.family == "gpt2")(x_BTD))
@@ -203,7 +205,7 @@ class Block(nn.Module):
             y_BTY = linear(x_BTX, w_XY, axes, self.gradient_dtype)
         if name in self.config.adapted:
             y_BTY = y_BTY + self._adapter(x_BTX, name, axes, width)
-        if self.config.biased("heads" if "heads" in axes else "mlp"):
+        if self.config.biased(name):
             y_BTY = y_BTY + vector(self, f"{name}_bias", width).astype(y_BTY.dtype)[None, None, :]
         return y_BTY
 
@@ -297,6 +299,7 @@ class Transformer(nn.Module):
         angle_BTh = rotary_angles(config, position_BT)
         recomputed = self.remat == "none"
         stacks = [("layers", config.L)] if self.parts is None else numbered(self.parts)
+        turns = [float(layer not in config.nope_layers) for layer in range(config.L)]
         kept = []  # keys and values of each stack
         for number, (name, length) in enumerate(stacks):
             layers = self._stack(length)(
@@ -305,7 +308,9 @@ class Transformer(nn.Module):
             of_stack = None if cache is None else (cache.k_LBKSH[number], cache.v_LBKSH[number])
             numbered_layers = cache is not None or self.is_mutable_collection(SEEN)
             layer_L = jnp.arange(length) if numbered_layers else None
-            (x_BTD, of_stack), _ = layers((x_BTD, of_stack), layer_L, sees, angle_BTh)
+            of_stack_turns, turns = turns[:length], turns[length:]
+            turns_L = jnp.array(of_stack_turns) if config.nope_layers else None
+            (x_BTD, of_stack), _ = layers((x_BTD, of_stack), layer_L, turns_L, sees, angle_BTh)
             kept.append(of_stack)
         hidden_BTD = Norm(config, config.family == "gpt2", recomputed, name="final_norm")(x_BTD)
         return hidden_BTD, None if cache is None else Cache(*map(tuple, zip(*kept, strict=True))).placed()
@@ -324,7 +329,7 @@ class Transformer(nn.Module):
             variable_carry=SEEN,
             split_rngs={"params": True, "dropout": True},
             # flax leaves in_axes without a type, and int is inferred from its default
-            in_axes=(0, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
+            in_axes=(0, 0, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
             length=length,
             unroll=min(self.unroll, length),
             metadata_params={nn.PARTITION_NAME: "layers"},

@@ -10,8 +10,10 @@ Each line says what was compared and what was found; the exit status is 1 if any
 """
 
 import itertools
+import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -26,9 +28,10 @@ import numpy as np
 import gptjax
 from gptjax.decoding.sampling import Sampling
 from gptjax.exchange.export import PROOF, export, logits_of
+from gptjax.exchange.gguf_tokenizer import CUTS
 from gptjax.inference.chat import Chat
 from tests.campaigns.golden_gguf import blocks
-from tests.hf_models import GPT2, LLAMA, LLAMA3, PROMPT, QWEN3, weights, write_folder
+from tests.hf_models import GPT2, LLAMA, LLAMA3, MISTRAL, PROMPT, QWEN2, QWEN3, SMOLLM3, weights, write_folder
 from tests.tiny_run import SHAPES, random_model, write_run
 
 ALLOWED = 1e-4  # of the largest logit
@@ -58,6 +61,15 @@ def configs() -> Iterator[tuple[str, dict[str, Any]]]:
         fields = base | head | {"num_key_value_heads": groups, "tie_word_embeddings": tied, "attention_bias": biased}
         fields |= {"rope_scaling": ropes[rope]} | ({"mlp_bias": biased} if base is LLAMA else {})
         yield f"{base['model_type']}, {rope}, {groups} groups, tied {tied}, biases {biased}", fields
+    for tied, window in itertools.product((True, False), (None, 5)):
+        windowed = {"use_sliding_window": True, "sliding_window": window, "layer_types": ["sliding_attention"] * 3}
+        more = {"tie_word_embeddings": tied, "head_dim": 10}
+        yield f"mistral, tied {tied}, window {window}", MISTRAL | more | {"sliding_window": window}
+        for base in (QWEN2, QWEN3, SMOLLM3):
+            name = f"{base['model_type']}, tied {tied}, window {window}"
+            yield name, base | more | (windowed if window else {"sliding_window": 5})
+    biases = {"attention_bias": True, "mlp_bias": True}
+    yield "smollm3, biases, all layers without positions", SMOLLM3 | biases | {"no_rope_layers": [0] * 3}
     for tied, inner in itertools.product((True, False), (None, 33)):
         yield f"gpt2, tied {tied}, n_inner {inner}", GPT2 | {"tie_word_embeddings": tied, "n_inner": inner}
 
@@ -88,11 +100,65 @@ def compare(what: str, model: Any, folder: Path, prompt: list[int]) -> None:
     )
 
 
+def tokenizers_of_families(scratch: Path) -> None:
+    """A folder with the tokenizer of a family's kind: our ids are those of transformers, of it and of its export."""
+    import tokenizers
+    from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers import AutoTokenizer
+
+    special = ["<s>", "</s>", "<unk>"]
+    qwen2 = tokenizers.Tokenizer(models.BPE())
+    qwen2.pre_tokenizer, qwen2.normalizer = CUTS["qwen2"]
+    qwen2.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    qwen2.train_from_iterator(
+        TEXTS * 3, trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet)
+    )
+    pieces = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"abdehnrst", "▁t", "he", "▁the", "an"]
+    joined = [("▁", "t"), ("h", "e"), ("▁t", "he"), ("a", "n")]
+    mistral = tokenizers.Tokenizer(
+        models.BPE({piece: id for id, piece in enumerate(pieces)}, joined, unk_token="<unk>", byte_fallback=True)
+    )
+    mistral.add_special_tokens(special)
+    mistral.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    mistral.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    kinds = {
+        "Qwen2Tokenizer": (QWEN2, qwen2), "LlamaTokenizerFast": (MISTRAL, mistral),
+        "PreTrainedTokenizerFast": (SMOLLM3, qwen2),
+    }  # fmt: skip
+    for kind, (fields, rules) in kinds.items():
+        folder, again = scratch / kind, scratch / f"{kind}-again"
+        write_folder(folder, fields | {"max_position_embeddings": 256})
+        rules.save(str(folder / "tokenizer.json"))
+        said = {"tokenizer_class": kind, "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+        (folder / "tokenizer_config.json").write_text(json.dumps(said))
+        model = gptjax.load(folder)
+        export(model, again)
+        for what, path in (("read", folder), ("written", again)):
+            theirs = AutoTokenizer.from_pretrained(path)
+            unequal = [text for text in TEXTS if theirs(text).input_ids != model.encode_prompt(text)]
+            say(
+                f"tokens {what}, {kind} of {fields['model_type']}",
+                not unequal,
+                f"{len(unequal)} of {len(TEXTS)} differ",
+            )
+
+
+def card(folder: Path) -> None:
+    """The program in the README of an export runs."""
+    [program] = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    found = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False)
+    say("the card's program", found.returncode == 0 and bool(found.stdout.strip()), f"{found.stdout.strip()!r:.80}")
+
+
 def families() -> None:
     from transformers import AutoTokenizer
 
     prompt = PROMPT[:20]
     with tempfile.TemporaryDirectory() as scratch:
+        tokenizers_of_families(Path(scratch))
         for number, (name, fields) in enumerate(configs()):
             folder, again = Path(scratch) / f"{number}", Path(scratch) / f"{number}-again"
             model = gptjax.load(write_folder(folder, fields, weights(fields)))
@@ -106,6 +172,7 @@ def families() -> None:
             export(model, folder)
             compare(f"written run, {shape}", model, folder, model.encode_prompt("hello there"))
             ids = AutoTokenizer.from_pretrained(folder)("hello 曹操 there").input_ids
+            card(folder)
             say(f"tokens of {shape}", ids == model.encode_prompt("hello 曹操 there"), f"{len(ids)}")
 
 

@@ -27,10 +27,10 @@ import numpy as np
 
 import gptjax
 from gptjax.exchange.export import logits_of
-from gptjax.exchange.gguf_export import DTYPES
-from gptjax.exchange.gguf_reread import logits
+from gptjax.exchange.gguf_settings import DTYPES
+from gptjax.exchange.witness.gguf_reread import logits
 from gptjax.inference.language_model import LanguageModel
-from tests.gptjax.exchange.test_gguf_reread import SAID, file_of
+from tests.gptjax.exchange.witness.test_gguf_reread import SAID, file_of
 from tests.hf_models import PROMPT
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,18 +4,21 @@
 
 in an environment that has torch and transformers besides the wheel; the file holds their versions. Kept of the logits
 are the first COLUMNS and the logarithm of the sum of all, at every place of the prompt; and 16 greedy tokens after it.
+Of the gradients of some, the length of each tensor's and its product with a random direction.
 """
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from tests.hf_models import CASES, PROMPT, write_folder
+from tests.hf_models import CASES, PROMPT, drawn, write_folder
 
 GOLDEN = Path(__file__).with_name("golden_transformers.npz")
 COLUMNS = 40
 CONTINUED = 16
+TRAINED = ("qwen2", "smollm3")  # whose gradients are kept: those of biases, and through layers without positions
 
 
 def kept(logits_TV: np.ndarray) -> np.ndarray:
@@ -24,6 +27,15 @@ def kept(logits_TV: np.ndarray) -> np.ndarray:
     top_T1 = logits_TV.max(-1, keepdims=True)
     total_T1 = top_T1 + np.log(np.exp(logits_TV - top_T1).sum(-1, keepdims=True))
     return np.concatenate([logits_TV[:, :COLUMNS], total_T1], -1).astype(np.float32)
+
+
+def measured(gradients: Mapping[str, np.ndarray]) -> np.ndarray:
+    """What the file keeps of the gradients, in the order of their names: [tensor, 2]."""
+    found = []
+    for name, array in sorted(gradients.items()):
+        along = (array * drawn(f"direction of {name}", array.shape)).sum(dtype=np.float64)
+        found.append((along, np.sqrt(np.square(array).sum(dtype=np.float64))))
+    return np.array(found)
 
 
 def main() -> None:
@@ -42,6 +54,12 @@ def main() -> None:
             model.generation_config.eos_token_id = None
             ids = model.generate(torch.tensor([PROMPT]), max_new_tokens=CONTINUED, do_sample=False)[0].tolist()
         assert logits_TV.std() > 3, (name, logits_TV.std())
+        if name in TRAINED:
+            loss = torch.nn.functional.cross_entropy(
+                model(torch.tensor([PROMPT])).logits[0, :-1], torch.tensor(PROMPT[1:])
+            )
+            loss.backward()
+            found[f"{name} gradients"] = measured({name: leaf.grad.numpy() for name, leaf in model.named_parameters()})
         found[f"{name} logits"], found[f"{name} greedy"] = kept(logits_TV), np.array(ids[len(PROMPT) :], np.int16)
     np.savez_compressed(GOLDEN, **found)
 

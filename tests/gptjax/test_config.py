@@ -24,7 +24,9 @@ LLAMAS = [
 ]
 
 
-BIASED = [{"attention_bias": True}, {"mlp_bias": True}, {"mlp_bias": True, "activation": "relu2"}]
+BIASED = [
+    {"attention_bias": True}, {"qkv_bias": True}, {"mlp_bias": True}, {"mlp_bias": True, "activation": "relu2"},
+]  # fmt: skip
 
 
 ADAPTED = [{"lora": Lora(rank=3)}, {**GPT2, "lora": Lora(rank=3, targets=("query|up",))}]
@@ -91,6 +93,11 @@ def test_flops_are_six_for_each_weight_in_a_product():
         ({**GPT2, "qk_norm": True}, ("'gpt2'", "qk_norm", "True")),
         ({**GPT2, "K": 2}, ("K=2", "N=4")),
         ({**GPT2, "mlp_bias": True}, ("has biases everywhere", "model.mlp_bias=True")),
+        ({**GPT2, "qkv_bias": True}, ("has biases everywhere", "model.qkv_bias=True")),
+        ({**GPT2, "nope_layers": (1,)}, ("'gpt2'", "nope_layers (found (1,))")),
+        ({"qkv_bias": True, "attention_bias": True}, ("model.qkv_bias=True", "use one")),
+        ({"nope_layers": (1, 0)}, ("model.nope_layers=(1, 0)", "from 0 to 1, ascending")),
+        ({"nope_layers": (2,)}, ("model.nope_layers=(2,)", "from 0 to 1")),
         ({**GPT2, "D": 20}, ("model.D=20", "4 x 4 = 16", "make them equal")),
     ],
     ids=str,
@@ -156,8 +163,9 @@ def test_model_json_round_trips(tmp_path):
     assert load_model_config(tmp_path / "model.json") == config
     assert config != ModelConfig(**TINY)
     long = ModelConfig(
-        **TINY, mlp_bias=True, window=9, attention_cap=50.0, logit_cap=30.0, rope_scaling=RopeScaling(factor=2.0)
-    )
+        **TINY, mlp_bias=True, qkv_bias=True, nope_layers=(1,), window=9, attention_cap=50.0, logit_cap=30.0,
+        rope_scaling=RopeScaling(factor=2.0),
+    )  # fmt: skip
     save_model_config(long, tmp_path / "model.json")
     assert load_model_config(tmp_path / "model.json") == long
     adapted = ModelConfig(
@@ -180,13 +188,14 @@ def test_heads_round_trip_and_a_model_json_from_before_their_fields_still_loads(
     assert load_model_config(path) == ModelConfig(**TINY, class_heads=HEADS[:1])
 
 
-def test_a_model_json_says_nothing_of_adapters_where_there_are_none(tmp_path):
-    """A gptjax from before them reads it, and refuses one with them: to it, `lora` is an unknown field."""
+def test_a_model_json_says_nothing_of_later_parts_where_there_are_none(tmp_path):
+    """A gptjax from before adapters, or layers without positions, reads it, and refuses one with them by the field."""
     path = tmp_path / "model.json"
     save_model_config(ModelConfig(**TINY), path)
-    assert "lora" not in json.loads(path.read_text())
-    save_model_config(ModelConfig(**TINY, lora=Lora()), path)
+    assert not {"lora", "qkv_bias", "nope_layers"} & json.loads(path.read_text()).keys()
+    save_model_config(ModelConfig(**TINY, lora=Lora(), nope_layers=(1,)), path)
     assert json.loads(path.read_text())["lora"]["rank"] == 8
+    assert json.loads(path.read_text())["nope_layers"] == [1]
 
 
 def test_a_model_json_from_before_a_part_existed_is_a_model_without_it(tmp_path):
@@ -213,6 +222,7 @@ def test_a_model_json_from_before_a_part_existed_is_a_model_without_it(tmp_path)
         ({"format": None}, ("not a model.json",)),
         ({"lora": {"rnk": 3}}, ("field 'lora'", "rnk")),
         ({"lora": 3}, ("field 'lora'",)),
+        ({"nope_layers": 3}, ("field 'nope_layers'", "3")),
         ({"class_heads": [{"classes": ["a"]}]}, ("field 'class_heads'", "names")),
         ({"class_heads": [{"name": "mood", "classes": ["a"], "kind": "clases"}]}, ("head 'mood'", "mean 'classes'")),
     ],

@@ -20,7 +20,7 @@ from gptjax.exchange.hf_params import HEAD
 from gptjax.files.bounded_files import LARGEST
 from gptjax.inference.template import render
 from tests.gguf_writer import gguf_bytes, setting, settings_of, tensors_of, text
-from tests.hf_models import GPT2, LLAMA, LLAMA3, QWEN3, weights, write_folder
+from tests.hf_models import GPT2, LLAMA, LLAMA3, MISTRAL, QWEN2, QWEN3, SMOLLM3, WINDOWED, weights, write_folder
 from tests.tiny_run import bpe
 
 SECONDS, MEGABYTES = 10, 100  # that a refusal may take, on a machine that is busy
@@ -241,13 +241,38 @@ FOLDERS = {
     "quantised": (config(quantization_config={"bits": 4}), "field 'quantization_config' is {'bits': 4}; only None"),
     "code of its own": (config(auto_map={"AutoModel": "evil.Model"}), "field 'auto_map' is"),
     "odd heads": (config(head_dim=7), "model.head_width=7 is odd"),
-    "qwen3 windows": (
-        put("config.json", QWEN3 | {"use_sliding_window": True}),
-        "field 'use_sliding_window' is True; only False",
+    "a window of another type": (
+        config(use_sliding_window="yes"),
+        "'use_sliding_window' is 'yes'; must be of type bool",
     ),
-    "qwen3 layers that differ": (
+    "a negative window": (put("config.json", MISTRAL | {"sliding_window": -1}), "model.window=-1"),
+    "layers without names": (
         put("config.json", QWEN3 | {"layer_types": ["full_attention", "sliding_attention"]}),
-        "only 'full_attention' is supported",
+        "must be 'full_attention' or 'sliding_attention' for 3 layers",
+    ),
+    "layers that slide nowhere": (
+        put("config.json", QWEN3 | {"layer_types": ["full_attention", "full_attention", "sliding_attention"]}),
+        "'sliding_window' says nothing of how far",
+    ),
+    "layers that look further": (
+        put("config.json", QWEN2 | WINDOWED | {"max_window_layers": 2}),
+        "some layers look 6 tokens back, some at all 48",
+    ),
+    "too few layers with and without positions": (
+        put("config.json", SMOLLM3 | {"no_rope_layers": [1, 0]}),
+        "must be a list of 1 or 0, one a layer of 3",
+    ),
+    "positions in no layers": (
+        put("config.json", SMOLLM3 | {"no_rope_layers": None, "no_rope_layer_interval": 0}),
+        "'no_rope_layer_interval' is 0; must be a whole number above 0",
+    ),
+    "a billion layers without a list": (
+        put("config.json", SMOLLM3 | {"no_rope_layers": None, "num_hidden_layers": 2**30}),
+        "'num_hidden_layers' is 1073741824; at most 10000",
+    ),
+    "gemma": (
+        put("config.json", LLAMA | {"architectures": ["Gemma2ForCausalLM"]}),
+        "Gemma is not read: it multiplies its embeddings and gates by GELU",
     ),
     "gpt2 scaled by layer": (
         put("config.json", GPT2 | {"scale_attn_by_inverse_layer_idx": True}),

@@ -145,6 +145,8 @@ def test_the_credit_that_texts_demand_goes_with_the_model(tmp_path, exported):
         export(gptjax.load(source), tmp_path / folder)
         assert (tmp_path / folder / CREDIT).read_text() == "by them, CC-BY-SA-4.0\n"
         assert CREDIT in (tmp_path / folder / "README.md").read_text()
+    assert "\n# run\n" in (tmp_path / "model" / "README.md").read_text()
+    assert "\n# A language model\n" in (tmp_path / "again" / "README.md").read_text()
     assert CREDIT not in (exported / "README.md").read_text()
 
 
@@ -189,9 +191,9 @@ def test_class_heads_lie_beside_and_the_readme_says_so(tmp_path, exported):
     assert {path.name for path in (tmp_path / "model").iterdir()} == FILES | {heads_file.NAMES, heads_file.WEIGHTS}
     equal_models(gptjax.load(tmp_path / "model"), LanguageModel(config, model.tokenizer, params))
     readme = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
-    assert "It has no class heads" in readme
+    assert "A plain loader does not see them" in readme
     assert "- `topic`: law, 战争, tea" in readme
-    assert "class heads" not in (exported / "README.md").read_text(encoding="utf-8")
+    assert "Output heads" not in (exported / "README.md").read_text(encoding="utf-8")
     assert sha256(tmp_path / "model" / "model.safetensors") == sha256(exported / "model.safetensors")
 
 
@@ -331,8 +333,8 @@ def test_classes_in_another_order_stop_an_export(tmp_path, monkeypatch):
 
 
 def test_what_no_class_of_theirs_computes_leaves_nothing(tmp_path):
-    config = ModelConfig(**{**dataclasses.asdict(random_model().config), "window": 5})
-    with pytest.raises(ValueError, match=r"Qwen3ForCausalLM cannot have model.window=5"):
+    config = ModelConfig(**{**dataclasses.asdict(random_model().config), "logit_cap": 5.0})
+    with pytest.raises(ValueError, match=r"Qwen3ForCausalLM cannot have model.logit_cap=5.0"):
         export(LanguageModel(config, bpe(), random_model().params), tmp_path / "model")
     assert not [*tmp_path.iterdir()]
 

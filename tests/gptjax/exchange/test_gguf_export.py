@@ -11,8 +11,9 @@ import gptjax
 from gptjax.command.export_verb import Export
 from gptjax.config import ClassHead, Lora, RopeScaling
 from gptjax.exchange import gguf_export
-from gptjax.exchange.gguf_export import DTYPES, export_gguf
+from gptjax.exchange.gguf_export import export_gguf
 from gptjax.exchange.gguf_file import read_file
+from gptjax.exchange.gguf_settings import DTYPES, described
 from gptjax.inference.chat import TURNS
 from gptjax.inference.generation_config import GenerationConfig
 from gptjax.inference.language_model import LanguageModel
@@ -87,7 +88,7 @@ def test_a_file_of_others_is_written_again_with_the_same_settings_and_tensors(tm
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_matrices_have_the_type_that_was_asked_for_and_the_rest_is_exact(dtype):
-    settings, entries = gguf_export._described(random_model("gpt2"), "model", dtype)
+    settings, entries = described(random_model("gpt2"), "model", dtype)
     kinds = {name: kind for name, kind, _ in entries}
     assert kinds["blk.1.ffn_up.weight"] == dtype.upper()
     assert kinds["token_embd.weight"] == kinds["output.weight"] == ("Q8_0" if dtype[:2] == "q4" else dtype.upper())
@@ -117,11 +118,14 @@ GROUPED = random_model
 UNSAYABLE = {
     "rows of 48 in blocks": (GROUPED, "q8_0", "'blk.0.ffn_down.weight' have 48 values, no multiple of 32"),
     "an unknown dtype": (GROUPED, "q8_1", "dtype='q8_1'; did you mean 'q8_0'"),
-    "a window": (lambda: with_config(random_model(), window=5), "f32", "cannot have model.window=5"),
+    "a window": (lambda: with_config(random_model(), window=5), "f32", "model.window=5 is not written to GGUF"),
     "llama3's scaling": (
         lambda: with_config(random_model(), rope_scaling=RopeScaling()), "f32", "rope_scaling.kind='llama3' is not",
     ),
     "biases of qwen3": (lambda: with_config(random_model(), attention_bias=True), "f32", "qwen3 has no biases"),
+    "layers without positions": (
+        lambda: with_config(random_model(), nope_layers=(1,), qk_norm=False), "f32", r"model.nope_layers=\(1,\) is not",
+    ),
     "adapters": (lambda: with_config(random_model(), lora=Lora()), "f32", "has adapters beside its weights"),
     "a prefix that is encoded": (lambda: with_habits(encodes_prompt=True), "f32", "from both sides"),
     "four ends": (lambda: with_habits(ends=frozenset({2, 5, 6, 7})), "f32", r"end with the tokens \[2, 5, 6, 7\]"),

@@ -13,7 +13,7 @@ from gptjax.exchange.gguf_model import config_fields, halves, read_gguf
 from gptjax.exchange.hf_config import model_of
 from gptjax.exchange.hf_params import read_params
 from tests.gguf_writer import gguf_bytes, neighbours, settings_of, tensors_of, write_gguf
-from tests.hf_models import CASES, LLAMA, QWEN3, weights
+from tests.hf_models import CASES, LLAMA, QWEN2, QWEN3, weights
 from tests.tiny_run import bpe
 
 LINEAR = CASES["llama tied, heads of 8, linear"]
@@ -49,7 +49,7 @@ def test_rotary_rows_come_back_in_halves():
     np.testing.assert_array_equal(neighbours(rows, 2)[:4, 0] / 2, [0, 3, 1, 4])
 
 
-@pytest.mark.parametrize("fields", [LLAMA, LINEAR, QWEN3], ids=["llama", "linear, tied", "qwen3"])
+@pytest.mark.parametrize("fields", [LLAMA, LINEAR, QWEN2, QWEN3], ids=["llama", "linear", "qwen2", "qwen3"])
 def test_a_file_is_the_model_that_the_folder_of_its_weights_is(fields, tmp_path):
     """Whose logits test_hf_params.py compares with those of transformers."""
     found = read_gguf(write_gguf(tmp_path / "model.gguf", fields))

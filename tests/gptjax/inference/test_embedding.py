@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import gptjax
-from gptjax.exchange import reread
 from gptjax.exchange.hf_config import fields_of, model_of
 from gptjax.exchange.safetensors_file import read_weights
+from gptjax.exchange.witness import reread
 from gptjax.inference import embedding
 from gptjax.inference.embedding import layer_vectors
 from gptjax.inference.language_model import LanguageModel

@@ -7,8 +7,8 @@ import pytest
 
 import gptjax
 import gptjax.look.hook as hook
-from gptjax.exchange import reread
 from gptjax.exchange.hf_config import fields_of, model_of
+from gptjax.exchange.witness import reread
 from gptjax.inference.scoring import Row
 from gptjax.look.hook import read
 from gptjax.look.lens import next_tokens

@@ -18,6 +18,7 @@ from gptjax.nn.model import Block, Cache, Norm, Transformer, init_params, rotary
 TINY = {"vocabulary": 60, "T": 16, "D": 16, "L": 3, "N": 4, "K": 2, "head_width": 6, "F": 24}
 GPT2 = {"family": "gpt2", "activation": "gelu", "qk_norm": False, "K": 4, "head_width": 4, "norm_epsilon": 1e-5}
 FAMILIES = {"llama": {}, "gpt2": GPT2}
+NOPE = {"nope_layers": (1,), "qkv_bias": True}
 both_families = pytest.mark.parametrize("family", FAMILIES)
 
 
@@ -47,12 +48,16 @@ def hidden(config, params, *batch, dtype=jnp.float32):
 def qwen3(config, params, tokens):
     """Qwen3's final hidden state for one causal document, in float64 from the definition (arXiv:2505.09388, section 2).
 
-    Rotary positions turn pair (i, i + H/2), as one complex number, by position x theta^(-2i/H).
+    Rotary positions turn pair (i, i + H/2), as one complex number, by position x theta^(-2i/H); but in layers without.
     """
     N, K, H, T = config.N, config.K, config.H, len(tokens)
 
     def norm(x, scale):
         return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + config.norm_epsilon) * scale
+
+    def product(y, w, name, head):
+        columns = slice(head * H, (head + 1) * H)
+        return y @ w[name][:, columns] + (w[f"{name}_bias"][columns] if config.qkv_bias else 0)
 
     def turn(x):
         pairs = x[:, : H // 2] + 1j * x[:, H // 2 :]
@@ -67,10 +72,12 @@ def qwen3(config, params, tokens):
         heads = []
         for n in range(N):
             k = n // (N // K)  # neighbouring query heads share a key head
-            q_TH = turn(norm(y @ w["query"][:, n * H : (n + 1) * H], w["query_norm"]["scale"]))
-            k_TH = turn(norm(y @ w["key"][:, k * H : (k + 1) * H], w["key_norm"]["scale"]))
+            q_TH = norm(product(y, w, "query", n), w["query_norm"]["scale"])
+            k_TH = norm(product(y, w, "key", k), w["key_norm"]["scale"])
+            if layer not in config.nope_layers:
+                q_TH, k_TH = turn(q_TH), turn(k_TH)
             scores = np.exp(np.tril(np.ones((T, T))) * (q_TH @ k_TH.T / math.sqrt(H))) * np.tril(np.ones((T, T)))
-            heads.append(scores / scores.sum(axis=1, keepdims=True) @ (y @ w["value"][:, k * H : (k + 1) * H]))
+            heads.append(scores / scores.sum(axis=1, keepdims=True) @ product(y, w, "value", k))
         x = x + np.concatenate(heads, axis=1) @ w["attention_out"]
         y = norm(x, w["feed_forward_norm"]["scale"])
         gate = y @ w["gate"]
@@ -108,10 +115,13 @@ def openai_gpt2(config, params, tokens):
     return norm(x, params["final_norm"])
 
 
-@pytest.mark.parametrize(("family", "oracle"), [("llama", qwen3), ("gpt2", openai_gpt2)])
-def test_the_forward_pass_is_the_published_one(family, oracle):
-    """Qwen3 and GPT-2, written out in NumPy from their papers, give the same hidden states."""
-    config = config_of(family)
+@pytest.mark.parametrize(
+    ("family", "more", "oracle"), [("llama", {}, qwen3), ("llama", NOPE, qwen3), ("gpt2", {}, openai_gpt2)], ids=str
+)
+def test_the_forward_pass_is_the_published_one(family, more, oracle):
+    """Qwen3 and GPT-2, written out in NumPy from their papers, give the same hidden states; so do Qwen3 without rotary
+    positions in its middle layer, and GPT-2's biases on its queries, keys and values."""
+    config = config_of(family, **more)
     params, tokens = parameters(config), [5, 3, 3, 59, 0, 7, 8]
     np.testing.assert_allclose(
         hidden(config, params, *row(tokens))[0], oracle(config, params, tokens), atol=1e-4, rtol=1e-4
@@ -158,6 +168,25 @@ def test_packed_is_the_same_as_alone(family):
     if family == "gpt2":  # rotary positions are relative, so a shift of a whole document is invisible there
         running = hidden(config, params, *row([*first, *second], segment))
         assert np.abs(running - alone)[:, 4:].max() > 1e-2
+
+
+def test_a_layer_without_positions_is_the_same_however_it_is_run():
+    """Packed behind another text, and token by token in parts with a cache, it gives what it gives whole; with
+    positions in that layer it gives another."""
+    config, tokens = config_of(**NOPE, L=2), [5, 3, 9, 1, 7]
+    params = parameters(config)
+    wanted = hidden(config, params, *row(tokens))
+    packed = hidden(config, params, *row([2, 2, *tokens], [1] * 2 + [2] * 5, [0, 1, *range(5)]))
+    np.testing.assert_allclose(packed[:, 2:], wanted, atol=1e-5)
+    parts = {f"layers_{n}": jax.tree.map(lambda leaf: leaf[n : n + 1], params["layers"]) for n in range(2)}  # noqa: B023
+    parts |= {name: leaf for name, leaf in params.items() if name != "layers"}
+    step = jax.jit(Transformer(config, parts=(1, 1)).apply)
+    cache = Cache.empty(config, 1, 8, jnp.float32, (1, 1))
+    for place, token in enumerate(tokens):
+        batch = row([token], position=[place])
+        found, cache = step({"params": parts}, *batch, cache=cache, slot_B=jnp.array([place]))
+        np.testing.assert_allclose(found[:, 0], wanted[:, place], atol=1e-5)
+    assert np.abs(wanted - hidden(config_of(qkv_bias=True, L=2), params, *row(tokens))).max() > 1e-3
 
 
 @both_families
@@ -214,7 +243,7 @@ def test_the_scan_is_a_loop_over_layers(family):
             w = jax.tree.map(lambda leaf: leaf[layer], params["layers"])  # noqa: B023  (used at once)
             block = Block(config, "xla", deterministic=True)
             angle_BTh = rotary_angles(config, position_BT)
-            (x_BTD, _), _ = block.apply({"params": w}, (x_BTD, None), None, mask_BTS, angle_BTh)
+            (x_BTD, _), _ = block.apply({"params": w}, (x_BTD, None), None, None, mask_BTS, angle_BTh)
         return Norm(config, centred=family == "gpt2").apply({"params": params["final_norm"]}, x_BTD)
 
     found = hidden(config, params, *batch)

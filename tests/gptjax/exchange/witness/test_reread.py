@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from gptjax.exchange.hf_config import fields_of, model_of
-from gptjax.exchange.reread import first_difference, logits
+from gptjax.exchange.witness.reread import first_difference, logits
 from tests.campaigns.golden_transformers import GOLDEN, kept
 from tests.hf_models import CASES, GPT2, LLAMA, PROMPT, QWEN3, parameters, weights, write_folder
 

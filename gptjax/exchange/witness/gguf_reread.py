@@ -1,7 +1,7 @@
 """A written GGUF file scored as a stranger would: plain NumPy in float64, by the names that llama.cpp gives tensors.
 
 It is the witness of `gptjax.exchange.gguf_export`. Of what writes it shares nothing: neither names, nor the order of
-rotary rows, nor the model; it reads through `gptjax.exchange.gguf_file`, and computes with `gptjax.exchange.reread`.
+rotary rows, nor the model; it reads through `gptjax.exchange.gguf_file`, and computes as `reread` beside it.
 Axes: n blocks of a tensor.
 """
 
@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from gptjax.exchange import reread
 from gptjax.exchange.gguf_file import read_file
+from gptjax.exchange.witness import reread
 
 PRODUCTS = {
     "attn_q": ("query", "self_attn.q_proj"),

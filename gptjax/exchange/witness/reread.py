@@ -63,11 +63,13 @@ def scores(
             raise ValueError(f"tensor {name!r} is missing")
         return left.pop(name).astype(np.float64)
 
-    # the texts lie one behind another in one row; a token looks at earlier ones of its own text
+    # the texts lie one behind another in one row; a token looks at earlier ones of its own text, as far as a window is
     lengths = [len(ids) for ids in texts]
     ids_T, text_T = np.concatenate(texts), np.repeat(np.arange(len(texts)), lengths)
     place_T = np.concatenate([np.arange(length) for length in lengths])
     look_TS = (text_T[:, None] == text_T) & (place_T[:, None] >= place_T)
+    if config.get("sliding_window") and (config["model_type"] == "mistral" or config.get("use_sliding_window")):
+        look_TS &= place_T[:, None] - place_T < config["sliding_window"]
     forward = _gpt2 if config["model_type"] == "gpt2" else _llama
     hidden_TD, embedding_VD = forward(config, take, ids_T, place_T, look_TS)
     logits_TV = hidden_TD @ (embedding_VD if config["tie_word_embeddings"] else take("lm_head.weight")).T
@@ -93,9 +95,10 @@ def _llama(config, take, ids_T, place_T, look_TS):
 
     embedding_VD = take("model.embed_tokens.weight")
     x_TD = embedding_VD[ids_T]
+    of_qwen2, out_biased = config["model_type"] == "qwen2", config.get("attention_bias", False)
     for layer in range(config["num_hidden_layers"]):
         at = f"model.layers.{layer}."
-        attention, mlp, biased = f"{at}self_attn.", f"{at}mlp.", config["attention_bias"]
+        attention, mlp, biased = f"{at}self_attn.", f"{at}mlp.", out_biased or of_qwen2
         y_TD = norm(x_TD, f"{at}input_layernorm")
         q_TNH, k_TKH, v_TKH = (
             linear(y_TD, f"{attention}{name}", biased).reshape(len(ids_T), -1, H)
@@ -103,8 +106,10 @@ def _llama(config, take, ids_T, place_T, look_TS):
         )
         if config["model_type"] == "qwen3":
             q_TNH, k_TKH = norm(q_TNH, f"{attention}q_norm"), norm(k_TKH, f"{attention}k_norm")
-        k_TNH, v_TNH = np.repeat(turn(k_TKH), N // K, axis=1), np.repeat(v_TKH, N // K, axis=1)
-        x_TD = x_TD + linear(_attend(turn(q_TNH), k_TNH, v_TNH, look_TS), f"{attention}o_proj", biased)
+        if config.get("no_rope_layers", {layer: 1})[layer]:
+            q_TNH, k_TKH = turn(q_TNH), turn(k_TKH)
+        k_TNH, v_TNH = np.repeat(k_TKH, N // K, axis=1), np.repeat(v_TKH, N // K, axis=1)
+        x_TD = x_TD + linear(_attend(q_TNH, k_TNH, v_TNH, look_TS), f"{attention}o_proj", out_biased)
         y_TD, biased = norm(x_TD, f"{at}post_attention_layernorm"), config.get("mlp_bias", False)
         gate_TF = linear(y_TD, f"{mlp}gate_proj", biased)
         gate_TF = gate_TF / (1 + np.exp(-gate_TF))
