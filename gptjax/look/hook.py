@@ -67,7 +67,7 @@ def read(
 
 def kept_bytes(config: ModelConfig, T: int) -> int:
     """About what a backward pass keeps of the forward pass, where it computes no layer anew."""
-    return 4 * T * config.L * (8 * config.D + 2 * config.N * config.H + 3 * config.F)
+    return 4 * T * config.L * (8 * config.D + 2 * config.N * config.H + 3 * config.F + config.N * T)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "C", "explains"))
