@@ -37,6 +37,7 @@ from gptjax.files.atomic_folder import absent, appearing
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.prompt import encode_prompts
 from gptjax.runs.manifest import describe
+from gptjax.runs.rundir import Run
 from gptjax.spelling import did_you_mean
 
 # By dtype: the number that general.file_type has for it, and by how much scores may differ from the source's: the root
@@ -70,7 +71,8 @@ def export_gguf(model: LanguageModel, path: str | os.PathLike[str], dtype: str =
     Then nothing appears and nothing is left.
     """
     dtype, target = check_dtype(dtype), absent(path)
-    settings, entries = _described(model, target.stem, dtype)
+    settings, entries = described(model, target.stem, dtype)
+    settings |= {} if model.credit is None else {ATTRIBUTION: model.credit}
     params = by_path(model.params)
     with appearing(target) as (aside, appear):
         file = aside / "model.gguf"
@@ -85,8 +87,11 @@ def export_gguf(model: LanguageModel, path: str | os.PathLike[str], dtype: str =
     return proof
 
 
-def _described(model: LanguageModel, name: str, dtype: str) -> tuple[dict[str, Any], list[tuple[str, str, tuple]]]:
-    """The settings, and name, type and shape of every tensor. Raises ValueError where GGUF cannot say them."""
+def described(
+    model: LanguageModel | Run, name: str, dtype: str
+) -> tuple[dict[str, Any], list[tuple[str, str, tuple[int, ...]]]]:
+    """The settings, and name, type and shape of every tensor; of a run before its weights are read. Raises ValueError
+    where GGUF cannot say them."""
     config, generation_config = model.config, model.generation_config
     if config.lora is not None:
         raise ValueError("export: the model has adapters beside its weights; gptjax.load merges them")
@@ -102,7 +107,6 @@ def _described(model: LanguageModel, name: str, dtype: str) -> tuple[dict[str, A
         "general.file_type": DTYPES[dtype][0],
         **({"general.quantization_version": QUANTIZATION_VERSION} if quantised else {}),
         **tokenizer_settings(model.tokenizer, generation_config, config.vocabulary),
-        **({} if model.credit is None else {ATTRIBUTION: model.credit}),
     }
     entries = [(tensor, _kind(tensor, shape, dtype), shape) for tensor, shape in shapes_of(config).items()]
     for tensor, kind, shape in entries:
