@@ -83,8 +83,8 @@ def _layers_figure(newest: Mapping) -> str:
     np.fill_diagonal(alike_LL, np.nan)
     names = [f"layer {layer}" for layer in some]
     caption = (
-        "Linear CKA of the states behind two layers: 1 where one is the other turned and scaled. Neighbours that are "
-        "nearly 1 do nearly the same."
+        "Linear CKA of the states behind two layers: 1 where one is the other turned and scaled. Where neighbours are "
+        "nearly 1, the layer between them changes little."
     )
     grid = draw_grid(alike_LL, "{:.2f}", 1.0, names, names)
     return figure(f"How alike layers are, at step {newest['step']:,}", grid, caption)
