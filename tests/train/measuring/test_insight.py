@@ -46,11 +46,10 @@ def looks(prepared, tmp_path_factory):
 
 
 def seen(made, params):
-    """Of the tokens that are compared: attention, a row [L,N,t,S] each; states of all rows [L,I,D]."""
+    """Of the tokens that are compared: attention, a row [L,N,T,S] each; states of all rows [L,I,D]."""
     found = [read(random_model()._model, params, ids, [0, 1], range(4)) for ids in made._rows]
-    return [one.prob_CnTS[:, :, COMPARED] for one in found], np.concatenate(
-        [one.state_CTD[:, COMPARED] for one in found], 1
-    )
+    states = np.concatenate([one.state_CTD[:, COMPARED] for one in found], axis=1)
+    return [one.prob_CnTS[:, :, COMPARED] for one in found], states
 
 
 def test_entropy_is_that_of_the_attention_and_roles_are_those_of_a_look(looks):
@@ -81,9 +80,9 @@ def test_layers_are_compared_with_each_other_and_with_what_they_were(looks):
 
 
 def test_every_source_is_read_from_the_beginnings_of_its_documents(looks):
-    """Equally many; each begins as documents do, and fits."""
+    """As many of each, as far as it has them; each begins as documents do, and fits."""
     made, *_ = looks
-    assert len(made._rows) + 2 >= ROWS
+    assert len(made._rows) == 6 + ROWS // 2  # all of the source that has fewer
     assert all(ids[0] == bpe().bos and len(ids) <= random_model().config.T for ids in made._rows)
 
 
