@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from tests.headed_model import HEADS, headed_model
 from tests.tiny_run import bpe, random_model
 
 
-def of(text="hello there", model=None, **choice):
+def of(text: Any = "hello there", model=None, **choice):
     model = model or random_model()
     return asked(model.config, model.tokenizer, model.generation_config, text, **choice)
 
