@@ -52,6 +52,7 @@ from data.preparation.holdout import SPLITS
 from data.preparation.learning import budgets_of, sample_limits, write_tokenizer
 from data.preparation.prepared_folder import content_hash, table
 from data.preparation.splitting import cut_at_an_end, measured_of, without_held_out
+from data.preparation.text_on_bucket import bring, check_keeps, keep
 from data.preparation.workitems import Advance, Item, RunAll, measure, save_plan, tokenise
 from data.spec import DataSpec
 from gptjax.command.console import make_console, print_any_text
@@ -111,9 +112,11 @@ def prepare(
     """
     for name in spec.rates:
         sources.check(name)
+    _bring(spec, of_run)
     folder, there = _folder(spec, of_run)
     if there:
-        return folder
+        return keep(folder)
+    check_keeps(spec.prepared)
     spec.prepared.mkdir(parents=True, exist_ok=True)
     with kept_out(spec.prepared) as alone:
         for name in spec.rates:
@@ -135,7 +138,18 @@ def prepare(
             shutil.rmtree(partial)
             work.rmtree(missing_ok=True)
             make_console().print(table(folder))
-    return folder
+    return keep(folder)
+
+
+def _bring(spec: DataSpec, of_run: Begun | None) -> None:
+    """What the bucket has that would serve, where prepared text lies on one: see `_folder`."""
+    formats = FORMATS if of_run is None else (of_run.format,)
+    records = any(name.startswith("tfds:") for name in spec.rates)
+    bring(
+        spec.prepared,
+        {fingerprint(spec, of_run), *(fingerprint(spec, format=format) for format in formats)},
+        without_records=fingerprint(spec, of_run, records=False) if records else None,
+    )
 
 
 def _folder(spec: DataSpec, of_run: Begun | None) -> tuple[Path, bool]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from data.rows.mixture import lay_out, parse
-from gptjax.files.places import expanded
+from gptjax.files.places import place_of_text
 
 LEARNT, READY_MADE = ("bpe", "characters"), ("bytes", "gpt2")  # tokenizers; others are files
 
@@ -36,10 +36,10 @@ class DataSpec:
     )
     tokenizer: str = "bpe"  # learnt: bpe, characters; ready made: bytes, gpt2, a tokenizer.json or SentencePiece file
     vocabulary: int = 4096  # tokens to learn (`characters`: the most allowed); a ready-made tokenizer brings its own
-    prepared: Path = Path("prepared")  # folder that keeps prepared corpora, one sub-folder a data hash
+    prepared: Path = Path("prepared")  # folder of prepared corpora, one in it a data hash; or on gs://..., s3://...
 
     def __post_init__(self):
-        object.__setattr__(self, "prepared", expanded(self.prepared))
+        object.__setattr__(self, "prepared", place_of_text(self.prepared))
         if not self.sources:
             raise ValueError("data.sources: empty; name at least one source, such as 'chitchat' or 'files:~/novels'")
         names = [name for name, _ in self.shares]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 from flax import linen as nn
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gptjax.mesh_axes import LOGICAL, REMAINDER, axes_of, mesh_axes, row_axes, token_axes
@@ -25,9 +26,17 @@ CHECKED = {
     "model.L, layers": ("layers", "L"),
 }
 
+SPLIT_CHIPS = (
+    "TPU v5 lite",
+    "TPU v5e",
+)  # an axis of the mesh may part one of the chips' torus, as jax.make_mesh has it
+
 
 def make_mesh(*sizes: int, devices: Sequence[Any] | None = None, **named: int) -> Mesh:
     """A mesh with so many devices along each axis of the table, in its order or by name; 1 where none is given.
+
+    A slower network between some of them, as between TPU slices and nodes of GPUs, parts the first axes of the table:
+    copies of the model rather than parts of it.
 
     Raises ValueError unless their product is the number of devices.
     """
@@ -44,7 +53,21 @@ def make_mesh(*sizes: int, devices: Sequence[Any] | None = None, **named: int) -
             f"devices = {len(devices)}; for example use {REMAINDER}={len(devices)} and leave the others 1"
         )
     types = (AxisType.Auto,) * len(axes)
-    return jax.make_mesh(tuple(shape.values()), axes, devices=devices, axis_types=types)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(tuple(shape.values()), axes, devices=devices, axis_types=types)
+    between, within = _parted(tuple(shape.values()), slices)
+    split = devices[0].device_kind in SPLIT_CHIPS
+    placed = mesh_utils.create_hybrid_device_mesh(within, between, devices, allow_split_physical_axes=split)
+    return Mesh(placed, axes, axis_types=types)
+
+
+def _parted(sizes: Sequence[int], slices: int) -> tuple[list[int], list[int]]:
+    """Of each axis (parts that lie in different slices, parts within one); the first axes are parted first."""
+    between = []
+    for size in sizes:
+        between.append(math.gcd(size, slices // math.prod(between)))
+    return between, [size // parts for size, parts in zip(sizes, between, strict=True)]
 
 
 def partition(names: Sequence[str | None]) -> PartitionSpec:

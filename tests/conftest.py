@@ -24,6 +24,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # many runs of one tiny recip
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # small programs too, of which there are most
 
+if "GPTJAX_CACHE" not in os.environ:  # what is kept for later runs is no other test's, nor the user's
+    os.environ["GPTJAX_CACHE"] = tempfile.mkdtemp(prefix="gptjax-tests-")
+    atexit.register(shutil.rmtree, os.environ["GPTJAX_CACHE"], ignore_errors=True)
+
 from jaxtyping import install_import_hook
 
 install_import_hook("gptjax", "beartype.beartype")

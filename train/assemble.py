@@ -151,7 +151,7 @@ def assemble(recipe: Recipe, vocabulary: int, loss_spec: LossSpec, mesh: Mesh) -
     compute = recipe.compute
     model = Transformer(
         config, jnp.dtype(compute.dtype), compute.remat, unroll, kernel_of(recipe, config, mesh),
-        causal=recipe.objectives.all_causal,
+        causal=recipe.objectives.all_causal, gradient_dtype=jnp.dtype(compute.gradients),
     )  # fmt: skip
     if isinstance(recipe, TuneRecipe):
         model = model.clone(embedding_noise=float(recipe.augment.embedding_noise))

@@ -105,6 +105,7 @@ class ComputeSpec:
     """How the arithmetic is done; none of it changes what is computed beyond rounding."""
 
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of products; parameters, norms, softmax, loss stay float32
+    gradients: Literal["float32", "bfloat16"] = "float32"  # of the layers' matrices, where devices add up their parts
     remat: Literal["none", "products", "full"] = "none"  # what backward recomputes: nothing, all but products, all
     kernel: Literal["xla", "splash", "cudnn"] | None = None  # of attention; None = the fastest that the backend has
     unroll: bool = False  # write the layers out instead of looping: faster on a CPU, longer to compile

@@ -23,6 +23,7 @@ from data.examples.forms import Conversation
 from data.preparation import sources
 from data.preparation.holdout import SPLITS, text_hash
 from data.preparation.prepared_folder import content_hash
+from data.preparation.text_on_bucket import bring, check_keeps, keep
 from data.preparation.token_flags import ASKED, ENCODED, LEARNED, word_marks
 from data.preparation.workitems import token_type
 from data.prepare import kept_out
@@ -66,15 +67,17 @@ def prepare_examples(
 
 def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
     """The prepared folder; if it is not there yet, `make` writes it aside while other processes are kept out."""
+    bring(folder.parent, [folder.name])
     if is_prepared(folder):
-        return folder
+        return keep(folder)
+    check_keeps(folder.parent)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with kept_out(folder.parent):
         if not is_prepared(folder):  # another process may just have made it
             with appearing(folder) as (aside, appear):
                 make(aside)
                 appear()
-    return folder
+    return keep(folder)
 
 
 def fingerprint(spec: ExamplesSpec, talks: Talks, T: int, running: Path | None, replay: float) -> str:

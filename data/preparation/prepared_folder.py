@@ -1,5 +1,6 @@
-"""What a prepared folder holds: a table of it, its text, the hash of that, and what xz makes of it. Only reads."""
+"""What a prepared folder holds: a table of it, its text, the hash of that, and what xz makes of it. Only reads it."""
 
+import contextlib
 import hashlib
 import json
 import lzma
@@ -17,6 +18,9 @@ from data.preparation.holdout import FEWEST_BYTES, SPLITS, WITHIN
 from data.preparation.token_flags import LEARNED
 from data.preparation.workitems import token_type
 from data.rows.mixture import RATE_UNIT, mixture_rates
+from gptjax.files.atomic_file import write_whole
+from gptjax.files.places import cache_root
+from gptjax.files.plain_json import dumps
 from gptjax.text.tokenizer import Tokenizer
 
 ALL_BITS = 0xFF  # of a mark
@@ -126,16 +130,30 @@ def content_hash(done: Path, described: Mapping[str, Source], format: int, bits:
 def xz_figures(folder: Path) -> dict[str, dict[str, float]]:
     """Bits per byte of `xz -9` on each source's validation text: {source: {"alone", "after_training_text"}}.
 
-    `after_training_text` is what the validation text adds to the last 60 MB of training text. Read from `xz.json` where
-    an older gptjax has left it; nothing is written.
+    `after_training_text` is what the validation text adds to the last 60 MB of training text. This takes a minute or
+    two, so that it is kept for the next run on the same text, in the user's cache; the folder is only read.
     """
-    kept = folder / "xz.json"
-    if kept.exists():
+    described = read_prepared(folder)["sources"]
+    with contextlib.suppress(OSError, ValueError):  # nothing is kept, or not whole
+        kept = _kept_figures(folder, described)
         return json.loads(kept.read_text(encoding="utf-8"))
-    prepared = read_prepared(folder)
     with ThreadPoolExecutor(2) as pool:  # lzma works outside Python's lock
-        figures = pool.map(lambda source: _xz_figure(folder, source["folder"]), prepared["sources"].values())
-        return dict(zip(prepared["sources"], figures, strict=True))
+        made = pool.map(lambda source: _xz_figure(folder, source["folder"]), described.values())
+        figures = dict(zip(described, made, strict=True))
+    with contextlib.suppress(OSError, ValueError):  # nowhere to keep it
+        kept = _kept_figures(folder, described)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(kept, dumps(figures))
+    return figures
+
+
+def _kept_figures(folder: Path, described: Mapping[str, Source]) -> Path:
+    """Named after the sources and their texts. Raises ValueError where the user has no cache."""
+    sha = hashlib.sha256(dumps(list(described)).encode())
+    for source in described.values():
+        for split in SPLITS:
+            sha.update((folder / source["folder"] / split / "hashes.npy").read_bytes())
+    return cache_root() / "xz" / f"{sha.hexdigest()[:16]}.json"
 
 
 def _xz_figure(folder: Path, source_folder: str) -> dict[str, float]:

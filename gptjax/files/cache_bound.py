@@ -1,7 +1,7 @@
 """How much the copies of what lies on buckets may take: what was not used for longest goes first.
 
-Only what was fetched to be read is counted, and goes: the copies that runs are trained in are their owners'. Does not
-import JAX.
+Only steps that were fetched to be read, and prepared text, are counted, and go: the copies that runs are trained in are
+their owners'. Does not import JAX.
 """
 
 import contextlib
@@ -16,28 +16,29 @@ RECENT = 3600.0  # seconds within which something was used that nobody may take 
 
 
 def used(folder: Path) -> None:
-    """Notes that a fetched step is read now, or fetched into; one that is gone meanwhile is no error."""
+    """Notes that a step or text is read now, or fetched into; one that is gone meanwhile is no error."""
     with contextlib.suppress(FileNotFoundError):
         os.utime(folder)
 
 
 def evict() -> None:
-    """Deletes the fetched steps that were not used for longest, until the rest is within the bound."""
+    """Deletes the steps and texts that were not used for longest, until the rest is within the bound."""
     given = os.environ.get("GPTJAX_CACHE_GB") or str(BOUND_GB)
     try:
         bound = float(given) * 1e9
     except ValueError:
         raise ValueError(f"GPTJAX_CACHE_GB={given!r}: must be a number of gigabytes, such as 100") from None
     oldest = []
-    for folder in (cache_root() / "read").glob("**/checkpoints/*"):
+    steps, texts = (cache_root() / "read").glob("**/checkpoints/*"), (cache_root() / "text").glob("**/prepared.json")
+    for folder in (*steps, *(path.parent for path in texts)):
         with contextlib.suppress(FileNotFoundError):  # another reader may do the same at once
             if folder.is_dir():
                 oldest.append((folder.stat().st_mtime, _size(folder), folder))
     oldest.sort()
     if not oldest:
         return
-    os.utime(cache_root() / "read")
-    now = (cache_root() / "read").stat().st_mtime  # by the clock that the others are dated by
+    os.utime(cache_root())
+    now = cache_root().stat().st_mtime  # by the clock that the others are dated by
     total = sum(size for _, size, _ in oldest)
     for when, size, folder in oldest:
         if total <= bound or now - when < RECENT:

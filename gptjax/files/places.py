@@ -1,8 +1,8 @@
-"""Paths as people type them, and where on this machine the copy of a bucket's run lies. Does not import JAX.
+"""Paths as people type them, and where on this machine the copy of what a bucket holds lies. Does not import JAX.
 
 A run on a bucket has a working copy here, in which it is trained and read as any other. A copy's path says which bucket
-it is of: CACHE/read/s3/bucket/runs/big for who only reads, CACHE/own/s3/bucket/runs/big for who trains. CACHE is
-$GPTJAX_CACHE, or ~/.cache/gptjax.
+it is of: CACHE/read/s3/bucket/runs/big for who only reads, CACHE/own/s3/bucket/runs/big for who trains. Prepared text
+has CACHE/text/s3/bucket/prepared. CACHE is $GPTJAX_CACHE, or ~/.cache/gptjax.
 """
 
 import contextlib
@@ -22,12 +22,12 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     """The path, with the home folder for a `~` at its beginning: in `--run=~/x` no shell sees to that.
 
     The name of a user whom nobody knows stays, as in a shell. Raises ValueError where nobody knows the home folder, and
-    for the URL of a bucket, where only runs can lie.
+    for the URL of a bucket, where only runs and prepared text can lie.
     """
     if (found := URL.fullmatch(str(path))) and found[1] in SCHEMES:
         raise ValueError(
-            f"{_url(found)}: only a run can lie on a bucket; copy this to a disk, as with `gcloud storage cp -r` or "
-            "`aws s3 cp --recursive`, and give the path of the copy"
+            f"{_url(found)}: only runs and prepared text can lie on a bucket; copy this to a disk, as with "
+            "`gcloud storage cp -r` or `aws s3 cp --recursive`, and give the path of the copy"
         )
     full = Path(os.path.expanduser(path))
     if full.parts[:1] == ("~",) and Path(path).parts[:1] == ("~",):
@@ -38,8 +38,20 @@ def expanded(path: str | os.PathLike[str]) -> Path:
 def place_of_run(path: str | os.PathLike[str], use: Literal["read", "own"] = "read") -> Path:
     """As `expanded`; of the URL of a bucket, such as s3://bucket/runs/big, the folder of the run's copy here.
 
+    Raises as `place_of_text`.
+    """
+    return _place(path, use, "runs/big")
+
+
+def place_of_text(path: str | os.PathLike[str]) -> Path:
+    """As `expanded`; of the URL of a bucket, such as s3://bucket/prepared, the folder of the copies of prepared text.
+
     Raises ValueError for a URL without a name behind the bucket's, and for one of another kind of store.
     """
+    return _place(path, "text", "prepared")
+
+
+def _place(path: str | os.PathLike[str], use: str, example: str) -> Path:
     found = URL.fullmatch(str(path))
     if found is None or found[1] in ("hf", "http", "https"):  # of these, whoever looks for a run there says more
         return expanded(path)
@@ -49,7 +61,7 @@ def place_of_run(path: str | os.PathLike[str], use: Literal["read", "own"] = "re
     parts = rest.split("/")
     if len(parts) < 2 or any(part in ("", ".", "..") for part in parts):
         raise ValueError(
-            f"{_url(found)}: give a bucket and a name in it, such as {scheme}://{parts[0] or 'bucket'}/runs/big"
+            f"{_url(found)}: give a bucket and a name in it, such as {scheme}://{parts[0] or 'bucket'}/{example}"
         )
     return cache_root() / use / scheme / rest
 
@@ -59,7 +71,7 @@ def cache_root() -> Path:
     return Path(os.path.abspath(expanded(os.environ.get("GPTJAX_CACHE") or "~/.cache/gptjax")))
 
 
-def url_of(path: Path, uses: Collection[str] = ("read", "own")) -> str | None:
+def url_of(path: Path, uses: Collection[str] = ("read", "own", "text")) -> str | None:
     """The URL of what a folder is the copy of; None for a folder that is no copy, or none of these uses."""
     with contextlib.suppress(ValueError):
         use, scheme, *rest = path.relative_to(cache_root()).parts

@@ -134,6 +134,7 @@ class Block(nn.Module):
     # of all that a step holds. Where whole layers are computed anew, this would only slow a TPU down.
     recomputed: bool = False
     turned: bool = False
+    gradient_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, carried, layer, sees, angle_BTh):
@@ -198,7 +199,8 @@ class Block(nn.Module):
         if self.turned:
             y_BTY = times(x_BTX, weight(self, name, axes[::-1], (width, x_BTX.shape[-1]), std)).astype(x_BTX.dtype)
         else:
-            y_BTY = linear(x_BTX, weight(self, name, axes, (x_BTX.shape[-1], width), std), axes)
+            w_XY = weight(self, name, axes, (x_BTX.shape[-1], width), std)
+            y_BTY = linear(x_BTX, w_XY, axes, self.gradient_dtype)
         if name in self.config.adapted:
             y_BTY = y_BTY + self._adapter(x_BTX, name, axes, width)
         if self.config.biased("heads" if "heads" in axes else "mlp"):
@@ -233,7 +235,7 @@ class Transformer(nn.Module):
     parts of those lengths, `layers_0`, `layers_1`, ... in place of `layers`, run one after another: what none of
     a part's parameters is differentiated by costs no gradient. Dropout then draws other numbers. `turned`: the layers'
     matrices lie [Y,X], as `gptjax.nn.decoding_weights` lays them out. `embedding_noise`: NEFTune's alpha, 0 = none; of
-    training alone, as dropout.
+    training alone, as dropout. `gradient_dtype`: in which devices add up the gradients of the layers' matrices.
     """
 
     config: ModelConfig
@@ -245,6 +247,7 @@ class Transformer(nn.Module):
     parts: tuple[int, ...] | None = None
     turned: bool = False
     embedding_noise: float = 0.0
+    gradient_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
@@ -296,7 +299,9 @@ class Transformer(nn.Module):
         stacks = [("layers", config.L)] if self.parts is None else numbered(self.parts)
         kept = []  # keys and values of each stack
         for number, (name, length) in enumerate(stacks):
-            layers = self._stack(length)(config, self.kernel, deterministic, recomputed, self.turned, name=name)
+            layers = self._stack(length)(
+                config, self.kernel, deterministic, recomputed, self.turned, self.gradient_dtype, name=name
+            )
             of_stack = None if cache is None else (cache.k_LBKSH[number], cache.v_LBKSH[number])
             numbered_layers = cache is not None or self.is_mutable_collection(SEEN)
             layer_L = jnp.arange(length) if numbered_layers else None

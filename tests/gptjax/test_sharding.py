@@ -65,6 +65,22 @@ def test_a_mesh_of_another_size_than_the_devices_is_refused(shape):
     assert make_mesh(2, 2, 2).shape == {"data": 2, "fsdp": 2, "tensor": 2, "context": 1}
 
 
+class Device:
+    """One of several nodes, which this machine is not."""
+
+    platform, device_kind = "gpu", "of no kind"
+
+    def __init__(self, number):
+        self.id, self.slice_index = number, number % 2
+
+
+@pytest.mark.parametrize("sizes", [(2, 4), (4, 2), (1, 8), (1, 2, 4)])
+def test_a_slower_network_parts_the_first_axes_of_a_mesh(sizes):
+    """Copies of the model lie in nodes of their own; where there is one copy, its halves do."""
+    found = make_mesh(*sizes, devices=[Device(n) for n in range(8)]).devices
+    assert [device.slice_index for device in found.flat] == [0] * 4 + [1] * 4
+
+
 def test_a_size_that_does_not_divide_names_leaf_axis_and_sizes():
     """A width of 10 over 4 ways of fsdp is refused; over 2 it is split."""
     leaf = nn.Partitioned(jax.ShapeDtypeStruct((10, 8), jnp.float32), ("embed", "heads"))

@@ -11,7 +11,7 @@ import yaml
 
 from gptjax.spelling import did_you_mean
 from train.launch import image
-from train.launch.launching import FINAL, JOIN_SECONDS, Engine, File, Order, Plan, answer
+from train.launch.launching import FINAL, JOIN_SECONDS, Engine, File, Order, Plan, answer, check_outlives
 from train.launch.source_bundle import Source
 from train.launch.tpu_chips import GENERATIONS, Slice, slice_of
 from train.supervision.exits import DONE, FAULT
@@ -24,6 +24,10 @@ LOGS = "logs --follow --tail=-1 --pod-running-timeout=24h"
 FIRST = (  # the pod of process 0, which speaks for all
     "jobset.sigs.k8s.io/jobset-name={},jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=0"
 )
+NO_CLAIM = (
+    "--claim: give a PersistentVolumeClaim that all pods can write to (kubectl get pvc lists them), or have the run of "
+    "one pod on a bucket; what a pod writes elsewhere ends with it"
+)
 INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 
 
@@ -33,7 +37,9 @@ class Kubernetes(Engine):
 
     image: str | None = None  # an image that is built already
     registry: str | None = None  # where an image of this commit is pushed to, such as registry.example/team
-    claim: str | None = None  # a PersistentVolumeClaim that all pods write to: runs, prepared text, your own text
+    claim: str | None = None
+    """A PersistentVolumeClaim that all pods write to: runs, prepared text, your own text. One pod with its run on a
+    bucket needs none."""
     mount: str = "/data"  # where they see it, and where relative paths of the command begin
     queue: str | None = None  # a LocalQueue of Kueue, which starts the job when all of it can run
     namespace: str = "default"
@@ -54,11 +60,6 @@ class Kubernetes(Engine):
                 f"--registry {self.registry}: write a repository in small letters, without https://, such as "
                 "registry.example/team"
             )
-        if self.claim is None:
-            raise ValueError(
-                "--claim: give a PersistentVolumeClaim that all pods can write to; what a pod writes elsewhere ends "
-                "with it (kubectl get pvc lists them)"
-            )
         if not PurePosixPath(self.mount).is_absolute():
             raise ValueError(f"--mount {self.mount}: must be an absolute path, such as /data")
 
@@ -72,6 +73,10 @@ class Kubernetes(Engine):
         """(how many jobs, how many pods of each)."""
         raise NotImplementedError
 
+    @property
+    def apart(self) -> bool:
+        return self.shape != (1, 1)
+
     def pod(self) -> dict[str, Any]:
         """What is special of its pods: nodeSelector, tolerations; `resources` and `env` are the container's."""
         raise NotImplementedError
@@ -80,9 +85,7 @@ class Kubernetes(Engine):
         return image.HOME
 
     def plan(self, order: Order) -> Plan:
-        run = PurePosixPath(self.mount) / order.run
-        if not run.is_relative_to(self.mount) or ".." in run.parts:
-            raise ValueError(f"run={order.run}: lies outside of --mount {self.mount}, and would end with its pod")
+        check_outlives(order, "pod", self.mount, self.claim, NO_CLAIM)
         name = self.image or image.image_name(str(self.registry), order, self.platform)
         made = () if self.registry is None else image.making(name, order, self.platform)
         manifest = order.folder / MANIFEST
@@ -144,6 +147,7 @@ class Kubernetes(Engine):
             "volumeMounts": [{"name": "data", "mountPath": self.mount}, {"name": "shm", "mountPath": "/dev/shm"}],
             **({"resources": own.pop("resources")} if "resources" in own else {}),
         }  # fmt: skip
+        kept = {"emptyDir": {}} if self.claim is None else {"persistentVolumeClaim": {"claimName": self.claim}}
         account = {} if self.service_account is None else {"serviceAccountName": self.service_account}
         return {
             "restartPolicy": "Never", **account,
@@ -151,7 +155,7 @@ class Kubernetes(Engine):
             **own,
             "containers": [container],
             "volumes": [
-                {"name": "data", "persistentVolumeClaim": {"claimName": self.claim}},
+                {"name": "data", **kept},
                 {"name": "shm", "emptyDir": {"medium": "Memory"}},
             ],
         }  # fmt: skip
@@ -181,11 +185,12 @@ class Kubernetes(Engine):
             )
         self._check_named("claim", self.claim, "persistentvolumeclaims")
         self._check_named("queue", self.queue, "localqueues.kueue.x-k8s.io")
-        modes = self._ask("get", f"persistentvolumeclaim/{self.claim}", "--output=jsonpath={.spec.accessModes}")[1]
-        if self.shape != (1, 1) and "ReadWriteMany" not in modes:
-            raise ValueError(
-                f"--claim {self.claim}: is {modes}, and several pods write to it: take a ReadWriteMany one"
-            )
+        if self.apart:
+            claim = f"persistentvolumeclaim/{self.claim}"
+            if "ReadWriteMany" not in (modes := self._ask("get", claim, "--output=jsonpath={.spec.accessModes}")[1]):
+                raise ValueError(
+                    f"--claim {self.claim}: is {modes}, and several pods write to it: take a ReadWriteMany one"
+                )
         if self._ask("get", f"jobset/{order.name}", "--output=name")[0] == 0:
             raise ValueError(
                 f"--job {order.name}: there is a JobSet of that name; delete it first (kubectl --namespace "

@@ -61,6 +61,10 @@ class Order(NamedTuple):
     name: str
     folder: Path  # where the job's files are kept, absolute
 
+    @property
+    def on_bucket(self) -> bool:
+        return "://" in self.run
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Engine:
@@ -87,6 +91,11 @@ class Engine:
     def devices(self) -> tuple[int, str] | None:
         """(how many devices a run gets, which options say so); None where only the engine knows."""
         raise NotImplementedError
+
+    @property
+    def apart(self) -> bool:
+        """Whether the run gets several machines that need not share a file system."""
+        return False
 
     def source_root(self, folder: Path, source: Source) -> PurePosixPath:
         """Where the source lies on the machines that run it."""
@@ -156,10 +165,10 @@ def ordered(engine: Engine, command: Sequence[str]) -> Order:
     run = shown(recipe.run) if recipe is not None else value_of(command, "--run")
     if run is None:
         raise ValueError(f"{engine.verb} -- finetune: say where it is written, with --run")
-    if "://" in run:
+    if "://" in run and engine.apart:
         raise ValueError(
-            f"{engine.verb}: run={run}: what is sent to a cluster keeps its run where all of its hosts write to; "
-            "mount a file system, or start the run there by hand, with GPTJAX_CACHE in a folder that they share"
+            f"{engine.verb}: run={run}: machines that share no file system cannot train on a bucket together; "
+            "mount one and have the run there, or take one machine"
         )
     if engine.devices is not None:
         check_fits(recipe, *engine.devices)
@@ -176,6 +185,17 @@ def ordered(engine: Engine, command: Sequence[str]) -> Order:
     folder = expanded(engine.folder).absolute() / name
     words = tuple(moved(word, engine.source_root(folder, source), engine.remote) for word in command)
     return Order(words, recipe, run, source, name, folder)
+
+
+def check_outlives(order: Order, machine: str, mount: str, volume: str | None, give: str) -> None:
+    """Raises ValueError where a run would end with its machine: `give` without a volume, or where it lies beside it."""
+    if order.on_bucket:
+        return
+    if volume is None:
+        raise ValueError(give)
+    run = PurePosixPath(mount) / order.run
+    if not run.is_relative_to(mount) or ".." in run.parts:
+        raise ValueError(f"run={order.run}: lies outside of --mount {mount}, and would end with its {machine}")
 
 
 def name_of(run: str) -> str:

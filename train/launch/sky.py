@@ -8,17 +8,21 @@ from typing import Any, ClassVar
 
 import yaml
 
-from train.launch.launching import AGAIN, JOIN_SECONDS, Engine, File, Order, Plan
+from train.launch.launching import AGAIN, JOIN_SECONDS, Engine, File, Order, Plan, check_outlives
 from train.launch.source_bundle import Source, unpack
 
 TASK = "task.yaml"
 PORT = 8476  # of process 0
+NO_VOLUME = (
+    "--volume: give one that all machines can write to (sky volumes ls lists them), or have the run of one machine "
+    "on a bucket; what they write elsewhere ends with them"
+)
 HOME = PurePosixPath("/tmp/gptjax-source")  # SkyPilot puts it in a home folder whose name differs from cloud to cloud
 RUN = """set -eu
 export JAX_COORDINATOR_ADDRESS=$(head -n 1 <<<"$SKYPILOT_NODE_IPS"):{port}
 export JAX_PROCESS_COUNT=$SKYPILOT_NUM_NODES JAX_PROCESS_ID=$SKYPILOT_NODE_RANK
 ln -sfn "$PWD" {home}
-cd {mount}
+cd {folder}
 exec {home}/launch.sh {command}
 """
 
@@ -47,7 +51,9 @@ class Sky(Engine):
     gpus: str | None = None  # GPUs of each, as SkyPilot writes it: H100:8; None = machines without
     infra: str | None = None  # where to look for machines, such as gcp/us-central1, aws or k8s; None = anywhere
     spot: bool = False  # on machines that may be taken away, for less money
-    volume: str | None = None  # a volume of SkyPilot's that all machines write to (sky volumes ls)
+    volume: str | None = None
+    """A volume of SkyPilot's that all machines write to (sky volumes ls). One machine with its run on a bucket needs
+    none."""
     mount: str = "/data"  # where they see it, and where relative paths of the command begin
 
     verb: ClassVar[str] = "sky"
@@ -60,24 +66,21 @@ class Sky(Engine):
             raise ValueError(f"--nodes {self.nodes}: must be 1 or more")
         if self.gpus is not None and re.fullmatch(r"[\w.-]+:[1-9]\d*", self.gpus) is None:
             raise ValueError(f"--gpus {self.gpus}: write kind and number of a machine's, such as H100:8")
-        if self.volume is None:
-            raise ValueError(
-                "--volume: give one that all machines can write to; what they write elsewhere ends with them "
-                "(sky volumes ls lists them)"
-            )
 
     @property
     def devices(self) -> tuple[int, str]:
         each = 1 if self.gpus is None else int(self.gpus.partition(":")[2])
         return self.nodes * each, f"--nodes {self.nodes}" + ("" if self.gpus is None else f" x --gpus {self.gpus}")
 
+    @property
+    def apart(self) -> bool:
+        return self.nodes > 1
+
     def source_root(self, folder: Path, source: Source) -> PurePosixPath:
         return HOME
 
     def plan(self, order: Order) -> Plan:
-        run = PurePosixPath(self.mount) / order.run
-        if not run.is_relative_to(self.mount) or ".." in run.parts:
-            raise ValueError(f"run={order.run}: lies outside of --mount {self.mount}, and would end with its machine")
+        check_outlives(order, "machine", self.mount, self.volume, NO_VOLUME)
         task = order.folder / TASK
         return Plan(
             (File(TASK, f"# Written by ./launch.sh sky, for {order.source}.\n" + self._task(order)),),
@@ -96,14 +99,15 @@ class Sky(Engine):
             "resources": {name: value for name, value in resources.items() if value is not None},
             "num_nodes": self.nodes,
             "workdir": str(order.folder / order.source.name),
-            "volumes": {self.mount: self.volume},
+            **({} if self.volume is None else {"volumes": {self.mount: self.volume}}),
             "envs": {
                 "GPTJAX_PLATFORM": "cpu" if self.gpus is None else "cuda", "GPTJAX_JOIN_SECONDS": str(JOIN_SECONDS),
                 "PYTHONUNBUFFERED": "1",
             },
             "setup": "./launch.sh setup\n",
             "run": RUN.format(
-                port=PORT, mount=shlex.quote(self.mount), home=HOME, command=shlex.join(order.words)
+                port=PORT, home=HOME, command=shlex.join(order.words),
+                folder=HOME if self.volume is None else shlex.quote(self.mount),
             ),
         }  # fmt: skip
         return yaml.dump(task, Dumper=_Dumper, sort_keys=False, width=1000)

@@ -195,7 +195,8 @@ class Slurm(Engine):
         return shlex.join(["apptainer", "exec", *gpus, *binds, "--pwd", os.getcwd(), str(self.image)]) + " "
 
     def check(self, order: Order) -> None:
-        check_writable(order.run)
+        if not order.on_bucket:
+            check_writable(order.run)
         self._check_environment()
         code, partitions = answer("sinfo", "--noheader", "--format=%P")
         if code:

@@ -36,15 +36,16 @@ if [ ! -d {name} ]; then
   tar --extract --gzip --file {name}.tar.gz --directory {name}.new
   mv {name}.new {name}
 fi
-run={run}
+{writable}GPTJAX_PLATFORM=tpu {name}/launch.sh setup
+sudo cp {unit} /etc/systemd/system/
+sudo systemctl daemon-reload
+"""
+WRITABLE = """run={run}
 mkdir -p "$run"
 if [ ! -w "$run" ]; then
   echo "$HOSTNAME: $run cannot be written to; is the file system mounted here?" >&2
   exit 2
 fi
-GPTJAX_PLATFORM=tpu {name}/launch.sh setup
-sudo cp {unit} /etc/systemd/system/
-sudo systemctl daemon-reload
 """
 RUN = """#!/bin/bash
 # Written by ./launch.sh tpu-vm, for {source}. What systemd runs on every worker; JAX finds the others by itself.
@@ -105,13 +106,15 @@ class TpuVm(Engine):
         return PurePosixPath(source.name)  # from the folder of the job, where the run begins
 
     def plan(self, order: Order) -> Plan:
-        if not PurePosixPath(order.run).is_absolute():
+        if not order.on_bucket and not PurePosixPath(order.run).is_absolute():
             raise ValueError(
-                f"run={order.run}: must be an absolute path where all workers write to; give it with --run"
+                f"run={order.run}: must be an absolute path where all workers write to, or on a bucket if there is one "
+                "worker; give it with --run"
             )
         folder, unit = f"gptjax-{order.name}", f"gptjax-{order.name}@.service"
         said = {
-            "source": order.source, "folder": folder, "name": order.source.name, "run": shlex.quote(order.run),
+            "source": order.source, "folder": folder, "name": order.source.name,
+            "writable": "" if order.on_bucket else WRITABLE.format(run=shlex.quote(order.run)),
             "unit": unit, "job": order.name, "wait": JOIN_SECONDS, "command": shlex.join(order.words),
             "starts": self.restarts + 1, "final": in_words(FINAL, " "), "grace": self.grace, "script": SCRIPTS[1],
         }  # fmt: skip

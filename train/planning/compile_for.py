@@ -38,6 +38,7 @@ class CompiledFor:
     peak_bytes: int  # what the chip must hold at once, arguments included
     temporary_bytes: int  # as the compiler adds them up, those that a loop carries twice
     collective_bytes: dict[str, int]  # received in a step, by kind of exchange
+    far_bytes: dict[str, int]  # of several slices: from the others, by kind of exchange
     cycles: int  # the compiler's own estimate, loops multiplied out; neither kernels nor waiting are in it
     kernels: int  # calls a step of kernels that the compiler does not estimate
     program_bytes: int  # of the compiled code, in the same memory
@@ -57,6 +58,8 @@ class CompiledFor:
         table.add_row("temporaries, loop carries twice", f"{self.temporary_bytes / 1e9:.2f} GB")
         for kind, size in sorted(self.collective_bytes.items()):
             table.add_row(kind, f"{size / 1e9:.2f} GB")
+        for kind, size in sorted(self.far_bytes.items()):
+            table.add_row(f"{kind} between slices", f"{size / 1e9:.2f} GB")
         estimate = "" if self.milliseconds is None else f" = {self.milliseconds:,.0f} ms"
         table.add_row("estimated cycles", f"{self.cycles / 1e6:,.0f} M{estimate}")
         table.add_row("kernel calls beside them", f"{self.kernels}")
@@ -118,7 +121,8 @@ def compiled(
         topology=topology, chip=devices[0].device_kind, mesh=dict(mesh.shape),
         argument_bytes=memory.argument_size_in_bytes, peak_bytes=memory.peak_memory_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
-        collective_bytes=program.collective_bytes, cycles=program.cycles, kernels=program.kernel_calls,
+        collective_bytes=program.collective_bytes, far_bytes=program.far_bytes,
+        cycles=program.cycles, kernels=program.kernel_calls,
         program_bytes=memory.generated_code_size_in_bytes, compile_seconds=seconds,
     )  # fmt: skip
 
@@ -139,14 +143,16 @@ def check_compiler(asked: str) -> None:
         )
 
 
-def topology_devices(topology: str, asked: str) -> list[Any]:
-    """The chips of a topology, as the compiler knows them. Raises ValueError for an unknown one."""
+def topology_devices(topology: str, asked: str, slices: int = 1) -> list[Any]:
+    """The chips of so many slices of a topology, as the compiler knows them. Raises ValueError for an unknown one."""
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # else it asks a cloud's metadata server where it is
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no chip is taken, so that two may compile at once
     try:
         # of a v4 JAX uses both cores of a chip as one device; left alone the compiler would take them for two
-        as_one = {"chip_config_name": "megacore"} if topology.startswith("v4:") else {}
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology, **as_one).devices)
+        options: dict[str, Any] = {"chip_config_name": "megacore"} if topology.startswith("v4:") else {}
+        if slices > 1:
+            options["num_slices"] = slices
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices)
     except Exception as error:  # the compiler raises its own kinds
         said = str(error).splitlines()[0]
         raise ValueError(f"{asked}: {said}; write it as v5e:4x4, v4:2x2x1, v6e:8x8") from error

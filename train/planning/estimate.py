@@ -36,7 +36,6 @@ class Estimate:
     compute_seconds: float
     near_bytes: dict[str, float]  # received within a group of chips, by kind of exchange
     far_bytes: dict[str, float]  # from other groups
-    far_seconds: float
     waited_seconds: float  # of near and far seconds, those that no computing hides
     tokens: int  # of a step, over all chips
 
@@ -60,7 +59,7 @@ def estimate(recipe: Recipe, config: ModelConfig, machines: Machines) -> Estimat
     waited = near.get(IN_THE_WAY, 0.0) / chip.near + far.get(IN_THE_WAY, 0.0) / chip.far
     return Estimate(
         state=state, activations=_activations(recipe, config, mesh), compute_seconds=computing,
-        near_bytes=near, far_bytes=far, far_seconds=sum(far.values()) / chip.far, waited_seconds=waited, tokens=tokens,
+        near_bytes=near, far_bytes=far, waited_seconds=waited, tokens=tokens,
     )  # fmt: skip
 
 
@@ -109,11 +108,12 @@ def exchanged(
     """Bytes that a chip receives in a step, by kind of exchange: (within its group, from other groups).
 
     Weights are gathered over `fsdp` and `context` for the forward and again for the backward pass of each micro-batch,
-    their gradients summed in float32; over `data` what is left of them is; over `tensor` two sums of activations a
-    layer and pass; over `context` keys and values of the rows.
+    their gradients summed, in the recipe's dtype; over `data` what is left of them is; over `tensor` two sums of
+    activations a layer and pass; over `context` keys and values of the rows.
     """
     mesh, size = recipe.mesh.over(machines.chips), 2 if recipe.compute.dtype == "bfloat16" else 4
     tensor, context = mesh["tensor"], mesh["context"]
+    summed = 2 if recipe.compute.gradients == "bfloat16" else 4
     split = mesh["fsdp"] * context  # ways in which parameters are
     whole, parts = state.gradients / 4 * split, recipe.batch.micro_batches  # values of what one tensor part holds
     own = recipe.batch.rows * recipe.row_length / math.prod(mesh[axis] for axis in row_axes())  # tokens of its rows
@@ -124,8 +124,8 @@ def exchanged(
     far: dict[str, float] = {}
     for kind, size_of_result, axes in (
         ("all-gather of weights", 2 * whole * size * parts, axes_of("embed")),
-        ("reduce-scatter of gradients", whole * 4 * parts, axes_of("embed")),
-        ("all-reduce of gradients", 2 * state.gradients, (REMAINDER,)),
+        ("reduce-scatter of gradients", whole * summed * parts, axes_of("embed")),
+        ("all-reduce of gradients", 2 * state.gradients / 4 * summed, (REMAINDER,)),
         (IN_THE_WAY, sums, axes_of("heads")),
         ("all-gather of keys and values", keys, axes_of("length")),
     ):

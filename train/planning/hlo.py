@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import math
 import re
+from collections.abc import Iterable
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 BITS = {"pred": 8, "bf16": 16, "f8e4m3fn": 8, "f8e5m2": 8} | {
@@ -46,6 +47,24 @@ class Instruction:
         """The exchange that starts here: `all-gather` for `all-gather` and `all-gather-start`."""
         kind = self.opcode.removesuffix("-start")
         return kind if kind in COLLECTIVES else None
+
+    @property
+    def together(self) -> float:
+        """Chips that take part in an exchange with each other; infinite where the text does not say."""
+        if found := re.search(r"replica_groups=\{\{([\d,]+)\}", self.rest):
+            return len(found[1].split(","))
+        if found := re.search(r"replica_groups=\[\d+,(\d+)\]<=", self.rest):
+            return int(found[1])
+        if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", self.rest):
+            sizes = dict(axis.split("=") for axis in found[1].split(","))
+            return math.prod(int(sizes[axis]) for axis in found[2].split(","))
+        return math.inf
+
+    @property
+    def channel(self) -> str:
+        """Number of an exchange's channel; "" where it has none."""
+        found = re.search(r"channel_id=(\d+)", self.rest)
+        return found[1] if found else ""
 
     @property
     def op_name(self) -> str:
@@ -110,15 +129,39 @@ class Program:
 
     @property
     def collective_bytes(self) -> dict[str, int]:
-        """Kind of exchange -> bytes of its results on this chip."""
-        sent: dict[str, int] = collections.defaultdict(int)
+        """Kind of exchange -> bytes that this chip receives, those within fusions too, where they go round in rings."""
+        received: dict[str, float] = collections.defaultdict(float)
+        seen: set[tuple[str, str]] = set()  # an exchange that several fusions share, its start, steps and end
+        for name, times in self.runs.items():
+            for instruction in self._computations[name].values():
+                if kind := instruction.collective:
+                    received[kind] += _received(kind, instruction, _result_bytes(instruction)) * times
+                for inner in self._fused(instruction):
+                    if inner.collective is None or (name, inner.channel) in seen:
+                        continue
+                    seen.add((name, inner.channel))
+                    # a sum of which each chip keeps its part, which is what the fusion gives
+                    scatters = (instruction.called("calls") or "").startswith("all-reduce-scatter")
+                    kind = "reduce-scatter" if scatters else inner.collective
+                    size = _result_bytes(instruction if scatters else inner)
+                    received[kind] += _received(kind, inner, size) * times
+        return {kind: round(size) for kind, size in received.items()}
+
+    def _fused(self, instruction: Instruction) -> Iterable[Instruction]:
+        """What a fusion is made of; nothing of any other instruction."""
+        called = instruction.called("calls") if instruction.opcode == "fusion" else None
+        return () if called is None else self._computations[called].values()
+
+    @property
+    def far_bytes(self) -> dict[str, int]:
+        """Kind of exchange -> bytes that come in from other slices, over the data centre's network."""
+        received: dict[str, int] = collections.defaultdict(int)
         for instruction, times in self.scheduled():
-            if kind := instruction.collective:
-                parts = _parts(instruction.shape)
-                # an asynchronous start gives (operands, results, ...), but that of an all-reduce its results alone
-                both = instruction.opcode.endswith("-start") and kind != "all-reduce" and len(parts) > 1
-                sent[kind] += sum(_shapes(parts[1] if both else instruction.shape)) * times
-        return dict(sent)
+            kind = re.search(r'megascale_transfer_type="(\w+)"', instruction.rest)
+            if instruction.opcode == "recv" and kind:
+                arrived = _parts(instruction.shape)[0]  # beside it a number and a token
+                received[kind[1].lower().replace("_", "-")] += sum(_shapes(arrived)) * times
+        return dict(received)
 
     def trips(self, loop: Instruction, within: str) -> int:
         """How often a loop turns: (bound - start) / step of its counter. Raises ValueError for another kind of loop."""
@@ -138,6 +181,27 @@ class Program:
         if limit is None:
             raise ValueError(f"loop {loop.name}: its bound is computed; cannot count its turns")
         return math.ceil((limit - (start or 0)) / step)
+
+
+def _received(kind: str, exchange: Instruction, size: int) -> float:
+    """Bytes that come in for a result of this size. Of a ring: Thakur et al. 2005, "Optimization of Collective
+    Communication Operations in MPICH", IJHPCA 19(1), sections 4.1 to 4.4."""
+    n = exchange.together
+    if kind == "collective-permute":
+        return size
+    if kind == "reduce-scatter":
+        return size * (n - 1) if n < math.inf else size
+    return size * (1 - 1 / n) * (2 if kind == "all-reduce" else 1)
+
+
+def _result_bytes(exchange: Instruction) -> int:
+    """Of an exchange, or of a fusion.
+
+    An asynchronous start gives (operands, results, ...), but that of an all-reduce its results alone.
+    """
+    parts = _parts(exchange.shape)
+    both = exchange.opcode.endswith("-start") and exchange.collective != "all-reduce" and len(parts) > 1
+    return sum(_shapes(parts[1] if both else exchange.shape))
 
 
 def _constant(instruction: Instruction) -> int | None:

@@ -71,7 +71,7 @@ class Plan(NamedTuple):
             "verified_by": "compiler" if best.compiled is not None else None,
             "changes": self.changes, "settings": settings(best.recipe, self.machines), "left_out": list(self.left_out),
             "memory_bytes": self.memory(), "memory_of_chip_bytes": self.machines.chip.memory,
-            "near_bytes": best.near_bytes, "far_bytes": best.estimate.far_bytes,
+            "near_bytes": best.near_bytes, "far_bytes": best.far_bytes,
             "seconds_a_step": best.seconds(self.machines), "tokens_a_step": best.estimate.tokens, "tokens": self.tokens,
             "hours": [hidden, unhidden] if fits else None,
             "price": [hours * self.machines.chips * price for hours in (hidden, unhidden)] if fits and price else None,
@@ -181,7 +181,7 @@ def _time_table(found: Plan) -> Table:
         table.add_row("attention kernels beside them", f"{best.kernel_seconds * 1e3:,.0f} ms by arithmetic")
     for net, exchanged, rate in (
         (near, best.near_bytes, of.chip.near),
-        (far, best.estimate.far_bytes, of.chip.far),
+        (far, best.far_bytes, of.chip.far),
     ):
         for kind, size in sorted(exchanged.items()):
             table.add_row(f"{net}, {kind}", f"{size / GB:.2f} GB, {size / rate * 1e3:,.0f} ms at the data sheet's rate")

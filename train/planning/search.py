@@ -1,12 +1,10 @@
 """The fastest candidate that fits: all of them by arithmetic, the best few by the compiler."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from gptjax.config import ModelConfig
 from gptjax.mesh_axes import REMAINDER
-from train.mesh_spec import MeshSpec
 from train.objectives import causal_only
 from train.planning.chips import Machines
 from train.planning.compile_for import CompiledFor, TooLargeError, compiled, topology_devices
@@ -40,6 +38,11 @@ class Tried(NamedTuple):
         return self.estimate.near_bytes if self.compiled is None else dict(self.compiled.collective_bytes)
 
     @property
+    def far_bytes(self) -> dict[str, float]:
+        """Received a step from other slices or nodes, by kind."""
+        return self.estimate.far_bytes if self.compiled is None else dict(self.compiled.far_bytes)
+
+    @property
     def memory(self) -> float:
         """Bytes a chip at the fullest moment."""
         if self.compiled is None:
@@ -49,7 +52,7 @@ class Tried(NamedTuple):
     def seconds(self, machines: Machines) -> tuple[float, float]:
         """Of a step: (exchanges hidden behind the computing, none of them hidden)."""
         near = sum(self.near_bytes.values()) / machines.chip.near
-        far = self.estimate.far_seconds
+        far = sum(self.far_bytes.values()) / machines.chip.far
         return max(self.compute_seconds + self.estimate.waited_seconds, near, far), self.compute_seconds + near + far
 
     def pace(self, machines: Machines) -> tuple[float, float]:
@@ -84,7 +87,8 @@ def _by_compiler(
     tried: list[Tried], config: ModelConfig, machines: Machines, say: Callable[[str], object]
 ) -> list[Tried]:
     """The compiler's word on the most promising; those that need more than one which it refused are not asked."""
-    devices, refused = topology_devices(machines.name, f"--device {machines.name}"), float("inf")
+    devices = topology_devices(machines.name, f"--device {machines.name}", machines.groups)
+    refused = float("inf")
     answers: dict[int, Tried] = {}
     order = sorted((n for n, one in enumerate(tried) if one.fits is None), key=lambda n: tried[n].pace(machines))
     while order:
@@ -106,15 +110,9 @@ def _by_compiler(
 
 
 def answered(one: Tried, config: ModelConfig, machines: Machines, devices: Sequence[Any]) -> Tried:
-    """A candidate as the compiler sees it, in one slice: between slices only gradients go, which take no room."""
-    batch, sizes = one.recipe.batch, one.recipe.mesh.over(machines.chips)
-    of_slice = dataclasses.replace(
-        one.recipe,
-        batch=dataclasses.replace(batch, rows=batch.rows // machines.groups),
-        mesh=MeshSpec(**{**sizes, REMAINDER: sizes[REMAINDER] // machines.groups}),
-    )
+    """A candidate as the compiler sees it."""
     try:
-        found = compiled(of_slice, machines.name, devices, config.vocabulary, causal_only())
+        found = compiled(one.recipe, machines.name, devices, config.vocabulary, causal_only())
     except TooLargeError as refusal:
         return one._replace(fits=False, said=refusal.needs)
     if found.kernels == 0:

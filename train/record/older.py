@@ -38,6 +38,7 @@ ADDED: dict[str, dict[str, Any]] = {
     "objectives": {"labelled": dataclasses.asdict(Labelled())},
     "stop": {"figure": None},
     "mesh": {"context": 1},
+    "compute": {"gradients": "float32"},
     "examples": {"prefix": False, "answered": 100, "head": None},
 }
 # Task -> (version of the recipe from which on its name means another task, what was asked before, what is asked now).

@@ -1,6 +1,5 @@
 """What a prepared folder says of itself: its table, its text, and what xz makes of that."""
 
-import json
 import lzma
 
 import pytest
@@ -10,8 +9,10 @@ from data.prepare import prepare
 from tests.data.test_prepare import described, some_documents, spec_of, stored, write_jsonl
 
 
-def test_xz_figures_are_bits_per_byte_and_written_nowhere(tmp_path, monkeypatch):
-    """Text that repeats the training text costs less once that was seen. Figures of an older gptjax are read."""
+def test_xz_figures_are_bits_per_byte_and_kept_for_the_next_run(tmp_path, monkeypatch):
+    """Text that repeats the training text costs less once that was seen. Of other text they are made anew, and where
+    nothing can be kept; the folder itself is only read."""
+    monkeypatch.setenv("GPTJAX_CACHE", str(tmp_path / "cache"))
     texts = some_documents(200)
     folder = prepare(spec_of(tmp_path, f"files:{write_jsonl(tmp_path / 'a.jsonl', texts)}"))
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
@@ -22,8 +23,13 @@ def test_xz_figures_are_bits_per_byte_and_written_nowhere(tmp_path, monkeypatch)
     assert figure["alone"] == pytest.approx(8 * len(lzma.compress(validation, preset=9)) / len(validation))
     assert 0 < figure["after_training_text"] < figure["alone"] < 8
     monkeypatch.setattr(prepared_folder, "_xz_figure", None)
-    (folder / "xz.json").write_text(json.dumps(figures))
     assert prepared_folder.xz_figures(folder) == figures
+    monkeypatch.setattr(prepared_folder, "_xz_figure", lambda *_: {"alone": 1.0})
+    other = prepare(spec_of(tmp_path, f"files:{write_jsonl(tmp_path / 'b.jsonl', texts[1:])}"))
+    assert list(prepared_folder.xz_figures(other).values()) == [{"alone": 1.0}]
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("GPTJAX_CACHE", str(tmp_path / "file"))
+    assert list(prepared_folder.xz_figures(folder).values()) == [{"alone": 1.0}]
 
 
 def test_only_the_end_of_a_long_training_text_is_decoded(tmp_path):

@@ -31,6 +31,20 @@ def test_what_was_not_used_for_longest_goes_until_the_rest_is_within_the_bound(t
     assert [folder.exists() for folder in (old, new, own)] == [False, True, True]
 
 
+def test_prepared_text_goes_as_steps_do(tmp_path, monkeypatch):
+    """What was used again last stays; the rest of its folder's neighbours, such as locks, are not touched."""
+    monkeypatch.setenv("GPTJAX_CACHE", str(tmp_path))
+    monkeypatch.setenv("GPTJAX_CACHE_GB", "0.0015")
+    root = tmp_path / "text/gs/bucket/prepared"
+    for name, hours in (("a", 3), ("b", 9)):
+        (root / name).mkdir(parents=True)
+        (root / name / "prepared.json").write_bytes(bytes(1_000_000))
+        os.utime(root / name, (time.time() - hours * 3600,) * 2)
+    (root / ".lock").touch()
+    evict()
+    assert sorted(path.name for path in root.iterdir()) == [".lock", "a"]
+
+
 def test_what_is_in_use_stays_and_a_bound_that_is_no_number_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("GPTJAX_CACHE", str(tmp_path))
     monkeypatch.setenv("GPTJAX_CACHE_GB", "0")

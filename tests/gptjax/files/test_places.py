@@ -12,7 +12,7 @@ from gptjax import cli
 from gptjax.command import compiled
 from gptjax.evaluation.items import read_items
 from gptjax.files.atomic_folder import absent
-from gptjax.files.places import expanded, named, place_of_run, shown, standing, url_of
+from gptjax.files.places import expanded, named, place_of_run, place_of_text, shown, standing, url_of
 from gptjax.results import place_for
 from gptjax.text.tokenizer import byte_tokenizer, ready_made
 from train import __main__ as program
@@ -27,6 +27,7 @@ def home(tmp_path, monkeypatch):
     (tmp_path / "home").mkdir()
     (tmp_path / "here").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("GPTJAX_CACHE", raising=False)
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path / "home"
 
@@ -126,6 +127,8 @@ def test_a_run_on_a_bucket_has_a_folder_here_that_says_of_which(home):
         assert url_of(folder) == shown(folder) == "s3://bucket/runs/big"
     own = place_of_run("gs://bucket/runs/big", "own")
     assert (own != place_of_run("gs://bucket/runs/big"), url_of(own)) == (True, "gs://bucket/runs/big")
+    text = place_of_text("gs://bucket/prepared")
+    assert (text, url_of(text)) == (home / ".cache/gptjax/text/gs/bucket/prepared", "gs://bucket/prepared")
     assert (place_of_run("~/runs/big"), url_of(home / "runs/big")) == (home / "runs/big", None)
     assert url_of(home / ".cache/gptjax") is None
 
@@ -139,5 +142,5 @@ def test_a_url_that_names_no_run_is_refused_with_what_was_meant(home):
     ):
         with pytest.raises(ValueError, match=said):
             place_of_run(written)
-    with pytest.raises(ValueError, match="only a run can lie on a bucket; copy this to a disk"):
+    with pytest.raises(ValueError, match="only runs and prepared text can lie on a bucket; copy this to a disk"):
         expanded("gs://bucket/text.txt")

@@ -49,6 +49,23 @@ def test_a_weights_gradient_stays_float32_under_bfloat16():
     np.testing.assert_allclose(dw, exact, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("width", [6, 1])
+def test_a_gradient_that_is_added_up_in_bfloat16_is_accumulated_in_float32(width):
+    """On each device: it is the other one, rounded once; 4,096 ones are 4,096. A thin weight's too."""
+    x, _, direction = inputs(jnp.bfloat16)
+    x, g, w = jnp.tile(x, (1, 1, module.THIN)), direction[..., :width], jnp.ones((8 * module.THIN, width))
+    kept, rounded = (
+        jax.vjp(lambda w, dtype=dtype: module.linear(x, w, AXES, dtype), w)[1](g)[0]
+        for dtype in (jnp.float32, jnp.bfloat16)
+    )
+    assert rounded.dtype == jnp.float32
+    np.testing.assert_array_equal(rounded, kept.astype(jnp.bfloat16).astype(jnp.float32))
+    assert (rounded != kept).any()
+    one = jnp.ones((64, 64, 1), jnp.bfloat16)
+    (dw,) = jax.vjp(lambda w: module.linear(one, w, AXES, jnp.bfloat16), jnp.ones((1, 1)))[1](one)
+    assert dw.item() == 4096
+
+
 @pytest.mark.parametrize("width", [1, 2, 3])
 def test_a_thin_weights_gradient_is_that_of_any_other(width):
     """Within 1e-5 of the exact one on both sides of where a weight counts as thin."""

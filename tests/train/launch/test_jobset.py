@@ -110,7 +110,6 @@ def test_an_image_is_built_of_the_commit_sent_and_then_asked_for():
     ("kind", "options", "message"),
     [
         (Gke, {"claim": "data"}, "--image and --registry: give one of them"),
-        (Gke, {"image": "x"}, "--claim: give a PersistentVolumeClaim"),
         (
             Gke,
             {"claim": "data", "registry": "https://Here"},
@@ -135,6 +134,17 @@ def test_a_run_that_would_end_with_its_pod_is_refused(run):
     engine = K8s(**OWN)
     with pytest.raises(ValueError, match=f"run={run}: lies outside of --mount /data, and would end with its pod"):
         engine.plan(order_of(engine, "--run", run))
+    with pytest.raises(ValueError, match="--claim: give a PersistentVolumeClaim"):
+        (engine := K8s(image="x")).plan(order_of(engine, "--run", run))
+
+
+def test_one_pod_with_its_run_on_a_bucket_needs_no_claim():
+    """Several need one, and cannot have their run there."""
+    found = pod_of(jobset(K8s(image="x"), "--run", "gs://bucket/run"))
+    assert found["volumes"][0] == {"name": "data", "emptyDir": {}}
+    assert found["containers"][0]["command"][-1] == "gs://bucket/run"
+    with pytest.raises(ValueError, match="machines that share no file system cannot train on a bucket together"):
+        order_of(K8s(image="x", nodes=2), "--run", "gs://bucket/run", "--batch.rows", "16")
 
 
 KUBECTL = """#!/bin/bash

@@ -64,7 +64,6 @@ def test_every_exit_code_is_started_again_or_not():
         (["--job", "No Name", "--", "pretrain"], "--job No Name: must be of at most 40 small letters"),
         (["--grace", "0", "--", "pretrain"], "--grace 0, --restarts 100: must be 1 or more, and 0 or more"),
         (["--", "pretrain", "--data.sources", "files:/nowhere/*.txt"], "/nowhere"),
-        (["--", "pretrain", "--run", "gs://bucket/run"], "run=gs://bucket/run: what is sent to a cluster"),
     ],
 )
 def test_what_cannot_run_is_told_in_one_line(words, message, capsys):

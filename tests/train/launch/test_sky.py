@@ -52,7 +52,6 @@ def test_a_machine_gets_its_three_variables_and_runs_in_the_shared_folder(tmp_pa
     [
         ({"volume": "a", "nodes": 0}, "--nodes 0: must be 1 or more"),
         ({"volume": "a", "gpus": "H100"}, "--gpus H100: write kind and number of a machine's, such as H100:8"),
-        ({}, "--volume: give one that all machines can write to"),
     ],
 )
 def test_options_that_cannot_be_are_told_with_what_can(options, message):
@@ -64,3 +63,11 @@ def test_a_run_that_would_end_with_its_machine_is_refused():
     engine = Sky(volume="data")
     with pytest.raises(ValueError, match="run=/home/run: lies outside of --mount /data"):
         engine.plan(order_of(engine, "--run", "/home/run"))
+    with pytest.raises(ValueError, match="--volume: give one that all machines can write to"):
+        (engine := Sky()).plan(order_of(engine))
+
+
+def test_one_machine_with_its_run_on_a_bucket_needs_no_volume():
+    found = task(Sky(), "--run", "gs://bucket/run")
+    assert "volumes" not in found
+    assert "cd /tmp/gptjax-source\n" in found["run"]

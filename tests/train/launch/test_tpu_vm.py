@@ -100,3 +100,10 @@ def test_the_tpu_must_be_there_ready_and_fit_the_mesh(tmp_path, monkeypatch):
     program.write_text(GCLOUD.replace("STATE", "CREATING"))
     with pytest.raises(ValueError, match="tpu-vm my-pod: is CREATING, and must be READY"):
         checked("my-pod")
+
+
+def test_of_a_run_on_a_bucket_no_folder_is_asked_for():
+    """One on a disk must be writable on every worker."""
+    engine = TpuVm(tpu="my-pod")
+    assert "cannot be written to" not in content(engine, order_of(engine, "--run", "gs://bucket/run"), "install.sh")
+    assert "cannot be written to" in content(engine, order_of(engine, *RUN), "install.sh")

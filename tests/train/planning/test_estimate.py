@@ -11,10 +11,10 @@ from train.planning.estimate import IN_THE_WAY, estimate, kernel_seconds
 from train.recipe import BatchSpec, ComputeSpec, MeshSpec, OptimizerSpec
 
 
-def of(tmp_path, device, slices=1, remat="full", rows=16, parts=1, **mesh):
+def of(tmp_path, device, slices=1, remat="full", rows=16, parts=1, gradients="float32", **mesh):
     made = recipe(
         tmp_path, "run", model=SIZES["llama-7b"](), mesh=MeshSpec(**mesh), optimizer=OptimizerSpec(warmup=2),
-        batch=BatchSpec(rows=rows, micro_batches=parts), compute=ComputeSpec(remat=remat),
+        batch=BatchSpec(rows=rows, micro_batches=parts), compute=ComputeSpec(remat=remat, gradients=gradients),
     )  # fmt: skip
     return estimate(made, ModelConfig.of(made.model, 32_000), machines(device, slices))
 
@@ -45,6 +45,9 @@ def test_between_slices_go_gradients_alone_and_between_nodes_what_spans_them(tmp
     """Each chip receives half of the sum of its part of the gradient, there and back, from the other of two slices."""
     two = of(tmp_path, "v5e:4x4", slices=2, rows=32, fsdp=16)
     assert two.far_bytes == {"all-reduce of gradients": two.state.gradients}
+    short = of(tmp_path, "v5e:4x4", slices=2, rows=32, fsdp=16, gradients="bfloat16")
+    assert short.far_bytes == {"all-reduce of gradients": two.state.gradients / 2}
+    assert short.near_bytes["reduce-scatter of gradients"] == two.near_bytes["reduce-scatter of gradients"] / 2
     within = of(tmp_path, "h100:8x4", rows=32, fsdp=8)
     across = of(tmp_path, "h100:8x4", rows=32, fsdp=32)
     assert within.far_bytes.keys() == {"all-reduce of gradients"}

@@ -1,0 +1,116 @@
+"""Prepared text on a bucket, and the copies of it on machines that read it. Imports neither TensorFlow nor JAX.
+
+A copy lies where `gptjax.files.places` has it, and is read as any prepared folder. On the bucket a folder is whole once
+the list of its files is there, which is written last, with sizes and hashes that copies are checked by. Folders of one
+name hold the same bytes, so that of several machines which prepare at once the first keeps its own, and all go on.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from data.description import NAME, is_prepared
+from gptjax.files.atomic_folder import appearing
+from gptjax.files.buckets import MISSING, Bucket, BucketError, within
+from gptjax.files.cache_bound import evict, used
+from gptjax.files.places import url_of
+from gptjax.files.plain_json import dumps
+
+LIST = "files.json"
+AT_ONCE = 4  # files that are under way, each of them in memory
+
+
+def bucket_of(root: Path) -> Bucket | None:
+    """The bucket that a folder of prepared text is the copy of; None for a folder of its own."""
+    url = url_of(root, ("text",))
+    return None if url is None else Bucket(url)
+
+
+def bring(root: Path, names: Collection[str], without_records: str | None = None) -> None:
+    """Onto this machine what the bucket has under these names, where `root` is the copy of one; makes room for it.
+
+    `without_records`: and what is described so (see data.description).
+
+    Raises BucketError where the bucket cannot be read, ValueError where it holds something else than was written.
+    """
+    bucket = bucket_of(root)
+    if bucket is None:
+        return
+    whole = [key.removesuffix(f"/{LIST}") for key in bucket.listed() if key.endswith(f"/{LIST}")]
+    for name in whole:
+        if is_prepared(root / name):
+            continue
+        if name in names or (without_records is not None and _said(bucket, name) == without_records):
+            _fetch(bucket, name, root / name)
+    evict()
+
+
+def check_keeps(root: Path) -> None:
+    """Raises BucketError where `root` is the copy of a bucket that cannot be written: before text is prepared."""
+    bucket = bucket_of(root)
+    if bucket is not None:
+        bucket.check_writable()
+
+
+def keep(folder: Path) -> Path:
+    """The prepared folder, which is on its bucket from now on, if it is below the copy of one, and used.
+
+    Raises BucketError where the bucket cannot be written, or holds other bytes under this name.
+    """
+    bucket = bucket_of(folder.parent)
+    if bucket is None:
+        return folder
+    used(folder)
+    if bucket.read(f"{folder.name}/{LIST}") is None:
+        names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            for sent in [threads.submit(_send, bucket, folder, name) for name in names]:
+                sent.result()
+        files = {name: _described(folder / name) for name in names}
+        _create(bucket, f"{folder.name}/{LIST}", dumps({"files": files}, indent=1).encode())
+    return folder
+
+
+def _described(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _send(bucket: Bucket, folder: Path, name: str) -> None:
+    _create(bucket, f"{folder.name}/{name}", (folder / name).read_bytes())
+
+
+def _create(bucket: Bucket, key: str, content: bytes) -> None:
+    if bucket.write_if(key, content, MISSING) is None:
+        raise BucketError(
+            f"{bucket.url}/{key}: holds other bytes than were prepared here; delete {key.split('/')[0]} there"
+        )
+
+
+def _said(bucket: Bucket, name: str) -> Any:
+    """What a prepared folder is called without its records; None where it has none, or says nothing."""
+    with contextlib.suppress(ValueError):
+        return json.loads(bucket.read(f"{name}/{NAME}") or b"{}").get("without_records")
+    return None
+
+
+def _fetch(bucket: Bucket, name: str, folder: Path) -> None:
+    """Several processes may do so at once, of which one makes the folder."""
+    try:
+        files = json.loads(bucket.read(f"{name}/{LIST}") or b"")["files"]
+        with appearing(folder) as (aside, appear):
+            with ThreadPoolExecutor(AT_ONCE) as threads:
+                for fetched in [
+                    threads.submit(bucket.fetch, f"{name}/{file}", aside / within(file), said["bytes"], said["sha256"])
+                    for file, said in files.items()
+                ]:
+                    fetched.result()
+            if not is_prepared(folder):
+                appear()
+    except (ValueError, KeyError, TypeError) as error:
+        if not is_prepared(folder):  # else another process was quicker
+            raise ValueError(f"{bucket.url}/{name}: is not what was prepared ({error}); delete it there") from error
