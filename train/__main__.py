@@ -25,9 +25,10 @@ from gptjax.command.options import read, take
 from gptjax.config import SIZES
 from gptjax.files.atomic_file import write_whole
 from gptjax.files.atomic_folder import absent
-from gptjax.files.places import expanded
+from gptjax.files.places import expanded, place_of_run
 from gptjax.files.plain_json import dumps
 from gptjax.runs.bucket_run import local_run
+from gptjax.runs.rundir import run_as_loaded
 from gptjax.spelling import did_you_mean
 from train import STARTED
 from train.lab.experiments import experiment_names
@@ -343,9 +344,11 @@ def _savedmodel(arguments: list[str]) -> int:
     os.environ["JAX_PLATFORMS"] = "cpu"  # the accelerator may be training this very run
     _settle_process()
     import gptjax
-    from gptjax.exchange.programs.stablehlo_export import in_words
+    from gptjax.exchange.programs.stablehlo_export import check_exportable, in_words
     from train.savedmodel.saved_model import export_saved_model
 
+    if (run := run_as_loaded(place_of_run(asked.model))) is not None:
+        check_exportable(run)
     model = gptjax.load(asked.model, asked.step, weights=asked.weights, adapter=asked.adapter)
     manifest = export_saved_model(model, asked.folder)
     print(

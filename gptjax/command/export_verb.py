@@ -8,6 +8,8 @@ import tyro
 import gptjax
 from gptjax.command.verb import Verb
 from gptjax.files.atomic_folder import absent
+from gptjax.files.places import place_of_run
+from gptjax.runs.rundir import run_as_loaded
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,7 @@ class Export(Verb):
         import jax
 
         jax.config.update("jax_platforms", "cpu")  # the accelerator may be training this very run
+        self._check_run()
         if self.only_adapter:
             gptjax.export_adapter(self.directory, self.folder, self.step, weights=self.weights)
             print(f"{self.folder}: LoRA adapters in PEFT's layout, for the weights that {self.directory} began with")
@@ -83,6 +86,19 @@ class Export(Verb):
             f"{proof['tensors_equal']} tensors equal, scores of up to {logits['largest']:.4g} within "
             f"{logits['largest_difference']:.2g} over {logits['tokens']} tokens"
         )
+
+    def _check_run(self) -> None:
+        """Raises ValueError where the target's form cannot say what a run is; of others' models once they are read."""
+        if self.only_adapter or (run := run_as_loaded(place_of_run(self.directory))) is None:
+            return
+        if self.as_ == "stablehlo":
+            from gptjax.exchange.programs.stablehlo_export import check_exportable
+
+            check_exportable(run)
+        elif self.folder.lower().endswith(".gguf"):
+            from gptjax.exchange.gguf_settings import described
+
+            described(run, "", self.dtype or "f32")
 
     def _tell_programs(self, model: "gptjax.LanguageModel") -> None:
         from gptjax.exchange.programs.stablehlo_export import PLATFORMS, export_stablehlo, in_words

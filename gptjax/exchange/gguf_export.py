@@ -29,7 +29,7 @@ from gptjax.exchange.export import (
     probes,
 )
 from gptjax.exchange.gguf_file import content_bytes, write_file
-from gptjax.exchange.gguf_model import read_gguf, shapes_of, tensors_of
+from gptjax.exchange.gguf_model import ATTRIBUTION, read_gguf, shapes_of, tensors_of
 from gptjax.exchange.gguf_settings import DTYPES, check_dtype, described
 from gptjax.exchange.gguf_tokenizer import KEY, tokenizer_settings
 from gptjax.exchange.witness import gguf_reread
@@ -56,6 +56,7 @@ def export_gguf(model: LanguageModel, path: str | os.PathLike[str], dtype: str =
     """
     dtype, target = check_dtype(dtype), absent(path)
     settings, entries = described(model, target.stem, dtype)
+    settings |= {} if model.credit is None else {ATTRIBUTION: model.credit}
     params = by_path(model.params)
     with appearing(target) as (aside, appear):
         file = aside / "model.gguf"

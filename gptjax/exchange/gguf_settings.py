@@ -3,12 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 from gptjax.exchange.gguf_blocks import SMALL
-from gptjax.exchange.gguf_model import ATTRIBUTION, settings_of, shapes_of
+from gptjax.exchange.gguf_model import settings_of, shapes_of
 from gptjax.exchange.gguf_tokenizer import tokenizer_settings
 from gptjax.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from gptjax.inference.language_model import LanguageModel
+    from gptjax.runs.rundir import Run
 
 # By dtype: the number that general.file_type has for it, and by how much scores may differ from the source's: the root
 # of the mean square difference, in standard deviations of the source's scores.
@@ -26,8 +27,13 @@ def check_dtype(dtype: Any) -> str:
     return found
 
 
-def described(model: "LanguageModel", name: str, dtype: str) -> tuple[dict[str, Any], list[tuple[str, str, tuple]]]:
-    """The settings, and name, type and shape of every tensor. Raises ValueError where GGUF cannot say them."""
+def described(
+    model: "LanguageModel | Run", name: str, dtype: str
+) -> tuple[dict[str, Any], list[tuple[str, str, tuple[int, ...]]]]:
+    """The settings, and name, type and shape of every tensor; of a run before its weights are read.
+
+    Raises ValueError where GGUF cannot say them.
+    """
     config, generation_config = model.config, model.generation_config
     if config.lora is not None:
         raise ValueError("export: the model has adapters beside its weights; gptjax.load merges them")
@@ -43,7 +49,6 @@ def described(model: "LanguageModel", name: str, dtype: str) -> tuple[dict[str, 
         "general.file_type": DTYPES[dtype][0],
         **({"general.quantization_version": QUANTIZATION_VERSION} if quantised else {}),
         **tokenizer_settings(model.tokenizer, generation_config, config.vocabulary),
-        **({} if model.credit is None else {ATTRIBUTION: model.credit}),
     }
     entries = [(tensor, _kind(tensor, shape, dtype), shape) for tensor, shape in shapes_of(config).items()]
     for tensor, kind, shape in entries:

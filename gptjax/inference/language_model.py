@@ -173,7 +173,7 @@ class LanguageModel:
         return predict(self, texts, head, **options)
 
     def look(
-        self, text: str, *, layers: Sequence[int] | None = None, heads: Sequence[int] | None = None,
+        self, text: str | Sequence[int], *, layers: Sequence[int] | None = None, heads: Sequence[int] | None = None,
         token: int | None = None, leave_out: int | None = None,
     ) -> Look:  # fmt: skip
         """What happens inside while it reads a text: see gptjax.look.looking.look.

@@ -20,6 +20,7 @@ import numpy as np
 from gptjax.config import ModelConfig
 from gptjax.inference.feature_input import EMBEDDING, FINAL, Layer
 from gptjax.inference.scoring import as_read
+from gptjax.look.asking import read_length
 from gptjax.nn.decoding_weights import rows_of
 from gptjax.nn.likelihood import logits_from
 from gptjax.nn.model import INPUT, SEEN, Transformer, head
@@ -47,30 +48,33 @@ def read(
     `token`: whose probability behind place `at` is looked at; None = the likeliest there. `explains`: also goes back to
     the embeddings, from that probability.
     """
-    config, T = model.config, len(ids)
+    config, size = model.config, len(ids)
+    T = read_length(size, config.T)
     anew = explains and kept_bytes(config, T) > KEPT_BYTES
     plain = model.clone(kernel="xla", remat="full" if anew else "none")
-    asked = np.int32(at % T), np.int32(-1 if token is None else token)
+    asked = np.int32(at % size), np.int32(-1 if token is None else token)
+    padded_T = np.pad(np.array(ids, np.int32), (0, T - size))
     found = _seen(
-        plain, params, np.array(ids, np.int32), np.bool_(both), _places(config, layers), np.array(heads, np.int32),
+        plain, params, padded_T, np.int32(size), np.bool_(both), _places(config, layers), np.array(heads, np.int32),
         *asked, C=len(layers), explains=explains,
     )  # fmt: skip
     prob_CnTS, state_CTD, hidden_TD, chosen, log_prob, gradient_T = found
     return Seen(
-        np.asarray(prob_CnTS)[:-1], np.asarray(state_CTD)[:-1], hidden_TD, int(chosen), float(log_prob),
-        None if gradient_T is None else np.asarray(gradient_T),
+        np.asarray(prob_CnTS)[:-1, :, :size, :size], np.asarray(state_CTD)[:-1, :size], hidden_TD[:size], int(chosen),
+        float(log_prob), None if gradient_T is None else np.asarray(gradient_T)[:size],
     )  # fmt: skip
 
 
 def kept_bytes(config: ModelConfig, T: int) -> int:
     """About what a backward pass keeps of the forward pass, where it computes no layer anew."""
-    return 4 * T * config.L * (8 * config.D + 2 * config.N * config.H + 3 * config.F)
+    return 4 * T * config.L * (8 * config.D + 2 * config.N * config.H + 3 * config.F + config.N * T)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "C", "explains"))
-def _seen(model, params, ids_T, both, place_L, head_n, at, token, *, C, explains):
+def _seen(model, params, ids_T, size, both, place_L, head_n, at, token, *, C, explains):
     T, config = ids_T.shape[0], model.config
     tokens_BT, position_BT = ids_T[None], jnp.arange(T)[None]
+    segment_BT = (position_BT < size).astype(jnp.int32)
     embedded_BTD = rows_of(params["embedding"], tokens_BT, model.dtype)
     room = _room(config, 1, T, C, place_L, head_n)
 
@@ -78,7 +82,7 @@ def _seen(model, params, ids_T, both, place_L, head_n, at, token, *, C, explains
         shifted = {} if shift_BTD is None else {"perturbations": {"embedded_BTD": shift_BTD}}
         (hidden_BTD, _), seen = model.apply(
             {"params": params, SEEN: {"layers": room}, **shifted},
-            tokens_BT, jnp.ones_like(tokens_BT), position_BT, jnp.broadcast_to(both, (1, T)), mutable=[SEEN],
+            tokens_BT, segment_BT, position_BT, jnp.broadcast_to(both, (1, T)), mutable=[SEEN],
         )  # fmt: skip
         here_B1D = jax.lax.dynamic_slice_in_dim(hidden_BTD, at, 1, axis=1)
         logits_V = logits_from(here_B1D, head(params), config.vocabulary, config.logit_cap)[0, 0]

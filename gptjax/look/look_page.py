@@ -38,6 +38,7 @@ def seen(look: "Look", name: str) -> dict[str, Any]:
             "layers": model.config.L,
             "heads": model.config.N,
             "window": model.config.window,
+            "dtype": model.dtype,
         },
         "layers": asked.layers,
         "heads": asked.heads,

@@ -54,7 +54,7 @@ class Look:
     log_prob: float  # nats: of it behind the text before it
     causes: Causes  # of that, over the tokens before it
     evidence: list[HeadEvidence]
-    heads_left_out: list[str]  # output heads that do not read one text
+    heads_left_out: list[str]  # output heads that do not read such a text
 
     def page(self, name: str = "a model") -> str:
         """The page, as HTML that asks for nothing outside."""
@@ -68,10 +68,11 @@ class Look:
 
 
 def look(
-    model: "LanguageModel", network: Transformer, params: Any, text: str, *, layers: Sequence[int] | None = None,
-    heads: Sequence[int] | None = None, token: int | None = None, leave_out: int | None = None,
+    model: "LanguageModel", network: Transformer, params: Any, text: str | Sequence[int], *,
+    layers: Sequence[int] | None = None, heads: Sequence[int] | None = None, token: int | None = None,
+    leave_out: int | None = None,
 ) -> Look:  # fmt: skip
-    """Looks into the model while it reads a text.
+    """Looks into the model while it reads a text, or token ids as they are, which no output head tells of.
 
     `layers`, `heads`: whose attention is kept, None = all. `token`: number of the token whose causes are looked for,
     from 1; as many as the text has = the likeliest that would follow; None = this one. `leave_out`: how many tokens
@@ -94,12 +95,13 @@ def look(
         raise ValueError(f"the model's scores of this text {NOT_NUMBERS}")
     following = next_tokens(network, params, seen.hidden_TD, ids)
     nats_T = np.concatenate([[np.nan], -following.log_prob_R[:-1]])
-    places = range(at + 1 - wanted.lens_places, at + 1)
-    lens = logit_lens(network, params, seen.state_CTD, places, [(*ids, -1)[place + 1] for place in places])
+    came = [(*ids, -1)[place + 1] for place in wanted.lens]
+    lens = logit_lens(network, params, seen.state_CTD, wanted.lens, came)
     ways = [Way("causal", seen.prob_CnTS, _roles(model, network, params, wanted, False), nats_T)]
     if wanted.both:
         ways.append(_from_both_sides(model, network, params, wanted))
-    evidence, others = heads_evidence(model, network, params, text, LEFT_OUT_WORK, leave_out)
+    read_by_heads = text if isinstance(text, str) else ""  # they read whole texts
+    evidence, others = heads_evidence(model, network, params, read_by_heads, LEFT_OUT_WORK, leave_out)
     return Look(
         model=model,
         asked=wanted,

@@ -47,6 +47,17 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     return Run(path, config, tokenizer, generation_config or GenerationConfig.of_runs(tokenizer))
 
 
+def run_as_loaded(path: Path) -> Run | None:
+    """What is known of the model that gptjax.load makes of a run, before its weights are read: adapters are merged.
+
+    None where this is no run, but somebody else's model. Raises as `read_run`.
+    """
+    if not (path / "model.json").is_file():
+        return None
+    run = read_run(path)
+    return dataclasses.replace(run, config=dataclasses.replace(run.config, lora=None))
+
+
 def credit_of(folder: Path) -> str | None:
     """What the folder of a model says of the texts that the model has read; None = nothing."""
     return read_text(folder / CREDIT) if (folder / CREDIT).is_file() else None

@@ -23,7 +23,8 @@ from starlette.routing import Route
 
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.prompt import encode_prompts, encode_rendered
-from gptjax.serving.api import classifying, prepared, requests
+from gptjax.look.look_page import TEMPLATE
+from gptjax.serving.api import classifying, looking, prepared, requests
 from gptjax.serving.api.bodies import EventStream, json_of, while_connected
 from gptjax.serving.api.choices import Piece, pieces
 from gptjax.serving.api.computing import Computing
@@ -53,7 +54,7 @@ def application(worker: Worker, settings: Settings) -> Starlette:
     """For uvicorn, or any ASGI server that bounds the heads of requests and ends clients that do not read."""
     api = Api(worker, settings)
     get: dict[str, Callable[..., Any]] = {
-        "/": page_of(PAGE),
+        "/": chat_page(),
         "/v1/models": api.models,
         "/v1/models/{name:path}": api.one_model,
         "/healthz": api.alive,
@@ -66,6 +67,7 @@ def application(worker: Worker, settings: Settings) -> Starlette:
         "/v1/chat/completions": api.chat,
         "/v1/embeddings": api.embeddings,
         "/v1/classify": api.classify,
+        "/look": api.look,
         "/tokenize": api.tokenize,
         "/detokenize": api.detokenize,
     }
@@ -168,6 +170,17 @@ class Api:
                 "usage": used(texts),
             }
         )
+
+    async def look(self, request: Request) -> Response:
+        asked = requests.looking(await json_of(request, self._settings))
+        self._check_model(asked.model)
+        model, name = self._worker.model, self._settings.name
+        ids = await asyncio.to_thread(prepared.prompt_ids, [asked.prompt], model, "prompt")
+        looking.check_length(len(ids[0]), model.config)
+        content = await self._computed(
+            request, ids, lambda model, ids, progress: looking.page(model, ids[0], asked.token, name)
+        )
+        return Response(content, headers=page_headers(TEMPLATE), media_type="text/html")
 
     async def tokenize(self, request: Request) -> Response:
         asked = requests.tokenizing(await json_of(request, self._settings))
@@ -312,9 +325,21 @@ async def no_such_route(request: Request, error: Exception) -> Response:
     raise ApiError(f"there is no {where}", status=error.status_code, headers=error.headers)
 
 
-def page_of(path: Path) -> Callable[[Request], Any]:
-    """The page, which may load nothing from anywhere and talk to this server only; its own scripts and styles run."""
-    content = path.read_bytes()
+def chat_page() -> Callable[[Request], Any]:
+    """The page. It opens those of looks, which have its policy then: their programs and styles run too."""
+    content, headers = PAGE.read_bytes(), page_headers(PAGE, TEMPLATE)
+
+    async def page(request: Request) -> Response:
+        return Response(content, headers=headers, media_type="text/html")
+
+    return page
+
+
+@functools.cache
+def page_headers(*pages: Path) -> dict[str, str]:
+    """What is told with a page: that it may load nothing from anywhere and talk to this server only, and that no script
+    or style runs but those of these pages."""
+    content = b"".join(page.read_bytes() for page in pages)
 
     def hashes(tag: str) -> str:
         parts = re.findall(rf"<{tag}[^>]*>(.*?)</{tag}>".encode(), content, re.DOTALL)
@@ -324,9 +349,4 @@ def page_of(path: Path) -> Callable[[Request], Any]:
         f"default-src 'none'; script-src {hashes('script')}; style-src {hashes('style')}; connect-src 'self'; "
         "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
-    headers = {"content-security-policy": policy, "cache-control": "no-cache"}
-
-    async def page(request: Request) -> Response:
-        return Response(content, headers=headers, media_type="text/html")
-
-    return page
+    return {"content-security-policy": policy, "cache-control": "no-cache"}

@@ -56,16 +56,16 @@ class Visit:
         self._context = browser.new_context(**settings)
         self._context.grant_permissions(["clipboard-read", "clipboard-write"], origin=address)
         self.page: Page = self._context.new_page()
-        self.address, self._pictures, self._ends = address, pictures, ends
+        self.address, self.pictures, self._ends = address, pictures, ends
         self.wrong: list[str] = []
         self.refusals = 0  # those that the check provokes: Chromium reports each as a console error
-        self.page.on("console", self._heard)
+        self.page.on("console", self.heard)
         self.page.on("pageerror", lambda error: self.wrong.append(f"exception: {error}"))
         self.page.on("dialog", lambda dialog: (self.wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         self.page.on("request", self._asked)
         self.page.goto(address)
 
-    def _heard(self, message) -> None:
+    def heard(self, message) -> None:
         if message.type != "error":
             return
         if message.text.startswith("Failed to load resource"):
@@ -78,7 +78,7 @@ class Visit:
             self.wrong.append(f"asked {request.url}")
 
     def picture(self, name: str) -> None:
-        self.page.screenshot(path=self._pictures / f"{name}.png")
+        self.page.screenshot(path=self.pictures / f"{name}.png")
 
     def say(self, text: str) -> str:
         """Sends a message; its answer as the page shows it, another where a small model has said nothing."""
@@ -411,6 +411,36 @@ def shows_what_the_model_reads(visit: Visit) -> None:
     expect(page.locator("#reading")).to_be_hidden()
 
 
+def looks_inside(visit: Visit) -> None:
+    """A page of its own, whole within the policy that it has from this one; its tokens are those that are read. What
+    the server refuses is told, and no empty page is left."""
+    page = visit.page
+    answer = visit.say("Hello! How are you today? 🦊")
+    with page.expect_popup() as opened:
+        visit.tool("look")
+    seen = opened.value
+    seen.on("console", visit.heard)
+    seen.on("pageerror", lambda error: visit.wrong.append(f"exception: {error}"))
+    seen.wait_for_url(re.compile("^blob:"), timeout=120_000)
+    expect(seen.locator("h1")).to_contain_text("a look inside", timeout=30_000)
+    expect(seen.locator(".panel canvas")).to_have_count(2)
+    expect(seen.locator("#failed")).to_be_hidden()
+    spoken = re.sub(r"[^A-Za-z]", "", answer)  # what is no part of a character
+    shown = seen.evaluate(
+        "JSON.parse(document.querySelector('#seen').textContent).pieces.map((one) => one[1]).join('')"
+    )
+    assert spoken in re.sub(r"[^A-Za-z]", "", shown), (spoken, shown)
+    assert seen.evaluate("getComputedStyle(document.querySelector('.meter')).width") != "auto"
+    seen.set_viewport_size({"width": 1180, "height": 1500})
+    seen.screenshot(path=visit.pictures / "look-inside.png")
+    told = {"error": {"message": "prompt has 900 tokens", "type": "", "param": "prompt", "code": None}}
+    page.route("**/look", lambda route: route.fulfill(status=400, json=told))
+    with page.expect_popup() as opened:
+        visit.tool("look")
+    expect(page.locator("#toast")).to_contain_text("prompt has 900 tokens")
+    assert opened.value.is_closed()
+
+
 def shows_hostile_text_as_text(visit: Visit) -> None:
     page = visit.page
     event = {"choices": [{"index": 0, "delta": {"content": HOSTILE}, "finish_reason": "stop"}]}
@@ -613,6 +643,7 @@ CHECKS: dict[Check, tuple[str, dict]] = {  # the server that each needs, and the
     shows_probabilities: ("talks", {}),
     looks_well: ("talks", {}),
     shows_what_the_model_reads: ("talks", {}),
+    looks_inside: ("talks", {}),
     shows_hostile_text_as_text: ("talks", {}),
     works_with_a_keyboard_alone: ("talks", {}),
     is_accessible: ("talks", {}),

@@ -2,6 +2,7 @@
 
 from train.assemble import Assembly, Text
 from train.losses.conflict import Monitor
+from train.measuring.insight import insight
 from train.measuring.judging_figure import figure_of, shortfall
 from train.measuring.validate import HeldOut, overall
 from train.measuring.writing import StoppedWritingError, Writing
@@ -17,6 +18,7 @@ from train.tuning.tune_recipe import judged_by
 from train.updates.optimizer import cooldown_steps
 
 LABELLED = "labelled"  # the task whose figures stop.figure names
+INSIDE = "inside"  # a kind of measurement, beside those of held-out text
 
 
 class Measuring:
@@ -34,6 +36,7 @@ class Measuring:
         if figure is not None and parts.recipe.objectives.reply.ever:
             self._writing = Writing(parts, text, figure)
         self._monitor = Monitor(parts, text.rows)
+        self._insight = insight(parts, text)
 
     def measure(self, step: int, state: State, end: End) -> tuple[State, str | None]:
         """Measures held-out text where that is due. Returns the state, whose rate may fall from here on, and why the
@@ -55,6 +58,8 @@ class Measuring:
             why = why or impatient
         if why is not None:
             self.validate("final", step, state)
+        if why is not None or _doubles(step, recipe.validation.every):
+            self._look_inside(step, state)
         return state, None if self._stop.agreed else why
 
     def validate(self, occasion: Occasion, step: int, state: State) -> None:
@@ -86,6 +91,21 @@ class Measuring:
         self._progress.health.measured[occasion] = step
         if occasion == "validation":
             self._note(step, measured[loaded][1], counts, short)
+
+    def _look_inside(self, step: int, state: State) -> None:
+        """Sees what the heads do and how the layers have changed. Where that fails, the run goes on without it."""
+        if self._insight is None or self._stop.agreed or self._progress.health.measured.get(INSIDE) == step:
+            return
+        with self._guards.watchdog.phase("a look inside"):
+            try:
+                found = self._insight.look(step, state.params, self._guards.watchdog.progress)
+            except Exception as error:
+                self._insight = None
+                told = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                self._recorder.say(f"the look inside at step {step}, and those to come, are left out ({told})")
+                return
+        self._recorder.measured(found)
+        self._progress.health.measured[INSIDE] = step
 
     def _note(self, step: int, found: Findings, counts: bool, short: float | None) -> None:
         loss = overall(found, self._text.rows.rates, self._parts.loss_spec.terms)
@@ -119,6 +139,11 @@ class Measuring:
         with self._guards.watchdog.phase("conflicts"):
             cosine_JJ, norm_J = self._monitor.measure(state.params, self._progress.rows, self._guards.watchdog.progress)
         self._progress.conflicts, warnings = self._progress.conflicts.note(step, names, cosine_JJ)
-        self._recorder.conflict(Conflict(step, terms=names, cosines=cosine_JJ.tolist(), norms=norm_J.tolist()))
+        self._recorder.measured(Conflict(step, terms=names, cosines=cosine_JJ.tolist(), norms=norm_J.tolist()))
         for warning in warnings:
             self._recorder.say(warning)
+
+
+def _doubles(step: int, every: int) -> bool:
+    """Whether a step is 1, 2, 4, 8, ... times so many: most changes early."""
+    return step % every == 0 and (step // every).bit_count() == 1

@@ -96,6 +96,16 @@ class Conflict(NamedTuple):
     norms: Sequence[float] = ()
 
 
+class Inside(NamedTuple):
+    """What was seen inside the model; lists go layer by layer, and within one head by head."""
+
+    step: int
+    entropy: Sequence[Sequence[float]] = ()  # nats of a token's attention, mean over tokens
+    roles: Mapping[str, Sequence[Sequence[float]]] = {}  # role -> the share of attention that goes where it says
+    layers: Sequence[Sequence[float]] = ()  # linear CKA of the states behind every two layers
+    earlier: Mapping[str, Sequence[float]] = {}  # step of an earlier look -> CKA of each layer then and now
+
+
 class Answers(NamedTuple):
     """A figure of the answers that a model wrote to held-out examples, which the run is judged by."""
 
@@ -112,9 +122,9 @@ class Remark(NamedTuple):
     text: str = ""
 
 
-Record = Version | Train | SourceRecord | TaskRecord | Conflict | Answers | Remark
+Record = Version | Train | SourceRecord | TaskRecord | Conflict | Inside | Answers | Remark
 PLAIN: dict[str, Any] = {
-    "version": Version, "train": Train, "conflict": Conflict, "answers": Answers, "remark": Remark,
+    "version": Version, "train": Train, "conflict": Conflict, "inside": Inside, "answers": Answers, "remark": Remark,
 }  # fmt: skip
 KIND_OF = {kind: name for name, kind in PLAIN.items()}
 OCCASIONS: tuple[Occasion, ...] = ("validation", "final")

@@ -24,6 +24,7 @@ from train.record.metrics import (
     Answers,
     Conflict,
     Findings,
+    Inside,
     Occasion,
     Record,
     Remark,
@@ -173,7 +174,7 @@ class Recorder:
         self._metrics.write(record)
         self.say(f"step {record.step}: {TITLES[record.figure]} {record.value:.1f} of {record.answers} answers")
 
-    def conflict(self, record: Conflict) -> None:
+    def measured(self, record: Conflict | Inside) -> None:
         self._metrics.write(record)
 
     def _is_past(self, record: dict[str, Any]) -> bool:

@@ -44,6 +44,7 @@ from train.report.figures import (
 )
 from train.report.page import escape, figure, listed, section, table, two
 from train.report.report_heads import heads
+from train.report.report_inside import inside
 from train.report.report_replies import replies
 from train.report.report_written import written
 
@@ -77,6 +78,7 @@ def write_report(run: Path) -> Path:
 {section("Training", _loss_figure(train, overall) + _bits_figure(validation), "grid")}
 {section("What it is trained on", report_tasks.training_curves(train, records))}
 {section("Do its tasks pull together?", report_tasks.conflicts(records))}
+{section("What goes on inside", inside(records))}
 {section("The machinery", "".join(_machinery(train)), "grid thirds")}
 {section("What it learned, source by source", _scores(last_scores(metrics), xz))}
 {section("What it learned, task by task", report_tasks.scores(train, records))}

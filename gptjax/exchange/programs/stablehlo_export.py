@@ -32,7 +32,7 @@ from gptjax.files.atomic_folder import absent, appearing
 from gptjax.files.plain_json import dumps
 from gptjax.inference.language_model import LanguageModel
 from gptjax.runs.manifest import describe
-from gptjax.runs.rundir import CREDIT
+from gptjax.runs.rundir import CREDIT, Run
 
 FORMAT = 1  # of the folder: manifest.json, what the programs take and return
 MANIFEST, RUN, TOKENIZER, WEIGHTS = "manifest.json", "run.py", "tokenizer.json", "weights.safetensors"
@@ -49,8 +49,8 @@ export was compared with the model that it was made from, and the SHA-256 of eve
 """
 
 
-def check_exportable(model: LanguageModel) -> None:
-    """Raises ValueError where no program can say what the model does."""
+def check_exportable(model: LanguageModel | Run) -> None:
+    """Raises ValueError where no program can say what the model does; of a run before its weights are read."""
     if model.config.lora is not None:
         raise ValueError("export: the model has adapters beside its weights; gptjax.load merges them")
     if model.generation_config.encodes_prompt:

@@ -83,6 +83,13 @@ class Classification:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Looking:
+    model: str
+    prompt: Prompt
+    token: int | None  # whose causes are looked for; None = the likeliest that would follow
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Tokenizing:
     """A plain text, or a conversation as the model reads it before it replies."""
 
@@ -170,6 +177,15 @@ def classification(content: Any) -> Classification:
         ids=ids,
         head=fields.take("head", text),
     )
+    fields.finish(IGNORED)
+    return asked
+
+
+def looking(content: Any) -> Looking:
+    """The body of /look."""
+    fields = Fields(content)
+    model, [prompt] = fields.need("model", text), fields.need("prompt", _prompts(1))
+    asked = Looking(model=model, prompt=prompt, token=fields.take("token", whole(1, ID)))
     fields.finish(IGNORED)
     return asked
 

@@ -9,7 +9,7 @@ import tokenizers
 
 import gptjax
 from gptjax.command.export_verb import Export
-from gptjax.config import ClassHead, Lora, RopeScaling
+from gptjax.config import ClassHead, Lora, RopeScaling, save_model_config
 from gptjax.exchange import gguf_export
 from gptjax.exchange.gguf_export import export_gguf
 from gptjax.exchange.gguf_file import read_file
@@ -17,6 +17,7 @@ from gptjax.exchange.gguf_settings import DTYPES, described
 from gptjax.inference.chat import TURNS
 from gptjax.inference.generation_config import GenerationConfig
 from gptjax.inference.language_model import LanguageModel
+from gptjax.runs.rundir import GENERATION
 from gptjax.text.tokenizer import Tokenizer
 from tests.gguf_writer import write_gguf
 from tests.hf_models import LLAMA
@@ -228,3 +229,20 @@ def test_the_verb_writes_a_file_by_its_ending(tmp_path, capsys):
         gptjax.export(random_model("gpt2"), tmp_path / "folder", "q8_0")
     with pytest.raises(ValueError, match="only_adapter writes a folder"):
         Export(directory="run", folder="a.gguf", only_adapter=True)
+
+
+def test_a_run_that_a_form_cannot_say_is_refused_before_its_weights_are_read(tmp_path):
+    """By what it is besides them: this one has none. Adapters are no hindrance, for they will be merged."""
+    model, run = random_model(), tmp_path / "run"
+    run.mkdir()
+    save_model_config(dataclasses.replace(model.config, lora=Lora(rank=2, targets=("query",))), run / "model.json")
+    model.tokenizer.save(run / "tokenizer.json")
+    with pytest.raises(ValueError, match="48 values, no multiple of 32, so that they are not whole blocks of Q4_0"):
+        Export(directory=str(run), folder=str(tmp_path / "a.gguf"), dtype="q4_0").run()
+    both = dataclasses.replace(model.generation_config, encodes_prompt=True)
+    both.save(run / GENERATION, model.tokenizer)
+    with pytest.raises(ValueError, match="reads a conversation from both sides"):
+        Export(directory=str(run), folder=str(tmp_path / "a.gguf")).run()
+    with pytest.raises(ValueError, match="reads a conversation from both sides"):
+        Export(directory=str(run), folder=str(tmp_path / "programs"), as_="stablehlo").run()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

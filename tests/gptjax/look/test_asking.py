@@ -3,16 +3,18 @@
 import copy
 import dataclasses
 import re
+from typing import Any
 
+import numpy as np
 import pytest
 
 from gptjax.config import SIZES, ModelConfig
-from gptjax.look.asking import MOST_BYTES, asked, sees_both_ways
+from gptjax.look.asking import MOST_BYTES, asked, layers_within, sees_both_ways
 from tests.headed_model import HEADS, headed_model
 from tests.tiny_run import bpe, random_model
 
 
-def of(text="hello there", model=None, **choice):
+def of(text: Any = "hello there", model=None, **choice):
     model = model or random_model()
     return asked(model.config, model.tokenizer, model.generation_config, text, **choice)
 
@@ -55,10 +57,13 @@ def test_what_is_there_is_taken_in_order_and_once():
 def test_a_small_model_reads_for_all_that_is_optional_and_a_large_one_for_some():
     """The lens at all places and every token left out; of a billion parameters, few and none."""
     small = of()
-    assert (small.lens_places, small.leave_out, small.hides) == (len(small.ids), len(small.ids), small.both)
+    assert (small.lens, small.leave_out, small.hides) == (tuple(range(len(small.ids))), len(small.ids), small.both)
+    assert of(token=2).lens == small.lens
     large = ModelConfig.of(SIZES["llama-1b"](), 128_000)
     found = asked(large, bpe(), random_model().generation_config, "fox " * 100, layers=[0, 8])
-    assert found.lens_places < len(found.ids)
+    assert len(found.lens) < len(found.ids)
+    assert found.lens[-1] == len(found.ids) - 1
+    assert asked(large, bpe(), random_model().generation_config, found.ids, layers=[0, 8], token=90).lens[-1] == 89
     assert (found.leave_out, found.hides) == (0, False)
     assert found.token == len(found.ids)
 
@@ -86,6 +91,25 @@ def test_too_much_attention_is_refused_with_what_would_fit():
     text = "the fox " * 1_200
     assert "give at most" in refused(layers=[0], heads=[0])
     assert MOST_BYTES == 2e9
+
+
+def test_token_ids_are_taken_as_they_are():
+    """A list, a tuple or an array, without another BOS; ids that no token has are refused."""
+    assert of([5, 6]).ids == of((5, 6)).ids == of(np.array([5, 6])).ids == (5, 6)
+    for wrong, said in (([], "text: is empty"), ([-1], "text: has token id -1"), ([10**6], "token id 1000000")):
+        with pytest.raises(ValueError, match=said):
+            of(wrong)
+
+
+def test_layers_that_there_is_room_for_are_spread_and_are_taken():
+    """As many as fit in so many bytes, the last one among them; at least one."""
+    config = ModelConfig.of(SIZES["nano"](), 4096)
+    square = 4 * 256**2  # bytes of a map of 200 tokens, which are read as 256
+    passing, every = 3 * config.N, config.L * config.N
+    assert layers_within(config, 200, False, (passing + every + config.N) * square) == tuple(range(config.L))
+    some = layers_within(config, 200, False, (passing + every) * square)
+    assert (len(some), some[-1]) == (config.L - 1, config.L - 1)
+    assert layers_within(config, 200, True, 0) == (config.L - 1,)
 
 
 def test_a_model_reads_both_ways_that_knows_a_mask_or_has_a_head_that_does():

@@ -22,9 +22,14 @@ def held(text):
     return json.loads(found)
 
 
+def as_held(found):
+    """The same of what `seen` says."""
+    return json.loads(json.dumps(found, default=list).replace("NaN", "null"))
+
+
 def test_the_page_holds_what_was_seen_and_no_text_ends_it_early(look):
     text = page(look, "<i>name</i>")
-    assert held(text) == json.loads(json.dumps(seen(look, "<i>name</i>"), default=list).replace("NaN", "null"))
+    assert held(text) == as_held(seen(look, "<i>name</i>"))
     assert "<b>x</b>" not in text
     assert "<i>name</i>" not in text
     assert text.count("</script>") == TEMPLATE.read_text(encoding="utf-8").count("</script>")
@@ -35,6 +40,13 @@ def test_the_page_names_no_address_outside(look):
     addresses = re.findall(r"\w+://[^\s'\"]+", page(look, "model"))
     assert set(addresses) == {"http://www.w3.org/2000/svg"}
     assert not re.search(r"(src|href)=\"(?!data:)", page(look, "model"))
+
+
+def test_nothing_of_the_page_is_refused_by_a_strict_policy():
+    """The server's, which lets its one program and style run: no handler or style stands in the markup."""
+    text = TEMPLATE.read_text(encoding="utf-8")
+    assert not re.search(r'\s(?:on\w+|style)="', re.sub(r"<(style|script)\b.*?</\1>", "", text, flags=re.DOTALL))
+    assert not re.search(r"setAttribute\(\"(?:style|on)|innerHTML|insertAdjacentHTML|document\.write|\beval\b", text)
 
 
 def test_the_tokens_of_the_page_are_those_of_the_text(look):

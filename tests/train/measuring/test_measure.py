@@ -16,6 +16,7 @@ def test_a_run_whose_best_is_loaded_is_judged_by_the_weights_that_are_loaded(mon
     """By the trained ones, of which the loss is 1; others by the average, of which it is 2."""
     monkeypatch.setattr(measure, "HeldOut", lambda parts, text: SimpleNamespace(findings=lambda params, *_: params))
     monkeypatch.setattr(measure, "Monitor", lambda *_: None)
+    monkeypatch.setattr(measure, "insight", lambda *_: None)
     monkeypatch.setattr(measure, "overall", lambda found, *_: found)
     monkeypatch.setattr(measure, "judged_by", lambda recipe: judged_by)
     recipe = SimpleNamespace(stop=StopSpec(), validation=ValidationSpec(every=1))
