@@ -24,6 +24,7 @@ from train.record.metrics import (
     Answers,
     Conflict,
     Findings,
+    Hosts,
     Occasion,
     Record,
     Remark,
@@ -94,7 +95,7 @@ class Recorder:
         start.finished("peak")
         self._told = time.monotonic()  # when a line stood for the bar
         if writes:
-            note_start(run, step, progress.rows, about["recipe"], self.say)
+            note_start(run, step, progress.rows, about, self.say)
         with contextlib.ExitStack() as stack:
             self._metrics = MetricsLog(run, step, self._is_past, self.say, writes)
             stack.callback(self._metrics.close)
@@ -174,6 +175,9 @@ class Recorder:
         self.say(f"step {record.step}: {TITLES[record.figure]} {record.value:.1f} of {record.answers} answers")
 
     def conflict(self, record: Conflict) -> None:
+        self._metrics.write(record)
+
+    def hosts(self, record: Hosts) -> None:
         self._metrics.write(record)
 
     def _is_past(self, record: dict[str, Any]) -> bool:
