@@ -10,7 +10,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from gptjax.config import Architecture, ModelConfig
@@ -23,7 +22,6 @@ from gptjax.nn.linear import RESULT, linear
 from gptjax.sharding import constrain
 
 Remat = Literal["none", "products", "full"]
-READ = "layer input"  # what a layer reads: all that is needed to compute it once more
 # What the backward pass finds stored: everything; the results of products with weights; only each layer's input.
 REMAT_POLICIES = {"products": jax.checkpoint_policies.save_only_these_names(RESULT), "full": None}
 INIT_STD = 0.02
@@ -143,7 +141,7 @@ class Block(nn.Module):
         `sees`: who sees whom, as the kernel takes it, or the Place in the cache."""
         config = self.config
         x_BTD, kept = carried
-        x_BTD = checkpoint_name(constrain(x_BTD, "batch", "length", "residual"), READ)
+        x_BTD = constrain(x_BTD, "batch", "length", "residual")
         normed_BTD = self._norm("attention_norm", config.family == "gpt2")(x_BTD)
         attended_BTD, kept = self._attention(normed_BTD, kept, layer, sees, angle_BTh)
         x_BTD = x_BTD + self._dropout(attended_BTD)
