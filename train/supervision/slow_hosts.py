@@ -11,6 +11,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +78,7 @@ class SlowHosts:
 class Product:
     """Products of matrices, one after another, the same on each of some devices."""
 
-    def __init__(self, devices: Sequence[jax.Device]):
+    def __init__(self, devices: Sequence[Any]):
         on_cpu = devices[0].platform == "cpu"
         size, dtype = (256, jnp.float32) if on_cpu else (2048, jnp.bfloat16)
         # a mesh of their own: that of the run spans other processes too
