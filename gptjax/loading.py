@@ -105,7 +105,7 @@ def abstract_params(config: ModelConfig, mesh: Any) -> Any:
         places = jax.tree.map(lambda _: device, nn.unbox(boxed))
     else:
         any_number = math.prod(mesh.devices.shape)
-        check_divides(mesh, config, rows=any_number, tokens=any_number)
+        check_divides(mesh.shape, config, rows=any_number, tokens=any_number)
         places = shardings(mesh, boxed)
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), nn.unbox(boxed), places

@@ -1,7 +1,7 @@
 """Where every array lives: the mesh and the shardings that the table of gptjax/mesh_axes.py gives."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -130,16 +130,16 @@ def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*(None,) * leading, row_axes() or None))
 
 
-def check_divides(mesh: Mesh, config: "ModelConfig", *, rows: int, tokens: int) -> None:
+def check_divides(mesh: Mapping[str, int], config: "ModelConfig", *, rows: int, tokens: int) -> None:
     """Raises ValueError, before anything compiles, where the mesh does not divide a micro-batch or the model.
 
-    `rows`: of a micro-batch; `tokens`: of a row.
+    `mesh`: devices along each axis; `rows`: of a micro-batch; `tokens`: of a row.
     """
     sizes = {what: (logical, getattr(config, letter)) for what, (logical, letter) in CHECKED.items()}
     of_batch = {"rows of a micro-batch": ("batch", rows), "tokens of a row": ("length", tokens)}
     for what, (logical, size) in (of_batch | sizes).items():
         axes = axes_of(logical)
-        ways = math.prod(mesh.shape[axis] for axis in axes)
+        ways = math.prod(mesh[axis] for axis in axes)
         if size % ways:
             raise ValueError(
                 f"{what} = {size} does not divide over mesh {' x '.join(axes)} = {ways}; "

@@ -19,6 +19,7 @@ from gptjax.nn.kernels import Kernel, kernel_for
 from gptjax.nn.model import Transformer
 from gptjax.sharding import check_divides, local_shape, make_mesh, one_a_device
 from gptjax.text.tokenizer import Tokenizer
+from train.layout import Layout, asked_for
 from train.losses.loss import Sums
 from train.objectives import LossSpec, loss_spec
 from train.recipe import Recipe
@@ -93,6 +94,7 @@ class Assembly:
     loss_spec: LossSpec
     model: Transformer
     mesh: Mesh
+    layout: Layout  # on it: as the recipe asks, or as the devices of this start make it
     config: ModelConfig
     abstract: State  # shapes, dtypes and places of the state
     fresh: Callable[[], State]  # makes the state of step 0
@@ -108,7 +110,7 @@ class Assembly:
         """What brings batches onto the devices."""
         from train.loader import Loader
 
-        return Loader(self.mesh, self.recipe.batch.micro_batches, self.recipe.batch.micro_rows)
+        return Loader(self.mesh, self.recipe.batch.rows, self.layout.micro_batches, self.layout.micro_rows)
 
     def stop_flag(self, stop: bool) -> jax.Array:
         """What this host tells the others with a step: whether it wants to stop after it."""
@@ -122,17 +124,25 @@ def mesh_of(recipe: Recipe, devices: Sequence[Any] | None = None) -> Mesh:
     return make_mesh(**recipe.mesh.over(len(devices)), devices=devices)
 
 
-def config_of(recipe: Recipe, vocabulary: int, mesh: Mesh, heads: Sequence[ClassHead] = ()) -> ModelConfig:
-    """The model of a recipe, a tokenizer and output heads beside that of the tokens.
-
-    Raises ValueError where mesh or kernel cannot compute it.
-    """
+def model_of(recipe: Recipe, vocabulary: int, heads: Sequence[ClassHead] = ()) -> ModelConfig:
+    """The model of a recipe, a tokenizer and output heads beside that of the tokens."""
     if isinstance(recipe, TuneRecipe):
         heads = with_kept_heads(recipe.base, recipe.run, heads, recipe.heads_alone)
     config = ModelConfig.of(recipe.model, vocabulary, heads)
     if isinstance(recipe, TuneRecipe) and recipe.lora is not None:
         config = dataclasses.replace(config, lora=recipe.lora)
-    check_divides(mesh, config, rows=recipe.batch.micro_rows, tokens=recipe.row_length)
+    return config
+
+
+def config_of(
+    recipe: Recipe, vocabulary: int, mesh: Mesh, heads: Sequence[ClassHead] = (), layout: Layout | None = None
+) -> ModelConfig:
+    """The same; `layout`: how the rows lie, None = as the recipe asks.
+
+    Raises ValueError where mesh or kernel cannot compute it.
+    """
+    config, layout = model_of(recipe, vocabulary, heads), layout or asked_for(recipe, mesh.size)
+    check_divides(mesh.shape, config, rows=layout.micro_rows, tokens=recipe.row_length)
     kernel_of(recipe, config, mesh)
     return config
 
@@ -144,9 +154,15 @@ def kernel_of(recipe: Recipe, config: ModelConfig, mesh: Mesh) -> Kernel:
     return kernel_for(device, compute.dtype, T, config.H, config.attention_cap, compute.kernel)
 
 
-def assemble(recipe: Recipe, vocabulary: int, loss_spec: LossSpec, mesh: Mesh) -> Assembly:
-    """Builds all of a run but its text. Call it, and the steps, under jax.set_mesh(mesh)."""
-    config = config_of(recipe, vocabulary, mesh, loss_spec.heads)
+def assemble(
+    recipe: Recipe, vocabulary: int, loss_spec: LossSpec, mesh: Mesh, layout: Layout | None = None
+) -> Assembly:
+    """Builds all of a run but its text; `layout` as in `config_of`.
+
+    Call it, and the steps, under jax.set_mesh(mesh).
+    """
+    layout = layout or asked_for(recipe, mesh.size)
+    config = config_of(recipe, vocabulary, mesh, loss_spec.heads, layout)
     unroll = config.L if recipe.compute.unroll else 1
     compute = recipe.compute
     model = Transformer(
@@ -155,13 +171,14 @@ def assemble(recipe: Recipe, vocabulary: int, loss_spec: LossSpec, mesh: Mesh) -
     )  # fmt: skip
     if isinstance(recipe, TuneRecipe):
         model = model.clone(embedding_noise=float(recipe.augment.embedding_noise))
-    spec, steps, B = recipe.optimizer, recipe.steps, recipe.batch.micro_rows
+    spec, steps, B = recipe.optimizer, recipe.steps, layout.micro_rows
     if len(config.class_heads) > len(loss_spec.heads):  # those of a base, which nothing trains, do not decay either
         spec = dataclasses.replace(spec, decays=(("class_heads.*", 0.0), *spec.decays))
     # unrolled, the first state would take seconds longer to compile, and be the same
     abstract, fresh = abstract_state(model.clone(unroll=1), spec, loss_spec, steps, mesh, recipe.seed)
     return Assembly(
-        recipe=recipe, loss_spec=loss_spec, model=model, mesh=mesh, config=config, abstract=abstract, fresh=fresh,
+        recipe=recipe, loss_spec=loss_spec, model=model, mesh=mesh, layout=layout, config=config,
+        abstract=abstract, fresh=fresh,
         train_step=make_train_step(model, spec, loss_spec, steps, abstract, mesh, B, recipe.seed),
         validation_step=make_validation_step(model, loss_spec, abstract, mesh, B),
     )  # fmt: skip

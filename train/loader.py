@@ -32,6 +32,7 @@ class Loader:
     """Batches over the mesh. Every host makes the rows that its own devices hold, and no others."""
 
     mesh: Mesh
+    rows: int  # of a step
     micro_batches: int
     micro_rows: int
 
@@ -42,7 +43,7 @@ class Loader:
     def training_here(self, rows: Rows, first_row: int, steps: int) -> Iterator[Batch]:
         """The same as this host makes them, in its own memory."""
         return training_batches(
-            rows, first_row=first_row, steps=steps,
+            rows, first_row=first_row, steps=steps, step_rows=self.rows,
             micro_batches=self.micro_batches, B=self.micro_rows, keep=self._own(),
         )  # fmt: skip
 
@@ -74,14 +75,19 @@ def training_batches(
     micro_batches: int,
     B: int,
     keep: slice | np.ndarray = slice(None),
+    step_rows: int | None = None,
 ) -> Iterator[Batch]:
-    """Batches [A, B, T] of consecutive rows, A micro-batches each; `keep` is this host's share of every B rows."""
+    """Batches [A, B, T] of consecutive rows, A micro-batches each; `keep` is this host's share of every B rows.
+
+    `step_rows`: rows of a step; what A micro-batches hold beyond them is padding. None = so many as they hold.
+    """
     row_AB = np.arange(micro_batches * B).reshape(micro_batches, B)[:, keep]
+    count = micro_batches * B if step_rows is None else step_rows
 
     def rows_of(step_G: np.ndarray) -> np.ndarray:
-        return first_row + step_G[:, None, None] * micro_batches * B + row_AB
+        return first_row + step_G[:, None, None] * count + np.minimum(row_AB, count - 1)
 
-    return _ahead(rows, rows_of, steps, tokens=row_AB.size * rows.T)
+    return _ahead(rows, rows_of, steps, tokens=row_AB.size * rows.T, padding=row_AB >= count)
 
 
 def validation_batches(rows: HeldOutRows, B: int, keep: slice | np.ndarray = slice(None)) -> Iterator[Batch]:
@@ -91,16 +97,25 @@ def validation_batches(rows: HeldOutRows, B: int, keep: slice | np.ndarray = sli
 
 
 def _ahead(
-    rows: Rows | HeldOutRows, rows_of: Callable[[np.ndarray], np.ndarray], steps: int, tokens: int
+    rows: Rows | HeldOutRows,
+    rows_of: Callable[[np.ndarray], np.ndarray],
+    steps: int,
+    tokens: int,
+    padding: np.ndarray | None = None,
 ) -> Iterator[Batch]:
     """Batches 0, 1, ... of `steps`, in order, made ahead; `rows_of(step numbers [G])` are the numbers of their rows.
 
-    Small batches, of few `tokens`, are built several at once: a call costs about as much as 4,000 tokens.
+    Small batches, of few `tokens`, are built several at once: a call costs about as much as 4,000 tokens. `padding`:
+    which rows of a batch are emptied, whatever their number.
     """
 
     def build(step_G: np.ndarray) -> list[np.ndarray]:
         number = rows_of(step_G)
-        return [array.reshape(*number.shape, *array.shape[1:]) for array in rows.batch(number.ravel())]
+        arrays = [array.reshape(*number.shape, *array.shape[1:]) for array in rows.batch(number.ravel())]
+        if padding is not None and padding.any():
+            for array in arrays:
+                array[:, padding] = 0
+        return arrays
 
     group = max(1, CALL_TOKENS // max(1, tokens))
     options = tf.data.Options()

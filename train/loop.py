@@ -1,6 +1,7 @@
 """The only training loop: one step after another, and between them what is due."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -20,7 +21,8 @@ from train.step import State
 from train.stopping import End, planned_end
 from train.supervision.exits import INTERRUPTED, STOPPED, StoppedError
 from train.supervision.guards import Guards
-from train.supervision.lease import LeaseLostError
+from train.supervision.lease import LeaseLostError, sign_of
+from train.supervision.slow_hosts import SlowHosts
 from train.supervision.stop_flag import StopFlag
 from train.updates.optimizer import cooldown_steps
 
@@ -86,6 +88,7 @@ class Loop:
         self.state, self.step = state, int(state.step)
         self._first_step, first_row = self.step, progress.rows
         self._stop = StopFlag(parts, guards.signals, start.began, lambda: progress.rows > first_row)
+        self._hosts = SlowHosts(lambda process: f"{sign_of(parts.recipe.run, process) or f'process {process}'}")
         self._measuring = Measuring(parts, text, progress, recorder, self._stop, guards)
         self._unread: dict[str, jax.Array] | None = None  # metrics of the step that the device is working on
         self._saving_signals = contextlib.ExitStack()
@@ -116,6 +119,7 @@ class Loop:
                     found = self._read(self.step)
                     if self._ends_a_record():
                         self._recorder.train(self.step, found)
+                        self._compare_hosts()
             if due.conflicts and not self._stop.agreed:
                 self._measuring.look_for_conflicts(self.step, self.state)
             best = self._progress.health.best_step
@@ -126,7 +130,7 @@ class Loop:
             if due.saving or self._progress.health.best_step != best or why is not None or self._stop.agreed:
                 self._save()
             if any(due):
-                self._recorder.speed.start()
+                self._start_clocks()
         return why
 
     def _take_step(self, batch: Any) -> None:
@@ -165,8 +169,10 @@ class Loop:
         """The batches of the next steps, on the devices."""
         batches = self._parts.loader.training(self._text.rows, self._progress.rows, count)
         for number in range(count):
+            began = time.perf_counter()
             with self._guards.watchdog.phase("next batch"):
                 batch = next(batches)
+            self._hosts.waited(time.perf_counter() - began)
             if number == 0:
                 self._start.finished("first batch")
             yield batch
@@ -184,6 +190,7 @@ class Loop:
             self._first_step_is_read()
         else:
             self._recorder.speed.step()
+            self._hosts.step()
         entry = entry_of(step, self._progress.rows, self._recipe.batch.rows, found)
         self._recorder.row_hash(entry)
         self._progress.note_step(entry, self._parts.loss_spec.terms, found)
@@ -203,7 +210,19 @@ class Loop:
         self._recorder.say(f"first step finished {self._start}")
         losing: Callable[[], str] = lambda: "steps since the newest checkpoint are lost"  # noqa: E731
         self._saving_signals.enter_context(self._guards.signals.saving(losing))
+        self._start_clocks()
+
+    def _start_clocks(self) -> None:
         self._recorder.speed.start()
+        self._hosts.start()
+
+    def _compare_hosts(self) -> None:
+        looked = self._hosts.look(self.step)
+        if looked is not None:
+            times, remarks = looked
+            self._recorder.measured(times)
+            for remark in remarks:
+                self._recorder.remark(self.step, remark)
 
     def _measure(self, end: End) -> str | None:
         self.state, why = self._measuring.measure(self.step, self.state, end)

@@ -16,13 +16,15 @@ from data.prepare import begun
 from gptjax.config import ModelConfig
 from gptjax.files.places import shown
 from gptjax.runs.manifest import steps
-from train.assemble import Assembly, Text, assemble, config_of, mesh_of, open_text, vocabulary_of
+from train.assemble import Assembly, Text, assemble, config_of, mesh_of, model_of, open_text, vocabulary_of
+from train.layout import Layout, layout_of
 from train.loop import train
 from train.planning.less_memory import in_words
 from train.planning.state_bytes import check_state_fits
 from train.recipe import Recipe
 from train.record.meter import Start
 from train.record.provenance import changed_fields, check_disk, describe_run, provenance
+from train.record.starts import Beginning, last_start
 from train.record.step_time import pcgrad_cost
 from train.report.finish import REPORTING, Finished, Hook, finish, optional
 from train.step import State
@@ -60,20 +62,24 @@ def run(
     start = Start(time.perf_counter() if started is None else started)
     start.finished("imports")
     folder, process, signals = recipe.run, jax.process_index(), signals or Signals()
-    mesh = mesh_of(recipe)
-    config = config_of(recipe, vocabulary_of(recipe), mesh)
-    check_state_fits(recipe, config, mesh)
+    layout, changed = _layout(recipe)
+    mesh = mesh_of(layout.on(recipe))
+    config = config_of(recipe, vocabulary_of(recipe), mesh, layout=layout)
+    check_state_fits(layout.on(recipe), config, mesh)
     with contextlib.ExitStack() as stack:
         lease, about = stack.enter_context(_owned(recipe, config, accept_changes, console))
+        about["layout"] = layout._asdict()
         signals.leaving, signals.seconds, signals.doing = lease.release, lease.seconds, lambda: "text"
         text = open_text(recipe, begun(folder))
-        config = config_of(recipe, text.tokenizer.size, mesh, text.loss_spec.heads)
+        config = config_of(recipe, text.tokenizer.size, mesh, text.loss_spec.heads, layout)
         about |= describe_run(folder, recipe, config, text)
         check_agree(about)
         for remark in text.rows.remarks:
             console.print(remark, highlight=False, markup=False)
         start.finished("text")
         console.print(_headline(recipe, config, mesh))
+        if changed:
+            console.print(changed, highlight=False, markup=False)
         watchdog = Watchdog(
             recipe.hang_after, lambda phase, seconds: _hung(folder, lease, watchdog.limit(phase), phase, seconds)
         )
@@ -81,7 +87,7 @@ def run(
         signals.doing = lambda: watchdog.current
         guards = Guards(signals, lease, watchdog)
         with _counting_failures(folder, lease, console), jax.set_mesh(mesh):
-            parts, state = _trained(recipe, text, mesh, about, console, start, guards)
+            parts, state = _trained(recipe, text, mesh, layout, about, console, start, guards)
         watchdog.stop()
         if process == 0:
             failures.cleared(folder)
@@ -118,6 +124,18 @@ def _owned(
         yield lease, about
 
 
+def _layout(recipe: Recipe) -> tuple[Layout, str]:
+    """How the run lies on the devices that are here, and in words what of it is not as it was at its last start."""
+
+    def before() -> dict[str, Any] | None:
+        found = last_start(recipe.run)
+        return None if found is None else found._asdict()
+
+    found = from_first(before)
+    start = None if found is None else Beginning(**found)
+    return layout_of(recipe, model_of(recipe, vocabulary_of(recipe)), jax.device_count(), start)
+
+
 def _headline(recipe: Recipe, config: ModelConfig, mesh: Mesh) -> str:
     return (
         f"[bold]{escape(shown(recipe.run))}[/]  {config.parameters / 1e6:.2f}M parameters, {config.L} layers, width "
@@ -127,13 +145,20 @@ def _headline(recipe: Recipe, config: ModelConfig, mesh: Mesh) -> str:
 
 
 def _trained(
-    recipe: Recipe, text: Text, mesh: Mesh, about: dict[str, Any], console: Console, start: Start, guards: Guards
+    recipe: Recipe,
+    text: Text,
+    mesh: Mesh,
+    layout: Layout,
+    about: dict[str, Any],
+    console: Console,
+    start: Start,
+    guards: Guards,
 ) -> tuple[Assembly, State]:
     """Trains together with the other processes of the run, which are needed no more once this returns."""
     run, lease = recipe.run, guards.lease
     peers = watching(run, jax.process_index(), jax.process_count(), lambda said: _lost(run, lease, said))
-    with peers as leave_together, _saying_what_takes_memory(recipe):
-        parts = assemble(recipe, text.tokenizer.size, text.loss_spec, mesh)
+    with peers as leave_together, _saying_what_takes_memory(layout.on(recipe)):
+        parts = assemble(recipe, text.tokenizer.size, text.loss_spec, mesh, layout)
         if parts.loss_spec.combine == "pcgrad":
             console.print(pcgrad_cost(parts, text), highlight=False)
         with _meeting_at_the_end(leave_together, guards.watchdog):

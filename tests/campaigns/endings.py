@@ -6,6 +6,7 @@ Processes are forked from this one, which has imported all that they need: so mo
 """
 
 import atexit
+import functools
 import os
 import shutil
 import socket
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,8 +77,8 @@ class Ending(NamedTuple):
         return not any(self.codes) and self.saved and self.reported and not self.counted
 
 
-def start(case: Case, number: int, port: int, text: Path, run: Path) -> int:
-    """Forks one process of the run; returns its number."""
+def start(number: int, processes: int, port: int, run: Path, before: Callable[[], object] = lambda: None) -> int:
+    """Forks one process of a run, whose recipe lies beside it, and which does something else first; returns its pid."""
     if child := os.fork():
         return child
     code = 1
@@ -84,12 +86,11 @@ def start(case: Case, number: int, port: int, text: Path, run: Path) -> int:
         output = os.open(run.with_name(f"{run.name}-{number}.out"), os.O_WRONLY | os.O_CREAT)
         os.dup2(output, 1), os.dup2(output, 2)
         os.environ |= {
-            "JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_PROCESS_COUNT": str(case.processes),
+            "JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_PROCESS_COUNT": str(processes),
             "JAX_PROCESS_ID": str(number), "GPTJAX_JOIN_SECONDS": "600",
         }  # fmt: skip
         block()  # as `python -m train` does
-        if number == case.late:
-            be_late(case.point, case.seconds, LAST)
+        before()
         code = main.main(["pretrain", str(run.with_name(f"{run.name}.py")), "--run", str(run)])
         if code:
             hosts.leave_failed(code)
@@ -101,13 +102,23 @@ def start(case: Case, number: int, port: int, text: Path, run: Path) -> int:
         os._exit(code)
 
 
+def free_port() -> int:
+    with socket.create_server(("localhost", 0)) as server:
+        return server.getsockname()[1]
+
+
 def ending(case: Case, text: Path, run: Path) -> Ending:
     """Trains, with a process that is late."""
-    with socket.create_server(("localhost", 0)) as server:
-        port = server.getsockname()[1]
-    made = run.with_name(f"{run.name}.py")
+    port, made = free_port(), run.with_name(f"{run.name}.py")
     made.write_text(RECIPE.format(text=str(text), processes=case.processes, last=LAST), encoding="utf-8")
-    children = [start(case, number, port, text, run) for number in range(case.processes)]
+
+    def late(number: int) -> None:
+        if number == case.late:
+            be_late(case.point, case.seconds, LAST)
+
+    children = [
+        start(number, case.processes, port, run, functools.partial(late, number)) for number in range(case.processes)
+    ]
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     said = [run.with_name(f"{run.name}-{number}.out").read_text(errors="replace") for number in range(case.processes)]
     return Ending(

@@ -99,7 +99,7 @@ def test_a_leaf_needs_a_name_for_each_axis():
 
 
 def check(mesh, rows, **sizes):
-    check_divides(mesh, SimpleNamespace(**sizes), rows=rows, tokens=sizes["T"])
+    check_divides(mesh.shape, SimpleNamespace(**sizes), rows=rows, tokens=sizes["T"])
 
 
 @pytest.mark.fault(28)

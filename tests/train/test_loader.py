@@ -54,6 +54,18 @@ def test_hosts_read_shares_that_together_are_the_rows_of_one_host(prepared):
             np.testing.assert_array_equal(array.reshape(6, 8, -1)[:, keep], part.reshape(6, 4, array[0].size))
 
 
+def test_rows_beyond_those_of_a_step_are_empty_and_the_next_step_goes_on_where_they_would_have_been(prepared):
+    """7 rows a step in 2 micro-batches of 4: the eighth is padding, on the host that has it."""
+    plain = read(prepared, first_row=3, steps=2, micro_batches=1, B=7)
+    for keep in (slice(None), np.array([2, 3]), np.array([0, 1])):
+        own = np.arange(8).reshape(2, 4)[:, keep].ravel()
+        padded = read(prepared, first_row=3, steps=2, micro_batches=2, B=4, keep=keep, step_rows=7)
+        for array, whole in zip(padded, plain, strict=True):
+            array, whole = array.reshape(2, len(own), -1), whole.reshape(2, 7, -1)
+            np.testing.assert_array_equal(array[:, own < 7], whole[:, own[own < 7]])
+            assert not array[:, own == 7].any()
+
+
 @pytest.mark.parametrize("workers", [1, 4])
 def test_rows_do_not_depend_on_the_number_of_workers(prepared, monkeypatch, workers):
     settings = {"first_row": 5, "steps": 9, "micro_batches": 1, "B": 4}

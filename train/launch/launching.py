@@ -24,6 +24,7 @@ from gptjax.spelling import did_you_mean
 from train.launch.source_bundle import Source, archive, source_of
 from train.recipe import Recipe
 from train.recipe_words import parse
+from train.record.starts import last_start
 from train.supervision.exits import BAD_NUMBERS, DONE, FAULT, HUNG, INTERRUPTED, MISTAKE, STOPPED, TAKEN
 from train.tuning import finetune
 
@@ -170,7 +171,8 @@ def ordered(engine: Engine, command: Sequence[str]) -> Order:
             f"{engine.verb}: run={run}: machines that share no file system cannot train on a bucket together; "
             "mount one and have the run there, or take one machine"
         )
-    if engine.devices is not None:
+    goes_on = recipe is not None and not engine.remote and last_start(recipe.run) is not None
+    if engine.devices is not None and not goes_on:  # else on whatever devices there are: train/layout.py
         check_fits(recipe, *engine.devices)
     if recipe is not None and not engine.remote:  # elsewhere there may be other text
         for source_name, _ in recipe.data.shares:

@@ -67,7 +67,7 @@ class Monitor:
     @functools.cached_property
     def _monitor(self) -> Callable[[Any, Batch], tuple[Array, Array]]:
         parts = self._parts
-        terms, B, config = parts.loss_spec.terms, parts.recipe.batch.micro_rows, parts.config
+        terms, B, config = parts.loss_spec.terms, parts.layout.micro_rows, parts.config
         chunks = chunks_for(*local_shape(parts.mesh, B, parts.recipe.row_length), config.V)
         model = parts.model.clone(unroll=1)  # compiles sooner, and is not called often
 
@@ -81,7 +81,7 @@ class Monitor:
     ) -> tuple[Float[np.ndarray, "J J"], Float[np.ndarray, "J"]]:
         """`cosines`, the mean over a few batches of rows from `first_row` on, in which the tasks take turns."""
         parts, rows, found = self._parts, self._rows, []
-        B = parts.recipe.batch.micro_rows
+        B = parts.layout.micro_rows
         for row_B in rows.taking_turns(first_row, BATCHES * B).reshape(BATCHES, B):
             batch = rows.builder.batch(rows.text(row_B), rows.tasks_of(row_B))
             found.append(jax.device_get(self._monitor(params, parts.loader.of(batch))))

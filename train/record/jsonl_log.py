@@ -78,12 +78,19 @@ def _parsed(line: str) -> dict[str, Any] | None:
 
 def whole_lines(path: Path) -> list[str]:
     """Lines of a file that end in a line break: a killed run may leave half a line behind."""
-    if not path.is_file():
-        return []
-    content = path.read_text(encoding="utf-8", errors="replace")
-    return [f"{line}\n" for line in content.split("\n")[:-1]]  # splitlines() also breaks where a sample has U+2028
+    return _lines(path.read_bytes()) if path.is_file() else []
+
+
+def _lines(content: bytes) -> list[str]:
+    text = content.decode(errors="replace")
+    return [f"{line}\n" for line in text.split("\n")[:-1]]  # splitlines() also breaks where a sample has U+2028
 
 
 def records_of(path: Path) -> list[dict[str, Any]]:
     """The records of a file; none where there is no file."""
-    return [record for record in map(_parsed, whole_lines(path)) if record is not None]
+    return records_in(path.read_bytes()) if path.is_file() else []
+
+
+def records_in(content: bytes) -> list[dict[str, Any]]:
+    """The same of a file's content."""
+    return [record for record in map(_parsed, _lines(content)) if record is not None]

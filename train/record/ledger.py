@@ -21,8 +21,9 @@ LANES = (0x9E3779B9, 0x85EBCA6B)  # what the two halves of a hash start from
 def rows_hash(batch: Batch, xp: ModuleType) -> Any:
     """The sum of the rows' hashes: u32 [2], the lanes of a 64-bit number; `xp` is numpy or jax.numpy.
 
-    Every array of the batch counts, with its place in the row. A sum has no order: it is the same over any devices,
-    micro-batches and steps that hold the same rows, and the hashes of two batches add up to that of both.
+    Every array of the batch counts, with its place in the row; a row of nothing but padding does not. A sum has no
+    order: it is the same over any devices, micro-batches and steps that hold the same rows, and the hashes of two
+    batches add up to that of both.
     Arithmetic modulo 2**32, exact everywhere. Source of the mixing: MurmurHash3's 32-bit finalizer, Appleby 2011.
     """
     return xp.stack([_lane(batch, seed, xp) for seed in LANES])
@@ -37,7 +38,7 @@ def _lane(batch: Batch, seed: int, xp: ModuleType) -> Any:
         for array in shared:
             mixed = _mix(mixed + _bits(array), xp)
         row = _mix(row + xp.sum(mixed, axis=-1, dtype=np.uint32), xp)
-    return xp.sum(row, dtype=np.uint32)
+    return xp.sum(xp.where(xp.any(batch.segment_BT > 0, axis=-1), row, np.uint32(0)), dtype=np.uint32)
 
 
 def _bits(array: Any) -> Any:

@@ -115,6 +115,16 @@ class Answers(NamedTuple):
     answers: int = 0
 
 
+class Hosts(NamedTuple):
+    """Times of every process of several, in their order, since the record before of this kind; all in seconds."""
+
+    step: int
+    step_seconds: Sequence[float] = ()  # of a step, the mean; all processes wait for the slowest
+    slowest_step_seconds: Sequence[float] = ()
+    batch_seconds: Sequence[float] = ()  # that a step waited for its batch
+    product_seconds: Sequence[float] = ()  # of a product that all do, each on its own devices
+
+
 class Remark(NamedTuple):
     """What was worth a line: a spike, a step without numbers."""
 
@@ -122,9 +132,10 @@ class Remark(NamedTuple):
     text: str = ""
 
 
-Record = Version | Train | SourceRecord | TaskRecord | Conflict | Inside | Answers | Remark
+Record = Version | Train | SourceRecord | TaskRecord | Conflict | Inside | Answers | Hosts | Remark
 PLAIN: dict[str, Any] = {
-    "version": Version, "train": Train, "conflict": Conflict, "inside": Inside, "answers": Answers, "remark": Remark,
+    "version": Version, "train": Train, "conflict": Conflict, "inside": Inside, "answers": Answers, "hosts": Hosts,
+    "remark": Remark,
 }  # fmt: skip
 KIND_OF = {kind: name for name, kind in PLAIN.items()}
 OCCASIONS: tuple[Occasion, ...] = ("validation", "final")

@@ -58,7 +58,8 @@ def recipe_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
     for number in range(version, RECIPE_VERSION):
         tree = RECIPE_CHANGES[number](tree)
     if isinstance(tree.get("model"), dict):  # which may be written without what only an architecture has
-        tree["model"] = {**FURTHER, **tree["model"]}
+        further = {name: list(value) if isinstance(value, tuple) else value for name, value in FURTHER.items()}
+        tree["model"] = {**further, **tree["model"]}
     for part, added in ADDED.items():
         if isinstance(tree.get(part), dict):
             tree[part] = {**added, **tree[part]}

@@ -24,6 +24,7 @@ from train.record.metrics import (
     Answers,
     Conflict,
     Findings,
+    Hosts,
     Inside,
     Occasion,
     Record,
@@ -95,7 +96,7 @@ class Recorder:
         start.finished("peak")
         self._told = time.monotonic()  # when a line stood for the bar
         if writes:
-            note_start(run, step, progress.rows, about["recipe"], self.say)
+            note_start(run, step, progress.rows, about, self.say)
         with contextlib.ExitStack() as stack:
             self._metrics = MetricsLog(run, step, self._is_past, self.say, writes)
             stack.callback(self._metrics.close)
@@ -174,7 +175,7 @@ class Recorder:
         self._metrics.write(record)
         self.say(f"step {record.step}: {TITLES[record.figure]} {record.value:.1f} of {record.answers} answers")
 
-    def measured(self, record: Conflict | Inside) -> None:
+    def measured(self, record: Conflict | Inside | Hosts) -> None:
         self._metrics.write(record)
 
     def _is_past(self, record: dict[str, Any]) -> bool:

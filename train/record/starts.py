@@ -5,9 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gptjax.files.places import url_of
+from gptjax.runs.bucket_run import BucketRun
 from gptjax.runs.manifest import manifest, steps
-from train.record.jsonl_log import JsonlLog, records_of
+from train.record.jsonl_log import JsonlLog, records_in, records_of
 from train.record.metrics import Train, read_metrics
+
+STARTS = "starts.jsonl"
 
 
 class Beginning(NamedTuple):
@@ -17,25 +21,36 @@ class Beginning(NamedTuple):
     seconds: float = 0.0  # that the starts before it took
     row: int = 0  # the first that it read
     recipe: Mapping[str, Any] | None = None  # as recipe.json has it; None: an older gptjax, which did not note it
+    layout: Mapping[str, Any] | None = None  # how its rows lay on its devices, a train.layout.Layout; None: likewise
 
 
-def note_start(run: Path, step: int, row: int, recipe: Mapping[str, Any], warn: Callable[[str], None]) -> None:
-    """Adds to `starts.jsonl` that a run starts, or goes on.
+def note_start(run: Path, step: int, row: int, about: Mapping[str, Any], warn: Callable[[str], None]) -> None:
+    """Adds to `starts.jsonl` that a run starts, or goes on; `about`: its recipe and layout, by name.
 
     To be called before metrics.jsonl is cut back: what is done again took its time too.
     """
     seconds, _ = time_spent(run)
-    starts = JsonlLog(run / "starts.jsonl", lambda _: True, warn)
-    starts.note(Beginning(step, seconds, row, recipe)._asdict())
+    starts = JsonlLog(run / STARTS, lambda _: True, warn)
+    starts.note(Beginning(step, seconds, row, about["recipe"], about["layout"])._asdict())
     starts.close()
 
 
 def starts_of(run: Path) -> list[Beginning]:
     """In the order they were made; of runs from before starts.jsonl none."""
-    return [
-        Beginning(**{name: line[name] for name in Beginning._fields if name in line})
-        for line in records_of(run / "starts.jsonl")
-    ]
+    return _beginnings(records_of(run / STARTS))
+
+
+def last_start(run: Path) -> Beginning | None:
+    """The newest of them: of a run on a bucket as the bucket has it, whatever its copy here says. None of a new run."""
+    if url_of(run) is None:
+        starts = starts_of(run)
+    else:
+        starts = _beginnings(records_in(BucketRun(run).bucket.read(STARTS) or b""))
+    return starts[-1] if starts else None
+
+
+def _beginnings(lines: Sequence[Mapping[str, Any]]) -> list[Beginning]:
+    return [Beginning(**{name: line[name] for name in Beginning._fields if name in line}) for line in lines]
 
 
 def time_spent(run: Path) -> tuple[float, int]:

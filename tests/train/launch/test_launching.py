@@ -174,3 +174,11 @@ def test_what_a_dry_run_shows_is_what_is_kept(monkeypatch, tmp_path):
     launch(Slurm, words, say=lambda line: None)
     assert (tmp_path / "mine/job.sbatch").read_text().strip() in "\n".join(said)
     assert said[0] == f"source: {SOURCE}"
+
+
+def test_a_run_that_is_there_may_go_on_on_devices_that_a_new_one_could_not_have(tmp_path):
+    engine, words = Slurm(nodes=3), ("--run", str(tmp_path))
+    with pytest.raises(ValueError, match="do not divide"):
+        order_of(engine, *words)
+    (tmp_path / "starts.jsonl").write_text('{"step": 0}\n')
+    assert order_of(engine, *words).run == str(tmp_path)

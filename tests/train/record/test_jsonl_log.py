@@ -22,7 +22,7 @@ def until(step: int):
 
 def opened(run, step: int, stays, warn) -> MetricsLog:
     """As a start of a run opens it."""
-    note_start(run, step, 0, {}, warn)
+    note_start(run, step, 0, {"recipe": {}, "layout": {}}, warn)
     return MetricsLog(run, step, stays, warn)
 
 

@@ -41,6 +41,16 @@ def test_it_has_no_order_and_hashes_add_up():
     assert not np.array_equal(twice, whole)
 
 
+def test_a_row_of_padding_is_none():
+    """Beside one that is empty but for its segment, which is a row like others."""
+    empty = jax.tree.map(np.zeros_like, taken(batch(), [0]))
+    rows = [Batch(*(np.concatenate(pair) for pair in zip(batch(), other, strict=True)))
+            for other in (empty, empty._replace(segment_BT=empty.segment_BT + 1))]  # fmt: skip
+    whole, padded, other = (rows_hash(found, np) for found in (batch(), *rows))
+    np.testing.assert_array_equal(padded, whole)
+    assert (other != whole).all()
+
+
 @pytest.mark.parametrize("field", Batch._fields)
 def test_a_change_of_any_number_of_any_array_changes_both_lanes(field):
     before = rows_hash(batch(), np)

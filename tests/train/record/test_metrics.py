@@ -9,6 +9,7 @@ from gptjax.files.plain_json import dumps
 from train.record import older
 from train.record.metrics import (
     Conflict,
+    Hosts,
     Remark,
     Score,
     SourceRecord,
@@ -38,6 +39,7 @@ EACH = [
     (TaskRecord(4, "validation", True, "order", TERM_SCORE), "validation_task_ema"),
     (TaskRecord(4, "final", False, "order", TERM_SCORE), "final_task"),
     (TaskRecord(4, "final", True, "order", TERM_SCORE), "final_task_ema"),
+    (Hosts(4, [0.5, 0.5], [0.7, 0.9], [0.0, 0.1], [0.01, 0.02]), "hosts"),
     (Conflict(5, ["a", "b"], [[1.0, None], [None, 1.0]], [1.0, 0.0]), "conflict"),
     (Remark(6, "a spike"), "remark"),
 ]
