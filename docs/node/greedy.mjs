@@ -15,7 +15,13 @@ if (texts.length === 0) {
 // build: the binary that comes as a package, or an error; nothing is fetched or compiled
 const llama = await getLlama({ gpu: false, build: "never", logLevel: "error" });
 const model = await llama.loadModel({ modelPath: file });
-const context = await model.createContext({ flashAttention: false, threads: Number(threads) });
+// keys and values in 32 bits; with 16, the default, another token may win where two are nearly as likely
+const context = await model.createContext({
+  threads: Number(threads),
+  flashAttention: false,
+  experimentalKvCacheKeyType: "F32",
+  experimentalKvCacheValueType: "F32",
+});
 const sequence = context.getSequence();
 
 for (const given of texts) {

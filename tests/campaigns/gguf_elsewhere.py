@@ -112,10 +112,11 @@ def compared(model: LanguageModel, dtype: str, runs: dict[str, Run], count: int)
         equal = sum(len(one["ids"]) for one, other in zip(texts, told, strict=True) if one["ids"] == other["ids"])
         what = f"{read} of {len(begun)} prompts have our ids, {equal} of {places} tokens stand in texts as in C++"
         say(f"{dtype}: {name}", read == len(begun) and equal == places, what)
-    ours = 0
-    for one, ids in zip(told, begun, strict=True):
-        [logits_TV] = logits_of(model, [[*ids, *one["ids"][:-1]]])
-        ours += int((logits_TV[len(ids) - 1 :].argmax(-1) == one["ids"]).sum())
+    rows = [[*ids, *one["ids"][:-1]] for one, ids in zip(told, begun, strict=True)]
+    ours = sum(
+        int((logits_TV[-len(one["ids"]) :].argmax(-1) == one["ids"]).sum())
+        for logits_TV, one in zip(logits_of(model, rows), told, strict=True)
+    )
     say(f"{dtype}: gptjax", ours >= ALIKE * places, f"{ours} of {places} are its likeliest after the same beginning")
 
 
