@@ -4,8 +4,8 @@
 
 MODEL: a run, a folder of Hugging Face, a .gguf file; its exports are kept in FOLDER, and taken from there. Needs cmake
 and a C++ compiler. Every line says what was compared with the model's own scores and greedy tokens; a table of first
-token and tokens a second follows, of a second call; the C++ program calls once, and its first token compiles. The exit
-status is 1 if anything differs.
+token and tokens a second follows, the best of five calls; the C++ program calls once, and its first token compiles. The
+exit status is 1 if anything differs.
 """
 
 import argparse
@@ -31,19 +31,20 @@ import numpy as np
 ids, count = json.loads(sys.argv[1]), int(sys.argv[2])
 made = runpy.run_path("run.py")
 prefill, step = made["load"]()
-for turn in range(2):
+firsts, rates = [], []
+for call in range(5):
     began, said, cache = time.perf_counter(), [], made["empty_cache"](1, len(ids) + count)
     logits, cache = prefill(np.int32([ids]), np.int32([0]), np.int32([len(ids)]), cache)
     scores = [np.asarray(logits)[0]]
     said.append(int(scores[-1].argmax()))
-    first = time.perf_counter() - began
+    firsts.append(time.perf_counter() - began)
     for slot in range(len(ids), len(ids) + count - 1):
         logits, cache = step(np.int32([said[-1]]), np.int32([slot]), cache)
         scores.append(np.asarray(logits)[0])
         said.append(int(scores[-1].argmax()))
+    rates.append((count - 1) / (time.perf_counter() - began - firsts[-1]))
 np.save(sys.stdout.buffer, np.stack(scores))
-rate = (count - 1) / (time.perf_counter() - began - first)
-print(json.dumps({"ids": said, "first": first, "rate": rate}), file=sys.stderr)
+print(json.dumps({"ids": said, "first": min(firsts), "rate": max(rates)}), file=sys.stderr)
 """
 wrong: list[str] = []
 
@@ -90,13 +91,15 @@ def in_cpp(folder, begun, count, build):
 
 
 def ours(model, begun, count):
-    """`generate`, the second time."""
-    for _ in range(2):
+    """`generate`, the best of five calls."""
+    firsts, rates = [], []
+    for _ in range(5):
         began, first = time.perf_counter(), None
         for _ in model.stream(begun, temperature=0, tokens=count):
             first = first or time.perf_counter() - began
-        whole = time.perf_counter() - began
-    return {"first": first, "rate": (count - 1) / (whole - first)}
+        firsts.append(first)
+        rates.append((count - 1) / (time.perf_counter() - began - first))
+    return {"first": min(firsts), "rate": max(rates)}
 
 
 def main() -> None:
