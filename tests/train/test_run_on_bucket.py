@@ -64,5 +64,3 @@ def test_a_second_job_on_the_bucket_is_refused_and_a_bucket_that_is_not_there_is
         dataclasses.replace(wanted, run="gcs://bucket/runs/big")
     with pytest.raises(ValueError, match="give a bucket and a name in it"):
         dataclasses.replace(wanted, run="gs://bucket")
-    with pytest.raises(ValueError, match="only a run can lie on a bucket"):
-        dataclasses.replace(wanted.data, prepared="gs://bucket/prepared")

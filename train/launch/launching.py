@@ -171,7 +171,8 @@ def ordered(engine: Engine, command: Sequence[str]) -> Order:
             f"{engine.verb}: run={run}: machines that share no file system cannot train on a bucket together; "
             "mount one and have the run there, or take one machine"
         )
-    goes_on = recipe is not None and not engine.remote and last_start(recipe.run) is not None
+    here = recipe is not None and not engine.remote and "://" not in run  # else nobody is asked
+    goes_on = recipe is not None and here and last_start(recipe.run) is not None
     if engine.devices is not None and not goes_on:  # else on whatever devices there are: train/layout.py
         check_fits(recipe, *engine.devices)
     if recipe is not None and not engine.remote:  # elsewhere there may be other text
