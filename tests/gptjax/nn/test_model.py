@@ -116,7 +116,9 @@ def openai_gpt2(config, params, tokens):
 
 
 @pytest.mark.parametrize(
-    ("family", "more", "oracle"), [("llama", {}, qwen3), ("llama", NOPE, qwen3), ("gpt2", {}, openai_gpt2)], ids=str
+    ("family", "more", "oracle"),
+    [("llama", {}, qwen3), ("llama", NOPE, qwen3), ("gpt2", {}, openai_gpt2)],
+    ids=["llama", "llama without positions", "gpt2"],
 )
 def test_the_forward_pass_is_the_published_one(family, more, oracle):
     """Qwen3 and GPT-2, written out in NumPy from their papers, give the same hidden states; so do Qwen3 without rotary
