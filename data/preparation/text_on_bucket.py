@@ -41,11 +41,13 @@ def bring(root: Path, names: Collection[str], without_records: str | None = None
     if bucket is None:
         return
     whole = [key.removesuffix(f"/{LIST}") for key in bucket.listed() if key.endswith(f"/{LIST}")]
-    for name in whole:
-        if is_prepared(root / name):
-            continue
-        if name in names or (without_records is not None and _said(bucket, name) == without_records):
+    wanted = set(names)
+    if without_records is not None:
+        wanted |= {name for name in whole if _said(bucket, name) == without_records}
+    for name in wanted:
+        if name in whole and not is_prepared(root / name):
             _fetch(bucket, name, root / name)
+        used(root / name)  # the last to go
     evict()
 
 

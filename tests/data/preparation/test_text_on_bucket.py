@@ -2,6 +2,7 @@
 
 import dataclasses
 import filecmp
+import os
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,19 @@ def test_text_that_one_machine_prepared_is_brought_to_another(tmp_path, machine,
     assert len(STORE.asked) - asked == 2  # what there is; whether the bucket has it
     with pytest.raises(AssertionError, match="prepared again"):  # of other settings it is another text
         prepare.prepare(dataclasses.replace(spec, validation="tail 0.2"))
+
+
+def test_text_that_is_wanted_again_is_not_what_makes_room(tmp_path, machine, url, monkeypatch):
+    """However long it was not used, and however little room there is; another that was not used goes."""
+    machine("one")
+    wanted = prepare.prepare(spec := of_text(tmp_path, url))
+    other = prepare.prepare(dataclasses.replace(spec, validation="tail 0.2"))
+    for folder in (wanted, other):
+        os.utime(folder, (0, 0))
+    monkeypatch.setenv("GPTJAX_CACHE_GB", "0")
+    monkeypatch.setattr(prepare, "_make", forbidden)
+    assert prepare.prepare(spec) == wanted
+    assert not other.exists()
 
 
 def test_what_only_this_machine_has_is_sent(tmp_path, machine, url, name):
