@@ -144,7 +144,8 @@ def prepare(
 def _bring(spec: DataSpec, of_run: Begun | None) -> None:
     """What the bucket has that would serve, where prepared text lies on one: see `_folder`."""
     formats = FORMATS if of_run is None else (of_run.format,)
-    records = any(name.startswith("tfds:") for name in spec.rates)
+    read = [name for name in spec.rates if name.startswith("tfds:")]
+    records = bool(read) and not any(sources.newest_record(name) for name in read)
     bring(
         spec.prepared,
         {fingerprint(spec, of_run), *(fingerprint(spec, format=format) for format in formats)},

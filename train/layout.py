@@ -20,6 +20,8 @@ from train.recipe import Recipe, to_json
 from train.record.older import recipe_tree
 from train.record.starts import Beginning
 
+PADDING = 0.1  # of a step's rows, that may be empty for the sake of fewer micro-batches
+
 
 class Layout(NamedTuple):
     """Where the rows of a step lie, and how many of them at a time."""
@@ -56,7 +58,8 @@ def layout_of(recipe: Recipe, config: ModelConfig, devices: int, before: Beginni
     was = Layout(**before.layout)
     mesh = asked.mesh if _can_be(asked.mesh, config, devices) else _nearest(asked.mesh, config, devices)
     ways = math.prod(mesh[axis] for axis in row_axes())
-    most = was.most if _same(recipe, before, "compute") else asked.most  # rematerialisation for one makes room
+    # other settings of computing may need more room than there was, and a start that had not enough is noted too
+    most = was.most if _same(recipe, before, "compute") else min(was.most, asked.most)
     parts, rows = _cut(recipe, ways, int(most * devices + 1e-6))
     now = Layout(mesh, parts, rows, max(most, rows / devices))
     return now, "" if now == was else _told(was, now, recipe, config)
@@ -100,12 +103,14 @@ def _nearest(wanted: Mapping[str, int], config: ModelConfig, devices: int) -> di
 
 def _cut(recipe: Recipe, ways: int, most: int) -> tuple[int, int]:
     """(micro-batches, rows of each) of a step: as the recipe has them where they divide over so many ways and are not
-    more than `most`; else with the fewest empty rows, and of those the fewest micro-batches."""
+    more than `most`; else the fewest micro-batches of which at most PADDING is empty, and of those the least empty."""
     batch = recipe.batch
     if batch.micro_rows % ways == 0 and batch.micro_rows <= most:
         return batch.micro_batches, batch.micro_rows
     sizes = range(ways, max(ways, most) + 1, ways)
-    return min(((math.ceil(batch.rows / size), size) for size in sizes), key=lambda cut: (math.prod(cut), cut[0]))
+    cuts = [(math.ceil(batch.rows / size), size) for size in sizes]
+    full = [cut for cut in cuts if math.prod(cut) <= (1 + PADDING) * batch.rows]
+    return min(full, key=lambda cut: (cut[0], cut[1])) if full else min(cuts, key=lambda cut: (math.prod(cut), cut[0]))
 
 
 def _told(was: Layout, now: Layout, recipe: Recipe, config: ModelConfig) -> str:

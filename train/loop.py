@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 from rich.console import Console
 
+from data.preparation.text_on_bucket import still_used
 from gptjax.runs.manifest import steps
 from train.assemble import Assembly, Text
 from train.measuring.measure import Measuring
@@ -230,4 +231,5 @@ class Loop:
 
     def _save(self) -> None:
         self._recorder.before_save()
+        still_used(self._text.prepared)
         self._saver.save(self.step, self.state, self._progress)

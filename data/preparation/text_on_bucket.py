@@ -8,6 +8,8 @@ name hold the same bytes, so that of several machines which prepare at once the 
 import contextlib
 import hashlib
 import json
+import shutil
+import sys
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +23,7 @@ from gptjax.files.places import url_of
 from gptjax.files.plain_json import dumps
 
 LIST = "files.json"
+LARGEST = 5 * 10**9  # bytes that S3 takes at once
 AT_ONCE = 4  # files that are under way, each of them in memory
 
 
@@ -51,6 +54,12 @@ def bring(root: Path, names: Collection[str], without_records: str | None = None
     evict()
 
 
+def still_used(folder: Path) -> None:
+    """To be called now and then while a prepared folder is read: then it is none of those that make room."""
+    if bucket_of(folder.parent) is not None:
+        used(folder)
+
+
 def check_keeps(root: Path) -> None:
     """Raises BucketError where `root` is the copy of a bucket that cannot be written: before text is prepared."""
     bucket = bucket_of(root)
@@ -61,7 +70,8 @@ def check_keeps(root: Path) -> None:
 def keep(folder: Path) -> Path:
     """The prepared folder, which is on its bucket from now on, if it is below the copy of one, and used.
 
-    Raises BucketError where the bucket cannot be written, or holds other bytes under this name.
+    One with a file that is too large for a store stays here, and that is said. Raises BucketError where the bucket
+    cannot be written, or holds other bytes under this name.
     """
     bucket = bucket_of(folder.parent)
     if bucket is None:
@@ -69,6 +79,10 @@ def keep(folder: Path) -> Path:
     used(folder)
     if bucket.read(f"{folder.name}/{LIST}") is None:
         names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
+        if large := [name for name in names if (folder / name).stat().st_size > LARGEST]:
+            said = f"{large[0]} has more than 5 GB, which a store does not take at once"
+            print(f"{folder}: not sent to {bucket.url}: {said}; other machines prepare this text too", file=sys.stderr)
+            return folder
         with ThreadPoolExecutor(AT_ONCE) as threads:
             for sent in [threads.submit(_send, bucket, folder, name) for name in names]:
                 sent.result()
@@ -105,6 +119,8 @@ def _fetch(bucket: Bucket, name: str, folder: Path) -> None:
     try:
         files = json.loads(bucket.read(f"{name}/{LIST}") or b"")["files"]
         with appearing(folder) as (aside, appear):
+            if folder.is_dir() and not is_prepared(folder):  # what was left of one that was deleted
+                shutil.rmtree(folder)
             with ThreadPoolExecutor(AT_ONCE) as threads:
                 for fetched in [
                     threads.submit(bucket.fetch, f"{name}/{file}", aside / within(file), said["bytes"], said["sha256"])
@@ -113,6 +129,6 @@ def _fetch(bucket: Bucket, name: str, folder: Path) -> None:
                     fetched.result()
             if not is_prepared(folder):
                 appear()
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, FileExistsError) as error:
         if not is_prepared(folder):  # else another process was quicker
             raise ValueError(f"{bucket.url}/{name}: is not what was prepared ({error}); delete it there") from error

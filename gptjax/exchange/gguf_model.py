@@ -236,6 +236,11 @@ def settings_of(config: ModelConfig) -> dict[str, Any]:
     for name, value in {"window": config.reach, "nope_layers": config.nope_layers}.items():
         if value:
             raise ValueError(f"export: model.{name}={value!r} is not written to GGUF; a folder can have it")
+    if kind == QWEN2 and config.N * config.H != config.D:
+        raise ValueError(
+            f"export: N x H = {config.N} x {config.H} is not D = {config.D}, which llama.cpp takes for granted "
+            "in qwen2; a folder can have it"
+        )
     arch = next(arch for arch, theirs in CLASSES.items() if theirs == kind)
     found = {key: fields[theirs] for key, theirs in (GPT2_FIELDS if arch == "gpt2" else FIELDS).items()}
     found["vocab_size"] = config.vocabulary

@@ -82,6 +82,7 @@ ONLY: dict[str, tuple[Any, ...]] = {
     "chunk_size_feed_forward": (0,),
     "partial_rotary_factor": (1.0, None),
     "rope_interleaved": (False,),
+    "use_mrope": (False,),
     "quantization_config": (None,),
     "auto_map": (None,),
     "cross_attention_hidden_size": (None,),

@@ -46,7 +46,7 @@ LLAMA_CPP = """
 ## In llama.cpp
 
     gptjax export . model.gguf --dtype {dtype}
-    llama-cli -m model.gguf -p "Once upon a time"
+    llama-cli -m model.gguf -n 64 -p "Once upon a time"
 """
 STABLEHLO = """
 ## As StableHLO, with JAX alone
@@ -98,7 +98,7 @@ def _front(model: "LanguageModel", facts: RunFacts | None) -> str:
     if languages:
         lines += ["language:", *(f"- '{language}'" for language in languages)]  # no is Norwegian, and YAML's false
     licences = {one.licence for one in sources}
-    if facts is not None and facts.base is None and len(licences) == 1 and licences <= set(LICENCES):
+    if facts is not None and facts.from_scratch and len(licences) == 1 and licences <= set(LICENCES):
         lines.append(f"license: {min(map(str, licences)).lower()}")
     elif model.credit is not None:
         lines += ["license: other", "license_name: of-its-texts", f"license_link: {CREDIT}"]
@@ -176,7 +176,7 @@ def _cannot(model: "LanguageModel", facts: RunFacts | None) -> Iterator[str]:
     if config.reach is not None:
         yield f"Of them a token looks directly at the {config.reach:,} nearest alone."
     sources = () if facts is None else facts.sources
-    if facts is not None and facts.base is None and sources:
+    if facts is not None and facts.from_scratch and sources:
         yield "What is unlike the texts above, other languages above all, it has not learnt."
     yield from (f"{_cell(one.name)}: {' '.join(one.warning.split())}" for one in sources if one.warning)
     if facts is not None and set(facts.tasks) - {"causal_lm", "reply"}:

@@ -6,6 +6,7 @@ their owners'. Does not import JAX.
 
 import contextlib
 import os
+import secrets
 import shutil
 from pathlib import Path
 
@@ -43,7 +44,9 @@ def evict() -> None:
     for when, size, folder in oldest:
         if total <= bound or now - when < RECENT:
             return
-        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another reader may do the same at once
+            gone = folder.rename(folder.with_name(f".{folder.name}.gone-{secrets.token_hex(4)}"))  # whole, or not there
+            shutil.rmtree(gone, ignore_errors=True)
         total -= size
 
 

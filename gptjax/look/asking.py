@@ -56,7 +56,7 @@ def asked(
         raise ValueError(f"leave_out={leave_out}: must be 0 or more context tokens")
     both = sees_both_ways(config, tokenizer)
     _check_memory(config, size, len(chosen_layers), len(chosen_heads), both)
-    reading = config.flops_per_token / 3 * size  # the forward third
+    reading = work(config, size) / 3  # the forward third
     quick = int(LEFT_OUT_WORK / reading)
     places = max(1, int(LENS_WORK / (2 * config.D * config.V * len(chosen_layers))))
     return Asked(
@@ -95,6 +95,12 @@ def _ids(config: ModelConfig, tokenizer: Tokenizer, generation_config: Generatio
 def read_length(size: int, context: int) -> int:
     """As of how many tokens a text is read: it is padded to these."""
     return min(context, -(-size // LENGTHS) * LENGTHS)
+
+
+def work(config: ModelConfig, size: int) -> int:
+    """Floating-point operations of one text of so many tokens, forward and backward, as it is read: padded."""
+    T = read_length(size, config.T)
+    return T * (config.flops_per_token - 12 * config.L * config.N * config.H * (config.T - T))
 
 
 def layers_within(config: ModelConfig, size: int, both: bool, most_bytes: int) -> tuple[int, ...]:

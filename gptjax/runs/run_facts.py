@@ -47,6 +47,7 @@ class RunFacts(NamedTuple):
     """Of one checkpoint of a run."""
 
     name: str  # of its directory
+    from_scratch: bool = False  # whether it is known to have begun with no other model
     base: str | None = None  # the name of what a fine-tuning began with
     tasks: tuple[str, ...] = ()  # that had rows
     sources: tuple[Source, ...] = ()
@@ -63,6 +64,7 @@ def run_facts(run: Path, step: int, *, averaged: bool) -> RunFacts:
     records = list(_records(run / "metrics.jsonl"))
     return RunFacts(
         name=run.resolve().name,
+        from_scratch=bool(recipe) and base is None,
         base=Path(base).name if isinstance(base, str) else None,
         tasks=tuple(dict.fromkeys(str(row).partition("=")[0] for row in rows)) if isinstance(rows, list) else (),
         sources=tuple(_source(name, source) for name, source in sources.items() if isinstance(source, dict)),
@@ -82,12 +84,16 @@ def _source(name: str, fields: Mapping[str, Any]) -> Source:
 
 
 def _tokens(records: list[dict[str, Any]], step: int) -> int | None:
-    """All steps of a run read as many: those up to `step`, by any record that counts them."""
-    for record in records:
-        tokens, at = record.get("tokens"), record["step"]
-        if record.get("kind") == "train" and type(tokens) is int and at > 0 and tokens % at == 0:
-            return tokens // at * step
-    return None
+    """Those up to `step`: by its own record, or where all steps read as many."""
+    read = {
+        one["step"]: one["tokens"]
+        for one in records
+        if one.get("kind") == "train" and type(one.get("tokens")) is int and one["step"] > 0
+    }
+    if step in read:
+        return read[step]
+    each = {tokens / at for at, tokens in read.items()}
+    return round(each.pop() * step) if len(each) == 1 else None
 
 
 def _held_out(records: list[dict[str, Any]], step: int, averaged: bool) -> Iterator[HeldOut]:

@@ -67,6 +67,12 @@ class Order(NamedTuple):
         return "://" in self.run
 
 
+APART = (
+    "which cannot train on a bucket together where they share no file system; mount one and have the run there, or "
+    "take one machine"
+)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Engine:
     """What every engine takes."""
@@ -167,12 +173,10 @@ def ordered(engine: Engine, command: Sequence[str]) -> Order:
     if run is None:
         raise ValueError(f"{engine.verb} -- finetune: say where it is written, with --run")
     if "://" in run and engine.apart:
-        raise ValueError(
-            f"{engine.verb}: run={run}: machines that share no file system cannot train on a bucket together; "
-            "mount one and have the run there, or take one machine"
-        )
+        raise ValueError(f"{engine.verb}: run={run}: is of several machines, {APART}")
     here = recipe is not None and not engine.remote and "://" not in run  # else nobody is asked
-    goes_on = recipe is not None and here and last_start(recipe.run) is not None
+    last = last_start(recipe.run) if recipe is not None and here else None
+    goes_on = last is not None and last.layout is not None
     if engine.devices is not None and not goes_on:  # else on whatever devices there are: train/layout.py
         check_fits(recipe, *engine.devices)
     if recipe is not None and not engine.remote:  # elsewhere there may be other text

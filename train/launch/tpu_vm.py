@@ -11,6 +11,7 @@ import tyro
 
 from gptjax.spelling import did_you_mean
 from train.launch.launching import (
+    APART,
     FINAL,
     JOIN_SECONDS,
     Engine,
@@ -162,7 +163,10 @@ class TpuVm(Engine):
                 f"see {shlex.join((*self._gcloud('describe'), self.tpu, *self._where()))}"
             )
         kind = found["acceleratorType"]
-        check_fits(order.recipe, slice_of(kind).chips, f"tpu-vm {self.tpu}, {kind}")
+        found_slice = slice_of(kind)
+        if order.on_bucket and found_slice.hosts > 1:
+            raise ValueError(f"run={order.run}: tpu-vm {self.tpu}, {kind}, has {found_slice.hosts} workers, {APART}")
+        check_fits(order.recipe, found_slice.chips, f"tpu-vm {self.tpu}, {kind}")
 
     def prepare(self, order: Order) -> None:
         bundle = keep_bundle(order)

@@ -36,20 +36,19 @@ class Insight:
         self._rows = beginnings(corpus, longest)
         self._probe = probe(text.tokenizer, longest, parts.config.vocabulary)
 
-    def look(self, step: int, params: Any, progress: Callable[[], None]) -> Inside:
-        """`params`: as they are trained. `progress` is called after each row."""
+    def look(self, step: int, params: Any, goes_on: Callable[[], bool]) -> Inside | None:
+        """`params`: as they are trained. `goes_on` is asked before each row; None where it says no."""
         params, config = merged(params, self._config)
         network, layers, heads = Transformer(config), range(config.L), range(config.N)
 
-        def seen(ids: list[int]) -> Any:
-            found = read(network, params, ids, layers, heads)
-            progress()
-            return found
-
-        roles = head_roles(seen(self._probe).prob_CnTS, self._probe, layers, heads, both=False)
+        roles = head_roles(
+            read(network, params, self._probe, layers, heads).prob_CnTS, self._probe, layers, heads, both=False
+        )
         entropies, states = [], []
         for ids in self._rows:
-            of_row = seen(ids)
+            if not goes_on():
+                return None
+            of_row = read(network, params, ids, layers, heads)
             entropies.append(entropy(of_row.prob_CnTS[:, :, COMPARED]))
             states.append(of_row.state_CTD[:, COMPARED])
         product_LII = np.stack([inner_products(state_ID) for state_ID in np.concatenate(states, axis=1)])

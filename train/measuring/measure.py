@@ -36,7 +36,11 @@ class Measuring:
         if figure is not None and parts.recipe.objectives.reply.ever:
             self._writing = Writing(parts, text, figure)
         self._monitor = Monitor(parts, text.rows)
-        self._insight = insight(parts, text)
+        self._insight = None
+        try:
+            self._insight = insight(parts, text)
+        except Exception as error:  # of what no run needs
+            self._leave_out("looks inside", error)
 
     def measure(self, step: int, state: State, end: End) -> tuple[State, str | None]:
         """Measures held-out text where that is due. Returns the state, whose rate may fall from here on, and why the
@@ -98,14 +102,23 @@ class Measuring:
             return
         with self._guards.watchdog.phase("a look inside"):
             try:
-                found = self._insight.look(step, state.params, self._guards.watchdog.progress)
+                found = self._insight.look(step, state.params, self._after_a_row)
             except Exception as error:
                 self._insight = None
-                told = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-                self._recorder.say(f"the look inside at step {step}, and those to come, are left out ({told})")
+                self._leave_out(f"the look inside at step {step}, and those to come,", error)
                 return
-        self._recorder.measured(found)
-        self._progress.health.measured[INSIDE] = step
+        if found is not None:
+            self._recorder.measured(found)
+            self._progress.health.measured[INSIDE] = step
+
+    def _after_a_row(self) -> bool:
+        """Whether there is time for another one; else the next start looks."""
+        self._guards.watchdog.progress()
+        return not self._stop.wanted
+
+    def _leave_out(self, what: str, error: Exception) -> None:
+        told = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        self._recorder.say(f"{what} are left out ({told})")
 
     def _note(self, step: int, found: Findings, counts: bool, short: float | None) -> None:
         loss = overall(found, self._text.rows.rates, self._parts.loss_spec.terms)

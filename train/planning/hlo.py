@@ -139,7 +139,8 @@ class Program:
                 for inner in self._fused(instruction):
                     if inner.collective is None or (name, inner.channel) in seen:
                         continue
-                    seen.add((name, inner.channel))
+                    if inner.channel:
+                        seen.add((name, inner.channel))
                     # a sum of which each chip keeps its part, which is what the fusion gives
                     scatters = (instruction.called("calls") or "").startswith("all-reduce-scatter")
                     kind = "reduce-scatter" if scatters else inner.collective

@@ -66,6 +66,7 @@ class SlowHosts:
         time_XP = np.asarray(multihost_utils.process_allgather(np.array(own_X, np.float32))).T
         self._next = step + math.ceil(LOOK / max(float(time_XP[0].max()), 1e-6))  # the same for all
         self._forget()
+        self.start()  # looking is no part of a step
         found = Hosts(step, *(times_P.tolist() for times_P in time_XP))
         return found, self._verdicts.note(found, self._name)
 

@@ -4,7 +4,7 @@ import jax
 
 from gptjax.config import ModelConfig
 from gptjax.inference.language_model import LanguageModel
-from gptjax.look.asking import layers_within, sees_both_ways
+from gptjax.look.asking import LENGTHS, layers_within, sees_both_ways, work
 from gptjax.serving.errors import ApiError
 
 MOST_TOKENS = 512
@@ -14,8 +14,9 @@ MOST_WORK = 5e12  # operations of a pass with its gradient, on a processor: abou
 
 def check_length(length: int, config: ModelConfig) -> None:
     """Raises ApiError for a text that is too long."""
-    work = MOST_WORK if jax.default_backend() == "cpu" else float("inf")
-    most = int(min(MOST_TOKENS, config.T, work / config.flops_per_token))
+    most = min(MOST_TOKENS, config.T)
+    while jax.default_backend() == "cpu" and most > LENGTHS and work(config, most) > MOST_WORK:
+        most = max(LENGTHS, most - LENGTHS)
     if length > most:
         raise ApiError(
             f"prompt has {length} tokens, and at most {most} of this model are looked at here: give fewer, or use "
@@ -30,4 +31,4 @@ def page(model: LanguageModel, ids: tuple[int, ...], token: int | None, name: st
     try:
         return model.look(ids, layers=layers, token=token).page(name).encode()
     except ValueError as error:
-        raise ApiError(str(error)) from None
+        raise ApiError(str(error)[:500]) from None

@@ -99,6 +99,9 @@ def test_texts_of_several_licences_or_of_an_unknown_base_give_the_model_none_of_
         found = front(model_card(model, None))
         assert (found["license"], found["license_link"]) == ("other", "ATTRIBUTION.md")
     assert "It is `smollm2.gguf`, trained further." in model_card(model, None)
+    lost = model_card(of_run(recipe={}), None)  # nobody knows what it began with
+    assert front(lost)["license"] == "other"
+    assert "has not learnt" not in lost
     assert "/home/me" not in model_card(model, None)
 
 

@@ -143,7 +143,7 @@ def test_one_pod_with_its_run_on_a_bucket_needs_no_claim():
     found = pod_of(jobset(K8s(image="x"), "--run", "gs://bucket/run"))
     assert found["volumes"][0] == {"name": "data", "emptyDir": {}}
     assert found["containers"][0]["command"][-1] == "gs://bucket/run"
-    with pytest.raises(ValueError, match="machines that share no file system cannot train on a bucket together"):
+    with pytest.raises(ValueError, match="several machines, which cannot train on a bucket together"):
         order_of(K8s(image="x", nodes=2), "--run", "gs://bucket/run", "--batch.rows", "16")
 
 

@@ -181,4 +181,7 @@ def test_a_run_that_is_there_may_go_on_on_devices_that_a_new_one_could_not_have(
     with pytest.raises(ValueError, match="do not divide"):
         order_of(engine, *words)
     (tmp_path / "starts.jsonl").write_text('{"step": 0}\n')
+    with pytest.raises(ValueError, match="do not divide"):  # of an older gptjax, which did not note how its rows lay
+        order_of(engine, *words)
+    (tmp_path / "starts.jsonl").write_text('{"step": 0, "layout": {"most": 1}}\n')
     assert order_of(engine, *words).run == str(tmp_path)

@@ -37,12 +37,16 @@ def prepared(tmp_path_factory):
     return write_prepared(made, {"one": stories(60, 20), "two": stories(200, 20, 1)}, tokenizer=bpe())
 
 
+def always():
+    return True
+
+
 @pytest.fixture(scope="module")
 def looks(prepared, tmp_path_factory):
     """(an insight, its looks at a model and at the same one nudged, the nudged parameters)."""
     model, made = random_model(), of_run(prepared, tmp_path_factory.mktemp("run"))
     nudged = jax.tree.map(lambda leaf: leaf * 1.2 if leaf.ndim > 2 else leaf, model.params)
-    return made, made.look(5, model.params, int), made.look(7, nudged, int), nudged
+    return made, made.look(5, model.params, always), made.look(7, nudged, always), nudged
 
 
 def seen(made, params):
@@ -76,7 +80,8 @@ def test_layers_are_compared_with_each_other_and_with_what_they_were(looks):
     alike = [cka(*map(np.float64, pair)) for pair in zip(before_LID, now_LID, strict=True)]
     np.testing.assert_allclose(second.earlier["5"], alike, atol=1e-3)
     assert max(alike) < 0.999
-    assert made.look(5, random_model().params, int) == first
+    assert made.look(5, random_model().params, always) == first
+    assert made.look(5, random_model().params, lambda: False) is None  # a run that is to stop
 
 
 def test_every_source_is_read_from_the_beginnings_of_its_documents(looks):
