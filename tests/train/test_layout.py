@@ -75,8 +75,8 @@ def test_a_mesh_that_the_devices_do_not_make_becomes_the_one_most_like_it(tmp_pa
 
 
 def test_a_recipe_whose_batch_or_mesh_has_changed_counts_as_it_stands(tmp_path):
-    """What cannot be made of it is then a mistake. Other settings of computing, which may need more room than there was,
-    get no more rows at once."""
+    """What cannot be made of it is then a mistake. Other settings of computing, which may need more room than there
+    was, get no more rows at once."""
     made = asking(tmp_path)
     config, before = ModelConfig.of(made.model, 400), start_of(made, asked_for(made, 8))
     for changed in (asking(tmp_path, rows=32), asking(tmp_path, fsdp=8)):

