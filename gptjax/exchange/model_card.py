@@ -179,8 +179,8 @@ def _cannot(model: "LanguageModel", facts: RunFacts | None) -> Iterator[str]:
     if facts is not None and facts.from_scratch and sources:
         yield "What is unlike the texts above, other languages above all, it has not learnt."
     yield from (f"{_cell(one.name)}: {' '.join(one.warning.split())}" for one in sources if one.warning)
-    if facts is not None and set(facts.tasks) - {"causal_lm", "reply"}:
-        yield "It was taught more than to continue a text, as its tasks say: that is to be had in gptjax alone."
+    if facts is not None and len(facts.tasks) > 1:
+        yield "What its tasks have taught it beside continuing a text is to be had in gptjax alone."
     if model.generation_config.encodes_prompt:
         yield "In gptjax it reads a conversation from both sides before it answers, in other programs forwards only."
     if model.credit is not None:
