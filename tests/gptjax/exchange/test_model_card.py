@@ -66,7 +66,7 @@ def test_a_card_has_what_its_run_knows(of_run):
         "| plays | 800 | 2.5000 | 12.18 | 1.2500 |",
         "| mood | 90 | right answers | 80.0% | 70.0% to 90.0% |",
         "- plays: Its speakers are made up.",
-        "more than to continue a text",
+        "beside continuing a text",
         "ATTRIBUTION.md",
         "gptjax export . model.gguf --dtype f16",
     ):
