@@ -28,6 +28,19 @@ if "GPTJAX_CACHE" not in os.environ:  # what is kept for later runs is no other 
     os.environ["GPTJAX_CACHE"] = tempfile.mkdtemp(prefix="gptjax-tests-")
     atexit.register(shutil.rmtree, os.environ["GPTJAX_CACHE"], ignore_errors=True)
 
+import jax
+import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("gptjax", "beartype.beartype")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_end_with_their_file():
+    """Compiled programs are freed after each file: a process that held them all would run out of memory maps.
+
+    Linux grants 65,530 (vm.max_map_count), a program takes several, and what asks for one more ends the process in a
+    segmentation fault.
+    """
+    yield
+    jax.clear_caches()
