@@ -143,20 +143,18 @@ def prepare(
 
 def _bring(spec: DataSpec, of_run: Begun | None) -> None:
     """What the bucket has that would serve, where prepared text lies on one: see `_folder`."""
-    formats = FORMATS if of_run is None else (of_run.format,)
     read = [name for name in spec.rates if name.startswith("tfds:")]
     records = bool(read) and not any(sources.newest_record(name) for name in read)
     bring(
         spec.prepared,
-        {fingerprint(spec, of_run), *(fingerprint(spec, format=format) for format in formats)},
+        {fingerprint(spec, of_run), *(fingerprint(spec, format=format) for format in _serving(of_run))},
         without_records=fingerprint(spec, of_run, records=False) if records else None,
     )
 
 
 def _folder(spec: DataSpec, of_run: Begun | None) -> tuple[Path, bool]:
     """The folder of a spec, and whether it is there: one of an earlier format will do, if not of another tokenizer."""
-    formats = FORMATS if of_run is None else (of_run.format,)
-    for format in formats:
+    for format in _serving(of_run):
         for folder in (spec.prepared / fingerprint(spec, format=format), *_of_other_records(spec, format)):
             if is_prepared(folder):
                 held = read_prepared(folder)["tokenizer"]
@@ -164,6 +162,11 @@ def _folder(spec: DataSpec, of_run: Begun | None) -> tuple[Path, bool]:
                     return folder, True
     folder = spec.prepared / fingerprint(spec, of_run)
     return folder, is_prepared(folder)
+
+
+def _serving(of_run: Begun | None) -> Sequence[int]:
+    """Formats of prepared text that will do, the best first."""
+    return FORMATS if of_run is None else (of_run.format,)
 
 
 def _of_other_records(spec: DataSpec, format: int) -> Iterator[Path]:

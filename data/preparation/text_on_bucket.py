@@ -6,25 +6,23 @@ name hold the same bytes, so that of several machines which prepare at once the 
 """
 
 import contextlib
-import hashlib
 import json
 import shutil
 import sys
 from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from data.description import NAME, is_prepared
 from gptjax.files.atomic_folder import appearing
-from gptjax.files.buckets import MISSING, Bucket, BucketError, within
+from gptjax.files.buckets import MISSING, Bucket, BucketError, at_once, within
 from gptjax.files.cache_bound import evict, used
+from gptjax.files.file_digest import describe
 from gptjax.files.places import url_of
 from gptjax.files.plain_json import dumps
 
 LIST = "files.json"
 LARGEST = 5 * 10**9  # bytes that S3 takes at once
-AT_ONCE = 4  # files that are under way, each of them in memory
 
 
 def bucket_of(root: Path) -> Bucket | None:
@@ -83,21 +81,10 @@ def keep(folder: Path) -> Path:
             said = f"{large[0]} has more than 5 GB, which a store does not take at once"
             print(f"{folder}: not sent to {bucket.url}: {said}; other machines prepare this text too", file=sys.stderr)
             return folder
-        with ThreadPoolExecutor(AT_ONCE) as threads:
-            for sent in [threads.submit(_send, bucket, folder, name) for name in names]:
-                sent.result()
-        files = {name: _described(folder / name) for name in names}
+        at_once(lambda name: _create(bucket, f"{folder.name}/{name}", (folder / name).read_bytes()), names)
+        files = {name: describe(folder / name) for name in names}
         _create(bucket, f"{folder.name}/{LIST}", dumps({"files": files}, indent=1).encode())
     return folder
-
-
-def _described(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _send(bucket: Bucket, folder: Path, name: str) -> None:
-    _create(bucket, f"{folder.name}/{name}", (folder / name).read_bytes())
 
 
 def _create(bucket: Bucket, key: str, content: bytes) -> None:
@@ -121,12 +108,12 @@ def _fetch(bucket: Bucket, name: str, folder: Path) -> None:
         with appearing(folder) as (aside, appear):
             if folder.is_dir() and not is_prepared(folder):  # what was left of one that was deleted
                 shutil.rmtree(folder)
-            with ThreadPoolExecutor(AT_ONCE) as threads:
-                for fetched in [
-                    threads.submit(bucket.fetch, f"{name}/{file}", aside / within(file), said["bytes"], said["sha256"])
-                    for file, said in files.items()
-                ]:
-                    fetched.result()
+
+            def fetch(file: str) -> None:
+                said = files[file]
+                bucket.fetch(f"{name}/{file}", aside / within(file), said["bytes"], said["sha256"])
+
+            at_once(fetch, files)
             if not is_prepared(folder):
                 appear()
     except (ValueError, KeyError, TypeError, FileExistsError) as error:

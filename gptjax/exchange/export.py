@@ -34,11 +34,11 @@ from gptjax.exchange.hf_texts import texts
 from gptjax.exchange.safetensors_file import INDEX, SINGLE
 from gptjax.exchange.witness import reread
 from gptjax.files.atomic_folder import absent, appearing
+from gptjax.files.file_digest import describe
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.prompt import encode_prompts
 from gptjax.nn.likelihood import logits_from
 from gptjax.nn.model import Transformer, head
-from gptjax.runs.manifest import describe
 from gptjax.sharding import row_ways
 
 PROOF = "export_proof.json"

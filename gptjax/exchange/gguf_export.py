@@ -34,9 +34,9 @@ from gptjax.exchange.gguf_settings import DTYPES, check_dtype, described
 from gptjax.exchange.gguf_tokenizer import KEY, tokenizer_settings
 from gptjax.exchange.witness import gguf_reread
 from gptjax.files.atomic_folder import absent, appearing
+from gptjax.files.file_digest import describe
 from gptjax.inference.language_model import LanguageModel
 from gptjax.inference.prompt import encode_prompts
-from gptjax.runs.manifest import describe
 
 PROBES = (
     "I'LL pay 1234.50 $, won't you?\r\n\t now  and\u00a0then", "中文，标点。二〇二六年11月29日", "Ünïcödé — “quoted”",

@@ -23,8 +23,8 @@ from gptjax.exchange.hf_params import names, sound, table
 from gptjax.exchange.safetensors_file import read_tensors
 from gptjax.files.atomic_folder import absent, appearing
 from gptjax.files.bounded_files import naming, read_json
+from gptjax.files.file_digest import describe
 from gptjax.files.plain_json import dumps
-from gptjax.runs.manifest import describe
 from gptjax.spelling import did_you_mean
 
 CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "gptjax_base.json"

@@ -10,7 +10,8 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,6 +21,7 @@ PATIENCE = 120.0  # seconds that an answer may take, its repetitions included, a
 SLOWEST = 2**20  # bytes a second beyond that
 STALL = 30  # seconds without a byte, after which a transfer is begun again
 PIECE = 64 * 2**20  # bytes that are read at once
+AT_ONCE = 4  # objects that are under way, of which those that are written are in memory
 MISSING = b"\x02"  # the generation, as TensorStore calls it, of no object
 
 _CODE = r"(?:HTTP (?:response code: )?|http_response_code=')"  # numbers elsewhere may be of a name
@@ -176,6 +178,13 @@ class Bucket:
 def hint(said: str) -> str:
     """The way out of what TensorStore says, behind a semicolon; "" where none is known."""
     return next((f"; {way_out}" for sign, way_out in _HINTS if re.search(sign, said)), "")
+
+
+def at_once(work: Callable[[str], object], names: Iterable[str]) -> None:
+    """Does this work on objects of these names, a few of them at a time; raises what the first that failed raised."""
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        for done in [threads.submit(work, name) for name in names]:
+            done.result()
 
 
 def within(key: str) -> PurePosixPath:

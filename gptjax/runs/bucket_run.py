@@ -11,22 +11,21 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from gptjax.files.atomic_file import write_whole
-from gptjax.files.buckets import MISSING, Bucket, BucketError, within
+from gptjax.files.buckets import MISSING, Bucket, BucketError, at_once, within
 from gptjax.files.cache_bound import evict, used
+from gptjax.files.file_digest import describe
 from gptjax.files.locks import locked
 from gptjax.files.places import place_of_run, url_of
-from gptjax.runs.manifest import MANIFEST, describe, folder_of, manifest, numbered_name
+from gptjax.runs.manifest import MANIFEST, folder_of, manifest, numbered_name
 from gptjax.runs.manifest import steps as steps_of
 
 MODEL = ("model.json", "tokenizer.json", "generation.json", "ATTRIBUTION.md")  # what a model needs beside a step
 APART = ("checkpoints/", "lease/")  # what is no record of a run
 UNDER_WAY = re.compile(r"\.(unfinished|fetching-)")  # in the name of a file that gets its own once it is whole
-AT_ONCE = 4  # files of a step that are under way, each of them in memory
 
 
 class BucketRun:
@@ -95,20 +94,17 @@ class BucketRun:
     def fetch_step(self, step: int) -> None:
         """A step's files onto this machine. Raises ValueError naming the first that is missing or not as saved."""
         files = manifest(self.copy, step)["files"]
-        with ThreadPoolExecutor(AT_ONCE) as threads:
-            fetched = {name: threads.submit(self._fetch, step, name, files[name]) for name in files}
-        for name, done in fetched.items():
-            try:
-                done.result()
-            except ValueError as error:
-                raise ValueError(f"step {step}: {name}: {error}") from error
+        at_once(lambda name: self._fetch(step, name, files[name]), files)
         used(folder_of(self.copy, step))
 
     def _fetch(self, step: int, name: str, wanted: dict[str, Any]) -> None:
-        target = folder_of(self.copy, step) / within(name)
-        if not (target.is_file() and describe(target) == wanted):
-            self.bucket.fetch(f"checkpoints/{step}/{name}", target, wanted["bytes"], wanted["sha256"])
-            used(folder_of(self.copy, step))  # or a large one might be taken away before it is whole
+        try:
+            target = folder_of(self.copy, step) / within(name)
+            if not (target.is_file() and describe(target) == wanted):
+                self.bucket.fetch(f"checkpoints/{step}/{name}", target, wanted["bytes"], wanted["sha256"])
+                used(folder_of(self.copy, step))  # or a large one might be taken away before it is whole
+        except ValueError as error:
+            raise ValueError(f"step {step}: {name}: {error}") from error
 
     def fetch_newest(self, say: Callable[[str], object], set_bad_aside: bool = False) -> int | None:
         """The newest step that is whole, onto this machine, and the one that its manifest has loaded; None = no step.
@@ -194,9 +190,7 @@ class BucketRun:
         self.withdraw(step)  # one of the same number, of a run that went on from an earlier step; or half of one
         names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
         names.remove(MANIFEST)
-        with ThreadPoolExecutor(AT_ONCE) as threads:
-            for sent in [threads.submit(self._create, step, folder, name) for name in names]:
-                sent.result()
+        at_once(lambda name: self._create(step, folder, name), names)
         still_owned()
         self._create(step, folder, MANIFEST)
         self._mine.add(step)
@@ -228,9 +222,7 @@ class BucketRun:
         return name
 
     def _delete(self, keys: Iterable[str]) -> None:
-        with ThreadPoolExecutor(AT_ONCE) as threads:
-            for gone in [threads.submit(self.bucket.delete, key) for key in keys]:
-                gone.result()
+        at_once(self.bucket.delete, keys)
 
     def _stamps(self) -> dict[str, tuple[int, int]]:
         """(size, time of change) of the copy's records, but for what is just being written."""

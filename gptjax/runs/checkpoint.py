@@ -32,7 +32,8 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from gptjax.files.atomic_file import sync_folder, write_whole
-from gptjax.runs.manifest import ARRAYS, MANIFEST, TREE, describe, folder_of, manifest, set_aside, steps, write_manifest
+from gptjax.files.file_digest import describe
+from gptjax.runs.manifest import ARRAYS, MANIFEST, TREE, folder_of, manifest, set_aside, steps, write_manifest
 from gptjax.runs.restoring import (  # noqa: F401  `checkpoint` is where others import them from
     leaf_name,
     leaf_shapes,

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gptjax.files.atomic_file import sync_folder, write_whole
+from gptjax.files.file_digest import sha256
 from gptjax.files.plain_json import dumps
 
 FORMAT = 2  # format 1 had no digest of its own; from 2 on, every format checks itself as `_own_digest` does
@@ -138,18 +139,6 @@ def write_manifest(folder: Path, step: int, notes: Mapping[str, Any], files: Map
         raise ValueError(f"notes of step {step}: {clash} are names of the manifest's own; use others")
     text = dumps({**ours, **notes, "files": files}, indent=1) + "\n"
     write_whole(folder / MANIFEST, text.replace("0" * 64, _own_digest(text.encode()), 1))
-
-
-def describe(path: Path) -> dict[str, Any]:
-    """What a manifest says of a file, once the file is sure to outlast a power cut."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def folder_of(run: Path, step: int) -> Path:

@@ -24,9 +24,9 @@ from gptjax.exchange.programs.stablehlo_export import (
     write_small,
 )
 from gptjax.files.atomic_folder import absent, appearing
+from gptjax.files.file_digest import describe
 from gptjax.files.plain_json import dumps
 from gptjax.inference.language_model import LanguageModel
-from gptjax.runs.manifest import describe
 
 LOADER = Path(__file__).with_name("run_saved_model.py")
 TENSORS = "tensors.txt"  # for programs that read no JSON and no protocol buffers

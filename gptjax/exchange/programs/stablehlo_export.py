@@ -29,9 +29,9 @@ from gptjax.exchange.programs.program import (
     weights_of,
 )
 from gptjax.files.atomic_folder import absent, appearing
+from gptjax.files.file_digest import describe
 from gptjax.files.plain_json import dumps
 from gptjax.inference.language_model import LanguageModel
-from gptjax.runs.manifest import describe
 from gptjax.runs.rundir import CREDIT, Run
 
 FORMAT = 1  # of the folder: manifest.json, what the programs take and return

@@ -19,11 +19,11 @@ from gptjax.config import ClassHead, ModelConfig
 from gptjax.decoding.sampling import Sampling
 from gptjax.exchange import heads_file
 from gptjax.exchange.export import PROOF, export
+from gptjax.files.file_digest import sha256
 from gptjax.inference.chat import LINES, TURNS, Chat
 from gptjax.inference.generation_config import GenerationConfig
 from gptjax.inference.language_model import LanguageModel
 from gptjax.nn.model import Transformer, init_params
-from gptjax.runs.manifest import sha256
 from gptjax.runs.rundir import CREDIT, GENERATION
 from gptjax.sharding import make_mesh
 from gptjax.text.tokenizer import Tokenizer
