@@ -36,15 +36,19 @@ SEARCHED = (
 
 def states() -> None:
     from gptjax.config import ModelConfig
-    from train.objectives import causal_only
-    from train.planning.compile_for import compiled, topology_devices
+    from train.planning.compiler_process import CompilerEndedError, CompilerProcess
     from train.planning.estimate import estimate
 
     for words, device in CONFIGURATIONS:
         recipe, machines = parse(shlex.split(f"{ALONE} {words}")), Planning(device=device).machines
         config = ModelConfig.of(recipe.model, recipe.data.vocabulary)
         about = estimate(recipe, config, machines)
-        found = compiled(recipe, device, topology_devices(device, device), config.vocabulary, causal_only())
+        try:
+            with CompilerProcess(device, 1) as compiler:
+                found = compiler(recipe, config.vocabulary)
+        except CompilerEndedError as ended:
+            print(f"{device} {words}: the compiler gave up: {ended}", flush=True)
+            continue
         state, given, peak = about.state.kept / 1e6, found.argument_bytes / 1e6, found.peak_bytes / 1e6
         print(
             f"{device} {words}: state {state:,.2f} MB, arguments {given:,.2f} MB ({state / given - 1:+.2%}); "
@@ -57,7 +61,7 @@ def states() -> None:
 
 def ranks() -> None:
     from gptjax.config import ModelConfig
-    from train.planning.compile_for import topology_devices
+    from train.planning.compiler_process import CompilerProcess
     from train.planning.plan import plan
     from train.planning.search import answered, settings
     from train.tuning.strategies import settings_said
@@ -67,9 +71,9 @@ def ranks() -> None:
         recipe = parse(shlex.split(f"{ALONE} {words}"))
         found = plan(asked, recipe, settings_said(shlex.split(words)), lambda _: None)
         machines, config = found.machines, ModelConfig.of(recipe.model, recipe.data.vocabulary)
-        devices = topology_devices(device, device)
         possible = [one for one in found.tried if one.fits is not False]
-        every = [one if one.compiled else answered(one, config, machines, devices) for one in possible]
+        with CompilerProcess(device, 1) as compiler:
+            every = [one if one.compiled else answered(one, config, machines, compiler) for one in possible]
         fitting = [one for one in every if one.fits]
         best = min(fitting, key=lambda one: one.pace(machines))
         ratio = found.best.pace(machines)[0] / best.pace(machines)[0]

@@ -74,8 +74,11 @@ class TooLargeError(ValueError):
     """The compiler found no room for a step in the memory of a chip; `needs`: how much was lacking."""
 
     def __init__(self, topology: str, needs: str, changes: str):
-        super().__init__(f"{topology}: {needs}; {changes}")
+        super().__init__(topology, needs, changes)  # as they are, so that it goes from one process to another
         self.needs = needs
+
+    def __str__(self) -> str:
+        return "{}: {}; {}".format(*self.args)
 
 
 def compile_for(recipe: Recipe, topology: str) -> CompiledFor:

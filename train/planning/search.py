@@ -1,13 +1,13 @@
 """The fastest candidate that fits: all of them by arithmetic, the best few by the compiler."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gptjax.config import ModelConfig
 from gptjax.mesh_axes import REMAINDER
-from train.objectives import causal_only
 from train.planning.chips import Machines
-from train.planning.compile_for import CompiledFor, TooLargeError, compiled, topology_devices
+from train.planning.compile_for import CompiledFor, TooLargeError
+from train.planning.compiler_process import CompilerEndedError, CompilerProcess
 from train.planning.estimate import Estimate, estimate, kernel_seconds
 from train.recipe import Recipe
 
@@ -21,7 +21,7 @@ class Tried(NamedTuple):
 
     recipe: Recipe
     estimate: Estimate
-    fits: bool | None  # None = nobody knows, as the compiler was not asked
+    fits: bool | None  # None = nobody knows: the compiler was not asked, or did not come to an end
     said: str  # by whom the verdict is
     compiled: CompiledFor | None = None
     kernel_seconds: float = 0.0
@@ -68,7 +68,8 @@ def search(
     room = machines.chip.memory
     tried = [_weighed(Tried(one, estimate(one, config, machines), None, ""), room, machines) for one in recipes]
     if machines.family == "tpu":
-        tried = _by_compiler(tried, config, machines, say)
+        with CompilerProcess(machines.name, machines.groups) as compiler:
+            tried = _by_compiler(tried, config, machines, compiler, say)
     rank = {True: 0, None: 1, False: 2}
     return sorted(tried, key=lambda one: (rank[one.fits], one.pace(machines) if one.fits else (one.memory, 0.0)))
 
@@ -84,10 +85,13 @@ def _weighed(one: Tried, room: float, machines: Machines) -> Tried:
 
 
 def _by_compiler(
-    tried: list[Tried], config: ModelConfig, machines: Machines, say: Callable[[str], object]
+    tried: list[Tried],
+    config: ModelConfig,
+    machines: Machines,
+    compiler: CompilerProcess,
+    say: Callable[[str], object],
 ) -> list[Tried]:
     """The compiler's word on the most promising; those that need more than one which it refused are not asked."""
-    devices = topology_devices(machines.name, f"--device {machines.name}", machines.groups)
     refused = float("inf")
     answers: dict[int, Tried] = {}
     order = sorted((n for n, one in enumerate(tried) if one.fits is None), key=lambda n: tried[n].pace(machines))
@@ -103,18 +107,20 @@ def _by_compiler(
             tried[number] = one._replace(fits=False, said="larger than one that the compiler refused")
             continue
         say(f"compiling {settings(one.recipe, machines)}")
-        answers[number] = answered(one, config, machines, devices)
-        refused = min(refused, one.memory) if not answers[number].fits else refused
+        answers[number] = answered(one, config, machines, compiler)
+        refused = min(refused, one.memory) if answers[number].fits is False else refused
     return [answers.get(number, one if one.said else one._replace(said="slower, by arithmetic"))
             for number, one in enumerate(tried)]  # fmt: skip
 
 
-def answered(one: Tried, config: ModelConfig, machines: Machines, devices: Sequence[Any]) -> Tried:
+def answered(one: Tried, config: ModelConfig, machines: Machines, compiler: CompilerProcess) -> Tried:
     """A candidate as the compiler sees it."""
     try:
-        found = compiled(one.recipe, machines.name, devices, config.vocabulary, causal_only())
+        found = compiler(one.recipe, config.vocabulary)
     except TooLargeError as refusal:
         return one._replace(fits=False, said=refusal.needs)
+    except CompilerEndedError as ended:
+        return one._replace(said=f"the compiler gave up: {ended}")
     if found.kernels == 0:
         return one._replace(fits=True, said="compiled", compiled=found)
     return one._replace(

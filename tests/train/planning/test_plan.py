@@ -16,6 +16,7 @@ from tests.tiny_recipe import recipe
 from train.planning import plan as plan_module
 from train.planning import search as search_module
 from train.planning.compile_for import CompiledFor, TooLargeError
+from train.planning.compiler_process import CompilerProcess
 from train.planning.plan import plan, tell
 from train.planning.plan_options import Planning
 from train.recipe import BatchSpec, MeshSpec, OptimizerSpec
@@ -72,19 +73,18 @@ def compiler(monkeypatch):
     """Stands in for the TPU's: refuses what keeps everything, gives cycles by the number of its call."""
     calls = []
 
-    def compiled(made, topology, devices, vocabulary, spec):
+    def compiled(compiler, made, vocabulary):
         calls.append(made)
         if made.compute.remat == "none":
-            raise TooLargeError(topology, "the step needs 20GB of 15.75GB a chip", "change one of: ...")
+            raise TooLargeError("v5e:4x4", "the step needs 20GB of 15.75GB a chip", "change one of: ...")
         return CompiledFor(
-            topology=topology, chip="TPU v5 lite", mesh={}, argument_bytes=3 * 10**9, peak_bytes=6 * 10**9,
+            topology="v5e:4x4", chip="TPU v5 lite", mesh={}, argument_bytes=3 * 10**9, peak_bytes=6 * 10**9,
             temporary_bytes=0, collective_bytes={"all-gather": 10**6}, program_bytes=10**6, compile_seconds=1.0,
             far_bytes={"all-reduce": 2 * 10**9} if made.mesh.over(32)["data"] % 2 == 0 else {},
             cycles=10**9 // len(calls), kernels=1,
         )  # fmt: skip
 
-    monkeypatch.setattr(search_module, "compiled", compiled)
-    monkeypatch.setattr(search_module, "topology_devices", lambda *_: [])
+    monkeypatch.setattr(CompilerProcess, "__call__", compiled)
     monkeypatch.setattr(plan_module, "check_compiler", lambda _: None)
     return calls
 

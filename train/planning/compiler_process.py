@@ -1,0 +1,60 @@
+"""The TPU compiler in a process of its own: there are steps at which it gives up by ending the process it is in."""
+
+import multiprocessing
+import os
+import re
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from train.objectives import causal_only
+from train.planning.compile_for import CompiledFor, compiled, topology_devices
+from train.recipe import Recipe
+
+
+class CompilerEndedError(RuntimeError):
+    """The compiler ended its process; what it said last."""
+
+
+class CompilerProcess:
+    """Compiles steps of next words for so many slices of a topology, one after another."""
+
+    def __init__(self, topology: str, slices: int):
+        self._topology, self._slices = topology, slices
+
+    def __enter__(self) -> Self:
+        self._folder = tempfile.TemporaryDirectory()
+        self._errors = Path(self._folder.name) / "errors"
+        self._start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._pool.shutdown()
+        self._folder.cleanup()
+
+    def _start(self) -> None:
+        fresh = multiprocessing.get_context("spawn")  # of this one it would have threads and locks
+        self._pool = ProcessPoolExecutor(1, fresh, initializer=_begin, initargs=(self._errors,))
+
+    def __call__(self, recipe: Recipe, vocabulary: int) -> CompiledFor:
+        """Raises TooLargeError, CompilerEndedError, and ValueError for an unknown topology."""
+        try:
+            return self._pool.submit(_compile, recipe, self._topology, self._slices, vocabulary).result()
+        except BrokenProcessPool as ended:
+            self._pool.shutdown()
+            said = re.search(r"^F.*?\] (.*)", self._errors.read_text(errors="replace"), re.MULTILINE)
+            self._start()
+            raise CompilerEndedError(said[1] if said else "no reason was given") from ended
+
+
+def _begin(errors: Path) -> None:
+    """What the compiler says as it ends, with its stack, goes to a file."""
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+
+
+def _compile(recipe: Recipe, topology: str, slices: int, vocabulary: int) -> CompiledFor:
+    devices = topology_devices(topology, f"--device {topology}", slices)
+    return compiled(recipe, topology, devices, vocabulary, causal_only())
