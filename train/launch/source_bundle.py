@@ -14,7 +14,6 @@ from gptjax.files.plain_json import dumps
 
 BUNDLE = "source.json"  # {"commit", "changed"}, as git says there: for train/record/provenance.py
 SHOWN = 5  # changed files that a refusal lists
-NOT_SENT = ":!.venv"  # may be a link, which .gitignore does not cover
 
 
 class Source(NamedTuple):
@@ -43,7 +42,7 @@ def source_of(checkout: Path, dirty: bool) -> Source:
     except (OSError, subprocess.CalledProcessError) as error:
         raise ValueError(f"{checkout}: no git checkout with a commit, which is what is sent; clone it anew") from error
     tree = _git(checkout, "rev-parse", "HEAD^{tree}").decode().strip()
-    listed = _git(checkout, "status", "--porcelain", "--untracked-files=all", "--", ".", NOT_SENT).decode().splitlines()
+    listed = _git(checkout, "status", "--porcelain", "--untracked-files=all").decode().splitlines()
     if not listed:
         return Source(checkout, commit, tree, "")
     if not dirty:
@@ -56,7 +55,7 @@ def source_of(checkout: Path, dirty: bool) -> Source:
     with tempfile.TemporaryDirectory() as folder:  # an index of its own: that of the checkout stays as it is
         index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
         _git(checkout, "read-tree", "HEAD", **index)
-        _git(checkout, "add", "--all", "--", ".", NOT_SENT, **index)
+        _git(checkout, "add", "--all", **index)
         written = _git(checkout, "write-tree", **index).decode().strip()
     return Source(checkout, commit, written, "" if written == tree else written)
 

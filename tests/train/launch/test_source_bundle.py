@@ -2,8 +2,10 @@
 
 import io
 import json
+import shutil
 import subprocess
 import tarfile
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +24,7 @@ def checkout(tmp_path):
     git(folder, "init", "--quiet")
     (folder / "run.sh").write_text("#!/bin/sh\n")
     (folder / "run.sh").chmod(0o755)
-    (folder / ".gitignore").write_text("/runs/\n")
+    shutil.copy(Path(__file__).parents[3] / ".gitignore", folder)
     git(folder, "add", ".")
     git(folder, "commit", "--quiet", "-m", "one")
     return folder
@@ -58,10 +60,18 @@ def test_changes_are_refused_by_name_until_asked_for_and_then_sent_with_new_file
     assert listed == " M run.sh\n?? new.py\n"
 
 
-def test_an_environment_that_is_a_link_is_no_change(checkout):
-    (checkout / ".venv").symlink_to("/")
+@pytest.mark.parametrize("is_link", [False, True])
+def test_an_environment_never_goes_along(checkout, is_link):
+    """A folder, or a link to one: it is no change, and where there are changes it is not sent with them."""
+    if is_link:
+        (checkout / ".venv").symlink_to("/")
+    else:
+        (checkout / ".venv").mkdir()
+        (checkout / ".venv/python").write_text("")
     assert source_of(checkout, dirty=False).changed == ""
-    assert source_of(checkout, dirty=True).changed == ""
+    (checkout / "new.py").write_text("x = 1\n")
+    with tarfile.open(fileobj=io.BytesIO(archive(source_of(checkout, dirty=True)))) as tar:
+        assert sorted(tar.getnames()) == [".gitignore", "new.py", "run.sh", "source.json"]
 
 
 def test_what_is_unpacked_can_run_and_says_where_it_comes_from(checkout, tmp_path):
