@@ -18,7 +18,7 @@ from gptjax.runs.checkpoint import restore, saved_shapes
 from gptjax.runs.manifest import manifest, steps
 from train.recipe import Recipe
 from train.record.ledger import read_ledger
-from train.record.metrics import NAN, Record, SourceRecord, TaskRecord, Train, Version, read_metrics
+from train.record.metrics import NAN, Hosts, Record, SourceRecord, TaskRecord, Train, Version, read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 # What a manifest says of one run alone: its files, when and how fast they were written, and where it came from.
@@ -96,9 +96,9 @@ def flat(tree: Any) -> dict[str, np.ndarray]:
 
 
 def _records(run: Path) -> list[Record]:
-    """Every record, without the times that no two runs share, and the version of the file."""
+    """Every record, without the times that no two runs share, those of processes among them, and the file's version."""
     timeless = {"tokens_per_second": NAN, "mfu": NAN, "seconds": NAN}
-    records = [record for record in read_metrics(run / "metrics.jsonl") if not isinstance(record, Version)]
+    records = [record for record in read_metrics(run / "metrics.jsonl") if not isinstance(record, Version | Hosts)]
     return [record._replace(**timeless) if isinstance(record, Train) else record for record in records]
 
 

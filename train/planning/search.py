@@ -1,6 +1,6 @@
 """The fastest candidate that fits: all of them by arithmetic, the best few by the compiler."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from gptjax.config import ModelConfig
@@ -11,8 +11,9 @@ from train.planning.compiler_process import CompilerEndedError, CompilerProcess
 from train.planning.estimate import Estimate, estimate, kernel_seconds
 from train.recipe import Recipe
 
-COMPILED = 3  # candidates that the compiler finds room for, at most
-ASKED = 5  # candidates that it is asked of, the fastest first; where none had room, then the smallest
+COMPILED = 6  # candidates that the compiler finds room for, at most
+ASKED = 8  # candidates that it is asked of; where none had room, then the smallest
+NEAR = 1.25  # times the time of the fastest: of candidates so close the arithmetic does not know which is faster
 SLACK = 1.25  # the arithmetic is believed that a step does not fit where it says so much more than there is
 
 
@@ -99,9 +100,7 @@ def _by_compiler(
         done = sum(bool(answer.fits) for answer in answers.values())
         if done == COMPILED or (len(answers) >= ASKED and done):
             break
-        if len(answers) >= ASKED:
-            order.sort(key=lambda n: tried[n].memory)
-        number = order.pop(0)
+        order.remove(number := _next(order, tried, answers, machines))
         one = tried[number]
         if one.memory >= refused:
             tried[number] = one._replace(fits=False, said="larger than one that the compiler refused")
@@ -111,6 +110,23 @@ def _by_compiler(
         refused = min(refused, one.memory) if answers[number].fits is False else refused
     return [answers.get(number, one if one.said else one._replace(said="slower, by arithmetic"))
             for number, one in enumerate(tried)]  # fmt: skip
+
+
+def _next(order: Sequence[int], tried: Sequence[Tried], answers: Mapping[int, Tried], machines: Machines) -> int:
+    """Which of `order`, the fastest by arithmetic first, the compiler is asked of: one of each mesh that comes near the
+    fastest of them; then others of the mesh that the compiler found fastest."""
+    if len(answers) >= ASKED:
+        return min(order, key=lambda n: tried[n].memory)
+
+    def mesh(n: int) -> dict[str, int]:
+        return tried[n].recipe.mesh.over(machines.chips)
+
+    seen, near = [mesh(n) for n in answers], NEAR * tried[order[0]].pace(machines)[0]
+    if fresh := [n for n in order if mesh(n) not in seen and tried[n].pace(machines)[0] <= near]:
+        return fresh[0]
+    done = [n for n, answer in answers.items() if answer.fits]
+    best = mesh(min(done, key=lambda n: answers[n].pace(machines))) if done else None
+    return next((n for n in order if mesh(n) == best), order[0])
 
 
 def answered(one: Tried, config: ModelConfig, machines: Machines, compiler: CompilerProcess) -> Tried:

@@ -103,6 +103,23 @@ def test_of_tpus_the_compiler_has_the_last_word(tmp_path, compiler):
     assert "cycles, the compiler's" in shown(found)
 
 
+def test_of_meshes_that_are_close_by_arithmetic_the_compiler_decides(tmp_path, compiler, monkeypatch):
+    """The compiler finds another mesh faster than the arithmetic does, and `full` the fastest on it."""
+
+    def compiled(process, made, vocabulary):
+        found = stand_in(process, made, vocabulary)
+        good_mesh, good_remat = made.mesh.over(8)["fsdp"] == 8, made.compute.remat == "full"
+        return dataclasses.replace(found, cycles=10**9 // (1 + 2 * good_mesh + good_remat))
+
+    stand_in = CompilerProcess.__call__
+    monkeypatch.setattr(CompilerProcess, "__call__", compiled)
+    found = asked_of(tmp_path, size="mini", optimizer="muon", device="v5e:2x4")
+    assert found.best.recipe.mesh.over(8)["fsdp"] == 8
+    assert found.best.recipe.compute.remat == "full"
+    meshes = [tuple(made.mesh.over(8).values()) for made in compiler]
+    assert len(set(meshes[:3])) == 3
+
+
 def test_several_slices_are_compiled_as_one(tmp_path, compiler):
     """Whole candidates; what goes between the slices is the compiler's word too, and takes its time."""
     found = asked_of(tmp_path, device="v5e:4x4", slices=2)
