@@ -15,8 +15,8 @@ from gptjax.decoding.sampling import Sampling
 from gptjax.inference.chat import TURNS, Chat
 from gptjax.runs.manifest import steps as saved_steps
 from gptjax.text.tokenizer import Tokenizer
-from tests.tiny_recipe import recipe, records, steps_alone, write_text
-from train.recipe import BatchSpec, MeshSpec, OptimizerSpec, from_json, to_json
+from tests.tiny_recipe import one_device, recipe, records, steps_alone, write_text
+from train.recipe import BatchSpec, MeshSpec, OptimizerSpec, StopSpec, from_json, to_json
 from train.tuning.base import open_base
 from train.tuning.finetune import chained
 from train.tuning.talks import prepared_examples
@@ -29,7 +29,8 @@ OPTIMIZER = OptimizerSpec(learning_rate=1e-2, warmup=2, weight_decay=0.0)
 def folder(tmp_path_factory):
     """A folder with text, a trained base in `base`, and talks.jsonl."""
     made = write_text(tmp_path_factory.mktemp("tuned"))
-    steps_alone(recipe(made, "base", steps=4))
+    with one_device():
+        steps_alone(recipe(made, "base", steps=4, mesh=MeshSpec()))
     words = ("fox", "dog", "box", "wizards", "quartz")
     talks = [
         {"messages": [{"role": "user", "content": f"{word} {n}"}, {"role": "assistant", "content": f"the {word}"}]}
@@ -57,6 +58,20 @@ def tune(folder, run, **changes) -> TuneRecipe:
     return TuneRecipe(**{**shared, "base": str(folder / "base"), "examples": examples, **changes})
 
 
+@pytest.fixture(scope="module")
+def plain(folder):
+    """The finished run of `tune` as it stands."""
+    with one_device():
+        return steps_alone(tune(folder, "plain"))
+
+
+@pytest.fixture
+def alone():
+    """One device for all but what is about more of them."""
+    with one_device():
+        yield
+
+
 def params_of(run, step):
     return gptjax.load(run, step).params
 
@@ -65,15 +80,14 @@ def flat(tree):
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
-def test_step_0_is_the_base_and_training_moves_it(folder):
-    run = steps_alone(tune(folder, "plain"))
-    base, begun, ended = flat(params_of(folder / "base", 4)), flat(params_of(run, 0)), flat(params_of(run, 6))
+def test_step_0_is_the_base_and_training_moves_it(folder, plain):
+    base, begun, ended = flat(params_of(folder / "base", 4)), flat(params_of(plain, 0)), flat(params_of(plain, 6))
     for name, leaf in base.items():
         np.testing.assert_array_equal(begun[name], leaf)
     assert any(not np.array_equal(ended[name], leaf) for name, leaf in begun.items())
 
 
-def test_it_talks_by_the_template_that_it_was_trained_with_and_its_replies_end(folder):
+def test_it_talks_by_the_template_that_it_was_trained_with_and_its_replies_end(folder, alone):
     run = steps_alone(tune(folder, "talks", steps=80, optimizer=dataclasses.replace(OPTIMIZER, warmup=5)))
     model = gptjax.load(run)
     assert model.generation_config.chat_template == TURNS
@@ -85,7 +99,7 @@ def test_it_talks_by_the_template_that_it_was_trained_with_and_its_replies_end(f
     assert gptjax.load(folder / "base").generation_config.chat_template is None
 
 
-def test_lora_trains_adapters_alone_and_is_loaded_merged(folder):
+def test_lora_trains_adapters_alone_and_is_loaded_merged(folder, alone):
     run = steps_alone(tune(folder, "lora", lora=Lora(rank=2)))
     assert json.loads((run / "model.json").read_text())["lora"]["rank"] == 2
     base, merged = flat(params_of(folder / "base", 4)), flat(params_of(run, 6))
@@ -116,17 +130,17 @@ def test_what_is_killed_between_steps_goes_on_bit_for_bit(folder):
     assert ledgers[0] == ledgers[1]
 
 
-def test_noise_on_embeddings_moves_the_loss_and_no_row_and_prompts_that_are_encoded_stay_so(folder):
+def test_noise_on_embeddings_moves_the_loss_and_no_row_and_prompts_that_are_encoded_stay_so(folder, plain, alone):
     """Rows are those without noise; the loss is another. A run that encodes prompts says so to whoever loads it."""
     examples = ExamplesSpec(sources=(str(folder / "talks.jsonl"),), held_out=5, length=32, prefix=True)
-    changes = {"quiet": {}, "noisy": {"augment": Augment(embedding_noise=5)}, "encoding": {"examples": examples}}
-    quiet, noisy, encoding = (steps_alone(tune(folder, name, steps=3, **one)) for name, one in changes.items())
-    told = [[*map(json.loads, (run / "ledger.jsonl").read_text().splitlines())] for run in (quiet, noisy, encoding)]
+    changes = {"noisy": {"augment": Augment(embedding_noise=5)}, "encoding": {"examples": examples}}
+    noisy, encoding = (steps_alone(tune(folder, name, **one)) for name, one in changes.items())
+    told = [[*map(json.loads, (run / "ledger.jsonl").read_text().splitlines())] for run in (plain, noisy, encoding)]
     rows, losses = ([[line[what] for line in of_run] for of_run in told] for what in ("hash", "loss"))
     assert rows[0] == rows[1] != rows[2]
     assert losses[0][0] != losses[1][0]
     assert gptjax.load(encoding).generation_config.encodes_prompt
-    assert not gptjax.load(quiet).generation_config.encodes_prompt
+    assert not gptjax.load(plain).generation_config.encodes_prompt
 
 
 def test_a_mask_that_the_base_lacks_is_refused_before_examples_are_prepared(folder, monkeypatch):
@@ -141,16 +155,15 @@ def test_a_mask_that_the_base_lacks_is_refused_before_examples_are_prepared(fold
     assert not (folder / "new").exists()
 
 
-def test_replayed_text_is_a_task_of_its_own_beside_the_replies(folder):
+def test_replayed_text_is_a_task_of_its_own_beside_the_replies(folder, plain, alone):
     run = steps_alone(tune(folder, "replayed", replay=0.25))
     assert {*records(run, "train")[-1]["tasks"]} == {"reply", "causal_lm"}
-    alone = steps_alone(tune(folder, "alone"))
-    assert {*records(alone, "train")[-1]["tasks"]} == {"reply"}
+    assert {*records(plain, "train")[-1]["tasks"]} == {"reply"}
 
 
-def test_each_stage_begins_where_the_one_before_it_ended(folder):
+def test_each_stage_begins_where_the_one_before_it_ended(folder, alone):
     first = tune(folder, "staged", optimizer=dataclasses.replace(OPTIMIZER, frozen=(("layers/.*", 1.0), (".*", 0.0))))
-    stages = chained([first, tune(folder, "staged", steps=4)])
+    stages = chained([first, tune(folder, "staged", stop=StopSpec(step=4))])
     for stage in stages:
         steps_alone(stage)
     assert [stage.run for stage in stages] == [folder / "staged.stage-1", folder / "staged"]
