@@ -9,12 +9,12 @@ from data.tasks.causal_lm import CausalLM
 from data.tasks.masked_lm import MaskedLM
 from data.tasks.position import Position
 from gptjax.runs.manifest import manifest
-from tests.tiny_recipe import one_device, recipe, records, steps_alone, write_text
+from tests.tiny_recipe import recipe, records, steps_alone, write_text
 from train import loop
 from train.lab import verify_resume
 from train.lab.verify_resume import differing
 from train.objectives import Objectives
-from train.recipe import MeshSpec, OptimizerSpec, StopSpec
+from train.recipe import OptimizerSpec, StopSpec
 
 OBJECTIVES = Objectives(
     causal_lm=CausalLM(rows=0.5), masked_lm=MaskedLM(rows=0.25), position=Position(rows=0.25),
@@ -26,22 +26,20 @@ OBJECTIVES = Objectives(
 def runs(tmp_path_factory):
     """Eight steps straight; eight that broke off in the seventh; and with another seed.
 
-    Several tasks, whose weights are learnt and whose conflicts are looked for; dropout, two micro-batches; on one
-    device: on a mesh, test_pretrain.py and test_tuned_run.py compare runs.
+    Several tasks, whose weights are learnt and whose conflicts are looked for; dropout, two micro-batches.
     """
     text = write_text(tmp_path_factory.mktemp("verify"))
     optimizer = OptimizerSpec(learning_rate=1e-2, warmup=2, ema=0.9)
-    settings = {"objectives": OBJECTIVES, "optimizer": optimizer, "samples": 0, "mesh": MeshSpec()}
+    settings = {"objectives": OBJECTIVES, "optimizer": optimizer, "samples": 0}
     eight = {"stop": StopSpec(step=8), **settings}
-    with one_device():
-        with pytest.MonkeyPatch.context() as patch:
-            read = loop.Loop._read
-            patch.setattr(loop.Loop, "_read", lambda self, step: read(self, step) if step < 7 else 1 / 0)
-            with pytest.raises(ZeroDivisionError):
-                steps_alone(recipe(text, "parts", **eight))
-        parts = steps_alone(recipe(text, "parts", **eight))
-        other = steps_alone(recipe(text, "other", **eight, seed=1))
-        return steps_alone(recipe(text, "straight", **eight)), parts, other
+    with pytest.MonkeyPatch.context() as patch:
+        read = loop.Loop._read
+        patch.setattr(loop.Loop, "_read", lambda self, step: read(self, step) if step < 7 else 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            steps_alone(recipe(text, "parts", **eight))
+    parts = steps_alone(recipe(text, "parts", **eight))
+    other = steps_alone(recipe(text, "other", **eight, seed=1))
+    return steps_alone(recipe(text, "straight", **eight)), parts, other
 
 
 def test_parts_equal_the_whole_in_every_bit_and_another_seed_in_none(runs):
