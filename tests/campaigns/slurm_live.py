@@ -158,15 +158,18 @@ def cancelled(at: Cluster, run: str) -> str:
 
 def other_nodes(at: Cluster, run: str) -> str:
     """cancelled, and gone on with on four nodes in place of two, then on one"""
-    job = at.queue(run)
+    undropped = ("--model.dropout", "0")  # whose masks differ from one cut into micro-batches to another
+    wanted("state of the run beside it", at.over(at.queue("undropped", more=undropped))["JobState"], "COMPLETED")
+    job = at.queue(run, more=undropped)
     at.middle(run)
     slurm("scancel", job)
     at.over(job)
-    part = str(max(steps(at.run(run))) + 2 * EVERY)
-    wanted("state", at.over(at.queue(run, "--nodes", "4", more=("--stop.step", part)))["JobState"], "COMPLETED")
-    wanted("saved", max(steps(at.run(run))), int(part))
-    wanted("state", at.over(at.queue(run, "--nodes", "1"))["JobState"], "COMPLETED")
-    found = compare(at.run("alone"), at.run(run))
+    part = max(steps(at.run(run))) + 2 * EVERY
+    on_four = at.queue(run, "--nodes", "4", more=(*undropped, "--stop.step", str(part)))
+    wanted("state", at.over(on_four)["JobState"], "COMPLETED")
+    wanted("saved", max(steps(at.run(run))), part)
+    wanted("state", at.over(at.queue(run, "--nodes", "1", more=undropped))["JobState"], "COMPLETED")
+    found = compare(at.run("undropped"), at.run(run))
     wanted("steps with the same rows", found.same_rows, at.steps)
     if found.loss >= BOUND:
         raise ValueError(f"losses differ by up to {found.loss:.1e}, more than {BOUND}")

@@ -79,6 +79,19 @@ def test_one_step_of_the_ledger_is_enough(runs, tmp_path):
     assert found.startswith("ledger: Entry(step=5")
 
 
+def test_times_of_processes_are_no_difference_and_a_remark_is_one(runs, tmp_path):
+    """Every start of several processes writes times of its own."""
+    straight, _, _ = runs
+    copy = shutil.copytree(straight, tmp_path / "copy")
+    for line, found in (
+        ({"kind": "hosts", "step": 3, "step_seconds": [0.1, 0.2]}, 0),
+        ({"kind": "remark", "step": 3}, 1),
+    ):
+        with (copy / "metrics.jsonl").open("a") as file:
+            file.write(f"{json.dumps(line)}\n")
+        assert len(list(differing(straight, copy))) == found
+
+
 def test_runs_that_ended_at_other_steps_are_not_compared(runs, tmp_path):
     straight, parts, _ = runs
     copy = shutil.copytree(parts, tmp_path / "copy")
