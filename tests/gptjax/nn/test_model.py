@@ -50,6 +50,11 @@ def hidden(config, params, *batch, dtype=jnp.float32):
     return Transformer(config, dtype=dtype).apply({"params": params}, *batch)[0]
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def through_a_cache(config, parts, params, *batch, **cache):
+    return Transformer(config, parts=parts).apply({"params": params}, *batch, **cache)
+
+
 def qwen3(config, params, tokens):
     """Qwen3's final hidden state for one causal document, in float64 from the definition (arXiv:2505.09388, section 2).
 
@@ -187,11 +192,10 @@ def test_a_layer_without_positions_is_the_same_however_it_is_run():
     np.testing.assert_allclose(packed[:, 2:], wanted, atol=1e-5)
     parts = {f"layers_{n}": jax.tree.map(lambda leaf: leaf[n : n + 1], params["layers"]) for n in range(2)}  # noqa: B023
     parts |= {name: leaf for name, leaf in params.items() if name != "layers"}
-    step = jax.jit(Transformer(config, parts=(1, 1)).apply)
     cache = Cache.empty(config, 1, 8, jnp.float32, (1, 1))
     for place, token in enumerate(tokens):
         batch = row([token], position=[place])
-        found, cache = step({"params": parts}, *batch, cache=cache, slot_B=jnp.array([place]))
+        found, cache = through_a_cache(config, (1, 1), parts, *batch, cache=cache, slot_B=jnp.array([place]))
         np.testing.assert_allclose(found[:, 0], wanted[:, place], atol=1e-5)
     assert np.abs(wanted - hidden(config_of(qkv_bias=True, L=2), params, *row(tokens))).max() > 1e-3
 
@@ -386,16 +390,17 @@ def test_a_frequent_tokens_gradient_is_added_up_in_float32(family):
 def test_reading_through_the_cache_is_reading_all_at_once(family, prefix):
     """Five tokens at once into a row of three, then one by one with its neighbours: the hidden states of the whole."""
     config, tokens = config_of(family), [5, 3, 9, 1, 2, 7, 8, 4]
-    params, apply = parameters(config), jax.jit(Transformer(config).apply)
+    params = parameters(config)
     batch = row(tokens, visible=[place < prefix for place in range(8)])
     whole = hidden(config, params, *batch)
     cache = Cache.empty(config, 3, 16, jnp.float32, [config.L])
     first = (array[:, :5] for array in batch)
-    x, cache = apply({"params": params}, *first, cache=cache, slot_B=jnp.array([0]), row=1)
+    x, cache = through_a_cache(config, None, params, *first, cache=cache, slot_B=jnp.array([0]), row=1)
     found = [x]
     for place in range(5, 8):
         piece = (jnp.repeat(array[:, place : place + 1], 3, axis=0) for array in batch)
-        x, cache = apply({"params": params}, *piece, cache=cache, slot_B=jnp.array([place - 5, place, 16]))
+        slots_B = jnp.array([place - 5, place, 16])
+        x, cache = through_a_cache(config, None, params, *piece, cache=cache, slot_B=slots_B)
         found.append(x[1:2])
     np.testing.assert_allclose(np.concatenate(found, axis=1)[0], whole[0], atol=1e-5)
     assert not np.allclose(x[0], whole[0, -1:], atol=1e-3)
