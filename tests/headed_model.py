@@ -29,7 +29,7 @@ def headed_model(lora: Lora | None = None) -> LanguageModel:
     """Its heads are random, and so are its adapters, where it has some."""
     bare = random_model()
     config = dataclasses.replace(bare.config, class_heads=HEADS, lora=lora)
-    fresh = nn.unbox(init_params(Transformer(config), jax.random.key(0)))
+    fresh = nn.unbox(jax.eval_shape(lambda: init_params(Transformer(config), jax.random.key(0))))  # its shapes alone
     draw = np.random.default_rng(0)
 
     def drawn(leaf, size=1.0):

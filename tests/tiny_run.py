@@ -34,7 +34,7 @@ def characters() -> Tokenizer:
 def random_model(shape: str = "grouped-query", T: int = 64) -> LanguageModel:
     """A model of random weights, scaled up so that its scores, and so its greedy texts, differ from place to place."""
     config = ModelConfig(T=T, vocabulary=bpe().size, tied=False, **SHAPES[shape])
-    params = nn.unbox(init_params(Transformer(config), jax.random.key(1)))
+    params = nn.unbox(jax.jit(lambda key: init_params(Transformer(config), key))(jax.random.key(1)))
 
     def louder(path, leaf):
         name = jax.tree_util.keystr(path)

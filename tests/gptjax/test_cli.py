@@ -2,10 +2,10 @@
 
 import dataclasses
 import io
+import os
 import shutil
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -49,6 +49,12 @@ def refused(monkeypatch, capsys, *words):
     return err
 
 
+def worked():
+    """Seconds of a processor that ended child processes have taken: a busy machine does not stretch them."""
+    spent = os.times()
+    return spent.children_user + spent.children_system
+
+
 def test_a_typo_is_reported_at_once_and_without_jax(runs):
     """Within 2 s of work: nothing of JAX is imported by then, nor TensorFlow, train or data."""
     program = (
@@ -64,12 +70,12 @@ def test_a_typo_is_reported_at_once_and_without_jax(runs):
         ("checkpoint", "list", runs / "reciter", "--stp", "3"): "unknown option '--stp'; did you mean '--step'?",
         ("checkpoint", "list", runs / "reciter", "--step", "3"): "step=3: goes with verify",
     }.items():
-        began = time.perf_counter()
+        began = worked()
         command = [sys.executable, "-c", program, *map(str, words)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
         assert answer in done.stderr
-        assert time.perf_counter() - began < 5  # 2 s on a machine that does nothing else
+        assert worked() - began < 2
 
 
 def test_a_bad_call_is_refused_in_one_line(runs, monkeypatch, capsys):

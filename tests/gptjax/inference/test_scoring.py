@@ -33,17 +33,19 @@ MASK = MODEL.tokenizer.mask
 
 
 def reference(ids, visible):
-    """Log-probabilities of every id at every position of one row alone."""
-    return np.asarray(_reference(MODEL.params, np.array([ids]), visible))[0]
+    """Log-probabilities of every id at every position of one row alone; its padding is another document."""
+    padded = np.pad(ids, (0, MODEL.config.T - len(ids)))
+    return np.asarray(_reference(MODEL.params, padded, len(ids), visible))[: len(ids)]
 
 
 @jax.jit
-def _reference(params, tokens_BT, visible):
-    place_BT = jnp.arange(tokens_BT.shape[1])[None]
-    hidden_BTD, _ = MODEL._model.apply(
-        {"params": params}, tokens_BT, jnp.ones_like(tokens_BT), place_BT, jnp.full(tokens_BT.shape, visible)
+def _reference(params, tokens_T, length, visible):
+    place_1T = jnp.arange(tokens_T.size)[None]
+    real_1T = place_1T < length
+    hidden_1TD, _ = MODEL._model.apply(
+        {"params": params}, tokens_T[None], real_1T.astype(int), place_1T, real_1T & visible
     )
-    return jax.nn.log_softmax(logits_from(hidden_BTD, head(params), MODEL.config.vocabulary))
+    return jax.nn.log_softmax(logits_from(hidden_1TD, head(params), MODEL.config.vocabulary))[0]
 
 
 def uneven_rows(count, seed=0):

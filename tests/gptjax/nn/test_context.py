@@ -38,7 +38,7 @@ def with_slopes(look, q, k, v, upstream):
 def test_result_and_gradients_are_those_of_one_device(ways, T, window):
     """Two pieces a device and, where tokens are odd, one; the keys of the row are gathered."""
     rule = rule_of(T, window)
-    wanted = with_slopes(lambda *x: attend(*x, attention_mask(rule)), *drawn(T))
+    wanted = jax.jit(lambda *x: with_slopes(lambda *y: attend(*y, attention_mask(rule)), *x))(*drawn(T))
     with jax.set_mesh(make_mesh(data=8 // ways, context=ways) if ways > 2 else make_mesh(2, 1, 2, 2)):
         run = jax.jit(lambda *x: with_slopes(lambda *y: attend_by("xla", *y, prepared("xla", rule)), *x))
         found = run(*drawn(T))

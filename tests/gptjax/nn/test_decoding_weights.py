@@ -1,5 +1,7 @@
 """Weights as texts are written with say what the weights they were made of say."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,11 +13,12 @@ from gptjax.nn.model import Transformer
 from tests.tiny_run import SHAPES, random_model
 
 
-def states(model, network, params):
+@functools.partial(jax.jit, static_argnums=0)
+def states(network, params):
     ids_BT = jnp.array([[5, 9, 3, 7, 100, 33]])
     place_BT = jnp.arange(6)[None]
     given = (ids_BT, place_BT * 0 + 1, place_BT, place_BT < 0)
-    return np.asarray(jax.jit(network.apply)({"params": params}, *given)[0], np.float32)
+    return network.apply({"params": params}, *given)[0].astype(jnp.float32)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -24,11 +27,11 @@ def test_turned_weights_of_single_layers_give_the_states_of_the_stack(shape, dty
     """To rounding; a layer's matrices are apart and lie the other way."""
     model = random_model(shape)
     network, kind = Transformer(model.config, dtype=jnp.dtype(dtype)), jnp.dtype(dtype)
-    expected = states(model, network, model.params)
+    expected = states(network, model.params)
     params = decoding_weights(model.params, kind, laid_out=True)
     assert params["layers_1"]["up"].shape == (1, model.config.F, model.config.D)
     assert params["layers_1"]["up"].dtype == kind
-    found = states(model, network.clone(parts=(1, 1), turned=True), params)
+    found = states(network.clone(parts=(1, 1), turned=True), params)
     np.testing.assert_allclose(found, expected, atol=1e-5 if dtype == "float32" else 0.1)
 
 
@@ -38,11 +41,11 @@ def test_int8_weights_give_the_states_of_the_weights_rounded_to_them(shape, laid
     """Laid out for a CPU or not; and not those of the weights before."""
     model = random_model(shape)
     network = Transformer(model.config)
-    expected = states(model, network, rounded(model.params))
+    expected = states(network, rounded(model.params))
     params = decoding_weights(model.params, jnp.int8, laid_out=laid_out)
-    found = states(model, network.clone(parts=(1, 1) if laid_out else None, turned=True), params)
+    found = states(network.clone(parts=(1, 1) if laid_out else None, turned=True), params)
     np.testing.assert_allclose(found, expected, atol=2e-3)
-    assert np.abs(states(model, network, model.params) - expected).max() > 2e-2
+    assert np.abs(states(network, model.params) - expected).max() > 2e-2
 
 
 def test_int8_rounds_each_row_to_its_own_largest_value():

@@ -1,17 +1,24 @@
 """gptjax.nn.likelihood: the chunked loss is the plain one, and all logits never exist at once."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from gptjax.nn.likelihood import CHUNK_BYTES, chunks_for, logits_from, token_nll, token_scores
+from gptjax.nn import likelihood
+from gptjax.nn.likelihood import CHUNK_BYTES, chunks_for, logits_from
 from gptjax.sharding import make_mesh
 
 VOCABULARY, V = 100, 128
+# compiled as users have them; operation by operation, a test would compile a hundred small programs
+token_nll = jax.jit(likelihood.token_nll, static_argnames=("vocabulary", "chunks", "cap"))
+token_scores = jax.jit(likelihood.token_scores, static_argnames=("vocabulary", "chunks", "cap"))
 
 
+@functools.cache
 def inputs(B=3, T=8, D=16, vocabulary=VOCABULARY, rows=V, dtype=jnp.float32):
     """hidden, table and targets; logits spread over several nats."""
     keys = jax.random.split(jax.random.key(0), 3)
@@ -25,6 +32,7 @@ def weighed(nll_BT):
     return (nll_BT * jnp.linspace(-1, 2, nll_BT.size).reshape(nll_BT.shape).at[0, 0].set(0)).sum()
 
 
+@functools.partial(jax.jit, static_argnames="cap")
 def optax_nll(hidden_BTD, table_VD, targets_BT, cap=None):
     """The oracle: optax on logits of the rows in use."""
     logits_BTV = jnp.matmul(hidden_BTD, table_VD[:VOCABULARY].T, precision="highest")
@@ -49,8 +57,8 @@ def test_gradients_are_those_of_optax(chunks, cap):
         return token_nll(h, t, targets_BT, vocabulary=VOCABULARY, chunks=chunks, cap=cap)
 
     np.testing.assert_allclose(nats(hidden_BTD, table_VD), optax_nll(*inputs(), cap), rtol=1e-5, atol=1e-6)
-    ours = jax.grad(lambda h, t: weighed(nats(h, t)), argnums=(0, 1))
-    theirs = jax.grad(lambda h, t: weighed(optax_nll(h, t, targets_BT, cap)), argnums=(0, 1))
+    ours = jax.jit(jax.grad(lambda h, t: weighed(nats(h, t)), argnums=(0, 1)))
+    theirs = jax.jit(jax.grad(lambda h, t: weighed(optax_nll(h, t, targets_BT, cap)), argnums=(0, 1)))
     found, wanted = ours(hidden_BTD, table_VD), theirs(hidden_BTD, table_VD)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, wanted)
     assert np.abs(found[1][:VOCABULARY]).min() > 0
@@ -64,9 +72,8 @@ def test_padding_rows_of_the_table_never_score_and_never_learn(chunks):
     logits_BTV = logits_from(hidden_BTD, table_VD, VOCABULARY)
     assert (logits_BTV[..., VOCABULARY:] == -jnp.inf).all()
     assert jnp.isfinite(logits_BTV[..., :VOCABULARY]).all()
-    dtable_VD = jax.grad(lambda t: weighed(token_nll(hidden_BTD, t, targets_BT, vocabulary=VOCABULARY, chunks=chunks)))(
-        table_VD
-    )
+    loss = lambda t: weighed(token_nll(hidden_BTD, t, targets_BT, vocabulary=VOCABULARY, chunks=chunks))  # noqa: E731
+    dtable_VD = jax.jit(jax.grad(loss))(table_VD)
     assert (dtable_VD[VOCABULARY:] == 0).all()
     assert (dtable_VD[:VOCABULARY] != 0).all()
 
@@ -92,7 +99,7 @@ def test_scores_on_a_mesh_are_those_of_one_device():
     settings = {"vocabulary": VOCABULARY, "chunks": 2}
     alone = token_scores(hidden_BTD, table_VD, targets_BT, **settings)
     with jax.set_mesh(make_mesh(2, 2, 2)):
-        spread = jax.jit(lambda *arrays: token_scores(*arrays, **settings))(hidden_BTD, table_VD, targets_BT)
+        spread = token_scores(hidden_BTD, table_VD, targets_BT, **settings)
     np.testing.assert_allclose(spread[0], alone[0], rtol=1e-5)
     np.testing.assert_array_equal(spread[1], alone[1])
 
@@ -120,12 +127,13 @@ def test_bfloat16_is_within_a_thousandth_at_50k():
 def test_the_tables_gradient_is_float32_under_bfloat16():
     """Pieces are added up in float32: in 1 piece or 8, the table's gradient agrees to 1e-5 of its size."""
     hidden_BTD, table_VD, targets_BT = inputs(dtype=jnp.bfloat16)
-    one, eight = (
-        jax.grad(lambda t, n=chunks: weighed(token_nll(hidden_BTD, t, targets_BT, vocabulary=VOCABULARY, chunks=n)))(
-            table_VD
-        )
-        for chunks in (1, 8)
-    )
+
+    @functools.partial(jax.jit, static_argnums=1)
+    @jax.grad
+    def slope(table_VD, chunks):
+        return weighed(token_nll(hidden_BTD, table_VD, targets_BT, vocabulary=VOCABULARY, chunks=chunks))
+
+    one, eight = (slope(table_VD, chunks) for chunks in (1, 8))
     assert one.dtype == eight.dtype == jnp.float32
     np.testing.assert_allclose(one, eight, atol=1e-5 * float(jnp.abs(one).max()))
 
@@ -168,6 +176,7 @@ COUNTED = {
 }
 
 
+@functools.partial(jax.jit, static_argnames=("chunks", "cap", "learns"))
 def value_and_slopes(inputs, counted_BT=None, chunks=2, cap=None, learns=True):
     """(nats, slope by hidden, and by the table where it learns) of a sum in which every counted place has a weight."""
     hidden_BTD, table_VD, targets_BT = inputs
@@ -175,16 +184,17 @@ def value_and_slopes(inputs, counted_BT=None, chunks=2, cap=None, learns=True):
     counts_BT = COUNTED["all"] if counted_BT is None else counted_BT
 
     def loss(hidden_BTD, table_VD):
-        nll_BT = token_nll(
+        nll_BT = likelihood.token_nll(
             hidden_BTD, table_VD, targets_BT, vocabulary=VOCABULARY, chunks=chunks, cap=cap, counted_BT=counted_BT
         )
         return jnp.sum(jnp.where(counts_BT, nll_BT * weight_BT, 0)), nll_BT
 
-    slopes = jax.jit(jax.value_and_grad(loss, argnums=(0, 1) if learns else (0,), has_aux=True))
+    slopes = jax.value_and_grad(loss, argnums=(0, 1) if learns else (0,), has_aux=True)
     (_, nll_BT), gradient = slopes(hidden_BTD, table_VD)
     return nll_BT, *gradient
 
 
+@functools.partial(jax.jit, static_argnames=("chunks", "cap"))
 def dense(inputs, counted_BT, **settings):
     """The oracle: all places scored, and those that do not count weighed with 0."""
     hidden_BTD, table_VD, targets_BT = inputs
@@ -258,7 +268,7 @@ def test_a_table_that_does_not_learn_costs_two_products_less(counted):
     )
 
     def products(learns):
-        text = str(jax.make_jaxpr(lambda: value_and_slopes(arrays, counted, learns=learns))())
+        text = str(jax.make_jaxpr(functools.partial(value_and_slopes, learns=learns))(arrays, counted))
         return text.count("dot_general")
 
     assert (products(True), products(False)) == (4, 2)

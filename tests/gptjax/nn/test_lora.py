@@ -1,6 +1,7 @@
 """Adapters: nothing at first, then what a matrix product says, merged or not."""
 
 import dataclasses
+import functools
 import re
 
 import jax
@@ -35,6 +36,7 @@ def drawn(config, seed=0):
     return jax.tree.map(lambda leaf: jnp.asarray(0.3 * draw.standard_normal(leaf.shape), leaf.dtype), tree)
 
 
+@functools.partial(jax.jit, static_argnames=("config", "dtype"))
 def hidden(config, params, key=None, dtype=jnp.float32):
     one = jnp.ones_like(TOKENS)
     rngs = {} if key is None else {"dropout": key}

@@ -33,6 +33,11 @@ def parameters(config, seed=0):
     return jax.tree.map(lambda leaf: jnp.asarray(0.3 * draw.standard_normal(leaf.shape), leaf.dtype), tree)
 
 
+def initial(config):
+    """As training begins."""
+    return nn.unbox(jax.jit(lambda key: init_params(Transformer(config), key))(jax.random.key(0)))
+
+
 def row(tokens, segment=None, position=None, visible=None):
     """One row, as the model takes it; without more said, one causal document."""
     T = len(tokens)
@@ -43,6 +48,11 @@ def row(tokens, segment=None, position=None, visible=None):
 @functools.partial(jax.jit, static_argnames=("config", "dtype"))
 def hidden(config, params, *batch, dtype=jnp.float32):
     return Transformer(config, dtype=dtype).apply({"params": params}, *batch)[0]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def through_a_cache(config, parts, params, *batch, **cache):
+    return Transformer(config, parts=parts).apply({"params": params}, *batch, **cache)
 
 
 def qwen3(config, params, tokens):
@@ -182,11 +192,10 @@ def test_a_layer_without_positions_is_the_same_however_it_is_run():
     np.testing.assert_allclose(packed[:, 2:], wanted, atol=1e-5)
     parts = {f"layers_{n}": jax.tree.map(lambda leaf: leaf[n : n + 1], params["layers"]) for n in range(2)}  # noqa: B023
     parts |= {name: leaf for name, leaf in params.items() if name != "layers"}
-    step = jax.jit(Transformer(config, parts=(1, 1)).apply)
     cache = Cache.empty(config, 1, 8, jnp.float32, (1, 1))
     for place, token in enumerate(tokens):
         batch = row([token], position=[place])
-        found, cache = step({"params": parts}, *batch, cache=cache, slot_B=jnp.array([place]))
+        found, cache = through_a_cache(config, (1, 1), parts, *batch, cache=cache, slot_B=jnp.array([place]))
         np.testing.assert_allclose(found[:, 0], wanted[:, place], atol=1e-5)
     assert np.abs(wanted - hidden(config_of(qkv_bias=True, L=2), params, *row(tokens))).max() > 1e-3
 
@@ -216,7 +225,8 @@ def test_a_row_of_padding_is_finite_with_finite_gradients(family):
     """A batch may hold a row of nothing but padding."""
     config = config_of(family)
     padding = tuple(jnp.zeros((1, 8), dtype) for dtype in (jnp.int32, jnp.int32, jnp.int32, bool))
-    value, gradient = jax.value_and_grad(lambda p: jnp.square(hidden(config, p, *padding)).sum())(parameters(config))
+    loss = jax.value_and_grad(lambda params: jnp.square(hidden(config, params, *padding)).sum())
+    value, gradient = jax.jit(loss)(parameters(config))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, gradient)))
 
 
@@ -224,9 +234,9 @@ def test_a_model_that_is_all_causal_does_not_read_what_is_visible():
     """Bit for bit the hidden states of a batch in which nothing is, with a window too."""
     for config in (config_of(), config_of(window=3)):
         params, plain, seen = parameters(config), row([5, 3, 9, 1, 2]), row([5, 3, 9, 1, 2], visible=[True] * 5)
-        found = Transformer(config, causal=True).apply({"params": params}, *seen)[0]
-        np.testing.assert_array_equal(found, Transformer(config).apply({"params": params}, *plain)[0])
-        assert np.abs(found - Transformer(config).apply({"params": params}, *seen)[0]).max() > 1e-2
+        found = jax.jit(Transformer(config, causal=True).apply)({"params": params}, *seen)[0]
+        np.testing.assert_array_equal(found, hidden(config, params, *plain))
+        assert np.abs(found - hidden(config, params, *seen)).max() > 1e-2
 
 
 @both_families
@@ -237,7 +247,8 @@ def test_the_scan_is_a_loop_over_layers(family):
     tokens_BT, segment_BT, position_BT, visible_BT = batch
     mask_BTS = attention_mask(Rule.of(segment_BT, visible_BT))
 
-    def loop(layers):
+    @functools.partial(jax.jit, static_argnums=0)
+    def loop(layers, params):
         x_BTD = params["embedding"][tokens_BT]
         if family == "gpt2":
             x_BTD = x_BTD + params["position_embedding"][position_BT]
@@ -249,8 +260,8 @@ def test_the_scan_is_a_loop_over_layers(family):
         return Norm(config, centred=family == "gpt2").apply({"params": params["final_norm"]}, x_BTD)
 
     found = hidden(config, params, *batch)
-    np.testing.assert_allclose(found, loop([0, 1, 2]), atol=1e-5)
-    assert np.abs(found - loop([1, 0, 2])).max() > 1e-2
+    np.testing.assert_allclose(found, loop((0, 1, 2), params), atol=1e-5)
+    assert np.abs(found - loop((1, 0, 2), params)).max() > 1e-2
 
 
 SETTINGS = [("none", 1), ("none", 2), ("products", 1), ("full", 2)]
@@ -302,9 +313,8 @@ def test_dropout_differs_from_layer_to_layer():
     params = jax.tree.map(jnp.zeros_like, parameters(config))
     params["layers"]["down_bias"] += 1.0
     params["final_norm"]["scale"] += 1.0
-    x = Transformer(config).apply(
-        {"params": params}, *row([1]), deterministic=False, rngs={"dropout": jax.random.key(0)}
-    )[0]
+    apply = jax.jit(Transformer(config).apply, static_argnames="deterministic")
+    x = apply({"params": params}, *row([1]), deterministic=False, rngs={"dropout": jax.random.key(0)})[0]
     assert len(np.unique(np.round(x, 3))) == 3
 
 
@@ -327,7 +337,7 @@ def test_dropout_is_off_in_evaluation_and_decided_by_its_key():
 def test_bfloat16_products_stay_near_float32(family):
     """Parameters as they are initialised: hidden states of unit size within 0.008 (RMS); parameters stay float32."""
     config = config_of(family, D=64, head_width=16)
-    params = nn.unbox(init_params(Transformer(config), jax.random.key(0)))
+    params = initial(config)
     batch = row([5, 3, 9, 1, 2, 7, 8])
     half = hidden(config, params, *batch, dtype=jnp.bfloat16)
     assert half.dtype == jnp.bfloat16
@@ -360,11 +370,12 @@ def test_gradients_of_matrices_alone_are_added_up_in_bfloat16_where_that_is_aske
 def test_a_frequent_tokens_gradient_is_added_up_in_float32(family):
     """4,096 times the same token under bfloat16: its gradient, and its position's, is that of float32 within 2 %."""
     config = config_of(family)
-    params = nn.unbox(init_params(Transformer(config), jax.random.key(0)))
+    params = initial(config)
     batch = tuple(jnp.full((512, 8), value) for value in (3, 1, 2, False))
 
     def gradient(dtype):
-        return jax.grad(lambda p: hidden(config, p, *batch, dtype=dtype).astype(jnp.float32)[..., 0].sum())(params)
+        first = lambda params: hidden(config, params, *batch, dtype=dtype).astype(jnp.float32)[..., 0].sum()  # noqa: E731
+        return jax.jit(jax.grad(first))(params)
 
     exact, half = gradient(jnp.float32), gradient(jnp.bfloat16)
     for name, place in {"embedding": 3, "position_embedding": 2}.items():
@@ -379,16 +390,17 @@ def test_a_frequent_tokens_gradient_is_added_up_in_float32(family):
 def test_reading_through_the_cache_is_reading_all_at_once(family, prefix):
     """Five tokens at once into a row of three, then one by one with its neighbours: the hidden states of the whole."""
     config, tokens = config_of(family), [5, 3, 9, 1, 2, 7, 8, 4]
-    params, apply = parameters(config), jax.jit(Transformer(config).apply)
+    params = parameters(config)
     batch = row(tokens, visible=[place < prefix for place in range(8)])
     whole = hidden(config, params, *batch)
     cache = Cache.empty(config, 3, 16, jnp.float32, [config.L])
     first = (array[:, :5] for array in batch)
-    x, cache = apply({"params": params}, *first, cache=cache, slot_B=jnp.array([0]), row=1)
+    x, cache = through_a_cache(config, None, params, *first, cache=cache, slot_B=jnp.array([0]), row=1)
     found = [x]
     for place in range(5, 8):
         piece = (jnp.repeat(array[:, place : place + 1], 3, axis=0) for array in batch)
-        x, cache = apply({"params": params}, *piece, cache=cache, slot_B=jnp.array([place - 5, place, 16]))
+        slots_B = jnp.array([place - 5, place, 16])
+        x, cache = through_a_cache(config, None, params, *piece, cache=cache, slot_B=slots_B)
         found.append(x[1:2])
     np.testing.assert_allclose(np.concatenate(found, axis=1)[0], whole[0], atol=1e-5)
     assert not np.allclose(x[0], whole[0, -1:], atol=1e-3)

@@ -31,15 +31,13 @@ def exported(tmp_path_factory):
 def test_what_was_written_runs_without_gptjax_and_goes_on_as_the_model(exported):
     """In a process of its own, by the loader of at most 50 lines; the same greedy tokens, and another text's others."""
     model, folder, manifest = exported
-    said = {}
-    for prompt in ("the quick", "jumps over"):
-        [[sample]] = model.generate(prompt, temperature=0, tokens=8)
-        code = "import sys; sys.modules['gptjax'] = None; import runpy; "
-        code += f"print(list(runpy.run_path('run.py')['greedy']({model.encode_prompt(prompt)}, 8)))"
-        done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
-        said[prompt] = json.loads(done.stdout)
-        assert said[prompt] == list(sample.ids)
-    assert len({tuple(ids) for ids in said.values()}) == 2
+    prompts = [model.encode_prompt(text) for text in ("the quick", "jumps over")]
+    code = "import sys; sys.modules['gptjax'] = None; import runpy; greedy = runpy.run_path('run.py')['greedy']; "
+    code += f"print([list(greedy(ids, 8)) for ids in {prompts}])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    said = json.loads(done.stdout)
+    assert said == [list(model.generate(ids, temperature=0, tokens=8)[0][0].ids) for ids in prompts]
+    assert said[0] != said[1]
     assert LOADER.read_text().count("\n") <= 50
     assert (folder / "run.py").read_text() == LOADER.read_text()
     assert 0 < manifest["proof"]["logits"]["largest_difference"] < manifest["proof"]["logits"]["allowed_difference"]
