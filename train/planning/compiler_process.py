@@ -28,6 +28,7 @@ class CompilerProcess:
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory()
         self._errors = Path(self._folder.name) / "errors"
+        self._errors.touch()
         self._start()
         return self
 
@@ -47,12 +48,14 @@ class CompilerProcess:
             self._pool.shutdown()
             said = re.search(r"^F.*?\] (.*)", self._errors.read_text(errors="replace"), re.MULTILINE)
             self._start()
-            raise CompilerEndedError(said[1] if said else "no reason was given") from ended
+            why = said[1] if said else "without a word, as where this machine has no memory left"
+            raise CompilerEndedError(why) from ended
 
 
 def _begin(errors: Path) -> None:
     """What the compiler says as it ends, with its stack, goes to a file."""
-    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    with errors.open("wb") as file:
+        os.dup2(file.fileno(), 2)
 
 
 def _compile(recipe: Recipe, topology: str, slices: int, vocabulary: int) -> CompiledFor:

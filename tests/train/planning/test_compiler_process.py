@@ -1,6 +1,7 @@
 """The TPU compiler may end the process that it is in: the one that asks goes on. Here others play the compiler."""
 
 import os
+import signal
 import sys
 
 import pytest
@@ -17,6 +18,10 @@ def ends(*_):
     os.abort()
 
 
+def is_killed(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def refuses(*_):
     raise TooLargeError("v5e:4x4", "the step needs 20GB of 15.75GB a chip", "use more chips")
 
@@ -28,6 +33,9 @@ def test_a_compiler_that_ends_its_process_is_told_with_its_reason_and_the_next_s
     with CompilerProcess("v5e:4x4", 1) as compiler:
         monkeypatch.setattr(compiler_process, "_compile", ends)
         with pytest.raises(CompilerEndedError, match=r"^Check failed: a window is padded$"):
+            compiler(recipe(tmp_path, "run"), 400)
+        monkeypatch.setattr(compiler_process, "_compile", is_killed)
+        with pytest.raises(CompilerEndedError, match=r"^without a word"):
             compiler(recipe(tmp_path, "run"), 400)
         monkeypatch.setattr(compiler_process, "_compile", refuses)
         with pytest.raises(TooLargeError, match=r"^v5e:4x4: the step needs 20GB of 15\.75GB a chip; use more chips$"):
