@@ -72,7 +72,7 @@ def test_a_typo_is_reported_at_once_and_without_jax(runs):
     }.items():
         began = worked()
         command = [sys.executable, "-c", program, *map(str, words)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
         assert answer in done.stderr
         assert worked() - began < 2

@@ -42,7 +42,7 @@ def source_of(checkout: Path, dirty: bool) -> Source:
     except (OSError, subprocess.CalledProcessError) as error:
         raise ValueError(f"{checkout}: no git checkout with a commit, which is what is sent; clone it anew") from error
     tree = _git(checkout, "rev-parse", "HEAD^{tree}").decode().strip()
-    listed = _git(checkout, "status", "--porcelain", "--untracked-files=all").decode().splitlines()
+    listed = _git(checkout, "status", "--porcelain", "--untracked-files=all", "--", ".").decode().splitlines()
     if not listed:
         return Source(checkout, commit, tree, "")
     if not dirty:
@@ -55,7 +55,7 @@ def source_of(checkout: Path, dirty: bool) -> Source:
     with tempfile.TemporaryDirectory() as folder:  # an index of its own: that of the checkout stays as it is
         index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
         _git(checkout, "read-tree", "HEAD", **index)
-        _git(checkout, "add", "--all", **index)
+        _git(checkout, "add", "--all", "--", ".", **index)
         written = _git(checkout, "write-tree", **index).decode().strip()
     return Source(checkout, commit, written, "" if written == tree else written)
 

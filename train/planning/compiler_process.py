@@ -4,11 +4,14 @@ import multiprocessing
 import os
 import re
 import tempfile
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+import jax
 
 from train.objectives import causal_only
 from train.planning.compile_for import CompiledFor, compiled, topology_devices
@@ -16,7 +19,7 @@ from train.recipe import Recipe
 
 
 class CompilerEndedError(RuntimeError):
-    """The compiler ended its process; what it said last."""
+    """The compiler gave up at a step, whatever became of its process; what it said of why."""
 
 
 class CompilerProcess:
@@ -28,7 +31,6 @@ class CompilerProcess:
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory()
         self._errors = Path(self._folder.name) / "errors"
-        self._errors.touch()
         self._start()
         return self
 
@@ -37,6 +39,7 @@ class CompilerProcess:
         self._folder.cleanup()
 
     def _start(self) -> None:
+        self._errors.write_bytes(b"")
         fresh = multiprocessing.get_context("spawn")  # of this one it would have threads and locks
         self._pool = ProcessPoolExecutor(1, fresh, initializer=_begin, initargs=(self._errors,))
 
@@ -53,11 +56,22 @@ class CompilerProcess:
 
 
 def _begin(errors: Path) -> None:
-    """What the compiler says as it ends, with its stack, goes to a file."""
+    """What the compiler says as it ends, with its stack, goes to a file; the process ends with the one that asks."""
     with errors.open("wb") as file:
         os.dup2(file.fileno(), 2)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this is a child
+    parent.join()
+    os._exit(1)
 
 
 def _compile(recipe: Recipe, topology: str, slices: int, vocabulary: int) -> CompiledFor:
     devices = topology_devices(topology, f"--device {topology}", slices)
-    return compiled(recipe, topology, devices, vocabulary, causal_only())
+    try:
+        return compiled(recipe, topology, devices, vocabulary, causal_only())
+    except jax.errors.JaxRuntimeError as error:
+        raise CompilerEndedError(str(error).splitlines()[0]) from None  # a text goes from one process to another

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from data.prepare import vocabulary_bound
@@ -32,7 +33,7 @@ class Plan(NamedTuple):
     config: ModelConfig
     left_out: tuple[str, ...]  # tasks of the recipe that are not in it
     tried: list[Tried]
-    changes: str | None  # where none fits: what would be enough
+    changes: str | None  # where none fits: what would be enough; None also where nobody knows
 
     @property
     def best(self) -> Tried:
@@ -67,7 +68,8 @@ class Plan(NamedTuple):
         hidden, unhidden = self.hours()
         fits, price, best = bool(self.best.fits), self.asked.price, self.best
         return {
-            "device": self.machines.name, "slices": self.machines.groups, "chips": self.machines.chips, "fits": fits,
+            "device": self.machines.name, "slices": self.machines.groups, "chips": self.machines.chips,
+            "fits": best.fits,
             "verified_by": "compiler" if best.compiled is not None else None,
             "changes": self.changes, "settings": settings(best.recipe, self.machines), "left_out": list(self.left_out),
             "memory_bytes": self.memory(), "memory_of_chip_bytes": self.machines.chip.memory,
@@ -98,7 +100,7 @@ def plan(asked: Planning, recipe: Recipe, said: Collection[str], say: Callable[[
     if not recipe.objectives.only_causal:
         recipe = dataclasses.replace(recipe, objectives=Objectives())
     tried = search(candidates(recipe, said, config, found), config, found, say)
-    changes = None if tried[0].fits else _changes(tried[0], config, found)
+    changes = _changes(tried[0], config, found) if tried[0].fits is False else None
     return Plan(asked, found, config, left_out, tried, changes)
 
 
@@ -135,6 +137,13 @@ def tell(found: Plan, console: Console) -> None:
     if best.fits:
         console.print(_memory_table(found), _time_table(found))
         console.print(f"[bold]suggested:[/] {settings(best.recipe, of)}", highlight=False, soft_wrap=True)
+    elif best.fits is None:
+        gave_up = [one for one in found.tried if one.fits is None and one.said != "not asked"]
+        console.print(
+            f"[bold]not known[/]: {escape(gave_up[0].said)}, and at {len(gave_up) - 1} more",
+            highlight=False,
+            soft_wrap=True,
+        )
     else:
         lacks = f"{best.memory / GB:.1f} GB, of {of.chip.memory / GB:.1f}"
         console.print(_memory_table(found))

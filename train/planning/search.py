@@ -13,6 +13,7 @@ from train.recipe import Recipe
 
 COMPILED = 6  # candidates that the compiler finds room for, at most
 ASKED = 8  # candidates that it is asked of; where none had room, then the smallest
+GIVEN_UP = 3  # candidates that it gave up at, after which it is asked no more where it found room for none
 NEAR = 1.25  # times the time of the fastest: of candidates so close the arithmetic does not know which is faster
 SLACK = 1.25  # the arithmetic is believed that a step does not fit where it says so much more than there is
 
@@ -98,7 +99,8 @@ def _by_compiler(
     order = sorted((n for n, one in enumerate(tried) if one.fits is None), key=lambda n: tried[n].pace(machines))
     while order:
         done = sum(bool(answer.fits) for answer in answers.values())
-        if done == COMPILED or (len(answers) >= ASKED and done):
+        gave_up = sum(answer.fits is None for answer in answers.values())
+        if done == COMPILED or (len(answers) >= ASKED and done) or (gave_up >= GIVEN_UP and not done):
             break
         order.remove(number := _next(order, tried, answers, machines))
         one = tried[number]
@@ -108,7 +110,8 @@ def _by_compiler(
         say(f"compiling {settings(one.recipe, machines)}")
         answers[number] = answered(one, config, machines, compiler)
         refused = min(refused, one.memory) if answers[number].fits is False else refused
-    return [answers.get(number, one if one.said else one._replace(said="slower, by arithmetic"))
+    unasked = "slower, by arithmetic" if any(answer.fits for answer in answers.values()) else "not asked"
+    return [answers.get(number, one if one.said else one._replace(said=unasked))
             for number, one in enumerate(tried)]  # fmt: skip
 
 
@@ -121,10 +124,10 @@ def _next(order: Sequence[int], tried: Sequence[Tried], answers: Mapping[int, Tr
     def mesh(n: int) -> dict[str, int]:
         return tried[n].recipe.mesh.over(machines.chips)
 
-    seen, near = [mesh(n) for n in answers], NEAR * tried[order[0]].pace(machines)[0]
+    done = [n for n, answer in answers.items() if answer.fits]
+    seen, near = [mesh(n) for n in done], NEAR * min(tried[n].pace(machines)[0] for n in (*order, *done))
     if fresh := [n for n in order if mesh(n) not in seen and tried[n].pace(machines)[0] <= near]:
         return fresh[0]
-    done = [n for n, answer in answers.items() if answer.fits]
     best = mesh(min(done, key=lambda n: answers[n].pace(machines))) if done else None
     return next((n for n in order if mesh(n) == best), order[0])
 
