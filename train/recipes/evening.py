@@ -22,11 +22,11 @@ def recipe() -> Recipe:
     objectives = Objectives(
         rows=(
             "causal_lm",
-            "masked_lm=0.10:0.15",
-            *until_the_end("order", 0.04, 0.08),
-            *until_the_end("position", 0.01, 0.02),
-            *until_the_end("continuity", 0.16, 0.10),
-            *until_the_end("classify", 0.02, 0.015),
+            "masked_lm=0.06:0.06",
+            *until_the_end("order", 0.04, 0.04),
+            *until_the_end("position", 0.01, 0.005),
+            *until_the_end("continuity", 0.16, 0.015),
+            *until_the_end("classify", 0.02, 0.004),
         ),
         sources=("continuity=chitchat", "continuity=three_kingdoms", "continuity=python_library"),
         masked_lm=base.objectives.masked_lm,

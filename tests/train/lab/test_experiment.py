@@ -222,6 +222,8 @@ def test_people_and_the_log_are_told_the_same_numbers(tmp_path):
         ("E4", [(3.0, 3.0, 3.0), (3.04, 3.04, 3.04)], "off by default"),
         ("E8", [(3.0, 3.1, 3.2), (2.9, 3.0, 3.1)], "on 0 of 2 sources: arm 0 stays"),
         ("E8", [(3.0, 3.1, 3.2), (2.7, 2.8, 2.9)], "make it the default"),
+        ("E11", [(3.0, 3.1, 3.2), (2.7, 2.8, 2.91)], "arm 1: causal loss -9.6%."),
+        ("E11", [(3.0, 3.1, 3.2), (2.7, 3.2, 3.0)], "arm 1: causal loss -4.3% (not shown)."),
     ],
 )
 def test_the_rule_of_an_experiment_says_what_follows(name, losses, said):
@@ -235,8 +237,16 @@ def test_a_task_that_is_no_better_than_its_baseline_is_named():
     assert "baseline" not in load_experiment("E4").decide(outcome)
 
 
+def test_a_task_is_named_that_does_worse_where_another_is_left_out():
+    worse = {"order beyond its baseline": -0.01, "position beyond its baseline": 0.01}
+    outcome = outcome_of((3.0, 3.0), (3.0, 3.0), **worse)
+    outcome.arms["arm 0"].seeds[0].update(dict.fromkeys(worse, 0.0))
+    outcome.arms["arm 0"].seeds[1].update(dict.fromkeys(worse, 0.0))
+    assert load_experiment("E11").decide(outcome).endswith("worse without: order.")
+
+
 @pytest.mark.parametrize(
-    "name", sorted(experiment_names().keys() - {"E5", "E6", "E7", "E10"})
+    "name", sorted(experiment_names().keys() - {"E5", "E6", "E7", "E9", "E10"})
 )  # those are in test_series.py
 def test_every_run_of_an_experiment_starts_from_the_file_of_its_recipe(name, tmp_path):
     """And no two of its runs are one."""
@@ -268,7 +278,7 @@ def test_a_mistake_is_answered_in_a_line(capsys, tmp_path):
     assert main(["experiment", "E33"]) == 2
     assert "unknown experiment 'E33'; did you mean 'E3'?" in capsys.readouterr().err
     assert main(["experiment"]) == 2
-    assert "NAME is missing: one of E2, E3, E4, E5, E6, E7, E8, E10" in capsys.readouterr().err
+    assert "NAME is missing: one of E2, E3, E4, E5, E6, E7, E8, E9, E10, E11" in capsys.readouterr().err
     (tmp_path / "recipe.json").write_text('{"steps": 5}')
     assert main(["pretrain", "--recipe", str(tmp_path / "recipe.json")]) == 2
     assert "is no recipe of this gptjax" in capsys.readouterr().err

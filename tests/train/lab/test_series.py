@@ -8,9 +8,9 @@ import pytest
 from tests.tiny_run import random_model, write_run
 from tests.train.lab.test_experiment import calls, quiet, replace_program, tiny
 from train.lab.experiment import SEEDS, TUNED_ON, Setting, folder_of
-from train.lab.experiments import e5_few_labels, e6_strategies, e7_bases, e10_augmentation, label_runs
+from train.lab.experiments import e5_few_labels, e6_strategies, e7_bases, e9_times_read, e10_augmentation, label_runs
 from train.lab.few_labels import train_file
-from train.lab.outcome import DECIDES, ArmOutcome
+from train.lab.outcome import DECIDES, ArmOutcome, Outcome
 from train.lab.series import Series, conduct_any
 from train.recipe import from_json, to_json
 
@@ -106,3 +106,34 @@ def test_every_run_with_few_labels_is_one_of_its_own_and_read_back_as_it_was(mod
         assert from_json(to_json(recipe)) == recipe
         assert recipe.examples.sources == (f"files:{train_file(label_runs.FOLDER, 'topic', 128, recipe.seed)}",)
         assert recipe.objectives.labelled.rows == 1
+
+
+def test_text_that_is_read_at_two_lengths_makes_runs_of_their_own(tmp_path):
+    made = e9_times_read.experiment()
+    recipes = [
+        part.recipe(arm, Setting(part.rates[0]), seed)
+        for part in made.parts.values()
+        for arm in part.arms
+        for seed in SEEDS
+    ]
+    assert len({folder_of(recipe, tmp_path) for recipe in recipes}) == len(recipes)
+    assert all(from_json(to_json(recipe)) == recipe for recipe in recipes)
+
+
+def test_each_number_of_readings_has_a_verdict_of_its_own():
+    found = [
+        {"8 times: causal loss": 3.0, "32 times: causal loss": 4.0},
+        {"8 times: causal loss": 3.1, "32 times: causal loss": 3.0},
+    ]
+    arms = {
+        name: ArmOutcome(
+            setting="",
+            tried={},
+            seeds=tuple({figure: loss + n / 100 for figure, loss in losses.items()} for n in range(3)),
+        )
+        for name, losses in zip(("causal", "causal + masked"), found, strict=True)
+    }
+    outcome = Outcome(question="", arms=arms, cpu_minutes=0.0)
+    said = e9_times_read.decide(outcome)
+    assert "Read 8 times: masked words change the causal loss by +3.3%, they cost." in said
+    assert "Read 32 times: masked words change the causal loss by -24.9%, they help." in said
