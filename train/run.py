@@ -32,10 +32,11 @@ from train.supervision import failures
 from train.supervision.bucket_lease import BucketLease, lease_of
 from train.supervision.exits import HUNG, BadNumbersError, StoppedError, leave, tell
 from train.supervision.guards import Guards
-from train.supervision.hosts import check_agree, from_first
-from train.supervision.lease import FINISHED, Lease, LeaseLostError, sign_of
+from train.supervision.hosts import are_apart, check_agree, everywhere, from_first
+from train.supervision.lease import FINISHED, Lease, LeaseLostError
 from train.supervision.peers import watching
 from train.supervision.signals import Signals
+from train.supervision.signs import SignExchange
 from train.supervision.watchdog import Watchdog, report_hang
 
 
@@ -107,20 +108,21 @@ def _owned(
         if isinstance(lease, BucketLease):  # whose copy here says nothing before it is fetched
             dead = from_first(lambda: lease.begin(console.print))
             stack.callback(lease.release_bucket)
+            if are_apart(folder / "lease"):
+                lease.signs = SignExchange(folder)
+                everywhere(lambda: None if process == 0 else lease.follow(console.print))
+                check_agree({f"the newest checkpoint of {shown(folder)}": _newest(folder)})
         for change in changed_fields(folder, recipe, accept_changes):
             console.print(f"changed: {change}", markup=False, highlight=False)
-        check_disk(recipe, config)
+        everywhere(lambda: check_disk(recipe, config))
         about = provenance(recipe)
         check_agree(about)  # and nobody has written anything yet
         from_first(lambda: _own(folder, lease, console, dead is not None))
         if process > 0:
             lease.take(console.print)
         stack.callback(lease.release)
-        if isinstance(lease, BucketLease):
-            owner = sign_of(folder, 0)
-            check_agree(
-                {f"the copy of {shown(folder)}, in a GPTJAX_CACHE that all hosts must share": owner and owner.token}
-            )
+        if lease.signs is not None:
+            lease.signs.start()
         yield lease, about
 
 
@@ -156,7 +158,8 @@ def _trained(
 ) -> tuple[Assembly, State]:
     """Trains together with the other processes of the run, which are needed no more once this returns."""
     run, lease = recipe.run, guards.lease
-    peers = watching(run, jax.process_index(), jax.process_count(), lambda said: _lost(run, lease, said))
+    parting = (lambda: None) if lease.signs is None else lease.signs.stop
+    peers = watching(run, jax.process_index(), jax.process_count(), lambda said: _lost(run, lease, said), parting)
     with peers as leave_together, _saying_what_takes_memory(layout.on(recipe)):
         parts = assemble(recipe, text.tokenizer.size, text.loss_spec, mesh, layout)
         if parts.loss_spec.combine == "pcgrad":

@@ -23,6 +23,11 @@ STALL = 30  # seconds without a byte, after which a transfer is begun again
 PIECE = 64 * 2**20  # bytes that are read at once
 AT_ONCE = 4  # objects that are under way, of which those that are written are in memory
 MISSING = b"\x02"  # the generation, as TensorStore calls it, of no object
+TABLE = {  # as Orbax configures the tables of arrays that it writes
+    "max_inline_value_bytes": 1024,
+    "max_decoded_node_bytes": 100_000_000,
+    "manifest_kind": "single",
+}
 
 _CODE = r"(?:HTTP (?:response code: )?|http_response_code=')"  # numbers elsewhere may be of a name
 _HINTS = (
@@ -57,6 +62,7 @@ class Bucket:
             # so that no file of AWS's is looked for, and missed aloud
             self._spec["aws_credentials"] = {"type": "environment"}
         self._opened: Any = None
+        self._context: Any = None  # of what is opened
 
     def read(self, key: str) -> bytes | None:
         """An object's content; None where there is none."""
@@ -137,6 +143,42 @@ class Bucket:
             raise ValueError("is missing")
         return bytes(found.value)
 
+    def merge(self, folder: str, parts: Iterable[str]) -> None:
+        """Makes a table of arrays of those in folders within this one, to whose data it refers: none is copied.
+
+        As Orbax does on a disk, whose tables these are.
+        """
+        import tensorstore
+
+        with self._naming(folder):
+            self._store()
+            together = tensorstore.Transaction(atomic=True)
+            table = self._table(folder, config=TABLE, assume_config=True).with_transaction(together)
+            copies = [self._table(f"{folder}{part}").experimental_copy_range_to(table) for part in parts]
+            for copy in copies:
+                copy.result(timeout=PATIENCE)
+            together.commit_async().result(timeout=PATIENCE)
+
+    def array(self, folder: str, name: str, index: Any) -> Any:
+        """Part of an array of such a table, as NumPy has it."""
+        import tensorstore
+
+        with self._naming(f"{folder}{name}"):
+            self._store()
+            table = {"driver": "ocdbt", "base": self._below(folder), "path": f"{name}/"}
+            spec = {"driver": "zarr", "kvstore": table}
+            opened = tensorstore.open(spec, open=True, context=self._context).result(timeout=PATIENCE)
+            return opened[index].read().result(timeout=PATIENCE + PIECE / SLOWEST)
+
+    def _table(self, folder: str, **more: Any) -> Any:
+        import tensorstore
+
+        spec = {"driver": "ocdbt", "base": self._below(folder), **more}
+        return tensorstore.KvStore.open(spec, context=self._context).result(timeout=PATIENCE)
+
+    def _below(self, folder: str) -> dict[str, Any]:
+        return {**self._spec, "path": f"{self._spec['path']}{folder}"}
+
     def check_writable(self) -> None:
         """Raises BucketError unless objects can be written, on condition, read and deleted here."""
         key = f"trial-{secrets.token_hex(8)}"
@@ -159,8 +201,8 @@ class Bucket:
             # how long a transfer may stand still is taken from the environment alone, when the first one begins
             os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", str(STALL))
             os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
-            context = tensorstore.Context({"s3_request_retries": RETRIES, "gcs_request_retries": RETRIES})
-            self._opened = tensorstore.KvStore.open(self._spec, context=context).result(timeout=PATIENCE)
+            self._context = tensorstore.Context({"s3_request_retries": RETRIES, "gcs_request_retries": RETRIES})
+            self._opened = tensorstore.KvStore.open(self._spec, context=self._context).result(timeout=PATIENCE)
         return self._opened
 
     @contextlib.contextmanager

@@ -20,7 +20,7 @@ from gptjax.files.cache_bound import evict, used
 from gptjax.files.file_digest import describe
 from gptjax.files.locks import locked
 from gptjax.files.places import place_of_run, url_of
-from gptjax.runs.manifest import MANIFEST, folder_of, manifest, numbered_name
+from gptjax.runs.manifest import ARRAYS, MANIFEST, folder_of, manifest, numbered_name
 from gptjax.runs.manifest import steps as steps_of
 
 MODEL = ("model.json", "tokenizer.json", "generation.json", "ATTRIBUTION.md")  # what a model needs beside a step
@@ -182,15 +182,57 @@ class BucketRun:
         `still_owned` raises where another process has the run; it is called before anything is written, deleted, and
         made a step. Raises BucketError where another process has written the same step, or writes it.
         """
+        self.open_step(step, still_owned)
+        names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
+        names.remove(MANIFEST)
+        self.send(step, folder, names)
+        self.close_step(step, folder, still_owned)
+
+    def open_step(self, step: int, still_owned: Callable[[], object]) -> None:
+        """What comes before a step's files: the records, and nothing left of one of the same number."""
         still_owned()
         self.send_records()
         still_owned()
         if step not in self._mine and self.bucket.read(f"checkpoints/{step}/{MANIFEST}") is not None:
             raise self._written_by_another(step, MANIFEST)
         self.withdraw(step)  # one of the same number, of a run that went on from an earlier step; or half of one
-        names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
-        names.remove(MANIFEST)
+
+    def send(self, step: int, folder: Path, names: Iterable[str]) -> None:
+        """Files of a step that is open, those of these names in a folder."""
         at_once(lambda name: self._create(step, folder, name), names)
+
+    def merge(self, step: int, folder: Path, tree: str, processes: int) -> dict[str, Any]:
+        """Makes the table of a tree of an open step, whose pieces so many processes have sent; fetches it to a folder.
+
+        Returns what a manifest says of its files.
+        """
+        prefix = f"checkpoints/{step}/"
+        self.bucket.merge(f"{prefix}{tree}/", [f"ocdbt.process_{number}/" for number in range(processes)])
+        made = [f"{prefix}{tree}/{ARRAYS}", *self.bucket.listed(f"{prefix}{tree}/d/")]
+        found = {}
+        for key in made:
+            name = key.removeprefix(prefix)
+            content = self.bucket.read(key)
+            if content is None:
+                raise self._written_by_another(step, name)
+            (target := folder / within(name)).parent.mkdir(parents=True, exist_ok=True)
+            write_whole(target, content)
+            found[name] = describe(target)
+        return found
+
+    def array(self, step: int, tree: str, leaf: str, index: Any) -> Any:
+        """Part of a leaf, named as "layers/query", as the bucket has it."""
+        return self.bucket.array(f"checkpoints/{step}/{tree}/", leaf.replace("/", "."), index)
+
+    def manifest_there(self, step: int) -> bytes:
+        """Raises BucketError where the step is none."""
+        content = self.bucket.read(f"checkpoints/{step}/{MANIFEST}")
+        if content is None:
+            raise BucketError(f"{self.url}/checkpoints/{step}/{MANIFEST}: is missing")
+        return content
+
+    def close_step(self, step: int, folder: Path, still_owned: Callable[[], object]) -> None:
+        """Makes it a step, whose other files are there, by the manifest in a folder."""
         still_owned()
         self._create(step, folder, MANIFEST)
         self._mine.add(step)

@@ -88,7 +88,7 @@ class CheckpointWriter:
         self._run, self._keep, self._commit, self._mirror = run, keep, commit, mirror
         self._folder = run / "checkpoints"
         self._first = jax.process_index() == 0
-        if self._first:
+        if self._has_disk:
             self._folder.mkdir(parents=True, exist_ok=True)
             leftover = [path for path in self._folder.iterdir() if LEFTOVER.fullmatch(path.name) and path.is_dir()]
             (trial := self._folder / f"0.unfinished-{secrets.token_hex(4)}").mkdir()  # raises where this is forbidden
@@ -103,10 +103,18 @@ class CheckpointWriter:
         self._copies: Any = None
         self._under_way: Future[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=_give_way)
+        self._orbax = self._orbax_writer()
+
+    @property
+    def _has_disk(self) -> bool:
+        """Whether this process sees to the folder, alone."""
+        return self._first
+
+    def _orbax_writer(self) -> ocp.AsyncCheckpointer:
         # float32 state shrinks by 7 % under zstd, for which saving takes five times as long
         handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
         handlers.add(None, ocp.args.PyTreeSave, ocp.PyTreeCheckpointHandler(use_compression=False))
-        self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(handler_registry=handlers))
+        return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(handler_registry=handlers))
 
     def save(self, step: int, trees: Mapping[str, Any], notes: Mapping[str, Any], best: int | None = None) -> None:
         """Copies the trees, by name, and returns; they are written behind.
@@ -117,7 +125,7 @@ class CheckpointWriter:
         """
         self.wait()
         began = time.perf_counter()
-        _tell("begin", step)
+        tell("begin", step)
         self._saves += 1
         self._check_room(step, trees)
         unfinished = self._folder / f"{step}.unfinished-{self._token:08x}"
@@ -129,15 +137,14 @@ class CheckpointWriter:
                 name: ocp.args.PyTreeSave(tree, ocdbt_target_data_file_size=size)  # pyright: ignore[reportCallIssue]
                 for name, tree in copied.items()
             }
-            arguments = ocp.args.Composite(**saves)
-            self._thread.submit(self._orbax.save, self._plain / unfinished.name, args=arguments).result()
-            _tell("write", step)
+            self._begin(step, self._plain / unfinished.name, ocp.args.Composite(**saves))
+            tell("write", step)
         notes = {**notes, "best": best}
         self._under_way = self._thread.submit(self._finish, step, unfinished, notes, probes, began)
 
     def continued(self, step: int) -> None:
         """To be called once a verified step is restored: deletes the older ones that its save came not to delete."""
-        if self._first:
+        if self._has_disk:
             self._delete_old({step, manifest(self._run, step)["best"]})
 
     def failure(self) -> BaseException | None:
@@ -159,9 +166,13 @@ class CheckpointWriter:
             self._orbax.close()
             self._open.close()
 
+    def _begin(self, step: int, folder: Path, arguments: Any) -> None:
+        """Has Orbax begin to write; returns once it needs the trees no more."""
+        self._thread.submit(self._orbax.save, folder, args=arguments).result()
+
     def _check_room(self, step: int, trees: Mapping[str, Any]) -> None:
         needed, free = sum(leaf.nbytes for leaf in jax.tree.leaves(dict(trees))), shutil.disk_usage(self._folder).free
-        if multihost_utils.broadcast_one_to_all(np.bool_(needed > free)):  # one disk, seen at slightly different times
+        if np.any(multihost_utils.process_allgather(np.bool_(needed > free))):  # or they would not decide alike
             said = f"step {step} needs {needed / 1e6:,.0f} MB, the disk has {free / 1e6:,.0f} MB left"
             raise OSError(errno.ENOSPC, said, str(self._folder))
 
@@ -178,11 +189,11 @@ class CheckpointWriter:
         return self._copies
 
     def _finish(
-        self, step: int, unfinished: Path, notes: Mapping[str, Any], probes: Mapping[str, "_Probe"], began: float
+        self, step: int, unfinished: Path, notes: Mapping[str, Any], probes: Mapping[str, "Probe"], began: float
     ) -> None:
         with self._removing(unfinished):
             self._orbax.wait_until_finished()
-            _tell("written", step)
+            tell("written", step)
             self._describe_share(unfinished)
             self._meet("hashed")
             try:
@@ -193,7 +204,7 @@ class CheckpointWriter:
             if not folder_of(self._run, step).is_dir():
                 raise OSError(f"step {step} was not saved; process 0 says why")
         self.seconds = time.perf_counter() - began
-        _tell("end", step)
+        tell("end", step)
 
     def _describe_share(self, unfinished: Path) -> None:
         """Hashes every n-th file, n the number of processes, and writes down what the manifest says of them."""
@@ -206,7 +217,7 @@ class CheckpointWriter:
             files = dict(zip(share, threads.map(describe, [unfinished / name for name in share]), strict=True))
         write_whole(_part(unfinished, jax.process_index()), json.dumps(files, allow_nan=False))
 
-    def _make_step(self, step: int, unfinished: Path, notes: Mapping[str, Any], probes: Mapping[str, "_Probe"]) -> None:
+    def _make_step(self, step: int, unfinished: Path, notes: Mapping[str, Any], probes: Mapping[str, "Probe"]) -> None:
         files = {}
         for process in range(jax.process_count()):
             part = _part(unfinished, process)
@@ -214,25 +225,29 @@ class CheckpointWriter:
             part.unlink()
         for name, probe in probes.items():
             sizes = {file: entry["bytes"] for file, entry in files.items() if file.startswith(f"{name}/")}
-            if wrong := _otherwise(self._plain / unfinished.name / name, sizes, probe):
+            if wrong := otherwise(self._plain / unfinished.name / name, sizes, probe):
                 raise OSError(f"step {step} was not saved: {name}{wrong}, in what was written to {self._folder}")
         write_manifest(unfinished, step, notes, dict(sorted(files.items())))
         sync_folder(unfinished)
-        _tell("manifest", step)
+        tell("manifest", step)
         if self._mirror is not None:
             self._mirror.publish(step, unfinished)
+        self._rename(step, unfinished, notes["best"])
+
+    def _rename(self, step: int, unfinished: Path, best: int | None) -> None:
+        """Makes it a step on this disk."""
         with self._commit():
             if folder_of(self._run, step).exists():
                 set_aside(self._run, step)
             unfinished.rename(folder_of(self._run, step))
             sync_folder(self._folder)
-        _tell("committed", step)
-        self._delete_old({step, notes["best"]})  # a run resumed earlier comes by again
+        tell("committed", step)
+        self._delete_old({step, best})  # a run resumed earlier comes by again
 
     def _delete_old(self, kept: Collection[int | None]) -> None:
         for old in set(steps(self._run)[: -self._keep]).difference(kept):
-            _tell("clean", old)
-            if self._mirror is not None:
+            tell("clean", old)
+            if self._mirror is not None and self._first:
                 self._mirror.withdraw(old)
             half = self._folder / f"{old}.deleted-{self._token:08x}"
             folder_of(self._run, old).rename(half)  # first, so that a half-deleted step never looks usable
@@ -252,7 +267,7 @@ class CheckpointWriter:
         try:
             yield
         except BaseException as error:
-            for path in self._folder.glob(f"{unfinished.name}*") if self._first else ():
+            for path in self._folder.glob(f"{unfinished.name}*") if self._has_disk else ():
                 shutil.rmtree(path, ignore_errors=True)
             if code := re.search(r"os_error_code='(\d+)'", str(error)):
                 raise OSError(int(code[1]), os.strerror(int(code[1])), str(unfinished)) from error
@@ -260,7 +275,7 @@ class CheckpointWriter:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Probe:
+class Probe:
     """What the files of a tree must hold: every leaf, and these values of one."""
 
     shapes: dict[str, tuple[int, ...]]  # by a leaf's label
@@ -270,7 +285,7 @@ class _Probe:
     values: np.ndarray  # a copy: the next step may overwrite the leaf
 
 
-def _probe(tree: Any) -> _Probe:
+def _probe(tree: Any) -> Probe:
     """Of the smallest array that has a file: one shard, which every process has and which costs next to nothing.
 
     Orbax cuts an array into a piece for each device at most, as replicas share the work.
@@ -279,16 +294,19 @@ def _probe(tree: Any) -> _Probe:
     in_files = [(path, leaf) for path, leaf in leaves if leaf.nbytes > INLINE * len(leaf.sharding.device_set)]
     path, smallest = min(in_files or leaves, key=lambda found: found[1].nbytes)
     shard = smallest.addressable_shards[0]
-    return _Probe(
+    return Probe(
         shapes=leaf_shapes(tree), nbytes=sum(leaf.nbytes for _, leaf in in_files),
         label=leaf_name(path), index=shard.index, values=np.array(jax.device_get(shard.data)),
     )  # fmt: skip
 
 
-def _otherwise(folder: Path, sizes: Mapping[str, int], probe: _Probe) -> str | None:
+def otherwise(
+    folder: Path, sizes: Mapping[str, int], probe: Probe, read: Callable[[], np.ndarray] | None = None
+) -> str | None:
     """What a saved tree lacks, or has otherwise than it was; None where it is as it should be.
 
-    `sizes`: bytes by name, which begins with that of the folder, of the files that the manifest lists.
+    `sizes`: bytes by name, which begins with that of the folder, of the files that the manifest lists. `read`: what the
+    probed part of the leaf is elsewhere, where the folder has only the table of arrays.
     """
     for file in (TREE, ARRAYS):
         if f"{folder.name}/{file}" not in sizes:
@@ -301,15 +319,21 @@ def _otherwise(folder: Path, sizes: Mapping[str, int], probe: _Probe) -> str | N
             return " cannot be read"
         if (found := leaf_shapes(tree)) != probe.shapes:
             return f" has the arrays {found} instead of {probe.shapes}"
+        if read is not None:
+            return None if read().tobytes() == probe.values.tobytes() else _other_values(probe)
         one = jax.tree_util.tree_map_with_path(
             lambda path, leaf: leaf if leaf_name(path) == probe.label else ocp.PLACEHOLDER, tree
         )
         how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), one)
         arguments = ocp.args.PyTreeRestore(item=one, restore_args=how)  # pyright: ignore[reportCallIssue]
-        read = next(leaf for leaf in jax.tree.leaves(checkpointer.restore(folder, args=arguments)) if leaf is not ...)
-    if read[probe.index].tobytes() != probe.values.tobytes():
-        return f"/{probe.label} was read back with other values"
+        found = next(leaf for leaf in jax.tree.leaves(checkpointer.restore(folder, args=arguments)) if leaf is not ...)
+    if found[probe.index].tobytes() != probe.values.tobytes():
+        return _other_values(probe)
     return None
+
+
+def _other_values(probe: Probe) -> str:
+    return f"/{probe.label} was read back with other values"
 
 
 def _give_way() -> None:
@@ -318,7 +342,7 @@ def _give_way() -> None:
         os.nice(10)
 
 
-def _tell(stage: str, step: int) -> None:
+def tell(stage: str, step: int) -> None:
     sys.audit("gptjax.save", stage, step)
 
 

@@ -49,7 +49,7 @@ def save(url: str, environment: dict[str, str], folder: Path, cache: Path) -> No
     buckets.RETRIES = QUICK
     lease = owner(url)
     lease.begin(quiet)
-    (lease._on_bucket.copy / "metrics.jsonl").write_text("a line\n")
+    (lease.on_bucket.copy / "metrics.jsonl").write_text("a line\n")
     lease.publish(NEW, folder / str(NEW))
     lease.withdraw(5)
     lease.release_bucket()

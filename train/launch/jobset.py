@@ -25,8 +25,8 @@ FIRST = (  # the pod of process 0, which speaks for all
     "jobset.sigs.k8s.io/jobset-name={},jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=0"
 )
 NO_CLAIM = (
-    "--claim: give a PersistentVolumeClaim that all pods can write to (kubectl get pvc lists them), or have the run of "
-    "one pod on a bucket; what a pod writes elsewhere ends with it"
+    "--claim: give a PersistentVolumeClaim that all pods can write to (kubectl get pvc lists them), or have the run on "
+    "a bucket; what a pod writes elsewhere ends with it"
 )
 INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 
@@ -38,8 +38,8 @@ class Kubernetes(Engine):
     image: str | None = None  # an image that is built already
     registry: str | None = None  # where an image of this commit is pushed to, such as registry.example/team
     claim: str | None = None
-    """A PersistentVolumeClaim that all pods write to: runs, prepared text, your own text. One pod with its run on a
-    bucket needs none."""
+    """A PersistentVolumeClaim that all pods write to: runs, prepared text, your own text. A run on a bucket needs
+    none."""
     mount: str = "/data"  # where they see it, and where relative paths of the command begin
     queue: str | None = None  # a LocalQueue of Kueue, which starts the job when all of it can run
     namespace: str = "default"
@@ -72,10 +72,6 @@ class Kubernetes(Engine):
     def shape(self) -> tuple[int, int]:
         """(how many jobs, how many pods of each)."""
         raise NotImplementedError
-
-    @property
-    def apart(self) -> bool:
-        return self.shape != (1, 1)
 
     def pod(self) -> dict[str, Any]:
         """What is special of its pods: nodeSelector, tolerations; `resources` and `env` are the container's."""
@@ -185,7 +181,7 @@ class Kubernetes(Engine):
             )
         self._check_named("claim", self.claim, "persistentvolumeclaims")
         self._check_named("queue", self.queue, "localqueues.kueue.x-k8s.io")
-        if self.apart:
+        if self.claim is not None and self.shape != (1, 1):
             claim = f"persistentvolumeclaim/{self.claim}"
             if "ReadWriteMany" not in (modes := self._ask("get", claim, "--output=jsonpath={.spec.accessModes}")[1]):
                 raise ValueError(

@@ -67,12 +67,6 @@ class Order(NamedTuple):
         return "://" in self.run
 
 
-APART = (
-    "which cannot train on a bucket together where they share no file system; mount one and have the run there, or "
-    "take one machine"
-)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Engine:
     """What every engine takes."""
@@ -98,11 +92,6 @@ class Engine:
     def devices(self) -> tuple[int, str] | None:
         """(how many devices a run gets, which options say so); None where only the engine knows."""
         raise NotImplementedError
-
-    @property
-    def apart(self) -> bool:
-        """Whether the run gets several machines that need not share a file system."""
-        return False
 
     def source_root(self, folder: Path, source: Source) -> PurePosixPath:
         """Where the source lies on the machines that run it."""
@@ -172,8 +161,6 @@ def ordered(engine: Engine, command: Sequence[str]) -> Order:
     run = shown(recipe.run) if recipe is not None else value_of(command, "--run")
     if run is None:
         raise ValueError(f"{engine.verb} -- finetune: say where it is written, with --run")
-    if "://" in run and engine.apart:
-        raise ValueError(f"{engine.verb}: run={run}: is of several machines, {APART}")
     here = recipe is not None and not engine.remote and "://" not in run  # else nobody is asked
     last = last_start(recipe.run) if recipe is not None and here else None
     goes_on = last is not None and last.layout is not None

@@ -14,8 +14,8 @@ from train.launch.source_bundle import Source, unpack
 TASK = "task.yaml"
 PORT = 8476  # of process 0
 NO_VOLUME = (
-    "--volume: give one that all machines can write to (sky volumes ls lists them), or have the run of one machine "
-    "on a bucket; what they write elsewhere ends with them"
+    "--volume: give one that all machines can write to (sky volumes ls lists them), or have the run on a "
+    "bucket; what they write elsewhere ends with them"
 )
 HOME = PurePosixPath("/tmp/gptjax-source")  # SkyPilot puts it in a home folder whose name differs from cloud to cloud
 RUN = """set -eu
@@ -52,8 +52,7 @@ class Sky(Engine):
     infra: str | None = None  # where to look for machines, such as gcp/us-central1, aws or k8s; None = anywhere
     spot: bool = False  # on machines that may be taken away, for less money
     volume: str | None = None
-    """A volume of SkyPilot's that all machines write to (sky volumes ls). One machine with its run on a bucket needs
-    none."""
+    """A volume of SkyPilot's that all machines write to (sky volumes ls). A run on a bucket needs none."""
     mount: str = "/data"  # where they see it, and where relative paths of the command begin
 
     verb: ClassVar[str] = "sky"
@@ -71,10 +70,6 @@ class Sky(Engine):
     def devices(self) -> tuple[int, str]:
         each = 1 if self.gpus is None else int(self.gpus.partition(":")[2])
         return self.nodes * each, f"--nodes {self.nodes}" + ("" if self.gpus is None else f" x --gpus {self.gpus}")
-
-    @property
-    def apart(self) -> bool:
-        return self.nodes > 1
 
     def source_root(self, folder: Path, source: Source) -> PurePosixPath:
         return HOME

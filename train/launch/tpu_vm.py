@@ -11,7 +11,6 @@ import tyro
 
 from gptjax.spelling import did_you_mean
 from train.launch.launching import (
-    APART,
     FINAL,
     JOIN_SECONDS,
     Engine,
@@ -164,8 +163,6 @@ class TpuVm(Engine):
             )
         kind = found["acceleratorType"]
         found_slice = slice_of(kind)
-        if order.on_bucket and found_slice.hosts > 1:
-            raise ValueError(f"run={order.run}: tpu-vm {self.tpu}, {kind}, has {found_slice.hosts} workers, {APART}")
         check_fits(order.recipe, found_slice.chips, f"tpu-vm {self.tpu}, {kind}")
 
     def prepare(self, order: Order) -> None:

@@ -5,6 +5,9 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
+import jax
+
+from gptjax.runs.apart import ApartWriter
 from gptjax.runs.checkpoint import CheckpointWriter, refuse_nonfinite
 from gptjax.runs.manifest import steps
 from train.recipe import Recipe
@@ -22,7 +25,8 @@ class Saver:
 
     def __init__(self, recipe: Recipe, about: Mapping[str, Any], guards: Guards, say: Callable[[str], None]):
         self._recipe, self._about, self._guards, self._say = recipe, about, guards, say
-        self._writer = CheckpointWriter(recipe.run, recipe.checkpoint.keep, guards.lease.held, guards.lease.mirror)
+        writer, lease = CheckpointWriter if guards.lease.signs is None else ApartWriter, guards.lease
+        self._writer = writer(recipe.run, recipe.checkpoint.keep, lease.held, lease.mirror)
         self._told = False  # how long a save takes
         for name in self._writer.cleared:
             say(f"removed checkpoints/{name}, which an earlier process had not finished")
@@ -74,6 +78,8 @@ class Saver:
         except LeaseLostError:
             raise
         except Exception as error:  # orbax has many kinds
+            if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
+                raise  # another process is gone, which the watch (train/supervision/peers.py) names
             said, saved = " ".join(str(error).split())[:300], steps(self._recipe.run)
             told = f"a checkpoint could not be written: {said}; saved steps: {saved}. Make room, and repeat the command"
             if not goes_on or self._recipe.checkpoint.if_it_fails == "stop":

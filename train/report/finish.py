@@ -20,10 +20,11 @@ import gptjax
 from data.description import read_prepared
 from data.preparation.prepared_folder import xz_figures
 from gptjax.files.atomic_file import write_whole
-from gptjax.files.places import shown
+from gptjax.files.places import shown, url_of
 from gptjax.files.plain_json import dumps
 from gptjax.inference.language_model import LanguageModel
 from gptjax.nn.lora import merged
+from gptjax.runs.bucket_run import BucketRun
 from gptjax.sharding import make_mesh
 from train.assemble import Assembly, Text
 from train.record.metrics import read_metrics
@@ -69,6 +70,8 @@ class Finished(NamedTuple):
         if jax.process_count() > 1:  # the other processes are gone: their share is on disk
             local = jax.local_devices()
             mesh = make_mesh(fsdp=len(local), devices=local)
+            if url_of(self.run) is not None:  # or on the bucket
+                BucketRun(self.run).fetch_newest(tell)
         return gptjax.load(self.run, None if judged else int(self.state.step), mesh=mesh)
 
 

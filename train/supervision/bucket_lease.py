@@ -44,7 +44,7 @@ class BucketLease(Lease):
 
     def __init__(self, run: BucketRun, process: int = 0):
         super().__init__(run.copy, process)
-        self._on_bucket, self._bucket, self._url = run, run.bucket, run.url
+        self.on_bucket, self._bucket, self._url = run, run.bucket, run.url
         self.mirror, self.seconds = self, LAST_OF_BUCKET
         self._beats = 0
         self._generation: bytes | None = None  # of our lease on the bucket; None = we have none
@@ -61,12 +61,12 @@ class BucketLease(Lease):
         self._bucket.check_writable()
         dead = self.take_bucket(say)
         try:
-            self._on_bucket.check_not_the_last()
-            shutil.rmtree(self._on_bucket.copy / "lease", ignore_errors=True)  # of starts that are over
-            self._on_bucket.copy.mkdir(parents=True, exist_ok=True)
-            self._on_bucket.fetch_records()
-            self._on_bucket.clear(say)
-            self._on_bucket.fetch_newest(say, set_bad_aside=True)
+            self.on_bucket.check_not_the_last()
+            shutil.rmtree(self.on_bucket.copy / "lease", ignore_errors=True)  # of starts that are over
+            self.on_bucket.copy.mkdir(parents=True, exist_ok=True)
+            self.on_bucket.fetch_records()
+            self.on_bucket.clear(say)
+            self.on_bucket.fetch_newest(say, set_bad_aside=True)
         except BaseException:
             self.release_bucket()
             raise
@@ -74,17 +74,31 @@ class BucketLease(Lease):
 
     def publish(self, step: int, folder: Path) -> None:
         """Makes a step of the bucket of a folder, with the run's records as they are; see BucketRun.publish."""
-        self._on_bucket.publish(step, folder, self._surely_owned)
+        self.on_bucket.publish(step, folder, self._surely_owned)
+
+    def follow(self, say: Callable[[str], None]) -> None:
+        """Makes this process's copy what the bucket holds, once the owner of the run has begun. Raises as `begin`."""
+        shutil.rmtree(self.on_bucket.copy / "lease", ignore_errors=True)
+        self.on_bucket.fetch_records()
+        self.on_bucket.fetch_newest(say)
+
+    def open_step(self, step: int) -> None:
+        """See BucketRun.open_step."""
+        self.on_bucket.open_step(step, self._surely_owned)
+
+    def close_step(self, step: int, folder: Path) -> None:
+        """See BucketRun.close_step."""
+        self.on_bucket.close_step(step, folder, self._surely_owned)
 
     def send_records(self) -> None:
         """What was written down since the last save. Raises as `check_bucket` does."""
         self.check_bucket()
-        self._on_bucket.send_records()
+        self.on_bucket.send_records()
 
     def withdraw(self, step: int) -> None:
         """Deletes a step of the bucket."""
         self.check_bucket()
-        self._on_bucket.withdraw(step)
+        self.on_bucket.withdraw(step)
 
     def finished(self, step: int) -> None:
         super().finished(step)

@@ -2,15 +2,17 @@
 
 Under Slurm, Open MPI and mpi4py, on TPU VMs and on GKE, JAX finds them by itself. Elsewhere JAX_COORDINATOR_ADDRESS
 (host:port of process 0), JAX_PROCESS_COUNT and JAX_PROCESS_ID describe them, and come first where they are set; without
-either a process is alone. All of them see the run directory.
+either a process is alone. All of them see the run directory, or have a copy of it each where it lies on a bucket.
 """
 
 import json
 import os
+import secrets
 import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from gptjax.files.plain_json import dumps
@@ -193,18 +195,70 @@ def _check_answers(address: str, host: str, port: int, wait: int) -> None:
             time.sleep(0.5)
 
 
-def check_agree(facts: Mapping[str, Any]) -> None:
-    """Raises ValueError on every process, field by field, where they do not all say the same."""
+def gathered(own: Any) -> list[Any]:
+    """What every process says, as JSON, in order; each of them calls this."""
     import jax
     import numpy as np
     from jax.experimental import multihost_utils
 
     if jax.process_count() == 1:
-        return
-    said = np.frombuffer(dumps(dict(facts), default=str).encode(), np.uint8)
+        return [own]
+    said = np.frombuffer(dumps(own, default=str).encode(), np.uint8)
     longest = int(np.max(multihost_utils.process_allgather(np.int32(len(said)))))
     padded = np.pad(said, (0, longest - len(said)), constant_values=ord(" "))
-    found = [json.loads(bytes(row)) for row in np.asarray(multihost_utils.process_allgather(padded))]
+    return [json.loads(bytes(row)) for row in np.asarray(multihost_utils.process_allgather(padded))]
+
+
+def everywhere(act: Callable[[], object]) -> None:
+    """Every process calls `act`; where it raises on one, every process raises."""
+    raised = None
+    try:
+        act()
+    except Exception as error:
+        raised = error
+    errors = gathered(None if raised is None else str(raised))
+    if raised is not None:
+        raise raised
+    for number, error in enumerate(errors):
+        if error is not None:
+            raise ValueError(f"process {number}: {error}")
+
+
+def are_apart(folder: Path) -> bool:
+    """Whether each process has a folder of this path of its own; False where all have the same, or one is alone.
+
+    Raises ValueError, on every process, where some have the same and others do not.
+    """
+    import jax
+
+    if jax.process_count() == 1:
+        return False
+    own, token = jax.process_index(), from_first(lambda: secrets.token_hex(8))
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"{token}-{number}" for number in range(jax.process_count())]
+    (folder / names[own]).touch()
+    gathered(None)
+    seen = gathered([number for number, name in enumerate(names) if (folder / name).exists()])
+    (folder / names[own]).unlink()
+    return see_each_themselves(seen, folder)
+
+
+def see_each_themselves(seen: list[list[int]], folder: Path) -> bool:
+    """`are_apart`, by which processes' marks each process has found."""
+    if all(found == [number] for number, found in enumerate(seen)):
+        return True
+    if all(len(found) == len(seen) for found in seen):
+        return False
+    told = ", ".join(f"process {number} sees those of {found}" for number, found in enumerate(seen))
+    raise ValueError(
+        f"GPTJAX_CACHE: either all processes of a run on a bucket share it, or each has one of its own; in {folder} "
+        f"{told}. Give each process a GPTJAX_CACHE of its own"
+    )
+
+
+def check_agree(facts: Mapping[str, Any]) -> None:
+    """Raises ValueError on every process, field by field, where they do not all say the same."""
+    found = gathered(dict(facts))
     differing = [
         f"{name}: " + ", ".join(f"process {number} has {other.get(name)!r}" for number, other in enumerate(found))
         for name in facts

@@ -64,6 +64,7 @@ class Lease:
 
     def __init__(self, run: Path, process: int = 0):
         self.mirror: Any = None  # what sends saved steps to a bucket: see bucket_lease.py
+        self.signs: Any = None  # what brings the others', where each process has a copy of the run of its own: signs.py
         self.seconds = LAST  # that `release` gets where the process ends at once
         self.lost: str | None = None  # what happened, once a heartbeat finds that another process has the lease
         self._run = run

@@ -22,11 +22,14 @@ MEETING = 7 * 24 * 3600  # seconds: who does not come to the end is missed by th
 
 
 @contextlib.contextmanager
-def watching(run: Path, process: int, processes: int, lost: Callable[[str], object]) -> Iterator[Callable[[], None]]:
+def watching(
+    run: Path, process: int, processes: int, lost: Callable[[str], object], parting: Callable[[], object] = lambda: None
+) -> Iterator[Callable[[], None]]:
     """In here, `lost` is called with a line about the first of the others that is gone; it is to end this process.
 
     When this is entered, all of them have given a sign of life in the run directory. Yields what each of them calls
-    when it has come to the end: it returns when all have, and from then on nobody is missed, or needed.
+    when it has come to the end: it returns when all have, and from then on nobody is missed, or needed. `parting` is
+    called in it before the connection between them ends.
     """
     if processes == 1:
         yield lambda: None
@@ -51,6 +54,7 @@ def watching(run: Path, process: int, processes: int, lost: Callable[[str], obje
     def leave_together() -> None:
         ocp.multihost.get_barrier_sync_fn()(key="gptjax-end", timeout_ms=MEETING * 1000)
         ended.set()  # nobody leaves before this one has called the next line
+        parting()
         part()
 
     threading.Thread(target=watch, name="peers", daemon=True).start()

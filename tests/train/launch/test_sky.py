@@ -67,7 +67,8 @@ def test_a_run_that_would_end_with_its_machine_is_refused():
         (engine := Sky()).plan(order_of(engine))
 
 
-def test_one_machine_with_its_run_on_a_bucket_needs_no_volume():
-    found = task(Sky(), "--run", "gs://bucket/run")
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_machines_with_their_run_on_a_bucket_need_no_volume(nodes):
+    found = task(Sky(nodes=nodes), "--run", "gs://bucket/run", "--batch.rows", "16")
     assert "volumes" not in found
     assert "cd /tmp/gptjax-source\n" in found["run"]

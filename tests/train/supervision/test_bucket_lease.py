@@ -184,8 +184,8 @@ def test_starts_that_are_killed_are_counted_on_the_bucket(url):
         own = lease(url, f"machine-{number}")
         own._over.set()
         died = own.begin(quiet)
-        _own(own._on_bucket.copy, own, Console(quiet=True), died is not None)
-        found = failures._read(own._on_bucket.copy)
+        _own(own.on_bucket.copy, own, Console(quiet=True), died is not None)
+        found = failures._read(own.on_bucket.copy)
         assert (found and found["count"]) == count
         own._ended.set()  # killed: nothing is given back, nothing sent
         own._thread.join()
@@ -194,10 +194,10 @@ def test_starts_that_are_killed_are_counted_on_the_bucket(url):
 def test_the_last_copy_of_a_run_is_not_deleted(url):
     """Where the bucket has lost the steps, or the model's description, and the copy that it was trained in has not."""
     own = lease(url)
-    step = own._on_bucket.copy / "checkpoints/7"
+    step = own.on_bucket.copy / "checkpoints/7"
     step.mkdir(parents=True)
     (step / "manifest.json").write_text("{}")
-    with pytest.raises(ValueError, match=f"has no checkpoints, but its copy {own._on_bucket.copy} has steps .7.. Copy"):
+    with pytest.raises(ValueError, match=f"has no checkpoints, but its copy {own.on_bucket.copy} has steps .7.. Copy"):
         own.begin(quiet)
     own._bucket.write("checkpoints/7/manifest.json", b"{}")
     other = lease(url, "two")  # at once: the lease was given back

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from train.supervision import hosts
-from train.supervision.hosts import check_agree, from_first, is_first, join
+from train.supervision.hosts import check_agree, from_first, is_first, join, see_each_themselves
 
 ADDRESS, COUNT, PROCESS = hosts.NAMES
 SLURM = {
@@ -150,3 +150,10 @@ def test_where_jax_cannot_make_out_the_others_it_is_said_what_to_set(monkeypatch
     under(monkeypatch, SLURM_NTASKS="many")
     with pytest.raises(ValueError, match=r"JAX cannot make out the other processes: .*many.*; set JAX_CO"):
         join()
+
+
+def test_processes_have_one_folder_or_one_each_and_what_is_between_is_refused(tmp_path):
+    assert see_each_themselves([[0], [1], [2]], tmp_path)
+    assert not see_each_themselves([[0, 1, 2]] * 3, tmp_path)
+    with pytest.raises(ValueError, match=r"process 2 sees those of \[2\]. Give each process a GPTJAX_CACHE of its own"):
+        see_each_themselves([[0, 1], [0, 1], [2]], tmp_path)
