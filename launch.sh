@@ -26,7 +26,7 @@ usage: ./launch.sh VERB [ARGS...]
   report RUN                          write the report of a run anew
   audit RUN                           prove that a run read every row once, over all its restarts
   verify-resume [RECIPE]              prove that a run killed and resumed is the run that never was
-  experiment NAME                     tune, train and compare the arms of an experiment: E2, E3, E4, E8
+  experiment NAME                     tune, train and compare the arms of an experiment, E2 to E11
   checkpoint list|verify RUN          a run's checkpoints, and whether every byte of them is as it was written
   generate [RUN] [--prompt TEXT]      talk with a run; the newest one if none is named
   evaluate MODEL TASK FILE...         perplexity, multiple choice, classification or answers, over your files
