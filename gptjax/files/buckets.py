@@ -146,7 +146,8 @@ class Bucket:
     def merge(self, folder: str, parts: Iterable[str]) -> None:
         """Makes a table of arrays of those in folders within this one, to whose data it refers: none is copied.
 
-        As Orbax does on a disk, whose tables these are.
+        As Orbax does on a disk, whose tables these are. Raises BucketError where one of them is empty, as TensorStore
+        takes a folder to be that has lost its table.
         """
         import tensorstore
 
@@ -154,8 +155,11 @@ class Bucket:
             self._store()
             together = tensorstore.Transaction(atomic=True)
             table = self._table(folder, config=TABLE, assume_config=True).with_transaction(together)
-            copies = [self._table(f"{folder}{part}").experimental_copy_range_to(table) for part in parts]
-            for copy in copies:
+            tables = {part: self._table(f"{folder}{part}") for part in parts}
+            for part, one in tables.items():
+                if not one.list().result(timeout=PATIENCE):
+                    raise ValueError(f"{part} holds no arrays")
+            for copy in [one.experimental_copy_range_to(table) for one in tables.values()]:
                 copy.result(timeout=PATIENCE)
             together.commit_async().result(timeout=PATIENCE)
 

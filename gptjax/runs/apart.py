@@ -40,7 +40,10 @@ class MeetingPlace(Mirror, Protocol):
 
 
 class ApartWriter(CheckpointWriter):
-    """A CheckpointWriter of a process whose disk no other process sees; a save that fails in one fails in all."""
+    """A CheckpointWriter of a process whose disk no other process sees.
+
+    A save that fails in one before there is a manifest fails in all.
+    """
 
     def __init__(self, run: Path, keep: int, commit: Callable[[], AbstractContextManager[Any]], mirror: MeetingPlace):
         self._place, self._own = mirror, jax.process_index()
@@ -64,15 +67,18 @@ class ApartWriter(CheckpointWriter):
         )
         return ocp.AsyncCheckpointer(composite, multiprocessing_options=alone, async_options=at_once)
 
-    def _begin(self, step: int, folder: Path, arguments: Any) -> None:
+    def save(self, step: int, trees: Mapping[str, Any], notes: Mapping[str, Any], best: int | None = None) -> None:
         try:
-            # anew: Orbax keeps one note for all of its handlers of who makes folders, and a restore may have changed it
-            self._orbax.close()
-            self._orbax = self._orbax_writer()
-            super()._begin(step, folder, arguments)
+            super().save(step, trees, notes, best)
         except Exception as error:
             self._say_failed(step, error)
             raise
+
+    def _begin(self, step: int, folder: Path, arguments: Any) -> None:
+        # anew: Orbax keeps one note for all of its handlers of who makes folders, and a restore may have changed it
+        self._orbax.close()
+        self._orbax = self._orbax_writer()
+        super()._begin(step, folder, arguments)
 
     def _finish(
         self, step: int, unfinished: Path, notes: Mapping[str, Any], probes: Mapping[str, Probe], began: float
@@ -117,7 +123,8 @@ class ApartWriter(CheckpointWriter):
             files |= self._heard(f"share-{number}")["files"]
         _client().key_value_delete(self._key("", self._saves - 1))  # which all have read
         for name, probe in probes.items():
-            files |= self._place.on_bucket.merge(step, unfinished, name, jax.process_count())
+            parts = {file.split("/")[1] for file in files if file.startswith(f"{name}/ocdbt.process_")}
+            files |= self._place.on_bucket.merge(step, unfinished, name, sorted(parts))
             sizes = {file: entry["bytes"] for file, entry in files.items() if file.startswith(f"{name}/")}
             read = functools.partial(self._place.on_bucket.array, step, name, probe.label, probe.index)
             if wrong := otherwise(self._plain / unfinished.name / name, sizes, probe, read):

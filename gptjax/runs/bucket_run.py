@@ -201,13 +201,13 @@ class BucketRun:
         """Files of a step that is open, those of these names in a folder."""
         at_once(lambda name: self._create(step, folder, name), names)
 
-    def merge(self, step: int, folder: Path, tree: str, processes: int) -> dict[str, Any]:
-        """Makes the table of a tree of an open step, whose pieces so many processes have sent; fetches it to a folder.
+    def merge(self, step: int, folder: Path, tree: str, parts: Iterable[str]) -> dict[str, Any]:
+        """Makes the table of a tree of an open step of those in these folders below it; fetches it to a folder.
 
-        Returns what a manifest says of its files.
+        Returns what a manifest says of its files. Raises BucketError where one of the parts has no arrays.
         """
         prefix = f"checkpoints/{step}/"
-        self.bucket.merge(f"{prefix}{tree}/", [f"ocdbt.process_{number}/" for number in range(processes)])
+        self.bucket.merge(f"{prefix}{tree}/", [f"{part}/" for part in parts])
         made = [f"{prefix}{tree}/{ARRAYS}", *self.bucket.listed(f"{prefix}{tree}/d/")]
         found = {}
         for key in made:

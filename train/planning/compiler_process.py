@@ -74,4 +74,4 @@ def _compile(recipe: Recipe, topology: str, slices: int, vocabulary: int) -> Com
     try:
         return compiled(recipe, topology, devices, vocabulary, causal_only())
     except jax.errors.JaxRuntimeError as error:
-        raise CompilerEndedError(str(error).splitlines()[0]) from None  # a text goes from one process to another
+        raise CompilerEndedError(str(error).partition("\n")[0]) from None  # a text goes from one process to another

@@ -139,11 +139,8 @@ def tell(found: Plan, console: Console) -> None:
         console.print(f"[bold]suggested:[/] {settings(best.recipe, of)}", highlight=False, soft_wrap=True)
     elif best.fits is None:
         gave_up = [one for one in found.tried if one.fits is None and one.said != "not asked"]
-        console.print(
-            f"[bold]not known[/]: {escape(gave_up[0].said)}, and at {len(gave_up) - 1} more",
-            highlight=False,
-            soft_wrap=True,
-        )
+        more = f", and at {len(gave_up) - 1} more" if len(gave_up) > 1 else ""
+        console.print(f"[bold]not known[/]: {escape(gave_up[0].said)}{more}", highlight=False, soft_wrap=True)
     else:
         lacks = f"{best.memory / GB:.1f} GB, of {of.chip.memory / GB:.1f}"
         console.print(_memory_table(found))

@@ -78,7 +78,8 @@ class Saver:
         except LeaseLostError:
             raise
         except Exception as error:  # orbax has many kinds
-            if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
+            of_jax = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error)
+            if of_jax and jax.process_count() > 1:
                 raise  # another process is gone, which the watch (train/supervision/peers.py) names
             said, saved = " ".join(str(error).split())[:300], steps(self._recipe.run)
             told = f"a checkpoint could not be written: {said}; saved steps: {saved}. Make room, and repeat the command"

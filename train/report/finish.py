@@ -25,6 +25,7 @@ from gptjax.files.plain_json import dumps
 from gptjax.inference.language_model import LanguageModel
 from gptjax.nn.lora import merged
 from gptjax.runs.bucket_run import BucketRun
+from gptjax.runs.manifest import check_sizes, steps
 from gptjax.sharding import make_mesh
 from train.assemble import Assembly, Text
 from train.record.metrics import read_metrics
@@ -71,7 +72,10 @@ class Finished(NamedTuple):
             local = jax.local_devices()
             mesh = make_mesh(fsdp=len(local), devices=local)
             if url_of(self.run) is not None:  # or on the bucket
-                BucketRun(self.run).fetch_newest(tell)
+                try:
+                    check_sizes(self.run, steps(self.run)[-1])
+                except ValueError:
+                    BucketRun(self.run).fetch_newest(tell)
         return gptjax.load(self.run, None if judged else int(self.state.step), mesh=mesh)
 
 

@@ -78,6 +78,7 @@ class BucketLease(Lease):
 
     def follow(self, say: Callable[[str], None]) -> None:
         """Makes this process's copy what the bucket holds, once the owner of the run has begun. Raises as `begin`."""
+        self.on_bucket.check_not_the_last()
         shutil.rmtree(self.on_bucket.copy / "lease", ignore_errors=True)
         self.on_bucket.fetch_records()
         self.on_bucket.fetch_newest(say)

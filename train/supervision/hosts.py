@@ -234,10 +234,13 @@ def are_apart(folder: Path) -> bool:
     if jax.process_count() == 1:
         return False
     own, token = jax.process_index(), from_first(lambda: secrets.token_hex(8))
-    folder.mkdir(parents=True, exist_ok=True)
     names = [f"{token}-{number}" for number in range(jax.process_count())]
-    (folder / names[own]).touch()
-    gathered(None)
+
+    def mark() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / names[own]).touch()
+
+    everywhere(mark)
     seen = gathered([number for number, name in enumerate(names) if (folder / name).exists()])
     (folder / names[own]).unlink()
     return see_each_themselves(seen, folder)

@@ -54,6 +54,20 @@ def test_a_writing_whose_answer_was_lost_is_told_from_a_refusal(bucket):
     assert bucket.read("lease") == b"mine"
 
 
+def test_tables_of_arrays_are_merged_by_reference_and_an_empty_one_is_named(bucket):
+    """The table that is made lies beside them; their data stays where it is."""
+    for number in range(2):
+        parts = bucket._table(f"step/part_{number}/", config=buckets.TABLE)
+        parts.write(f"leaf/{number}", bytes(range(100)) * 50).result()
+    bucket.merge("step/", ["part_0/", "part_1/"])
+    merged = bucket._table("step/")
+    assert [key.decode() for key in sorted(merged.list().result())] == ["leaf/0", "leaf/1"]
+    assert merged.read("leaf/1").result().value == bytes(range(100)) * 50
+    assert sum(len(bucket.read(key)) for key in bucket.listed("step/") if "part_" not in key) < 5000
+    with pytest.raises(BucketError, match="step/: part_2/ holds no arrays"):
+        bucket.merge("step/", ["part_0/", "part_2/"])
+
+
 @pytest.mark.parametrize(
     "fault", [Fault(status=500), Fault(status=503), Fault(drop=True), Fault(cut=1), Fault(status=429)]
 )

@@ -40,7 +40,9 @@ def test_the_best_step_is_named_to_be_loaded_of_fine_tuning_with_patience(
 
 
 @pytest.mark.parametrize(("processes", "raised"), [(1, OSError), (2, jax.errors.JaxRuntimeError)])
-def test_a_save_that_fails_for_want_of_another_process_is_no_mistake_of_the_disk(monkeypatch, tmp_path, processes, raised):
+def test_a_save_that_fails_for_want_of_another_process_is_no_mistake_of_the_disk(
+    monkeypatch, tmp_path, processes, raised
+):
     """The others are missed by the watch, whose word and exit code count; alone, whatever fails is the save's own."""
 
     def broken():

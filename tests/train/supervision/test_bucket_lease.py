@@ -199,6 +199,8 @@ def test_the_last_copy_of_a_run_is_not_deleted(url):
     (step / "manifest.json").write_text("{}")
     with pytest.raises(ValueError, match=f"has no checkpoints, but its copy {own.on_bucket.copy} has steps .7.. Copy"):
         own.begin(quiet)
+    with pytest.raises(ValueError, match="has no checkpoints, but its copy"):
+        own.follow(quiet)  # as a process does whose copy is of its own
     own._bucket.write("checkpoints/7/manifest.json", b"{}")
     other = lease(url, "two")  # at once: the lease was given back
     with pytest.raises(ValueError, match=r"has no model.json, but its copy"):
