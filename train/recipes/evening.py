@@ -1,8 +1,8 @@
 """Every task of this package learnt by one small model, in an evening on a laptop's CPU: the run to try next.
 
-The text and the model of the recipe `laptop`, eight times as long. More rows ask for masked words, and some for
-shuffled trigrams; continuity is asked of long blocks in three sources whose words tell it best. The weights of the
-auxiliary tasks fall to 0 with the learning rate.
+The text, the model and the masked words of the recipe `laptop`, eight times as long. Some rows ask for shuffled
+trigrams; continuity is asked of long blocks in three sources whose words tell it best. The weights of the auxiliary
+tasks are so small that they seldom make a gradient that is clipped, and fall to 0 with the learning rate.
 Hardware: 2 cores, 4 GB. Time: about 45 minutes of training. Expect: docs/objectives.md.
 """
 
