@@ -4,24 +4,18 @@ At a quarter of its length; an arm for each task, whose rows are next words inst
 """
 
 import dataclasses
-from pathlib import Path
 
 from train.lab.experiment import Change, Experiment
-from train.lab.experiments.small import as_it_is
+from train.lab.experiments.small import as_it_is, quarter
 from train.lab.outcome import BEYOND, DECIDES, Outcome
-from train.recipe import Recipe, ValidationSpec
-from train.recipes import evening
+from train.recipe import Recipe
 
 NEXT_WORDS = "causal_lm"  # which has the rows that the others leave
 LEFT_OUT = ("masked_lm", "order", "position", "continuity", "classify")
 
 
 def experiment() -> Experiment:
-    whole = evening.recipe()
-    base = dataclasses.replace(
-        whole, steps=whole.steps // 4, samples=0, run=Path("runs/unused"),
-        validation=ValidationSpec(every=1000, rows=64, final_task_rows=512),
-    )  # fmt: skip
+    base = quarter()
     return Experiment(
         question="E11: what does each task of `evening` cost next words?",
         base=base,

@@ -5,24 +5,16 @@ Published: "Dual-objective Language Models", arXiv:2512.14549: with text read 32
 
 import dataclasses
 
-from data.spec import DataSpec
 from train.lab.experiment import Experiment
-from train.lab.experiments.small import as_it_is, both, small
+from train.lab.experiments.small import as_it_is, both, conversations, small
 from train.lab.outcome import DECIDES, Outcome
-from train.recipe import Recipe, ValidationSpec
+from train.recipe import Recipe
 
 
 def experiment() -> Experiment:
-    base = small()
     return Experiment(
         question="E3: of 100 kB read over 32 times, do masked words help next-word prediction?",
-        base=dataclasses.replace(
-            base,
-            # 100 kB of conversations; the rest is held out, of which a little is measured
-            data=DataSpec(sources=("chitchat",), validation="tail 0.992", vocabulary=1024),
-            validation=ValidationSpec(every=100, rows=64, task_rows=16, final_rows=384, final_task_rows=256),
-            steps=600,
-        ),
+        base=conversations(small(), 0.992, steps=600),  # 100 kB are read
         arms={"causal": as_it_is, "causal + masked": both},
         rates=(2e-3, 4e-3),
         alternatives={"dropout 0.2": dropout, "decay 1": decay},

@@ -24,12 +24,11 @@ from train.lab.experiments.label_runs import (
     recipe_of,
     trial_figures,
 )
-from train.lab.experiments.small import as_it_is
+from train.lab.experiments.small import as_it_is, quarter
 from train.lab.few_labels import part_of, rated, test_file, written_ratings
 from train.lab.outcome import DECIDES, Outcome, figures
 from train.lab.series import Series
-from train.recipe import Recipe, ValidationSpec, from_json
-from train.recipes import evening
+from train.recipe import Recipe, from_json
 from train.tuning.finetune import talk
 from train.tuning.tune_recipe import TuneRecipe
 
@@ -68,11 +67,7 @@ def _prepare() -> None:
 
 
 def _of_bases() -> Experiment:
-    whole = evening.recipe()
-    base = dataclasses.replace(
-        whole, steps=whole.steps // 4, samples=0, run=Path("runs/unused"),
-        validation=ValidationSpec(every=1000, rows=64, final_task_rows=512),
-    )  # fmt: skip
+    base = quarter()
     return Experiment(
         question="", base=base, arms={NEXT_WORDS: _next_words, ALL: as_it_is},
         rates=(base.optimizer.learning_rate,), measure=_measure_base, decide=lambda _: "",

@@ -4,15 +4,11 @@ Published: "Dual-objective Language Models", arXiv:2512.14549, section 5: with t
 alone do best, with text read more often both.
 """
 
-import dataclasses
-
-from data.spec import DataSpec
 from train.lab.experiment import Experiment
 from train.lab.experiments.e3_repeated_text import dropout
-from train.lab.experiments.small import as_it_is, both, small
+from train.lab.experiments.small import as_it_is, both, conversations, small
 from train.lab.outcome import DECIDES, Outcome
 from train.lab.series import Series
-from train.recipe import ValidationSpec
 
 TIMES = {8: 267, 32: 1067}  # how often the text is read -> steps of 2,048 tokens that this takes
 
@@ -31,16 +27,9 @@ def _part(times: int) -> str:
 
 def _of(times: int) -> Experiment:
     """With dropout 0.2, at which both arms of E3 did best."""
-    base = dropout(small())
     return Experiment(
         question="",
-        base=dataclasses.replace(
-            base,
-            # 200 kB of conversations; the rest is held out, of which a little is measured
-            data=DataSpec(sources=("chitchat",), validation="tail 0.984", vocabulary=1024),
-            validation=ValidationSpec(every=100, rows=64, task_rows=16, final_rows=384, final_task_rows=256),
-            steps=TIMES[times],
-        ),
+        base=conversations(dropout(small()), 0.984, TIMES[times]),  # 200 kB are read
         arms={"causal": as_it_is, "causal + masked": both},
         rates=(4e-3,),
         decide=lambda _: "",

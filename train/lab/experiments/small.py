@@ -10,6 +10,7 @@ from gptjax.config import llama
 from train.lab.experiment import Change
 from train.objectives import Objectives
 from train.recipe import BatchSpec, CheckpointSpec, ComputeSpec, OptimizerSpec, Recipe, ValidationSpec
+from train.recipes import evening
 
 
 def small() -> Recipe:
@@ -27,6 +28,25 @@ def small() -> Recipe:
         steps=400,
         samples=0,
     )
+
+
+def conversations(base: Recipe, held_out: float, steps: int) -> Recipe:
+    """It reads conversations, all but the share of them that is held out, of which a little is measured."""
+    return dataclasses.replace(
+        base,
+        data=DataSpec(sources=("chitchat",), validation=f"tail {held_out}", vocabulary=1024),
+        validation=ValidationSpec(every=100, rows=64, task_rows=16, final_rows=384, final_task_rows=256),
+        steps=steps,
+    )
+
+
+def quarter() -> Recipe:
+    """The recipe `evening` at a quarter of its length."""
+    whole = evening.recipe()
+    return dataclasses.replace(
+        whole, steps=whole.steps // 4, samples=0, run=Path("runs/unused"),
+        validation=ValidationSpec(every=1000, rows=64, final_task_rows=512),
+    )  # fmt: skip
 
 
 def as_it_is(recipe: Recipe) -> Recipe:
